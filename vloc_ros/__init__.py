@@ -1,0 +1,32 @@
+"""vloc_ros: a vehicle's camera in, a trustworthy pose out.
+
+The two names most programs need::
+
+    import vloc_ros
+
+    localizer = vloc_ros.load_localizer("/maps/campus", device="auto")
+    estimate = localizer.localize(vloc_ros.Query(image_rgb, camera, stamp_ns))
+
+Importing the package is cheap: torch loads with the first localizer.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from vloc_ros.types import CameraModel, Estimate, LocalizationState, PosePrior, Query
+
+if TYPE_CHECKING:
+    from vloc_ros.localizers.base import load_localizer
+
+__version__ = "0.1.0"
+
+__all__ = ["CameraModel", "Estimate", "LocalizationState", "PosePrior", "Query", "__version__", "load_localizer"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "load_localizer":
+        from vloc_ros.localizers.base import load_localizer
+
+        return load_localizer
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
