@@ -1,0 +1,45 @@
+# make setup   a .venv with everything (idempotent)        make test    all tests
+# make demo    localize the demo drive with the shipped map  make bench   all benchmarks
+# make lint    ruff and mypy                                make docs    regenerate the generated pages
+
+SHELL := /bin/bash
+VENV ?= .venv
+# The first interpreter that is new enough; override with `make setup PYTHON=/path/to/python3`.
+PYTHON ?= $(shell for p in python3 python3.12 python3.11 python3.10 python3.13; do \
+	if $$p -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null; then command -v $$p; break; fi; done)
+EXTRAS ?= all
+STAMP := $(VENV)/.vloc_setup
+BIN := $(VENV)/bin
+
+.PHONY: setup demo test bench lint docs clean
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml setup.py setup.cfg package.xml
+	@if [ -z "$(PYTHON)" ]; then \
+		echo "make setup: expected Python 3.10 or newer, found none; install it (Debian, Ubuntu: apt install python3 python3-venv)" >&2; exit 1; fi
+	@if ! $(PYTHON) -c 'import ensurepip, venv' 2>/dev/null; then \
+		echo "make setup: $(PYTHON) cannot make virtual environments; install the package python3-venv (apt install python3-venv)" >&2; exit 1; fi
+	@if ! $(BIN)/python -m pip --version >/dev/null 2>&1; then $(PYTHON) -m venv --clear $(VENV); fi
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[$(EXTRAS)]'
+	@touch $@
+
+demo: setup
+	$(BIN)/vloc demo
+
+test: setup
+	$(BIN)/python -m pytest
+
+bench: setup
+	$(BIN)/vloc bench
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+docs: setup
+	$(BIN)/python -m vloc_ros.nodes.parameters docs/parameters.md
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info

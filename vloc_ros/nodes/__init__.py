@@ -1,0 +1,1 @@
+"""The rclpy front end: the only place in the package that imports rclpy."""

@@ -1,0 +1,1 @@
+"""Trainers and map builders. Imports vloc_ros, never the reverse."""
