@@ -1,0 +1,210 @@
+"""The interface that every backend implements, and how a map becomes a running localizer.
+
+A third-party backend subclasses :class:`Localizer` and declares itself in its own ``pyproject.toml``::
+
+    [project.entry-points."vloc_ros.localizers"]
+    my_method = "my_package.localizer:MyLocalizer"
+
+Maps whose manifest says ``backend: my_method`` then load with :func:`load_localizer`, replay and the live node.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+
+from vloc_ros.errors import ConfigError, ImageError, MapBackendError
+from vloc_ros.localizers.registry import available_backends, backend_class
+from vloc_ros.maps import MapBundle, MapManifest, read_map
+from vloc_ros.types import CameraModel, Estimate, Query
+
+__all__ = ["Localizer", "available_backends", "check_query", "load_localizer", "select_device"]
+
+_log = logging.getLogger(__name__)
+
+
+class Localizer(ABC):
+    """Finds the camera of one image in one map.
+
+    A localizer holds no memory of earlier frames: what the sequence knows comes in as ``Query.prior``, so the
+    same query always gives the same estimate (randomness is seeded by map and stamp). It is not thread-safe.
+    """
+
+    #: The name in manifests, parameters and reports.
+    backend: ClassVar[str]
+
+    def __init__(self, bundle: MapBundle, device: torch.device) -> None:
+        self._manifest = bundle.manifest
+        self._map_id = bundle.id
+        self._device = device
+
+    @classmethod
+    @abstractmethod
+    def from_map(cls, bundle: MapBundle, device: torch.device, settings: Mapping[str, Any] | None = None) -> Localizer:
+        """Load the map's tensors onto ``device``.
+
+        :param settings: what the user wants otherwise than the manifest's ``settings`` say; unknown names are
+            a :class:`~vloc_ros.errors.ConfigError`.
+        :raises MapError: a file is missing, altered, or does not hold what the backend needs.
+        """
+
+    @abstractmethod
+    def localize(self, query: Query) -> Estimate:
+        """Estimate the camera's pose. ``state`` of the result is the verdict on this frame alone:
+
+        LOCALIZED for a confident estimate, DEGRADED for a weak one, LOST when the score is improbable.
+
+        :param query: a rectified image whose camera has passed :meth:`check_camera`.
+        :raises CameraMismatchError: the camera is too different from the map's.
+        :raises ImageError: the image does not fit its camera.
+        """
+
+    def check_camera(self, camera: CameraModel) -> None:
+        """Accept a camera whose field of view and aspect agree with the map's within the map's tolerance.
+
+        Another resolution of the same lens agrees: images are rescaled with their intrinsics.
+
+        :raises CameraMismatchError: it sees too differently.
+        """
+        from vloc_ros.geometry.cameras import undistorted_camera
+        from vloc_ros.images.preprocess import Preprocess
+        from vloc_ros.settings import settings_from_mapping
+
+        manifest = self._manifest
+        if not manifest.preprocessing:
+            return
+        preprocess = settings_from_mapping(Preprocess, manifest.preprocessing, "map.yaml: preprocessing")
+        reference = manifest.camera
+        preprocess.check(camera, undistorted_camera(reference) if reference.is_distorted else reference)
+
+    def warm_up(self) -> None:
+        """Run once on a grey image so that the first real frame does not pay for compilation and allocation."""
+        camera = self._manifest.camera
+        image = np.full((camera.height, camera.width, 3), 127, dtype=np.uint8)
+        plain = CameraModel(camera.width, camera.height, camera.fx, camera.fy, camera.cx, camera.cy)
+        scene = self._manifest.scenes[0].name
+        self.localize(Query(image, plain, stamp_ns=1, scene=scene))
+
+    def close(self) -> None:  # noqa: B027 - a hook: most backends hold nothing
+        """Free what the localizer holds (GPU memory); it cannot be used afterwards. Calling twice is harmless."""
+
+    def __enter__(self) -> Localizer:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def manifest(self) -> MapManifest:
+        """The manifest of the map."""
+        return self._manifest
+
+    @property
+    def map_id(self) -> str:
+        """The map's id (:attr:`vloc_ros.maps.MapBundle.id`)."""
+        return self._map_id
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return self._device
+
+    @property
+    def settings(self) -> Any:
+        """The backend's settings in force, a dataclass (or a mapping)."""
+        return self._manifest.settings
+
+
+def check_query(query: Query) -> None:
+    """Refuse an image that is not (H, W, 3) uint8 of its camera's size; every backend calls this first.
+
+    :raises ImageError: with what was found.
+    """
+    image, camera = query.image_rgb, query.camera
+    if not isinstance(image, np.ndarray) or image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+        found = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
+        raise ImageError(f"query: expected an RGB image (height, width, 3) of uint8, found {found}")
+    if image.shape[:2] != (camera.height, camera.width):
+        raise ImageError(
+            f"query: expected an image of the camera's {camera.width}x{camera.height}, "
+            f"found {image.shape[1]}x{image.shape[0]}; rescale the intrinsics with the image"
+        )
+
+
+def select_device(device: str = "auto") -> torch.device:
+    """Turn the ``device`` setting into a device that works.
+
+    :param device: ``auto`` (the first CUDA device that can compute, else the CPU), ``cpu``, ``cuda`` or ``cuda:i``.
+    :raises ConfigError: another word, or a CUDA device that was asked for by name and does not work.
+    """
+    if device == "cpu":
+        return torch.device("cpu")
+    if device == "auto":
+        problem = _cuda_problem(0)
+        if problem is None:
+            return torch.device("cuda", 0)
+        _log.info("device auto: computing on the CPU (%s)", problem)
+        return torch.device("cpu")
+    kind, _, index = device.partition(":")
+    if kind != "cuda" or (":" in device and not index.isdecimal()):
+        raise ConfigError(f"device: expected auto, cpu, cuda or cuda:<index>, found {device!r}")
+    number = int(index) if index else 0
+    problem = _cuda_problem(number)
+    if problem is not None:
+        raise ConfigError(f"device: expected {device} to work, found: {problem}; set device to auto or cpu")
+    return torch.device("cuda", number)
+
+
+def _cuda_problem(index: int) -> str | None:
+    """Why a CUDA device cannot be used, or None. A visible device may still be too old or full: compute on it."""
+    if not torch.cuda.is_available():
+        return "no CUDA device is available"
+    if index >= torch.cuda.device_count():
+        return f"there are only {torch.cuda.device_count()} CUDA devices"
+    try:
+        torch.ones(8, device=f"cuda:{index}").sum().item()
+    except RuntimeError as problem:
+        return str(problem).splitlines()[0]
+    return None
+
+
+def load_localizer(
+    map_dir: str | os.PathLike[str],
+    device: str = "auto",
+    backend: str | None = None,
+    settings: Mapping[str, Any] | None = None,
+) -> Localizer:
+    """Open a map and load the backend that made it.
+
+    :param map_dir: a map directory or ``.vmap`` file.
+    :param device: see :func:`select_device`.
+    :param backend: refuse maps of any other backend; None takes whatever the map is for.
+    :param settings: the backend's settings to change, by name.
+    :raises MapBackendError: the map is for another backend than asked for.
+    :raises MapError: see :func:`vloc_ros.maps.read_map` and :meth:`Localizer.from_map`.
+    :raises ConfigError: unknown backend, device, or setting.
+    """
+    if backend is not None and backend not in available_backends():
+        backend_class(backend)  # raises, and lists the known ones
+    bundle = read_map(map_dir)
+    made_for = bundle.manifest.backend
+    if backend is not None and backend != made_for:
+        raise MapBackendError(
+            f"{bundle.path}: expected a map of backend {backend!r}, found one of {made_for!r}; "
+            "name that backend, or leave the choice to the map"
+        )
+    if made_for not in available_backends():
+        raise MapBackendError(
+            f"{bundle.path}: is a map of backend {made_for!r}, which is not installed here; "
+            f"known: {', '.join(sorted(available_backends()))}"
+        )
+    return backend_class(made_for).from_map(bundle, select_device(device), settings)

@@ -1,0 +1,192 @@
+"""Write a bundle atomically: a crash leaves the old map or the new one, never half of either."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import shutil
+import tempfile
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+
+from vloc_ros.errors import MapError
+from vloc_ros.maps.checksums import file_entry
+from vloc_ros.maps.reader import MapBundle, read_map
+from vloc_ros.maps.schema import MANIFEST_NAME, MapManifest, check_file_name, dump_manifest
+from vloc_ros.maps.tensors import encode_tensors
+
+__all__ = ["pack_map", "write_map"]
+
+_RENAME_EXCHANGE = 2
+_AT_FDCWD = -100
+
+
+def write_map(
+    path: str | os.PathLike[str],
+    manifest: MapManifest,
+    tensors: Mapping[str, Mapping[str, torch.Tensor]],
+    *,
+    extra_files: Mapping[str, bytes] | None = None,
+    overwrite: bool = False,
+) -> MapBundle:
+    """Write a map and open it.
+
+    :param path: the directory to make, or a file name ending in ``.vmap``.
+    :param manifest: its ``files`` are ignored and filled from what is written.
+    :param tensors: safetensors files by name, for example ``{"weights.safetensors": {...}}``.
+    :param extra_files: other files by name.
+    :param overwrite: replace an existing map, by one atomic exchange; without it an existing path is refused.
+    :raises MapError: the path exists (or holds something that is not a map), or cannot be written.
+    :raises MapTensorError: a tensor is not finite.
+    :raises MapFormatError: a file name or the manifest is not valid.
+    """
+    target = Path(path).expanduser()
+    _check_target(target, overwrite)
+    contents: dict[str, bytes] = {}
+    for name, group in tensors.items():
+        contents[check_file_name(name)] = encode_tensors(group, str(target / name))
+    for name, content in (extra_files or {}).items():
+        if check_file_name(name) in contents:
+            raise MapError(f"{target / name}: given both as tensors and as an extra file")
+        contents[name] = content
+    entries = tuple(file_entry(name, content) for name, content in sorted(contents.items()))
+    text = dump_manifest(manifest.with_files(entries), str(target / MANIFEST_NAME))
+    contents[MANIFEST_NAME] = text.encode()
+    try:
+        if target.suffix == ".vmap":
+            _write_zip(target, contents, overwrite)
+        else:
+            _write_directory(target, contents, overwrite)
+    except OSError as problem:
+        raise MapError(f"{target}: cannot be written: {problem.strerror or problem}") from problem
+    return read_map(target)
+
+
+def pack_map(
+    source: str | os.PathLike[str], target: str | os.PathLike[str] | None = None, *, overwrite: bool = False
+) -> Path:
+    """Pack a map into one uncompressed ``.vmap`` file, verifying every listed file on the way.
+
+    :param target: default: beside the source, with the suffix ``.vmap``.
+    :returns: the file written; equal maps give equal files.
+    :raises MapError: as :func:`vloc_ros.maps.read_map` and :func:`write_map`.
+    """
+    bundle = read_map(source)
+    file = Path(target).expanduser() if target is not None else bundle.path.with_name(bundle.path.name + ".vmap")
+    if file.suffix != ".vmap":
+        raise MapError(f"{file}: expected a file name that ends in .vmap")
+    _check_target(file, overwrite)
+    contents = {entry.name: bundle.read(entry.name) for entry in bundle.manifest.files}
+    contents[MANIFEST_NAME] = dump_manifest(bundle.manifest, str(file)).encode()
+    try:
+        _write_zip(file, contents, overwrite)
+    except OSError as problem:
+        raise MapError(f"{file}: cannot be written: {problem.strerror or problem}") from problem
+    return file
+
+
+def _check_target(target: Path, overwrite: bool) -> None:
+    if not os.path.lexists(target):
+        return
+    if not overwrite:
+        raise MapError(f"{target}: exists already; choose another name or ask to overwrite")
+    if target.is_symlink():
+        raise MapError(f"{target}: is a link; overwrite the map that it leads to")
+    # Overwriting removes what was there: insist that it is a map.
+    if target.is_dir() and any(target.iterdir()) and not (target / MANIFEST_NAME).is_file():
+        raise MapError(f"{target}: expected a map to overwrite, found a directory without {MANIFEST_NAME}")
+    if target.is_dir() == (target.suffix == ".vmap"):
+        raise MapError(f"{target}: a .vmap file and a map directory do not replace each other")
+
+
+def _write_file(path: Path, content: bytes) -> None:
+    with path.open("wb") as stream:
+        stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def _sync_directory(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as problem:  # some network file systems cannot
+        if problem.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def _write_directory(target: Path, contents: Mapping[str, bytes], overwrite: bool) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent))
+    try:
+        for name, content in contents.items():
+            file = staging / name
+            file.parent.mkdir(parents=True, exist_ok=True)
+            _write_file(file, content)
+        for folder in sorted({(staging / name).parent for name in contents}):
+            _sync_directory(folder)
+        mask = os.umask(0)
+        os.umask(mask)
+        staging.chmod(0o777 & ~mask)  # mkdtemp makes it private
+        if overwrite and target.is_dir():
+            _exchange(staging, target)  # staging now holds the old map
+        else:
+            os.rename(staging, target)
+        _sync_directory(target.parent)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def _exchange(a: Path, b: Path) -> None:
+    """Swap two directories in one step (Linux); elsewhere by two renames with a short gap between."""
+    try:
+        libc = ctypes.CDLL(None, use_errno=True)
+        renameat2 = libc.renameat2
+    except (OSError, AttributeError):
+        renameat2 = None
+    if renameat2 is not None:
+        done = renameat2(_AT_FDCWD, os.fsencode(a), _AT_FDCWD, os.fsencode(b), _RENAME_EXCHANGE)
+        if done == 0:
+            return
+        if ctypes.get_errno() not in (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP):
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    aside = a.with_name(a.name + ".old")
+    os.rename(b, aside)
+    try:
+        os.rename(a, b)
+    except OSError:
+        os.rename(aside, b)
+        raise
+    os.rename(aside, a)
+
+
+def _write_zip(target: Path, contents: Mapping[str, bytes], overwrite: bool) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent)
+    staging = Path(name)
+    try:
+        with os.fdopen(descriptor, "wb") as stream:
+            with zipfile.ZipFile(stream, "w", zipfile.ZIP_STORED) as archive:
+                # The manifest first: it can be read without reading through the weights.
+                for entry in sorted(contents, key=lambda item: (item != MANIFEST_NAME, item)):
+                    info = zipfile.ZipInfo(entry, (1980, 1, 1, 0, 0, 0))
+                    info.external_attr = 0o644 << 16
+                    archive.writestr(info, contents[entry])
+            stream.flush()
+            os.fsync(stream.fileno())
+        mask = os.umask(0)
+        os.umask(mask)
+        staging.chmod(0o666 & ~mask)
+        if overwrite:
+            os.replace(staging, target)
+        else:
+            os.link(staging, target)  # fails if the target has appeared meanwhile, where rename would replace it
+        _sync_directory(target.parent)
+    finally:
+        staging.unlink(missing_ok=True)

@@ -1,0 +1,228 @@
+"""Typed settings from plain mappings (YAML, ROS parameters, a map's manifest), with strict validation.
+
+A settings class is a frozen dataclass. Ranges stand beside the defaults (:func:`ranged`), the meaning of each
+field in the class docstring (``:param name: ...``); checks between fields go into ``__post_init__`` and raise
+:class:`~vloc_ros.errors.ConfigError`. The same engine reads map manifests, with another error class.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin
+
+from vloc_ros.errors import ConfigError, VlocError
+
+__all__ = ["SettingDescription", "describe_settings", "ranged", "settings_from_mapping", "settings_to_mapping"]
+
+T = TypeVar("T")
+
+
+def ranged(default: Any, *, minimum: float | None = None, maximum: float | None = None) -> Any:
+    """A dataclass field whose number (or every number of its tuple) lies in [minimum, maximum]."""
+    return dataclasses.field(default=default, metadata={"minimum": minimum, "maximum": maximum})
+
+
+def settings_from_mapping(
+    cls: type[T], mapping: Mapping[str, Any] | None, where: str, *, error: type[VlocError] = ConfigError
+) -> T:
+    """Build the dataclass ``cls`` from ``mapping``; absent fields keep their defaults.
+
+    :param cls: a dataclass whose fields are bool, int, float, str, Literal, Enum, Optional, tuple, list, dict,
+        Any, or such dataclasses.
+    :param mapping: names to plain values; None means empty. Integers become floats where floats are wanted;
+        nothing else is converted.
+    :param where: the place to name in messages, for example the file and section.
+    :param error: the exception class to raise.
+    :raises VlocError: (as ``error``) unknown or missing field, wrong type, number out of range or not finite.
+    """
+    if mapping is None:
+        mapping = {}
+    if not isinstance(mapping, Mapping):
+        raise error(f"{where}: expected a mapping of names to values, found {_kind(mapping)}")
+    fields = {f.name: f for f in dataclasses.fields(cast(Any, cls)) if f.init}
+    unknown = [str(key) for key in mapping if key not in fields]
+    if unknown:
+        raise error(f"{where}: unknown field {', '.join(map(repr, unknown))}; known: {', '.join(fields)}")
+    hints = typing.get_type_hints(cls)
+    values: dict[str, Any] = {}
+    for name, item in fields.items():
+        if name in mapping:
+            value = _convert(hints[name], mapping[name], f"{where}: {name}", error)
+            _check_range(value, item, f"{where}: {name}", error)
+            values[name] = value
+        elif item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING:
+            raise error(f"{where}: missing field {name!r} ({_name(hints[name])})")
+    try:
+        return cls(**values)
+    except VlocError as problem:
+        raise error(f"{where}: {problem}") from problem
+
+
+def settings_to_mapping(settings: Any) -> dict[str, Any]:
+    """The inverse of :func:`settings_from_mapping`: plain dicts, lists, numbers and strings, ready for YAML."""
+    return {f.name: _plain(getattr(settings, f.name)) for f in dataclasses.fields(settings) if f.init}
+
+
+@dataclass(frozen=True)
+class SettingDescription:
+    """One row of a parameter table; ``name`` is dotted for nested settings."""
+
+    name: str
+    type: str
+    default: Any
+    range: str
+    doc: str
+
+
+def describe_settings(cls: type, prefix: str = "") -> list[SettingDescription]:
+    """Every field of a settings class with type, default, range and the text of its ``:param``, in order."""
+    hints = typing.get_type_hints(cls)
+    docs = _param_docs(cls.__doc__ or "")
+    rows: list[SettingDescription] = []
+    for item in dataclasses.fields(cls):
+        hint = hints[item.name]
+        if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+            rows.extend(describe_settings(hint, f"{prefix}{item.name}."))
+            continue
+        default: Any = None
+        if item.default is not dataclasses.MISSING:
+            default = _plain(item.default)
+        elif item.default_factory is not dataclasses.MISSING:
+            default = _plain(item.default_factory())
+        low, high = item.metadata.get("minimum"), item.metadata.get("maximum")
+        bounds = "" if low is None and high is None else f"{'' if low is None else low}..{'' if high is None else high}"
+        rows.append(SettingDescription(f"{prefix}{item.name}", _name(hint), default, bounds, docs.get(item.name, "")))
+    return rows
+
+
+def _param_docs(docstring: str) -> dict[str, str]:
+    found = re.findall(r":param (\w+):(.*?)(?=\n\s*:\w|\n\s*\n|\Z)", docstring, flags=re.DOTALL)
+    return {name: " ".join(text.split()) for name, text in found}
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return settings_to_mapping(value)
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value
+
+
+def _kind(value: Any) -> str:
+    """What was found, short enough for one line even when the value is hostile."""
+    text = repr(value) if isinstance(value, (bool, int, float, str, type(None))) else ""
+    if len(text) > 60:
+        text = text[:57] + "..."
+    return f"{text} ({type(value).__name__})" if text else f"a {type(value).__name__}"
+
+
+def _name(hint: Any) -> str:
+    if isinstance(hint, type) and get_origin(hint) is None:
+        return hint.__name__
+    return str(hint).replace("typing.", "").replace("collections.abc.", "").replace("NoneType", "None")
+
+
+def _convert(hint: Any, value: Any, where: str, error: type[VlocError]) -> Any:
+    origin = get_origin(hint)
+    if hint is Any:
+        return value
+    if origin is Union or origin is types.UnionType:
+        return _convert_union(hint, value, where, error)
+    if origin is Literal:
+        if not any(type(value) is type(choice) and value == choice for choice in get_args(hint)):
+            choices = ", ".join(repr(choice) for choice in get_args(hint))
+            raise error(f"{where}: expected one of {choices}, found {_kind(value)}")
+        return value
+    if origin is tuple or origin is list:
+        return _convert_sequence(hint, value, where, error)
+    if origin is dict or origin is Mapping or hint is dict:
+        if not isinstance(value, Mapping):
+            raise error(f"{where}: expected a mapping, found {_kind(value)}")
+        item_hint = get_args(hint)[1] if get_args(hint) else Any
+        for key in value:
+            if not isinstance(key, str):
+                raise error(f"{where}: expected names (str) as keys, found {_kind(key)}")
+        return {key: _convert(item_hint, item, f"{where}.{key}", error) for key, item in value.items()}
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+        return value if isinstance(value, hint) else settings_from_mapping(hint, value, where, error=error)
+    if isinstance(hint, type) and issubclass(hint, Enum):
+        if isinstance(value, hint):
+            return value
+        if value not in [member.value for member in hint]:
+            choices = ", ".join(repr(member.value) for member in hint)
+            raise error(f"{where}: expected one of {choices}, found {_kind(value)}")
+        return hint(value)
+    return _convert_scalar(hint, value, where, error)
+
+
+def _convert_union(hint: Any, value: Any, where: str, error: type[VlocError]) -> Any:
+    options = get_args(hint)
+    if value is None and type(None) in options:
+        return None
+    remaining = [option for option in options if option is not type(None)]
+    if len(remaining) == 1:
+        return _convert(remaining[0], value, where, error)
+    for option in remaining:
+        try:
+            return _convert(option, value, where, error)
+        except error:
+            continue
+    raise error(f"{where}: expected {_name(hint)}, found {_kind(value)}")
+
+
+def _convert_sequence(hint: Any, value: Any, where: str, error: type[VlocError]) -> Any:
+    if not isinstance(value, Sequence) or isinstance(value, (str, bytes)):
+        raise error(f"{where}: expected a list, found {_kind(value)}")
+    args = get_args(hint)
+    if get_origin(hint) is list or (len(args) == 2 and args[1] is Ellipsis):
+        hints: tuple[Any, ...] = (args[0],) * len(value)
+    else:
+        hints = args
+        if len(value) != len(hints):
+            raise error(f"{where}: expected {len(hints)} values, found {len(value)}")
+    items = [_convert(h, item, f"{where}[{i}]", error) for i, (h, item) in enumerate(zip(hints, value, strict=True))]
+    return items if get_origin(hint) is list else tuple(items)
+
+
+def _convert_scalar(hint: Any, value: Any, where: str, error: type[VlocError]) -> Any:
+    if hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+        try:
+            number = float(value)
+        except OverflowError:
+            number = math.inf
+        if not math.isfinite(number):
+            raise error(f"{where}: expected a finite number, found {_kind(value)}")
+        return number
+    if hint is int and isinstance(value, int) and not isinstance(value, bool):
+        return value
+    if hint in (bool, str) and isinstance(value, hint):
+        return value
+    if hint in (bool, int, float, str):
+        advice = ""
+        if hint is float and isinstance(value, str) and re.fullmatch(r"[-+]?\d+[eE][-+]?\d+", value):
+            advice = "; YAML reads 1e-4 as text: write 1.0e-4"
+        raise error(f"{where}: expected {_name(hint)}, found {_kind(value)}{advice}")
+    raise TypeError(f"{where}: settings of type {hint!r} are not supported")
+
+
+def _check_range(value: Any, item: dataclasses.Field[Any], where: str, error: type[VlocError]) -> None:
+    low, high = item.metadata.get("minimum"), item.metadata.get("maximum")
+    if low is None and high is None:
+        return
+    for number in value if isinstance(value, (list, tuple)) else (value,):
+        if number is None:
+            continue
+        if (low is not None and number < low) or (high is not None and number > high):
+            bounds = f"[{'-inf' if low is None else low}, {'inf' if high is None else high}]"
+            raise error(f"{where}: expected a number in {bounds}, found {number!r}")
