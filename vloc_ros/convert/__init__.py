@@ -1,0 +1,1 @@
+"""Data sets and synthetic drives to rosbag2."""

@@ -1,0 +1,350 @@
+"""A drive in a bag: which topics matter, where the camera sits, what the truth was; and its images, streamed.
+
+The first pass reads everything small (TF, camera_info, poses, odometry) into memory; images are streamed in a
+second pass and never held.
+"""
+
+from __future__ import annotations
+
+import bisect
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from vloc_ros import messages as msgs
+from vloc_ros.datasets.bag_reader import BagReader
+from vloc_ros.datasets.sequence import PosedSequence
+from vloc_ros.datasets.transform_tree import TransformTree
+from vloc_ros.errors import BagError, CameraError, VlocError
+from vloc_ros.images.decode import CompressedImage, RawImage, decode
+from vloc_ros.types import Array, CameraModel, RgbImage
+
+__all__ = ["BagDrive", "BagFrame", "BagOptions", "open_bag_sequence"]
+
+POSE_TYPES = ("PoseStamped", "PoseWithCovarianceStamped", "TransformStamped", "Odometry")
+NO_TRUTH = "none"
+
+
+@dataclass(frozen=True)
+class BagOptions:
+    """Which topics and frames to use; None picks the usual name, or the only topic of a fitting type.
+
+    ``truth`` is a topic of poses of the base in the map, ``/tf:map.base_link`` for a transform, or ``none``.
+    ``image_is_rectified`` None means: when the topic's name says so (``image_rect``).
+    """
+
+    image: str | None = None
+    camera_info: str | None = None
+    truth: str | None = None
+    odometry: str | None = None
+    base_frame: str = "base_link"
+    odom_frame: str = "odom"
+    image_is_rectified: bool | None = None
+    max_gap_s: float = 0.5
+
+
+@dataclass(frozen=True)
+class BagFrame:
+    """One recorded image, undecoded, with its intrinsics; ``camera`` is None when ``problem`` says why."""
+
+    stamp_ns: int
+    time_ns: int
+    image: RawImage | CompressedImage
+    camera: CameraModel | None
+    problem: str = ""
+
+
+@dataclass
+class _CameraInfos:
+    """The camera models of the drive by stamp; most drives repeat one."""
+
+    stamps: list[int] = field(default_factory=list)
+    models: list[CameraModel | str] = field(default_factory=list)
+
+    def at(self, stamp_ns: int) -> CameraModel | str:
+        """The model in force at a stamp: the last one not after it, or the first; a string says what is wrong."""
+        if not self.stamps:
+            return "no camera_info"
+        return self.models[max(bisect.bisect_right(self.stamps, stamp_ns) - 1, 0)]
+
+
+class BagDrive:
+    """An opened drive; a context manager.
+
+    ``frame_id`` is the frame of the truth (``map`` without one), ``T_base_cam`` the camera's mounting.
+
+    :raises BagError: no bag, no image topic, several to choose from, or no transform to the camera.
+    """
+
+    def __init__(self, path: str | Path, options: BagOptions | None = None) -> None:
+        self.options = options or BagOptions()
+        self.reader = BagReader(path)
+        try:
+            self._choose_topics()
+            self._read_small_messages()
+        except BaseException:
+            self.reader.close()
+            raise
+
+    def _choose_topics(self) -> None:
+        reader, options = self.reader, self.options
+        self.image_topic = _choose(
+            reader, options.image, ("Image", "CompressedImage"), ("/camera/image", "/camera/image/compressed"), "--image"
+        )
+        if self.image_topic is None:
+            raise BagError(f"{reader.path}: the bag holds no images; its topics: {', '.join(sorted(reader.topics))}")
+        self.rectified = options.image_is_rectified
+        if self.rectified is None:
+            self.rectified = "image_rect" in self.image_topic
+        folder = self.image_topic.removesuffix("/compressed").rsplit("/", 1)[0]
+        self.info_topic = _choose(
+            reader, options.camera_info, ("CameraInfo",), (f"{folder}/camera_info",), "--camera-info"
+        )
+        self.truth_topic: str | None = None
+        self._truth_edge: tuple[str, str] | None = None
+        if options.truth and options.truth.startswith("/tf:"):
+            parent, _, child = options.truth[4:].partition(".")
+            if not parent or not child:
+                raise BagError(f"--truth {options.truth}: expected /tf:PARENT.CHILD, for example /tf:map.base_link")
+            self._truth_edge = parent, child
+        elif options.truth != NO_TRUTH:
+            # Odometry drifts: it is taken for truth only when asked for by name.
+            kinds = POSE_TYPES if options.truth else POSE_TYPES[:2]
+            self.truth_topic = _choose(reader, options.truth, kinds, ("/reference/pose",), "--truth")
+        self.odometry_topic = _choose(reader, options.odometry, ("Odometry",), ("/odometry", "/odom"), None)
+        if self.odometry_topic == self.truth_topic:
+            self.odometry_topic = None
+
+    def _read_small_messages(self) -> None:
+        reader, options = self.reader, self.options
+        self.tree = TransformTree(int(options.max_gap_s * 1e9))
+        self.infos = _CameraInfos()
+        self.truth_covariances: dict[int, Array] = {}
+        self.skipped: list[str] = []
+        self.frame_id = "map"
+        self._truth_child = options.base_frame
+        self._odom_edge: tuple[str, str] | None = None
+        self._odom_child = options.base_frame
+        infos: dict[int, CameraModel | str] = {}
+        # Pose topics get edges of their own: a bag may hold the same transform on /tf, computed differently.
+        wanted = {t for t in ("/tf", "/tf_static", self.info_topic, self.truth_topic, self.odometry_topic) if t}
+        self.camera_frame = ""
+        for item in reader.messages(wanted & set(reader.topics)):
+            message = item.message
+            try:
+                if item.topic == self.info_topic:
+                    self.camera_frame = self.camera_frame or msgs.frame_id(message)
+                    try:
+                        infos[msgs.stamp_ns(message)] = msgs.camera_model(message, bool(self.rectified))
+                    except CameraError as error:
+                        infos[msgs.stamp_ns(message)] = str(error)
+                elif item.topic in ("/tf", "/tf_static"):
+                    self._add_transforms(message, item.topic == "/tf_static")
+                elif item.topic == self.truth_topic:
+                    self.frame_id = msgs.frame_id(message) or "map"
+                    self._truth_child = _child(message) or options.base_frame
+                    stamp = msgs.stamp_ns(message)
+                    self.tree.add("truth parent", "truth child", stamp, msgs.transform(message))
+                    covariance = msgs.pose_covariance(message)
+                    if covariance is not None:
+                        self.truth_covariances[stamp] = covariance
+                    self._truth_edge = "truth parent", "truth child"
+                else:
+                    self._odom_child = _child(message) or options.base_frame
+                    self.tree.add("odometry parent", "odometry child", msgs.stamp_ns(message), msgs.transform(message))
+                    self._odom_edge = "odometry parent", "odometry child"
+            except VlocError as error:
+                self.skipped.append(f"{item.topic} at {item.time_ns} ns: {error}")
+        for stamp in sorted(infos):
+            self.infos.stamps.append(stamp)
+            self.infos.models.append(infos[stamp])
+        if self._truth_edge and self.truth_topic is None:
+            self.tree.path(*self._truth_edge)  # raises where TF does not connect them
+            self.frame_id, self._truth_child = self._truth_edge
+        if not self.camera_frame:
+            first = next(iter(reader.messages([str(self.image_topic)])))
+            self.camera_frame = msgs.frame_id(first.message)
+        self.T_base_cam = self._mounting(options.base_frame, self.camera_frame)
+
+    def _add_transforms(self, message: object, static: bool) -> None:
+        for item in message.transforms:  # type: ignore[attr-defined]
+            parent, child = msgs.frame_id(item), str(item.child_frame_id).lstrip("/")
+            if static:
+                self.tree.add_static(parent, child, msgs.transform(item))
+            else:
+                self.tree.add(parent, child, msgs.stamp_ns(item), msgs.transform(item))
+
+    def _mounting(self, base: str, camera: str) -> Array:
+        if base == camera:
+            return np.eye(4)
+        try:
+            return self.tree.static(base, camera)
+        except BagError as error:
+            raise BagError(
+                f"{self.reader.path}: {error}; record /tf_static, or name the camera itself: --base-frame {camera}"
+            ) from error
+
+    @property
+    def has_truth(self) -> bool:
+        """Whether the bag says where the base really was."""
+        return self._truth_edge is not None
+
+    def T_map_base(self, stamp_ns: int) -> Array | None:
+        """The true pose of the base at a stamp, interpolated; None where the truth does not reach."""
+        if self._truth_edge is None:
+            return None
+        T = self.tree.at(*self._truth_edge, stamp_ns)
+        if T is None or self._truth_child == self.options.base_frame:
+            return T
+        out: Array = T @ self.tree.static(self._truth_child, self.options.base_frame)
+        return out
+
+    def truth_covariance(self, stamp_ns: int) -> Array | None:
+        """The covariance that the truth's publisher states at exactly this stamp, if any."""
+        return self.truth_covariances.get(stamp_ns)
+
+    def T_odom_base(self, stamp_ns: int) -> Array | None:
+        """Odometry at a stamp, from the odometry topic or else from TF; None where it does not reach."""
+        options = self.options
+        if self._odom_edge is not None:
+            T = self.tree.at(*self._odom_edge, stamp_ns)
+            if T is None or self._odom_child == options.base_frame:
+                return T
+            out: Array = T @ self.tree.static(self._odom_child, options.base_frame)
+            return out
+        if options.odom_frame not in self.tree.frames:
+            return None
+        try:
+            return self.tree.at(options.odom_frame, options.base_frame, stamp_ns)
+        except BagError:
+            return None
+
+    @property
+    def frame_count(self) -> int:
+        """Images in the bag."""
+        return self.reader.counts.get(str(self.image_topic), 0)
+
+    def frames(self, start: int | None = None, stop: int | None = None) -> Iterator[BagFrame]:
+        """The recorded images in order, ``start <= record time < stop``."""
+        for item in self.reader.messages([str(self.image_topic)], start, stop):
+            stamp = msgs.stamp_ns(item.message)
+            camera = self.infos.at(stamp)
+            problem = camera if isinstance(camera, str) else ""
+            model = None if isinstance(camera, str) else camera
+            yield BagFrame(stamp, item.time_ns, msgs.message_image(item.message), model, problem)
+
+    def close(self) -> None:
+        """Close the bag."""
+        self.reader.close()
+
+    def __enter__(self) -> BagDrive:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _child(message: object) -> str:
+    return str(getattr(message, "child_frame_id", "")).lstrip("/")
+
+
+def _choose(
+    reader: BagReader, asked: str | None, kinds: tuple[str, ...], usual: tuple[str, ...], option: str | None
+) -> str | None:
+    """The topic asked for, the usual one, or the only one of its kind; None when there is none."""
+    topics = reader.of_type(*kinds)
+    if asked is not None:
+        if asked in topics:
+            return asked
+        found = ", ".join(topics) or "none"
+        raise BagError(f"{reader.path}: no messages of type {' or '.join(kinds)} on {asked}; topics of that type: {found}")
+    for name in usual:
+        if name in topics:
+            return name
+    if len(topics) > 1 and option is not None:
+        raise BagError(f"{reader.path}: several topics to choose from ({', '.join(topics)}); name one with {option}")
+    return topics[0] if topics else None
+
+
+class _BagImages:
+    """Images of a bag by frame number. Each process opens the bag for itself: file positions are not shared."""
+
+    def __init__(self, path: Path, topic: str, stamps: list[int], times: list[int]) -> None:
+        self._path, self._topic, self._stamps, self._times = path, topic, stamps, times
+        self._reader: BagReader | None = None
+        self._owner = 0
+
+    def __getstate__(self) -> dict[str, object]:
+        return {**self.__dict__, "_reader": None, "_owner": 0}
+
+    def _open(self) -> BagReader:
+        if self._reader is None or self._owner != os.getpid():
+            self._reader, self._owner = BagReader(self._path), os.getpid()
+        return self._reader
+
+    def image(self, index: int) -> RgbImage:
+        time = self._times[index]
+        for item in self._open().messages([self._topic], time, time + 1):
+            if msgs.stamp_ns(item.message) == self._stamps[index]:
+                return decode(msgs.message_image(item.message))
+        raise BagError(f"{self._path}: frame {index} (stamp {self._stamps[index]} ns) has vanished from {self._topic}")
+
+    def frames(self) -> Iterator[tuple[int, RgbImage]]:
+        index = 0
+        for item in self._open().messages([self._topic]):
+            if index < len(self._stamps) and msgs.stamp_ns(item.message) == self._stamps[index]:
+                yield index, decode(msgs.message_image(item.message))
+                index += 1
+
+
+def open_bag_sequence(path: str | Path, options: BagOptions | None = None, allow_partial: bool = False) -> PosedSequence:
+    """The posed frames of a bag: those with a reference pose and intrinsics, once per stamp.
+
+    :raises BagError: see :class:`BagDrive`; also no truth, no camera_info, cameras that differ, not one posed
+        frame, or an unfinished bag (unless ``allow_partial``).
+    """
+    with BagDrive(path, options) as drive:
+        if not drive.has_truth:
+            raise BagError(
+                f"{path}: the bag has images but no truth; expected poses on /reference/pose, or name them with --truth"
+            )
+        stamps: list[int] = []
+        times: list[int] = []
+        poses: list[Array] = []
+        odometry: list[Array | None] = []
+        cameras: set[CameraModel] = set()
+        problems: set[str] = set()
+        for frame in drive.frames():
+            T_map_base = drive.T_map_base(frame.stamp_ns)
+            if frame.camera is None:
+                problems.add(frame.problem)
+            elif T_map_base is not None and frame.stamp_ns > 0 and (not stamps or frame.stamp_ns > stamps[-1]):
+                stamps.append(frame.stamp_ns)
+                times.append(frame.time_ns)
+                poses.append(T_map_base @ drive.T_base_cam)
+                odometry.append(drive.T_odom_base(frame.stamp_ns))
+                cameras.add(frame.camera)
+        if not allow_partial:
+            drive.reader.require_complete()
+        if not stamps:
+            why = f" ({'; '.join(sorted(problems))})" if problems else "; do truth and images overlap in time?"
+            raise BagError(f"{path}: not one of {drive.frame_count} images has both a reference pose and intrinsics{why}")
+        if len(cameras) > 1:
+            raise BagError(f"{path}: the intrinsics change during the drive ({len(cameras)} different camera_info)")
+        unknown = np.full((4, 4), np.nan)
+        T_odom_base = None
+        if any(T is not None for T in odometry):
+            T_odom_base = np.stack([unknown if T is None else T for T in odometry])
+        return PosedSequence(
+            Path(path).name,
+            np.array(stamps, dtype=np.int64),
+            np.stack(poses),
+            drive.T_base_cam,
+            cameras.pop(),
+            _BagImages(Path(path), str(drive.image_topic), stamps, times),
+            T_odom_base,
+            drive.frame_id,
+        )

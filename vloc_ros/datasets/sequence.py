@@ -1,0 +1,98 @@
+"""What every data set looks like to the rest of the package: images with poses, read one at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from vloc_ros.errors import DatasetError
+from vloc_ros.types import Array, CameraModel, RgbImage
+
+__all__ = ["R_BODY_OPTICAL", "T_BODY_OPTICAL", "ImageSource", "PosedSequence"]
+
+#: Optical axes (x right, y down, z forward) seen from a body (x forward, y left, z up), REP-103.
+R_BODY_OPTICAL: Array = np.array([[0.0, 0.0, 1.0], [-1.0, 0.0, 0.0], [0.0, -1.0, 0.0]])
+T_BODY_OPTICAL: Array = np.block([[R_BODY_OPTICAL, np.zeros((3, 1))], [np.zeros((1, 3)), np.ones((1, 1))]])
+
+
+class ImageSource(Protocol):
+    """Where a sequence's images come from: any image by number, or all of them in order."""
+
+    def image(self, index: int) -> RgbImage: ...
+
+    def frames(self) -> Iterator[tuple[int, RgbImage]]: ...
+
+
+@dataclass(frozen=True)
+class PosedSequence:
+    """One drive: N images with the camera's pose for each, in a right-handed, z-up map frame.
+
+    ``stamps_ns`` is (N,) int64, strictly increasing; ``T_map_cam`` (N, 4, 4) maps points of the optical camera
+    frame into ``frame_id``; ``T_base_cam`` is the mounting of the camera; ``T_odom_base`` (N, 4, 4) is drifting
+    odometry, NaN-filled where a frame has none, or None. Images are read on demand from ``source``.
+    """
+
+    name: str
+    stamps_ns: npt.NDArray[np.int64]
+    T_map_cam: Array
+    T_base_cam: Array
+    camera: CameraModel
+    source: ImageSource
+    T_odom_base: Array | None = None
+    frame_id: str = "map"
+
+    def __post_init__(self) -> None:
+        n = len(self.stamps_ns)
+        if self.T_map_cam.shape != (n, 4, 4):
+            raise DatasetError(f"{self.name}: expected {n} poses for {n} stamps, found {self.T_map_cam.shape}")
+        if n and bool((np.diff(self.stamps_ns) <= 0).any()):
+            first = int(np.flatnonzero(np.diff(self.stamps_ns) <= 0)[0]) + 1
+            raise DatasetError(f"{self.name}: expected increasing stamps, found frame {first} not after frame {first - 1}")
+
+    def __len__(self) -> int:
+        return len(self.stamps_ns)
+
+    @property
+    def T_map_base(self) -> Array:
+        """The base's poses, (N, 4, 4)."""
+        out: Array = self.T_map_cam @ np.linalg.inv(self.T_base_cam)
+        return out
+
+    def image(self, index: int) -> RgbImage:
+        """Image ``index`` as (H, W, 3) uint8 RGB; random access, slower than :meth:`frames` on a bag."""
+        return self.source.image(index)
+
+    def frames(self) -> Iterator[tuple[int, RgbImage]]:
+        """All ``(index, image)`` in order, in one pass over the source."""
+        return self.source.frames()
+
+    def select(self, indices: npt.NDArray[np.int64]) -> PosedSequence:
+        """The same drive with only some frames, in the order given (which must be increasing)."""
+        indices = np.asarray(indices, dtype=np.int64)
+        return PosedSequence(
+            self.name,
+            self.stamps_ns[indices],
+            self.T_map_cam[indices],
+            self.T_base_cam,
+            self.camera,
+            _Subset(self.source, indices),
+            None if self.T_odom_base is None else self.T_odom_base[indices],
+            self.frame_id,
+        )
+
+
+@dataclass(frozen=True)
+class _Subset:
+    source: ImageSource
+    indices: npt.NDArray[np.int64]
+
+    def image(self, index: int) -> RgbImage:
+        return self.source.image(int(self.indices[index]))
+
+    def frames(self) -> Iterator[tuple[int, RgbImage]]:
+        for index in range(len(self.indices)):
+            yield index, self.image(index)

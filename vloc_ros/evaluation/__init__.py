@@ -1,0 +1,1 @@
+"""Figures, reports and plots of a run, counted the same way everywhere."""

@@ -1,0 +1,249 @@
+"""How figures are counted, everywhere: reports, tables, tests.
+
+Medians, recalls and shares are over *all* frames that have a reference pose; a frame without a published pose
+counts as an infinite error, so silence is never free. Means are over the frames that have a pose, with their
+number beside them. NEES = e^T S^-1 e with e = [t_est - t_ref; Log(R_est R_ref^T)] in map axes; where the
+reference states a covariance it is added to S.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from vloc_ros.geometry.se3 import pose_error
+from vloc_ros.types import Array, LocalizationState
+
+__all__ = [
+    "CHI2_95_6",
+    "CHI2_BAND_6",
+    "RECALL_THRESHOLDS",
+    "Consistency",
+    "FrameRecord",
+    "Metrics",
+    "Recall",
+    "consistency",
+    "evaluate",
+    "frame_errors",
+    "nearest_distances",
+    "spearman",
+]
+
+#: Chi-square with 6 degrees of freedom: the 95 % quantile, and the two-sided 95 % interval of one sample.
+CHI2_95_6 = 12.591587
+CHI2_BAND_6 = (1.237344, 14.449375)
+#: (metres, degrees); other thresholds may be added, these are always there.
+RECALL_THRESHOLDS = ((0.05, 5.0), (0.25, 2.0), (0.5, 5.0), (2.0, 5.0), (5.0, 10.0))
+
+
+@dataclass(frozen=True)
+class FrameRecord:
+    """What happened to one frame. Poses are of the base in the map; covariances 6x6 as in :mod:`vloc_ros.types`.
+
+    ``T_map_base`` and ``covariance`` are None unless a pose was published. ``T_reference`` is None where the
+    reference does not reach. ``refused`` says why a frame never reached the localizer.
+    """
+
+    stamp_ns: int
+    state: LocalizationState
+    T_map_base: Array | None = None
+    covariance: Array | None = None
+    T_reference: Array | None = None
+    covariance_reference: Array | None = None
+    score: float = float("nan")
+    refused: str = ""
+    timings_ms: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def published(self) -> bool:
+        """Whether a pose went out for this frame."""
+        return self.T_map_base is not None
+
+
+@dataclass(frozen=True)
+class Recall:
+    """The share of frames within both limits."""
+
+    translation_m: float
+    rotation_deg: float
+    share: float
+
+
+@dataclass(frozen=True)
+class Consistency:
+    """How well predicted covariances fit the errors made.
+
+    ``share_in_95`` is the share of ``count`` frames with a NEES of at most 12.59; ``thirds`` the same in each
+    third of predicted position sigma (smallest first), ``sigma_thirds_m`` the median sigma there;
+    ``rank_correlation`` Spearman's, of sigma with translation error. All NaN where nothing was published.
+    """
+
+    count: int
+    mean: float
+    share_in_95: float
+    thirds: tuple[float, float, float]
+    sigma_thirds_m: tuple[float, float, float]
+    rank_correlation: float
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """The figures of one run; infinite medians mean that more than half of the frames had no pose."""
+
+    frames: int
+    frames_with_reference: int
+    published: int
+    localized: int
+    lost: int
+    refused: dict[str, int]
+    states: dict[str, float]
+    median_translation_m: float
+    median_rotation_deg: float
+    mean_translation_m: float
+    mean_rotation_deg: float
+    mean_over: int
+    max_translation_localized_m: float
+    recall: tuple[Recall, ...]
+    nees: Consistency
+    nees_localized: Consistency
+    oracle_median_translation_m: float
+
+
+def frame_errors(records: Sequence[FrameRecord]) -> tuple[Array, Array]:
+    """Translation (m) and rotation (degrees) errors, (N,) each; infinite without a pose, NaN without a reference."""
+    translation = np.full(len(records), np.nan)
+    rotation = np.full(len(records), np.nan)
+    for i, record in enumerate(records):
+        if record.T_reference is None:
+            continue
+        if record.T_map_base is None:
+            translation[i] = rotation[i] = np.inf
+        else:
+            e = pose_error(record.T_map_base, record.T_reference)
+            translation[i] = np.linalg.norm(e[:3])
+            rotation[i] = np.degrees(np.linalg.norm(e[3:]))
+    return translation, rotation
+
+
+def frame_nees(record: FrameRecord) -> float:
+    """NEES of one frame; NaN without pose, covariance or reference, infinite where the covariance is singular."""
+    if record.T_map_base is None or record.covariance is None or record.T_reference is None:
+        return float("nan")
+    e = pose_error(record.T_map_base, record.T_reference)
+    S = record.covariance
+    if record.covariance_reference is not None:
+        S = S + record.covariance_reference
+    try:
+        return float(e @ np.linalg.solve(S, e))
+    except np.linalg.LinAlgError:
+        return float("inf")
+
+
+def sigma_position(covariance: Array) -> float:
+    """Predicted position sigma in metres: the root of the trace of the position block."""
+    return float(np.sqrt(np.trace(covariance[:3, :3])))
+
+
+def consistency(records: Sequence[FrameRecord]) -> Consistency:
+    """See :class:`Consistency`; over the given records that have a pose, a covariance and a reference."""
+    nees = np.array([frame_nees(r) for r in records], dtype=np.float64)
+    use = np.flatnonzero(~np.isnan(nees)) if len(nees) else np.zeros(0, dtype=np.int64)
+    nan = float("nan")
+    if not len(use):
+        return Consistency(0, nan, nan, (nan, nan, nan), (nan, nan, nan), nan)
+    nees = nees[use]
+    translation = frame_errors(records)[0][use]
+    sigma = np.array([sigma_position(records[i].covariance) for i in use])  # type: ignore[arg-type]
+    inside = nees <= CHI2_95_6
+    shares, medians = [], []
+    for part in np.array_split(np.argsort(sigma, kind="stable"), 3):
+        shares.append(float(inside[part].mean()) if len(part) else nan)
+        medians.append(float(np.median(sigma[part])) if len(part) else nan)
+    return Consistency(
+        len(use),
+        float(nees.mean()),
+        float(inside.mean()),
+        (shares[0], shares[1], shares[2]),
+        (medians[0], medians[1], medians[2]),
+        spearman(sigma, translation),
+    )
+
+
+def evaluate(
+    records: Sequence[FrameRecord],
+    map_positions: Array | None = None,
+    thresholds: Sequence[tuple[float, float]] = RECALL_THRESHOLDS,
+) -> Metrics:
+    """All figures of a run.
+
+    :param map_positions: (M, 3) base positions that the map was made from, for the oracle that always answers
+        with the nearest of them; None: NaN.
+    """
+    nan = float("nan")
+    translation, rotation = frame_errors(records)
+    referenced = np.flatnonzero(~np.isnan(translation))
+    counted = [records[i] for i in referenced] if len(referenced) else list(records)
+    states = {
+        state.value: (sum(r.state is state for r in counted) / len(counted) if counted else nan)
+        for state in LocalizationState
+    }
+    refused: dict[str, int] = {}
+    for record in records:
+        if record.refused:
+            refused[record.refused] = refused.get(record.refused, 0) + 1
+    t, r = translation[referenced], rotation[referenced]
+    posed = np.isfinite(t)
+    localized = [x for x in counted if x.state is LocalizationState.LOCALIZED and x.published]
+    t_localized = frame_errors(localized)[0]
+    known = t_localized[np.isfinite(t_localized)]
+    recall = tuple(Recall(dt, dr, float(((t <= dt) & (r <= dr)).mean()) if len(t) else nan) for dt, dr in thresholds)
+    oracle = nan
+    if map_positions is not None and len(map_positions) and len(referenced):
+        reference = np.stack([records[i].T_reference[:3, 3] for i in referenced])  # type: ignore[index]
+        oracle = float(np.median(nearest_distances(reference, map_positions)))
+    return Metrics(
+        frames=len(records),
+        frames_with_reference=len(referenced),
+        published=sum(x.published for x in records),
+        localized=sum(x.state is LocalizationState.LOCALIZED for x in records),
+        lost=sum(x.state is LocalizationState.LOST for x in records),
+        refused=refused,
+        states=states,
+        median_translation_m=float(np.median(t)) if len(t) else nan,
+        median_rotation_deg=float(np.median(r)) if len(r) else nan,
+        mean_translation_m=float(t[posed].mean()) if posed.any() else nan,
+        mean_rotation_deg=float(r[posed].mean()) if posed.any() else nan,
+        mean_over=int(posed.sum()),
+        max_translation_localized_m=float(known.max()) if len(known) else nan,
+        recall=recall,
+        nees=consistency(records),
+        nees_localized=consistency(localized),
+        oracle_median_translation_m=oracle,
+    )
+
+
+def nearest_distances(points: Array, candidates: Array, block: int = 512) -> Array:
+    """Distance (N,) from each of ``points`` (N, 3) to the nearest of ``candidates`` (M, 3)."""
+    out = np.empty(len(points))
+    for start in range(0, len(points), block):
+        part = points[start : start + block]
+        out[start : start + block] = np.linalg.norm(part[:, None] - candidates[None], axis=-1).min(axis=1)
+    return out
+
+
+def spearman(a: npt.ArrayLike, b: npt.ArrayLike) -> float:
+    """Spearman's rank correlation with average ranks for ties; NaN where either is constant or fewer than 3."""
+    x, y = _ranks(np.asarray(a, dtype=np.float64)), _ranks(np.asarray(b, dtype=np.float64))
+    if len(x) < 3 or x.std() == 0 or y.std() == 0:
+        return float("nan")
+    return float(np.corrcoef(x, y)[0, 1])
+
+
+def _ranks(values: Array) -> Array:
+    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+    last = np.cumsum(counts)
+    average: Array = (last - (counts - 1) / 2.0)[inverse]
+    return average
