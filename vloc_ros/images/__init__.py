@@ -1,0 +1,1 @@
+"""Images: from any ROS encoding to RGB, rectified, checked, and as the tensor that a network reads."""
