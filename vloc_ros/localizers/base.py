@@ -73,22 +73,19 @@ class Localizer(ABC):
 
         :raises CameraMismatchError: it sees too differently.
         """
-        from vloc_ros.geometry.cameras import undistorted_camera
         from vloc_ros.images.preprocess import Preprocess
-        from vloc_ros.settings import settings_from_mapping
 
-        manifest = self._manifest
-        if not manifest.preprocessing:
-            return
-        preprocess = settings_from_mapping(Preprocess, manifest.preprocessing, "map.yaml: preprocessing")
-        reference = manifest.camera
-        preprocess.check(camera, undistorted_camera(reference) if reference.is_distorted else reference)
+        if self._manifest.preprocessing:
+            Preprocess.from_settings(self._manifest.preprocessing).check(camera, self._manifest.camera)
 
     def warm_up(self) -> None:
         """Run once on a grey image so that the first real frame does not pay for compilation and allocation."""
+        from vloc_ros.geometry.cameras import undistorted_camera
+
         camera = self._manifest.camera
-        image = np.full((camera.height, camera.width, 3), 127, dtype=np.uint8)
-        plain = CameraModel(camera.width, camera.height, camera.fx, camera.fy, camera.cx, camera.cy)
+
+        plain = undistorted_camera(camera) if camera.is_distorted else camera
+        image = np.full((plain.height, plain.width, 3), 127, dtype=np.uint8)
         scene = self._manifest.scenes[0].name
         self.localize(Query(image, plain, stamp_ns=1, scene=scene))
 

@@ -33,6 +33,7 @@ FORMAT_VERSION = 1
 MANIFEST_NAME = "map.yaml"
 MAX_MANIFEST_BYTES = 1 << 20
 MAX_FILES = 100_000
+MAX_PIXELS = 100_000_000
 _NESTING = 32
 
 
@@ -83,7 +84,7 @@ class MapManifest:
 
     :param backend: the localizer that reads it.
     :param scenes: the places it covers; at least one, with distinct names.
-    :param camera: the camera it was made with, *after* rectification; live cameras are checked against it.
+    :param camera: the camera it was made with; live cameras are checked against its rectified view.
     :param preprocessing: arguments of :class:`vloc_ros.images.preprocess.Preprocess`.
     :param settings: the backend's own settings.
     :param provenance: how it was made: data sets, commit, date, settings of the trainer.
@@ -110,6 +111,8 @@ class MapManifest:
         if not self.scenes:
             raise MapFormatError("scenes: expected at least one, found none")
         _distinct("scenes", [scene.name for scene in self.scenes])
+        if self.camera.width * self.camera.height > MAX_PIXELS:
+            raise MapFormatError(f"camera: expected at most {MAX_PIXELS} pixels, found {self.camera.size}")
         if len(self.files) > MAX_FILES:
             raise MapFormatError(f"files: expected at most {MAX_FILES}, found {len(self.files)}")
         _distinct("files", [entry.name for entry in self.files])

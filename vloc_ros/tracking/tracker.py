@@ -1,0 +1,356 @@
+"""The verdict on the sequence: which estimates to believe, what state to claim, where to look next.
+
+One mechanism finds the first pose, recovers from LOST, and notices that the vehicle was carried away: a
+*candidate* track that confident estimates outside the current track build together. It takes over once enough
+of them agree with each other (through odometry, or at bounded speed). The current track moves by odometry or at
+nearly constant velocity and gates every estimate by Mahalanobis distance.
+
+All decisions are made in the frame of the vehicle's base, whose odometry is known; estimates and priors are the
+camera's, carried over by ``T_base_cam`` (identity when not given: then "base" means the camera). Decisions depend
+on stamps alone, never on the wall clock: live and replay agree.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+import numpy as np
+
+from vloc_ros.errors import StampError
+from vloc_ros.geometry.se3 import covariance_of_base, inverse
+from vloc_ros.tracking.motion import Track, plausible_step
+from vloc_ros.tracking.settings import TrackerSettings
+from vloc_ros.types import Array, Estimate, LocalizationState, PosePrior, check_covariance, check_transform
+
+__all__ = ["Decision", "Tracker"]
+
+_INITIALIZING, _LOCALIZED = LocalizationState.INITIALIZING, LocalizationState.LOCALIZED
+_DEGRADED, _LOST = LocalizationState.DEGRADED, LocalizationState.LOST
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What the tracker made of the last frame.
+
+    :ivar accepted: the estimate is part of the track, and may be published as the state allows.
+    :ivar reason: ``accepted``, ``initialized`` (the estimate that completed the first fix), ``relocalized`` (the one
+        that moved the track), ``confirming`` (agrees so far), ``low_score``, ``jump``, ``speed``, ``scene``,
+        ``uncertain``, ``no_estimate``.
+    :ivar mahalanobis_squared: distance from the prediction, NaN where there was none.
+    """
+
+    accepted: bool
+    reason: str
+    mahalanobis_squared: float = float("nan")
+
+
+class Tracker:
+    """Gates estimates, keeps the state, predicts.
+
+    A rejected estimate is never published and never part of map -> odom: its frame is DEGRADED (silent), until
+    the misses add up to LOST. A frame accepted on a weak verdict is DEGRADED too, but may be published.
+    """
+
+    def __init__(self, settings: TrackerSettings | None = None) -> None:
+        self.settings = settings or TrackerSettings()
+        self.counters: Counter[str] = Counter()
+        self.last = Decision(False, "no_estimate")
+        self._clear(_INITIALIZING)
+        self._last_stamp_ns: int | None = None
+
+    def _clear(self, state: LocalizationState) -> None:
+        self._state = state
+        self._track: Track | None = None
+        self._window: Track | None = None
+        self._candidate: Track | None = None
+        self._candidate_fixes = 0
+        self._misses = 0
+        self._owed = 0
+        self._accepted_ns: int | None = None
+        self._hold_until_ns: int | None = None
+        self._hold_s = 0.0
+        self._T_map_odom: Array | None = None
+
+    # What is known
+
+    @property
+    def state(self) -> LocalizationState:
+        """The verdict on the sequence so far."""
+        return self._state
+
+    @property
+    def T_map_odom(self) -> Array | None:
+        """Map -> odom from the accepted estimates; None while the pose or the odometry is unknown."""
+        return self._T_map_odom
+
+    @property
+    def T_map_base(self) -> Array | None:
+        """The fused pose at the last frame; None while unknown."""
+        return self._track.T_map_base if self._track is not None else None
+
+    @property
+    def covariance(self) -> Array | None:
+        """6x6 covariance of :attr:`T_map_base`; None while unknown."""
+        return self._track.pose_covariance if self._track is not None else None
+
+    @property
+    def scene(self) -> str | None:
+        """The scene of the track or of the user's pose, None while unknown or unnamed."""
+        track = self._track or self._window
+        return (track.scene or None) if track is not None else None
+
+    @property
+    def accepted_ns(self) -> int | None:
+        """Stamp of the last accepted estimate of this track."""
+        return self._accepted_ns
+
+    def prior(
+        self, stamp_ns: int, T_odom_base: Array | None = None, T_base_cam: Array | None = None
+    ) -> PosePrior | None:
+        """Where the camera should be at ``stamp_ns``: the search window for the localizer.
+
+        None when the tracker does not know: not initialised, LOST, or too many misses in a row. After
+        :meth:`set_initial_pose`, that pose and its covariance (moved by odometry), until it is confirmed or dropped.
+        """
+        track = self._track or self._window
+        if track is None or self._overdue(stamp_ns) or self._misses > self.settings.prior_max_misses:
+            return None
+        at = track.predicted(stamp_ns, T_odom_base, self.settings)
+        extrinsics = np.eye(4) if T_base_cam is None else T_base_cam
+        covariance = covariance_of_base(at.T_map_base, at.pose_covariance, extrinsics)
+        return PosePrior(at.T_map_base @ extrinsics, covariance)
+
+    # What happens
+
+    def set_initial_pose(
+        self,
+        T_map_base: Array,
+        covariance: Array,
+        T_odom_base: Array | None = None,
+        scene: str = "",
+        hold_s: float | None = None,
+    ) -> None:
+        """Forget the track and look here; the 6x6 covariance is the search window and the gate.
+
+        :param T_odom_base: odometry at the time of the pose; without it the pose holds for the next frame.
+        :param hold_s: instead of the setting ``initial_pose_hold_s``.
+        :raises GeometryError: not a rigid transform, or not a covariance.
+        """
+        T = check_transform(T_map_base, "initial pose")
+        P = check_covariance(covariance, "initial pose covariance") + self._floor()
+        self._clear(_INITIALIZING)
+        self._window = Track.window(T, P, T_odom_base, scene)
+        self._hold_s = self.settings.initial_pose_hold_s if hold_s is None else hold_s
+        self.counters["initial_poses"] += 1
+
+    def relocalize(self) -> None:
+        """Forget the pose and search the whole map; stamps go on."""
+        self._clear(_INITIALIZING)
+        self.counters["relocalize_requests"] += 1
+
+    def reset(self) -> None:
+        """Forget everything but the counters: the clock jumped back, or another map was loaded."""
+        self._clear(_INITIALIZING)
+        self._last_stamp_ns = None
+        self.last = Decision(False, "no_estimate")
+        self.counters["resets"] += 1
+
+    def expire(self, stamp_ns: int) -> LocalizationState:
+        """Let time pass without a frame: LOST once ``lost_after_s`` has gone by. Returns the state."""
+        if self._overdue(stamp_ns):
+            self._lose()
+        return self._state
+
+    def miss(self, stamp_ns: int, T_odom_base: Array | None = None) -> LocalizationState:
+        """A frame that gave no estimate (refused image). Returns the state.
+
+        :raises StampError: not newer than the last frame.
+        """
+        self._advance_stamp(stamp_ns)
+        self.expire(stamp_ns)
+        if self._track is not None:
+            self._reject(self._predict(self._track, stamp_ns, T_odom_base))
+        elif self._window is not None:
+            self._window = self._predict(self._window, stamp_ns, T_odom_base)
+        self.last = Decision(False, "no_estimate")
+        return self._state
+
+    def update(self, estimate: Estimate, T_odom_base: Array | None = None, T_base_cam: Array | None = None) -> Estimate:
+        """Judge an estimate; returns it under the state of the sequence. :attr:`last` says why.
+
+        :param T_odom_base: odometry at the estimate's stamp, 4x4, or None.
+        :param T_base_cam: the camera in the base's frame, 4x4; None means identity.
+        :raises StampError: not newer than the last frame.
+        :raises GeometryError: the estimate's covariance or pose is not one.
+        """
+        T_cam = check_transform(estimate.T_map_cam, "estimate")
+        covariance = check_covariance(estimate.covariance, "estimate covariance")
+        self._advance_stamp(estimate.stamp_ns)
+        T_cam_base = np.eye(4) if T_base_cam is None else inverse(T_base_cam)
+        T = T_cam @ T_cam_base
+        R = covariance_of_base(T_cam, covariance, T_cam_base) + self._floor()
+        self.expire(estimate.stamp_ns)
+        if self._track is None:
+            self.last = self._without_track(estimate, T, R, T_odom_base)
+        else:
+            self.last = self._with_track(self._track, estimate, T, R, T_odom_base)
+        self.counters[self.last.reason] += 1
+        return estimate.with_state(self._state)
+
+    # How it is decided
+
+    def _without_track(self, estimate: Estimate, T: Array, R: Array, odometry: Array | None) -> Decision:
+        verdict, distance, needed = self._verdict(estimate, R), float("nan"), self.settings.initial_fixes
+        if self._window is not None:
+            # What agrees must lie in the user's window; the user's word counts as one fix, never as all.
+            before, needed = self._window, max(1, needed - 1)
+            self._window = self._predict(before, estimate.stamp_ns, odometry)
+            distance = self._window.mahalanobis_squared(T, R)
+            reason = self._refusal(before, self._window, estimate, T, R, distance, verdict)
+            if reason is not None:
+                return Decision(False, reason, distance)
+        if verdict is not _LOCALIZED:
+            return Decision(False, "low_score" if verdict is _LOST else "uncertain", distance)
+        if self._feed_candidate(estimate, T, R, odometry) < needed:
+            return Decision(False, "confirming", distance)
+        self._adopt_candidate(T, odometry)
+        return Decision(True, "initialized", distance)
+
+    def _with_track(self, track: Track, estimate: Estimate, T: Array, R: Array, odometry: Array | None) -> Decision:
+        stamp = estimate.stamp_ns
+        verdict = self._verdict(estimate, R)
+        predicted = self._predict(track, stamp, odometry)
+        distance = predicted.mahalanobis_squared(T, R)
+        reason = self._refusal(track, predicted, estimate, T, R, distance, verdict)
+        if reason is None:
+            self._accept(predicted, stamp, T, R, odometry, confident=verdict is _LOCALIZED)
+            return Decision(True, "accepted", distance)
+        # A pose from the user is not overruled while it is held.
+        if verdict is _LOCALIZED and (self._hold_until_ns is None or stamp > self._hold_until_ns):
+            if self._feed_candidate(estimate, T, R, odometry) >= self.settings.relocalize_after:
+                self._adopt_candidate(T, odometry)
+                return Decision(True, "relocalized", distance)
+        self._reject(predicted)
+        return Decision(False, reason, distance)
+
+    def _refusal(
+        self,
+        track: Track,
+        predicted: Track,
+        estimate: Estimate,
+        T: Array,
+        R: Array,
+        distance: float,
+        verdict: LocalizationState,
+    ) -> str | None:
+        if verdict is _LOST:
+            return "low_score"
+        if track.scene and estimate.scene and track.scene != estimate.scene:
+            return "scene"
+        if not distance <= self.settings.gate:
+            return "jump"
+        by_velocity = track.T_odom_base is None or predicted.T_odom_base is None
+        if by_velocity and not track.reachable(T, R, estimate.stamp_ns, self.settings):
+            return "speed"
+        return None
+
+    def _verdict(self, estimate: Estimate, R: Array) -> LocalizationState:
+        """The backend's verdict on the frame, lowered where the covariance is too wide to be of use."""
+        if estimate.state is not _LOCALIZED:
+            return _LOST if estimate.state is _LOST else _DEGRADED
+        sigma_m = float(np.sqrt(np.linalg.eigvalsh(R[:3, :3])[-1]))
+        sigma_deg = float(np.degrees(np.sqrt(np.linalg.eigvalsh(R[3:, 3:])[-1])))
+        limit_m, limit_deg = self.settings.max_sigma_m, self.settings.max_sigma_deg
+        if (limit_m and sigma_m > limit_m) or (limit_deg and sigma_deg > limit_deg):
+            return _DEGRADED
+        return _LOCALIZED
+
+    def _accept(
+        self, predicted: Track, stamp_ns: int, T: Array, R: Array, odometry: Array | None, confident: bool
+    ) -> None:
+        self._track = predicted.corrected(T, R * self.settings.correlated_frames, self.settings)
+        self._accepted_ns = stamp_ns
+        self._misses = 0
+        self._candidate, self._candidate_fixes = None, 0
+        if confident:
+            self._owed = max(0, self._owed - 1)
+        self._state = _LOCALIZED if confident and self._owed == 0 else _DEGRADED
+        self._compose_map_odom(T, odometry)
+
+    def _reject(self, predicted: Track) -> None:
+        self._track = predicted
+        self._misses += 1
+        self._owed = min(self._owed + 1, self.settings.recover_after)
+        limit = self.settings.lost_after_frames
+        if limit and self._misses >= limit:
+            self._lose()
+        else:
+            self._state = _DEGRADED
+
+    def _feed_candidate(self, estimate: Estimate, T: Array, R: Array, odometry: Array | None) -> int:
+        """Extend the candidate by a confident estimate, or start it anew there; returns how many agree."""
+        stamp, settings = estimate.stamp_ns, self.settings
+        candidate = self._candidate
+        if candidate is not None and candidate.stamp_ns is not None and candidate.scene == estimate.scene:
+            recent = not settings.lost_after_s or stamp - candidate.stamp_ns <= settings.lost_after_s * 1e9
+            predicted = candidate.predicted(stamp, odometry, settings)
+            by_velocity = candidate.T_odom_base is None or odometry is None
+            if (
+                recent
+                and predicted.mahalanobis_squared(T, R) <= settings.gate
+                and (not by_velocity or candidate.reachable(T, R, stamp, settings))
+            ):
+                self._candidate = predicted.corrected(T, R * settings.correlated_frames, settings)
+                self._candidate_fixes += 1
+                return self._candidate_fixes
+        self._candidate = Track.start(T, R, stamp, odometry, estimate.scene, settings)
+        self._candidate_fixes = 1
+        return 1
+
+    def _adopt_candidate(self, T: Array, odometry: Array | None) -> None:
+        candidate, hold = self._candidate, self._hold_until_ns
+        assert candidate is not None
+        self._clear(_LOCALIZED)
+        self._track, self._accepted_ns, self._hold_until_ns = candidate, candidate.stamp_ns, hold
+        self._compose_map_odom(T, odometry)
+
+    def _predict(self, track: Track, stamp_ns: int, odometry: Array | None) -> Track:
+        if track.stamp_ns is None:  # a pose from the user meets its first frame
+            self._hold_until_ns = stamp_ns + round(self._hold_s * 1e9)
+        elif track.T_odom_base is not None and odometry is not None:
+            dt = (stamp_ns - track.stamp_ns) * 1e-9
+            if not plausible_step(inverse(track.T_odom_base) @ odometry, dt, self.settings):
+                self.counters["odometry_jumps"] += 1
+                self._T_map_odom = None  # it belonged to the odometry before its restart
+        return track.predicted(stamp_ns, odometry, self.settings)
+
+    def _compose_map_odom(self, T_map_base: Array, odometry: Array | None) -> None:
+        assert self._track is not None
+        base = self._track.T_map_base if self.settings.smoothing else T_map_base
+        if odometry is not None:
+            self._T_map_odom = base @ inverse(odometry)
+
+    def _overdue(self, stamp_ns: int) -> bool:
+        if self._window is not None:
+            return self._hold_until_ns is not None and stamp_ns > self._hold_until_ns
+        limit = self.settings.lost_after_s
+        return bool(limit) and self._accepted_ns is not None and stamp_ns - self._accepted_ns > limit * 1e9
+
+    def _lose(self) -> None:
+        """Give the pose up. A user's pose that nothing confirmed leaves no LOST behind: nothing was known."""
+        known = self._window is None
+        self.counters["lost" if known else "initial_poses_dropped"] += 1
+        self._clear(_LOST if known else _INITIALIZING)
+
+    def _floor(self) -> Array:
+        s = self.settings
+        return np.diag([s.min_sigma_m**2] * 3 + [float(np.radians(s.min_sigma_deg)) ** 2] * 3)
+
+    def _advance_stamp(self, stamp_ns: int) -> None:
+        if stamp_ns <= 0 or (self._last_stamp_ns is not None and stamp_ns <= self._last_stamp_ns):
+            raise StampError(
+                f"tracker: expected a stamp after {self._last_stamp_ns}, found {stamp_ns}; "
+                "reset the tracker when the clock jumps back"
+            )
+        self._last_stamp_ns = stamp_ns
