@@ -1,0 +1,5 @@
+"""``python -m vloc_ros`` is ``vloc``."""
+
+from vloc_ros.cli import main
+
+main()

@@ -1,0 +1,127 @@
+"""``vloc convert``: data sets and synthetic drives to rosbag2."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vloc_ros.commands.progress import progress_bar
+
+__all__ = ["app"]
+
+app = typer.Typer(no_args_is_help=True, help="Turn a data set into a rosbag2 with images, CameraInfo, TF and reference poses.")
+
+
+class StorageName(str, Enum):
+    """Storage plugins of rosbag2."""
+
+    mcap = "mcap"
+    sqlite3 = "sqlite3"
+
+
+class ImageFormatName(str, Enum):
+    """How images are stored: pixels (Image) or encoded (CompressedImage)."""
+
+    raw = "raw"
+    png = "png"
+    jpeg = "jpeg"
+
+
+class PartName(str, Enum):
+    """Which side of a hold-out."""
+
+    train = "train"
+    test = "test"
+
+
+Out = Annotated[Path, typer.Argument(metavar="OUT", help="The bag to write (a folder).")]
+StorageOption = Annotated[StorageName, typer.Option("--storage", help="A stock Humble opens sqlite3 only.")]
+FramesOption = Annotated[str | None, typer.Option("--frames", metavar="START:STOP:STEP", help="A slice: 0::2 keeps every other frame.")]
+HoldOutOption = Annotated[
+    str | None,
+    typer.Option("--hold-out", metavar="LENGTH:PERIOD", help="Hold out the last LENGTH of every PERIOD consecutive frames."),
+]
+PartOption = Annotated[PartName, typer.Option("--part", help="With --hold-out: the kept frames or the held-out ones.")]
+OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace an existing bag.")]
+FormatOption = Annotated[ImageFormatName | None, typer.Option("--image-format", help="raw: Image; png, jpeg: CompressedImage.")]
+
+
+def numbers(text: str | None, count: int, option: str) -> tuple[float, ...] | None:
+    """``count`` comma-separated numbers, or a usage error."""
+    if text is None:
+        return None
+    try:
+        values = tuple(float(v) for v in text.split(","))
+    except ValueError as error:
+        raise typer.BadParameter(f"expected {count} numbers with commas, found {text!r}", param_hint=option) from error
+    if len(values) != count:
+        raise typer.BadParameter(f"expected {count} numbers, found {len(values)}", param_hint=option)
+    return values
+
+
+@app.command()
+def kitti(
+    source: Annotated[Path, typer.Argument(metavar="SRC", help="KITTI root, sequences/NN, or a flat folder.")],
+    out: Out,
+    layout: Annotated[str | None, typer.Option(help="odometry or flat (images, poses.txt, times*.txt); default: found out.")] = None,
+    sequence: Annotated[str | None, typer.Option(help="Sequence of a KITTI root, for example 00.")] = None,
+    images: Annotated[str | None, typer.Option(help="Image folder: image_2, left, right, rgb, ...")] = None,
+    intrinsics: Annotated[
+        str | None, typer.Option(metavar="FX,FY,CX,CY", help="In pixels of the images; default: calib.txt or K.txt.")
+    ] = None,
+    camera_offset: Annotated[
+        str | None,
+        typer.Option(
+            metavar="X,Y,Z",
+            help="Where this camera sits in the axes of the camera that poses.txt is about (m; x right, y down, z forward).",
+        ),
+    ] = None,
+    rate: Annotated[float, typer.Option(help="Frames a second where there is no times file.")] = 10.0,
+    frames: FramesOption = None,
+    hold_out: HoldOutOption = None,
+    part: PartOption = PartName.train,
+    odometry_noise: Annotated[
+        str | None,
+        typer.Option(
+            metavar="T,R", help="Make drifting odometry from the poses: T share of distance, R rad per sqrt(m). Default: none."
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="For --odometry-noise.")] = 0,
+    image_format: FormatOption = None,
+    storage: StorageOption = StorageName.mcap,
+    overwrite: OverwriteOption = False,
+) -> None:
+    """KITTI odometry, or a flat folder of the same files. Image files are copied unchanged unless --image-format is given."""
+    from vloc_ros.convert.kitti import convert_kitti
+    from vloc_ros.datasets.kitti import KittiOptions
+
+    fx_fy_cx_cy = numbers(intrinsics, 4, "--intrinsics")
+    offset = numbers(camera_offset, 3, "--camera-offset")
+    noise = numbers(odometry_noise, 2, "--odometry-noise")
+    options = KittiOptions(
+        layout=layout,
+        sequence=sequence,
+        images=images,
+        intrinsics=None if fx_fy_cx_cy is None else (fx_fy_cx_cy[0], fx_fy_cx_cy[1], fx_fy_cx_cy[2], fx_fy_cx_cy[3]),
+        camera_offset=None if offset is None else (offset[0], offset[1], offset[2]),
+        rate_hz=rate,
+    )
+    with progress_bar("frames") as progress:
+        convert_kitti(
+            source,
+            out,
+            options,
+            frames=frames,
+            hold_out=hold_out,
+            part=part.value,
+            odometry_noise=None if noise is None else (noise[0], noise[1]),
+            seed=seed,
+            image_format=None if image_format is None else image_format.value,
+            storage=storage.value,
+            overwrite=overwrite,
+            progress=progress,
+        )
+    typer.echo(out)

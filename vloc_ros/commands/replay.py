@@ -1,0 +1,77 @@
+"""``vloc replay``: a recorded drive through a map."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vloc_ros.commands.convert import StorageName
+from vloc_ros.commands.progress import progress_bar
+
+__all__ = ["replay"]
+
+
+def replay(
+    bag: Annotated[Path, typer.Argument(metavar="BAG", help="rosbag2 folder, .mcap, .db3, or ROS 1 .bag.")],
+    map_path: Annotated[Path, typer.Option("--map", help="Map directory or .vmap file.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder for the result bag, trajectory, report and plots.")],
+    truth: Annotated[
+        str | None,
+        typer.Option("--truth", metavar="TOPIC", help="Reference poses: a topic, /tf:map.base_link, or none. Default: /reference/pose."),
+    ] = None,
+    storage: Annotated[StorageName, typer.Option("--storage", help="Storage of the result bag.")] = StorageName.mcap,
+    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")] = "auto",
+    image: Annotated[str | None, typer.Option("--image", metavar="TOPIC", help="Image topic where the bag has several.")] = None,
+    camera_info: Annotated[str | None, typer.Option("--camera-info", metavar="TOPIC", help="Default: beside the image topic.")] = None,
+    odometry: Annotated[str | None, typer.Option("--odometry", metavar="TOPIC", help="Default: /odometry, else TF.")] = None,
+    base_frame: Annotated[str, typer.Option("--base-frame", help="The frame whose pose is published.")] = "base_link",
+    odom_frame: Annotated[str, typer.Option("--odom-frame", help="The frame that odometry drifts in.")] = "odom",
+    rectified: Annotated[
+        bool | None, typer.Option("--rectified/--raw-image", help="Images are rectified; default: from the topic's name.")
+    ] = None,
+    frames: Annotated[str | None, typer.Option("--frames", metavar="START:STOP:STEP", help="Only some of the images.")] = None,
+    plots: Annotated[bool, typer.Option("--plots/--no-plots", help="Draw plots (needs matplotlib).")] = True,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Change a setting of the backend; repeatable.")
+    ] = None,
+) -> None:
+    """Localize a recorded drive: result bag, trajectory.tum, report.json, report.md and plots."""
+    import yaml
+
+    from vloc_ros.datasets.bag import BagOptions
+    from vloc_ros.evaluation.report import print_table
+    from vloc_ros.replay import replay as run
+
+    settings = {}
+    for item in set_ or []:
+        name, equals, value = item.partition("=")
+        if not equals:
+            raise typer.BadParameter(f"expected NAME=VALUE, found {item!r}", param_hint="--set")
+        settings[name] = yaml.safe_load(value)
+    options = BagOptions(
+        image=image,
+        camera_info=camera_info,
+        truth=truth,
+        odometry=odometry,
+        base_frame=base_frame,
+        odom_frame=odom_frame,
+        image_is_rectified=rectified,
+    )
+    with progress_bar("localizing") as progress:
+        result = run(
+            bag,
+            map_path,
+            out,
+            options,
+            storage=storage.value,
+            device=device,
+            settings=settings,
+            frames=frames,
+            plots=plots,
+            progress=progress,
+        )
+    print_table(result.report)
+    typer.echo(f"report {result.report_path}, result bag {result.bag_path}")
+    result.raise_problem()
