@@ -125,3 +125,51 @@ def kitti(
             progress=progress,
         )
     typer.echo(out)
+
+
+@app.command()
+def town(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder for the bags traversal_0, traversal_1, ...")],
+    seed: Annotated[int, typer.Option(help="Which town; everything follows from it.")] = 1,
+    loop_m: Annotated[float, typer.Option("--loop-m", help="Length of the street loop in metres, 120 to 20000.")] = 200.0,
+    traversals: Annotated[int, typer.Option(help="How many drives over the same streets.")] = 5,
+    first: Annotated[int, typer.Option(help="Number of the first drive; a drive is the same whatever else is made.")] = 0,
+    width: Annotated[int, typer.Option(help="Image width in pixels.")] = 240,
+    height: Annotated[int, typer.Option(help="Image height in pixels.")] = 135,
+    spacing_m: Annotated[float, typer.Option("--spacing-m", help="Mean distance between frames (the clock runs at 10 Hz).")] = 0.5,
+    laps: Annotated[float, typer.Option(help="How often round the loop.")] = 1.0,
+    traffic: Annotated[float, typer.Option(help="Density of moving and parked occluders; 1 is ordinary, 0 none.")] = 1.0,
+    light: Annotated[
+        str | None, typer.Option(metavar="NAME[,NAME...]", help="Light of every drive, or one name a drive; default: by number.")
+    ] = None,
+    frames: FramesOption = None,
+    image_format: Annotated[
+        ImageFormatName, typer.Option("--image-format", help="raw: Image; png, jpeg: CompressedImage.")
+    ] = ImageFormatName.raw,
+    storage: StorageOption = StorageName.mcap,
+    overwrite: OverwriteOption = False,
+) -> None:
+    """The synthetic town: rendered drives with exact poses, drifting odometry, changing light and traffic."""
+    from vloc_ros.convert.town import convert_town
+
+    with progress_bar("frames") as progress:
+        paths = convert_town(
+            out,
+            seed,
+            loop_m,
+            traversals,
+            first=first,
+            width=width,
+            height=height,
+            spacing_m=spacing_m,
+            laps=laps,
+            traffic=traffic,
+            lights=light.split(",") if light else None,
+            frames=frames,
+            image_format=image_format.value,
+            storage=storage.value,
+            overwrite=overwrite,
+            progress=progress,
+        )
+    for path in paths:
+        typer.echo(path)

@@ -1,0 +1,229 @@
+"""The plots of a replay: where it drove, how wrong it was, whether its covariance told, and where the time went."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vloc_ros.evaluation.canvas import REFERENCE, STATE_COLOURS, new_figure, save, shade_states
+from vloc_ros.evaluation.metrics import CHI2_95_6, CHI2_BAND_6, FrameRecord, consistency, frame_nees, sigma_position
+from vloc_ros.geometry.se3 import pose_error
+from vloc_ros.types import Array
+
+__all__ = ["draw_all", "draw_errors", "draw_nees", "draw_stages", "draw_trajectory"]
+
+CHI2_95_2 = 5.991465  # 95 % of a planar normal distribution lies within this squared Mahalanobis distance
+
+
+def draw_all(records: Sequence[FrameRecord], folder: Path, map_positions: Array | None = None) -> list[Path]:
+    """Draw what the records support; the paths written."""
+    paths = [draw_trajectory(records, folder / "trajectory.png", map_positions)]
+    if any(r.T_reference is not None and r.published for r in records):
+        paths += [draw_errors(records, folder / "errors.png"), draw_nees(records, folder / "nees.png")]
+    if any(r.timings_ms for r in records):
+        paths.append(draw_stages(records, folder / "stages.png"))
+    return paths
+
+
+def draw_trajectory(records: Sequence[FrameRecord], path: Path, map_positions: Array | None = None) -> Path:
+    """Estimates over the reference, seen from above, with 95 % covariance ellipses."""
+    from matplotlib.patches import Ellipse
+
+    figure = new_figure(9, 8)
+    axes = figure.add_subplot()
+    if map_positions is not None and len(map_positions):
+        axes.plot(map_positions[:, 0], map_positions[:, 1], ".", color="#cccccc", ms=3, label="map", zorder=1)
+    reference = np.array([r.T_reference[:2, 3] if r.T_reference is not None else (np.nan, np.nan) for r in records])
+    reference = reference.reshape(-1, 2)
+    axes.plot(*reference.T, "-", color=REFERENCE, lw=1, label="reference", zorder=2)
+    published = [r for r in records if r.T_map_base is not None]
+    for state, colour in STATE_COLOURS.items():
+        points = np.array([r.T_map_base[:2, 3] for r in published if r.state is state and r.T_map_base is not None])
+        if len(points):
+            axes.plot(*points.T, ".", color=colour, ms=5, label=f"{state.value} ({len(points)})", zorder=4)
+    for record in published:
+        if record.T_reference is not None and record.T_map_base is not None:
+            pair = np.stack([record.T_reference[:2, 3], record.T_map_base[:2, 3]])
+            axes.plot(*pair.T, "-", color="#888888", lw=0.6, zorder=3)
+    silent = np.array([r.T_reference[:2, 3] for r in records if not r.published and r.T_reference is not None])
+    if len(silent):
+        axes.plot(*silent.T, "x", color=STATE_COLOURS[records[0].state.LOST], ms=5, label=f"no pose ({len(silent)})", zorder=5)
+    shown = [r for r in published if r.covariance is not None]
+    shown = shown[:: max(len(shown) // 60, 1)]
+    axes.set_aspect("equal", adjustable="datalim")
+    if shown:
+        extent = max(float(np.ptp(axes.get_xlim())), float(np.ptp(axes.get_ylim())))
+        shapes = [_ellipse(r.covariance[:2, :2]) for r in shown if r.covariance is not None]
+        enlarge = _enlargement(float(np.median([s[0] for s in shapes])), extent)
+        for record, (major, minor, angle) in zip(shown, shapes):
+            assert record.T_map_base is not None
+            size = 2 * enlarge * major, 2 * enlarge * minor
+            colour = STATE_COLOURS[record.state]
+            axes.add_patch(
+                Ellipse(record.T_map_base[:2, 3], *size, angle=angle, fc=colour, ec=colour, alpha=0.25, lw=0.8, zorder=3)
+            )
+        scale = "" if enlarge == 1 else f", drawn {enlarge} times larger"
+        axes.plot([], [], "o", mfc="none", mec="#0072B2", ms=9, label=f"95 % ellipse{scale}")
+    axes.set_xlabel("map x [m]")
+    axes.set_ylabel("map y [m]")
+    axes.set_title("Trajectory over reference")
+    axes.grid(alpha=0.3)
+    axes.legend(loc="best", fontsize=8)
+    return save(figure, path)
+
+
+def _ellipse(covariance: Array) -> tuple[float, float, float]:
+    """Semi-axes (m) of the 95 % ellipse and the angle of the major one (degrees)."""
+    values, vectors = np.linalg.eigh(covariance)
+    minor, major = np.sqrt(np.maximum(values, 0.0) * CHI2_95_2)
+    return float(major), float(minor), float(np.degrees(np.arctan2(vectors[1, 1], vectors[0, 1])))
+
+
+def _enlargement(semi_axis: float, extent: float) -> int:
+    """A round factor that makes a typical ellipse visible: 1 where it already is."""
+    wanted = 0.012 * extent / max(semi_axis, 1e-9)
+    return max([1] + [k for k in (2, 5, 10, 20, 50, 100) if k <= wanted])
+
+
+def draw_errors(records: Sequence[FrameRecord], path: Path) -> Path:
+    """Errors along the map's axes and of the rotation over time, within three predicted sigmas, with the states."""
+    seconds = _seconds(records)
+    figure = new_figure(11, 8.5)
+    rows = figure.subplots(4, 1, sharex=True)
+    errors = np.full((len(records), 6), np.nan)
+    sigma = np.full((len(records), 6), np.nan)
+    for i, record in enumerate(records):
+        if record.T_map_base is not None and record.T_reference is not None:
+            errors[i] = pose_error(record.T_map_base, record.T_reference)
+        if record.covariance is not None:
+            sigma[i] = np.sqrt(np.maximum(np.diag(record.covariance), 0.0))
+    panels = [(errors[:, k], 3 * sigma[:, k], f"{'xyz'[k]} error [m]") for k in range(3)]
+    angle = np.degrees(np.linalg.norm(errors[:, 3:], axis=1))
+    panels.append((angle, np.degrees(3 * np.sqrt((sigma[:, 3:] ** 2).sum(axis=1))), "rotation error [deg]"))
+    states = [r.state for r in records]
+    for axes, (values, band, label) in zip(rows, panels):
+        lower = -band if label[0] in "xyz" else np.zeros_like(band)
+        axes.fill_between(seconds, lower, band, color="#56B4E9", alpha=0.35, lw=0, label="3 predicted sigma")
+        for state, colour in STATE_COLOURS.items():
+            mask = np.array([s is state for s in states])
+            if np.isfinite(values[mask]).any():
+                axes.plot(seconds[mask], values[mask], ".", color=colour, ms=4, label=state.value)
+        # One gross error must not hide all others: the axis shows 99 % of errors and sigmas.
+        both = np.abs(np.concatenate([values, band]))
+        both = both[np.isfinite(both)]
+        if len(both):
+            top = 1.15 * float(max(np.quantile(both, 0.99), 1e-3))
+            bottom = -top if label[0] in "xyz" else -0.08 * top
+            axes.set_ylim(bottom, top)
+            beyond = int((np.abs(values) > top).sum())
+            if beyond:
+                axes.text(0.995, 0.96, f"{beyond} beyond the axis", transform=axes.transAxes, ha="right", va="top", fontsize=8)
+        shade_states(axes, seconds, states)
+        axes.set_ylabel(label)
+        axes.grid(alpha=0.3)
+    rows[0].legend(loc="upper left", fontsize=8, ncols=4)
+    rows[0].set_title("Errors over time (base in the map); the strip below each panel is the state")
+    rows[-1].set_xlabel("time [s]")
+    return save(figure, path)
+
+
+def draw_nees(records: Sequence[FrameRecord], path: Path) -> Path:
+    """NEES over time against its 95 % band, and predicted sigma against the error made."""
+    use = [r for r in records if not np.isnan(frame_nees(r))]
+    figure = new_figure(11, 7.5)
+    top, low = figure.subplots(2, 1, height_ratios=(1, 1.15))
+    seconds = _seconds(records)
+    values = np.array([frame_nees(r) for r in records])
+    top.axhspan(*CHI2_BAND_6, color="#009E73", alpha=0.18, lw=0, label="95 % of consistent estimates")
+    top.axhline(CHI2_95_6, color="#009E73", lw=1, ls="--", label="95 % limit, 12.59")
+    for state, colour in STATE_COLOURS.items():
+        mask = np.array([r.state is state for r in records]) & np.isfinite(values)
+        if mask.any():
+            top.plot(seconds[mask], values[mask], ".", color=colour, ms=5, label=state.value)
+    top.set_yscale("log")
+    top.set_xlabel("time [s]")
+    top.set_ylabel("NEES")
+    figures = consistency(records)
+    top.set_title(
+        f"NEES: mean {figures.mean:.1f} (consistent: 6), {100 * figures.share_in_95:.1f} % within the 95 % limit, "
+        f"{figures.count} frames"
+    )
+    top.legend(fontsize=8, ncols=3)
+    top.grid(alpha=0.3, which="both")
+    sigma = np.array([sigma_position(r.covariance) for r in use if r.covariance is not None])
+    error = np.array([_translation_error(r) for r in use])
+    for state, colour in STATE_COLOURS.items():
+        mask = np.array([r.state is state for r in use], dtype=bool)
+        if mask.any():
+            low.loglog(sigma[mask], np.maximum(error[mask], 1e-4), ".", color=colour, ms=5)
+    if len(sigma):
+        line = np.array([sigma.min() * 0.8, sigma.max() * 1.25])
+        low.plot(line, line, "-", color=REFERENCE, lw=1, label="error = sigma")
+        low.plot(line, 3 * line, ":", color=REFERENCE, lw=1, label="error = 3 sigma")
+        for edge in np.quantile(sigma, (1 / 3, 2 / 3)):
+            low.axvline(float(edge), color="#888888", lw=0.8)
+        thirds = ", ".join(f"{100 * s:.0f} %" for s in figures.thirds)
+        low.set_title(f"Within the limit in each third of predicted sigma: {thirds}; rank correlation {figures.rank_correlation:.2f}")
+        low.legend(fontsize=8)
+    low.set_xlabel("predicted position sigma [m]")
+    low.set_ylabel("translation error [m]")
+    low.grid(alpha=0.3, which="both")
+    return save(figure, path)
+
+
+def draw_stages(records: Sequence[FrameRecord], path: Path) -> Path:
+    """Where the time of a frame goes: every stage's spread, and the total over time."""
+    timed = [r for r in records if r.timings_ms]
+    names = list(dict.fromkeys(name for r in timed for name in r.timings_ms))
+    stages = [name for name in names if name != "total"]
+    columns: list[list[float]] = [[r.timings_ms[name] for r in timed if name in r.timings_ms] for name in stages]
+    totals = np.array([total_ms(r.timings_ms) for r in timed])
+    figure = new_figure(11, max(4.0, 1.8 + 0.45 * len(stages)))
+    left, right = figure.subplots(1, 2)
+    left.boxplot(
+        columns[::-1], orientation="horizontal", whis=(5, 95), showfliers=False, widths=0.6,
+        medianprops={"color": "#D55E00"},
+    ) if _has_orientation() else left.boxplot(columns[::-1], vert=False, whis=(5, 95), showfliers=False)  # fmt: skip
+    left.set_yticks(range(1, len(stages) + 1), stages[::-1])
+    left.set_xlabel("time [ms]")
+    left.set_title("Stages: quartiles, whiskers 5 to 95 %")
+    left.grid(alpha=0.3, axis="x")
+    right.plot(_seconds(timed), totals, ".", color="#0072B2", ms=4)
+    for share, style in ((50, "-"), (95, "--")):
+        value = float(np.percentile(totals, share))
+        right.axhline(value, color=REFERENCE, lw=1, ls=style, label=f"{share} %: {value:.1f} ms")
+    right.set_ylim(0, 1.3 * float(np.percentile(totals, 99)))
+    right.set_xlabel("time [s]")
+    right.set_ylabel("frame [ms]")
+    right.set_title("Whole frame")
+    right.legend(fontsize=8)
+    right.grid(alpha=0.3)
+    return save(figure, path)
+
+
+def total_ms(timings: dict[str, float]) -> float:
+    """The whole frame's time: measured as ``total``, or the sum of the stages."""
+    return timings["total"] if "total" in timings else sum(timings.values())
+
+
+def _has_orientation() -> bool:
+    import inspect
+
+    from matplotlib.axes import Axes
+
+    return "orientation" in inspect.signature(Axes.boxplot).parameters
+
+
+def _seconds(records: Sequence[FrameRecord]) -> Any:
+    if not records:
+        return np.zeros(0)
+    first = records[0].stamp_ns
+    return np.array([(r.stamp_ns - first) * 1e-9 for r in records])
+
+
+def _translation_error(record: FrameRecord) -> float:
+    assert record.T_map_base is not None and record.T_reference is not None
+    return float(np.linalg.norm(record.T_map_base[:3, 3] - record.T_reference[:3, 3]))

@@ -1,0 +1,168 @@
+"""The report of a run: ``report.json`` for programs, ``report.md`` and a table for people."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vloc_ros.evaluation.metrics import Consistency, FrameRecord, Metrics
+from vloc_ros.evaluation.plots import total_ms
+
+__all__ = ["build_report", "figures_of", "latency", "print_table", "table_rows", "write_report"]
+
+
+def build_report(metrics: Metrics, records: Sequence[FrameRecord], about: Mapping[str, Any]) -> dict[str, Any]:
+    """Everything as plain values: figures, latencies, and what the run was (``about``: backend, map, device, ...)."""
+    return {**about, **figures_of(metrics), "latency_ms": latency(records)}
+
+
+def figures_of(metrics: Metrics) -> dict[str, Any]:
+    """The figures of a run under their report names."""
+    out = asdict(metrics)
+    out["recall"] = [asdict(r) for r in metrics.recall]
+    for name, value in (("nees", metrics.nees), ("nees_localized", metrics.nees_localized)):
+        out[name] = _consistency(value)
+    out["nees_mean"] = metrics.nees.mean
+    out["nees_share_in_95"] = metrics.nees.share_in_95
+    return out
+
+
+def _consistency(value: Consistency) -> dict[str, Any]:
+    return {**asdict(value), "thirds": list(value.thirds), "sigma_thirds_m": list(value.sigma_thirds_m)}
+
+
+def latency(records: Sequence[FrameRecord]) -> dict[str, Any]:
+    """p50, p95 and max of the whole frame, and of each stage under ``stages``, in milliseconds."""
+    timed = [r.timings_ms for r in records if r.timings_ms]
+    if not timed:
+        return {"p50": math.nan, "p95": math.nan, "max": math.nan, "stages": {}}
+    names = list(dict.fromkeys(name for t in timed for name in t if name != "total"))
+    stages = {name: _spread([t[name] for t in timed if name in t]) for name in names}
+    return {**_spread([total_ms(t) for t in timed]), "stages": stages}
+
+
+def _spread(values: Sequence[float]) -> dict[str, float]:
+    p50, p95 = np.percentile(values, (50, 95))
+    return {"p50": float(p50), "p95": float(p95), "max": float(max(values))}
+
+
+def write_report(report: Mapping[str, Any], folder: Path, plots: Sequence[Path] = ()) -> Path:
+    """Write ``report.json`` and ``report.md``; the path of the latter. JSON has no NaN or infinity: null."""
+    text = json.dumps(_finite(report), indent=2, sort_keys=False, allow_nan=False)
+    (folder / "report.json").write_text(text + "\n", encoding="utf-8")
+    lines = [f"# Replay of `{report.get('bag', '')}`", ""]
+    if report.get("problem"):
+        lines += [f"**Incomplete: {report['problem']}**", ""]
+    lines += ["| | |", "|---|---|"]
+    lines += [f"| {name} | {value} |" for name, value in table_rows(report)]
+    lines += [
+        "",
+        "Medians, recalls and states are over all frames with a reference pose; a frame without a published pose is an "
+        "infinite error. Means are over the frames with a pose.",
+        "",
+    ]
+    stages = report.get("latency_ms", {}).get("stages", {})
+    if stages:
+        lines += ["| stage | p50 ms | p95 ms | max ms |", "|---|---|---|---|"]
+        lines += [f"| {n} | {s['p50']:.2f} | {s['p95']:.2f} | {s['max']:.2f} |" for n, s in stages.items()]
+        lines.append("")
+    lines += [f"![{p.stem}]({p.relative_to(folder).as_posix()})" for p in plots]
+    path = folder / "report.md"
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+def table_rows(report: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The report as ``(name, text)`` lines for a person."""
+    states = ", ".join(f"{k} {_percent(v)}" for k, v in report["states"].items() if v and not math.isnan(v))
+    rows = [
+        ("backend, map", f"{report.get('backend', '?')}, {report.get('map', '?')} ({report.get('map_bytes', 0) / 1e6:.2f} MB)"),
+        ("device", str(report.get("device", "?"))),
+        (
+            "frames",
+            f"{report['frames']}, with reference {report['frames_with_reference']}, pose published {report['published']}",
+        ),
+        ("states", states or "none"),
+    ]
+    if report["refused"]:
+        rows.append(("refused", ", ".join(f"{k}: {v}" for k, v in report["refused"].items())))
+    if report["frames_with_reference"]:
+        rows += [
+            ("median error", f"{_metres(report['median_translation_m'])}, {_degrees(report['median_rotation_deg'])}"),
+            (
+                "mean error",
+                f"{_metres(report['mean_translation_m'])}, {_degrees(report['mean_rotation_deg'])} "
+                f"(over {report['mean_over']} frames with a pose)",
+            ),
+            ("largest error called LOCALIZED", _metres(report["max_translation_localized_m"])),
+            (
+                "recall",
+                ", ".join(
+                    f"({r['translation_m']:g} m, {r['rotation_deg']:g} deg) {_percent(r['share'])}" for r in report["recall"]
+                ),
+            ),
+            ("NEES", _nees_text(report["nees"])),
+            ("NEES, LOCALIZED only", _nees_text(report["nees_localized"])),
+        ]
+        if not math.isnan(report["oracle_median_translation_m"]):
+            rows.append(("oracle: nearest map pose, median", _metres(report["oracle_median_translation_m"])))
+    time = report["latency_ms"]
+    if not math.isnan(time["p50"]):
+        rows.append(("time a frame", f"p50 {time['p50']:.1f} ms, p95 {time['p95']:.1f} ms, max {time['max']:.1f} ms"))
+    return rows
+
+
+def print_table(report: Mapping[str, Any]) -> None:
+    """The report on the terminal."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=f"{report.get('bag', 'replay')}", show_header=False, title_justify="left")
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    for name, value in table_rows(report):
+        table.add_row(name, value)
+    Console().print(table)
+
+
+def _nees_text(nees: Mapping[str, Any]) -> str:
+    if not nees["count"]:
+        return "no frame with pose and reference"
+    thirds = ", ".join(_percent(v) for v in nees["thirds"])
+    return (
+        f"mean {nees['mean']:.1f}, {_percent(nees['share_in_95'])} within 95 %, thirds of sigma {thirds}, "
+        f"rank correlation {nees['rank_correlation']:.2f} ({nees['count']} frames)"
+    )
+
+
+def _metres(value: float) -> str:
+    return "unknown" if math.isnan(value) else f"{value:.3f} m"
+
+
+def _degrees(value: float) -> str:
+    return "unknown" if math.isnan(value) else f"{value:.3f} deg"
+
+
+def _percent(share: float) -> str:
+    return "unknown" if math.isnan(share) else f"{100 * share:.1f} %"
+
+
+def _finite(value: Any) -> Any:
+    """Plain JSON values; NaN and infinities become null."""
+    if isinstance(value, Mapping):
+        return {str(k): _finite(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(v) for v in value]
+    if isinstance(value, (float, np.floating)):
+        return float(value) if math.isfinite(value) else None
+    if isinstance(value, np.integer):
+        return int(value)
+    if value is None or isinstance(value, (str, int, bool)):
+        return value
+    return str(value)
