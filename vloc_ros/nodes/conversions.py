@@ -1,0 +1,75 @@
+"""From the core's arrays to ROS messages. The way in is :mod:`vloc_ros.messages`, which bags share."""
+
+from __future__ import annotations
+
+from array import array
+
+import numpy as np
+from builtin_interfaces.msg import Time
+from geometry_msgs.msg import Pose, PoseArray, PoseWithCovarianceStamped, Transform, TransformStamped
+from sensor_msgs.msg import Image
+
+from vloc_ros.geometry.rotations import matrix_to_quaternion
+from vloc_ros.types import Array, RgbImage
+
+__all__ = ["image_message", "pose_array", "pose_message", "time_message", "transform_message"]
+
+NS = 1_000_000_000
+
+
+def time_message(stamp_ns: int) -> Time:
+    """A stamp in nanoseconds as builtin_interfaces/Time."""
+    return Time(sec=stamp_ns // NS, nanosec=stamp_ns % NS)
+
+
+def _fill(translation: object, rotation: object, T: Array) -> None:
+    q = matrix_to_quaternion(T[:3, :3])
+    translation.x, translation.y, translation.z = (float(v) for v in T[:3, 3])  # type: ignore[attr-defined]
+    rotation.x, rotation.y, rotation.z, rotation.w = (float(v) for v in q)  # type: ignore[attr-defined]
+
+
+def pose_message(T_map_base: Array, covariance: Array, stamp_ns: int, frame: str) -> PoseWithCovarianceStamped:
+    """The base in the map; the covariance (x, y, z, rotation about fixed X, Y, Z) has the package's own order."""
+    message = PoseWithCovarianceStamped()
+    message.header.frame_id = frame
+    message.header.stamp = time_message(stamp_ns)
+    _fill(message.pose.pose.position, message.pose.pose.orientation, T_map_base)
+    message.pose.covariance = np.ascontiguousarray(covariance, dtype=np.float64).reshape(36)
+    return message
+
+
+def transform_message(T_parent_child: Array, parent: str, child: str, stamp_ns: int) -> TransformStamped:
+    """``T_parent_child`` maps points of ``child`` into ``parent``, as tf2 has it."""
+    message = TransformStamped()
+    message.header.frame_id = parent
+    message.header.stamp = time_message(stamp_ns)
+    message.child_frame_id = child
+    message.transform = Transform()
+    _fill(message.transform.translation, message.transform.rotation, T_parent_child)
+    return message
+
+
+def pose_array(T_map_base: Array, stamp_ns: int, frame: str) -> PoseArray:
+    """(N, 4, 4) poses of the base in the map."""
+    message = PoseArray()
+    message.header.frame_id = frame
+    message.header.stamp = time_message(stamp_ns)
+    for T in T_map_base:
+        pose = Pose()
+        _fill(pose.position, pose.orientation, T)
+        message.poses.append(pose)
+    return message
+
+
+def image_message(image_rgb: RgbImage, stamp_ns: int, frame: str) -> Image:
+    """(H, W, 3) uint8 as an rgb8 image. The payload is an ``array``: rclpy copies a list element by element."""
+    message = Image()
+    message.header.frame_id = frame
+    message.header.stamp = time_message(stamp_ns)
+    message.height, message.width = int(image_rgb.shape[0]), int(image_rgb.shape[1])
+    message.encoding = "rgb8"
+    message.step = 3 * message.width
+    data = array("B")
+    data.frombytes(np.ascontiguousarray(image_rgb).tobytes())
+    message.data = data
+    return message

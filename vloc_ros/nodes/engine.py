@@ -1,0 +1,377 @@
+"""What happens to a frame in the worker's thread: look up TF, run the pipeline, publish what it allows."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import is_dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from rclpy.lifecycle import LifecycleNode
+
+from vloc_ros.errors import ConfigError, MapNotFoundError, VlocError
+from vloc_ros.geometry.rotations import quaternion_to_matrix
+from vloc_ros.geometry.se3 import make_transform
+from vloc_ros.messages import camera_model, frame_id, message_image, pose_covariance, stamp_ns, transform
+from vloc_ros.nodes.inputs import ReceivedFrame
+from vloc_ros.nodes.outputs import Outputs
+from vloc_ros.nodes.pose_store import StoredPose, load_pose, save_pose
+from vloc_ros.nodes.ros_parameters import NodeParameters
+from vloc_ros.nodes.tf_broadcast import TfBroadcast
+from vloc_ros.nodes.tf_input import TfInput
+from vloc_ros.settings import settings_to_mapping
+from vloc_ros.types import Array, LocalizationState
+
+if TYPE_CHECKING:
+    from vloc_ros.localizers.base import Localizer
+    from vloc_ros.pipeline import FrameResult, Pipeline
+
+__all__ = ["Engine"]
+
+#: A camera whose stamps fall back this far has been restarted (a bag that loops): TF from before is useless.
+BACKWARDS_NS = 1_000_000_000
+#: Standard deviations for an initial pose that comes without a covariance: metres, radians.
+DEFAULT_SIGMAS = (1.0, 1.0, 0.5, 0.1, 0.1, 0.3)
+LOG_PERIOD_S = 5.0
+
+
+class FrameRefusedError(VlocError):
+    """A frame that cannot reach the pipeline; ``reason`` is the name of its counter."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class Engine:
+    """Owns the localizer and the pipeline. All methods but :meth:`on_clock_jump` run where the localizer runs."""
+
+    def __init__(
+        self, node: LifecycleNode, parameters: NodeParameters, tf: TfInput, broadcast: TfBroadcast, outputs: Outputs
+    ) -> None:
+        self._node = node
+        self._log = node.get_logger()
+        self._parameters = parameters
+        self._tf = tf
+        self._broadcast = broadcast
+        self._outputs = outputs
+        self._localizer: Localizer | None = None
+        self.pipeline: Pipeline | None = None
+        #: Frames refused before they reached the pipeline, by reason.
+        self.refused: Counter[str] = Counter()
+        self.odometry_missing = 0
+        self.published = 0
+        self.last_result: FrameResult | None = None
+        self.tf_conflict = ""
+        self._last_stamp = 0
+        self._cleared = False
+        self._logged: dict[str, float] = {}
+        self._saved_at = 0.0
+        extrinsics = parameters["camera_extrinsics"]
+        self._fixed_extrinsics = (
+            make_transform(quaternion_to_matrix(np.asarray(extrinsics[3:])), np.asarray(extrinsics[:3]))
+            if extrinsics
+            else None
+        )
+
+    # Life
+
+    @property
+    def state(self) -> LocalizationState:
+        """The state of the sequence."""
+        return self.last_result.state if self.last_result is not None else LocalizationState.INITIALIZING
+
+    def describe(self) -> str:
+        """Backend, device and map in a few words."""
+        assert self._localizer is not None
+        return f"{self._localizer.backend} on {self._localizer.device}, map {self._localizer.map_id[:12]}"
+
+    def load(self) -> None:
+        """Load what ``map``, ``backend`` and ``device`` name now, and warm up. A failure keeps the map in use.
+
+        :raises VlocError: the map cannot be used; the message says why.
+        """
+        from vloc_ros.localizers.base import load_localizer
+        from vloc_ros.maps import read_map
+        from vloc_ros.nodes.tuning import make_pipeline
+
+        path = self._parameters["map"]
+        if not path:
+            raise MapNotFoundError("map: expected the path of a map, found an empty name; set the parameter map")
+        backend = self._parameters["backend"] or read_map(path).manifest.backend
+        settings = self._parameters.backend_settings(backend)
+        localizer = load_localizer(path, self._parameters["device"], self._parameters["backend"] or None, settings)
+        try:
+            localizer.warm_up()
+            pipeline = make_pipeline(localizer, self._parameters)
+        except BaseException:
+            localizer.close()
+            raise
+        old, self._localizer, self.pipeline = self._localizer, localizer, pipeline
+        if old is not None:
+            old.close()
+        self._parameters.show_backend(localizer.backend, _plain(localizer.settings))
+        frames = {scene.frame_id for scene in localizer.manifest.scenes}
+        if self._parameters["map_frame"] not in frames:
+            self._log.warning(
+                f"the map's frame is {', '.join(sorted(frames))}, poses are published in "
+                f"{self._parameters['map_frame']} (parameter map_frame)"
+            )
+        self._forget()
+        self._restore_pose()
+
+    def start(self) -> None:
+        """Before the first frame after an activation."""
+        self._last_stamp = 0
+
+    def finish(self) -> None:
+        """After the last frame before a deactivation: keep the pose, withdraw the state."""
+        self._save_pose(force=True)
+        self._broadcast.silence()
+        self.last_result = None
+        self._outputs.state(LocalizationState.INITIALIZING)
+
+    def destroy(self) -> None:
+        """Give back the localizer and the GPU's memory."""
+        if self._localizer is not None:
+            self._localizer.close()
+        self._localizer = self.pipeline = self.last_result = None
+
+    def on_clock_jump(self) -> None:
+        """At once, on the executor: TF from before the jump must not meet TF from after it."""
+        self._tf.clear()
+        self._broadcast.restart()
+        self._cleared = True
+
+    def restart(self) -> None:
+        """After a jump of the clock, between two frames."""
+        if self.pipeline is not None:
+            self.pipeline.reset()
+        self.last_result = None
+        self._last_stamp = 0
+        self._outputs.state(LocalizationState.INITIALIZING)
+
+    def relocalize(self) -> None:
+        """Forget where the vehicle was believed to be and search the whole map."""
+        assert self.pipeline is not None
+        self.pipeline.relocalize()
+        self._withdraw()
+
+    def reset(self) -> None:
+        """As after the start, counters included."""
+        assert self.pipeline is not None
+        self.pipeline.reset()
+        self._forget()
+
+    def _forget(self) -> None:
+        self.refused.clear()
+        self.odometry_missing = self.published = 0
+        self._withdraw()
+
+    def _withdraw(self) -> None:
+        self._broadcast.silence()
+        self.last_result = None
+        self._outputs.state(LocalizationState.INITIALIZING)
+
+    # One frame
+
+    def process(self, received: ReceivedFrame) -> None:
+        """Localize one frame and publish what the pipeline allows."""
+        from vloc_ros.pipeline import Frame
+
+        pipeline = self.pipeline
+        assert pipeline is not None
+        stamp = stamp_ns(received.image)
+        self._watch_stamps(stamp)
+        try:
+            image = message_image(received.image)
+            camera = self._camera(received)
+            T_base_cam = self._extrinsics(received)
+            frame = Frame(
+                stamp_ns=stamp,
+                image=image,
+                camera=camera,
+                rectified=self._parameters["image_is_rectified"],
+                T_base_cam=T_base_cam,
+                T_odom_base=self._odometry(stamp),
+                received_ns=received.received_ns,
+            )
+        except FrameRefusedError as error:
+            self.count(error.reason)
+            self._say(error.reason, f"frame refused ({error.reason}): {error}")
+            return
+        result = pipeline.process(frame)
+        self.last_result = result
+        if result.refused is not None:
+            self._say(result.refused, f"frame refused ({result.refused})")
+        self._outputs.state(result.state)
+        self._publish(result, T_base_cam)
+        self._draw(frame, result, received)
+
+    def count(self, reason: str) -> None:
+        """Count a frame that was refused here."""
+        self.refused[reason] += 1
+
+    def _publish(self, result: FrameResult, T_base_cam: Array) -> None:
+        if result.state is LocalizationState.LOST:
+            self._broadcast.silence()
+        if result.estimate is not None:
+            self._outputs.candidates(result.estimate, T_base_cam)
+        if not result.publish or result.T_map_base is None or result.covariance_base is None:
+            return
+        self._outputs.pose(result.T_map_base, result.covariance_base, result.stamp_ns)
+        self.published += 1
+        if not self._tf_refused():
+            self._broadcast.update(result.T_map_odom, result.T_map_base, result.stamp_ns)
+        self._save_pose()
+
+    def _tf_refused(self) -> bool:
+        """Whether broadcasting would fight another node; the reason is kept for the diagnostics."""
+        base, map_frame = self._parameters["base_frame"], self._parameters["map_frame"]
+        parent = self._tf.foreign_base_parent
+        if self._broadcast.mode == "map_base" and parent:
+            self.tf_conflict = (
+                f"tf_mode map_base is refused: another node publishes {parent} -> {base}, and a frame has one parent; "
+                "use map_odom"
+            )
+            self._say("tf_conflict", self.tf_conflict)
+            return True
+        others = [f"{a} -> {b}" for a, b in self._tf.foreign if a == map_frame]
+        self.tf_conflict = f"another node sends {', '.join(others)} too: use tf_mode none" if others else ""
+        if others:
+            self._say("tf_conflict", self.tf_conflict)
+        return False
+
+    def _camera(self, received: ReceivedFrame) -> Any:
+        if received.info is None:
+            raise FrameRefusedError("camera_info_missing", "no camera info has arrived yet; check its topic")
+        try:
+            return camera_model(received.info, self._parameters["image_is_rectified"])
+        except VlocError as error:
+            raise FrameRefusedError("camera_info_invalid", str(error)) from error
+
+    def _extrinsics(self, received: ReceivedFrame) -> Array:
+        if self._fixed_extrinsics is not None:
+            return self._fixed_extrinsics
+        camera = self._parameters["camera_frame"] or frame_id(received.image)
+        base = self._parameters["base_frame"]
+        if not camera:
+            raise FrameRefusedError("extrinsics_missing", "the image names no frame; set camera_frame")
+        T = self._tf.static(base, camera, self._parameters["tf_timeout"])
+        if T is None:
+            raise FrameRefusedError(
+                "extrinsics_missing",
+                f"TF knows no transform from {base} to {camera}; publish it on /tf_static or set camera_extrinsics",
+            )
+        return T
+
+    def _odometry(self, stamp: int) -> Array | None:
+        odom, base = self._parameters["odom_frame"], self._parameters["base_frame"]
+        T = self._tf.at(odom, base, stamp, self._parameters["tf_timeout"]) if stamp > 0 else None
+        if T is None:
+            self.odometry_missing += 1
+            if self._broadcast.mode == "map_odom":
+                self._say(
+                    "odometry_missing", f"TF has no {odom} -> {base} at the image's stamp: no {odom} correction from it"
+                )
+        return T
+
+    def _watch_stamps(self, stamp: int) -> None:
+        if 0 < stamp < self._last_stamp - BACKWARDS_NS:
+            if not self._cleared:
+                self._tf.clear()
+            self._broadcast.restart()
+        self._cleared = False
+        if stamp > 0:
+            self._last_stamp = stamp
+
+    def _draw(self, frame: Any, result: FrameResult, received: ReceivedFrame) -> None:
+        if not self._outputs.wants_debug_image:
+            return
+        from vloc_ros.images.decode import decode
+
+        try:
+            image = decode(frame.image)
+        except VlocError:
+            return
+        self._outputs.debug_image(
+            image,
+            result.estimate,
+            result.state,
+            f"refused: {result.refused}" if result.refused else "",
+            result.stamp_ns,
+            frame_id(received.image),
+        )
+
+    # Initial and stored poses
+
+    def initial_pose(self, message: Any) -> None:
+        """Take a pose of the base in any frame that TF connects with the map; its covariance is the search window."""
+        assert self.pipeline is not None
+        map_frame = self._parameters["map_frame"]
+        source = frame_id(message) or map_frame
+        try:
+            T = transform(message)
+            covariance = pose_covariance(message)
+        except VlocError as error:
+            self._log.warning(f"initialpose refused: {error}")
+            return
+        if covariance is None:
+            covariance = np.diag(np.square(DEFAULT_SIGMAS))
+        stamp = stamp_ns(message)
+        if source != map_frame:
+            T_map_source = self._tf.at(map_frame, source, stamp, self._parameters["tf_timeout"]) if stamp else None
+            if T_map_source is None:
+                T_map_source = self._tf.static(map_frame, source, self._parameters["tf_timeout"])
+            if T_map_source is None:
+                self._log.warning(f"initialpose refused: TF does not connect its frame {source!r} with {map_frame!r}")
+                return
+            rotate = np.kron(np.eye(2), T_map_source[:3, :3])
+            T, covariance = T_map_source @ T, rotate @ covariance @ rotate.T
+        self.pipeline.set_initial_pose(T, covariance, stamp)
+        self._log.info(f"initial pose: x {T[0, 3]:.2f} y {T[1, 3]:.2f} in {map_frame}")
+
+    def _restore_pose(self) -> None:
+        name = self._parameters["pose_file"]
+        if not name or self.pipeline is None or self._localizer is None:
+            return
+        try:
+            stored = load_pose(Path(name).expanduser(), self._localizer.map_id)
+        except ConfigError as error:
+            self._log.warning(str(error))
+            return
+        if stored is not None:
+            # The vehicle may have been moved a little since: the window is at least the default's.
+            covariance = stored.covariance + np.diag(np.square(DEFAULT_SIGMAS))
+            self.pipeline.set_initial_pose(stored.T_map_base, covariance, 0)
+            self._log.info(f"search starts at the pose of {name}")
+
+    def _save_pose(self, force: bool = False) -> None:
+        name, result = self._parameters["pose_file"], self.last_result
+        if not name or result is None or self._localizer is None or not result.publish:
+            return
+        now = time.monotonic()
+        if not force and now - self._saved_at < self._parameters["pose_file_period"]:
+            return
+        self._saved_at = now
+        if result.T_map_base is None or result.covariance_base is None:
+            return
+        stored = StoredPose(self._localizer.map_id, result.T_map_base, result.covariance_base, result.stamp_ns)
+        try:
+            save_pose(Path(name).expanduser(), stored)
+        except ConfigError as error:
+            self._say("pose_file", str(error))
+
+    def _say(self, topic: str, text: str) -> None:
+        """A warning, at most once in a while for each topic."""
+        now = time.monotonic()
+        if now - self._logged.get(topic, -LOG_PERIOD_S) >= LOG_PERIOD_S:
+            self._logged[topic] = now
+            self._log.warning(text)
+
+
+def _plain(settings: Any) -> Mapping[str, Any]:
+    return settings_to_mapping(settings) if is_dataclass(settings) else dict(settings)

@@ -1,0 +1,326 @@
+"""The lifecycle node ``vloc_localizer``: camera topics in; pose, TF, state and diagnostics out.
+
+Everything that decides (what is refused, the state, what is published) is in :mod:`vloc_ros.pipeline` and
+shared with offline replay. This node translates messages, looks up TF and manages resources:
+
+* unconfigured: no map; parameters, services and diagnostics are there.
+* configure: load the map and warm up. A problem is logged, FAILURE is returned, the node stays unconfigured.
+* active: one worker thread localizes the newest frame; the executor stays free for TF and services.
+* cleanup: the map and the GPU's memory are given back.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+import rclpy
+import tf2_ros
+from geometry_msgs.msg import PoseWithCovarianceStamped
+from lifecycle_msgs.msg import State
+from rclpy.clock import Clock, ClockType, JumpThreshold
+from rclpy.duration import Duration
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.signals import SignalHandlerOptions
+from std_srvs.srv import Trigger
+
+from vloc_ros.errors import ConfigError, VlocError
+from vloc_ros.localizers.registry import available_backends
+from vloc_ros.nodes.engine import Engine
+from vloc_ros.nodes.health import Health
+from vloc_ros.nodes.inputs import CameraInput, ReceivedFrame
+from vloc_ros.nodes.outputs import Outputs
+from vloc_ros.nodes.pending import Pending
+from vloc_ros.nodes.ros_parameters import NodeParameters
+from vloc_ros.nodes.tf_broadcast import TfBroadcast
+from vloc_ros.nodes.tf_input import TfInput
+from vloc_ros.nodes.worker import Worker
+
+__all__ = ["VlocLocalizer", "main"]
+
+SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
+
+
+class VlocLocalizer(LifecycleNode):
+    """See the module's text, and docs/ros.md for topics, services and parameters.
+
+    :raises ConfigError: a parameter given at the start is not allowed.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__("vloc_localizer", automatically_declare_parameters_from_overrides=True, **options)
+        self.parameters = NodeParameters(self, available_backends())
+        self.engine: Engine | None = None
+        self.camera: CameraInput | None = None
+        self.outputs: Outputs | None = None
+        self.tf: TfInput | None = None
+        self.broadcast: TfBroadcast | None = None
+        self.worker: Worker[ReceivedFrame] = Worker(self._on_frame, self._on_worker_error)
+        self.problem = ""
+        self._tf_timer: Any = None
+        self._broadcaster = tf2_ros.TransformBroadcaster(self)
+        steady = Clock(clock_type=ClockType.STEADY_TIME)
+        self.health = Health(self)
+        self._health_timer = self.create_timer(self.parameters["diagnostics_period"], self.health.publish, clock=steady)
+        self.create_service(Trigger, "~/relocalize", self._on_relocalize)
+        self.create_service(Trigger, "~/reset", self._on_reset)
+        self.create_service(Trigger, "~/load_map", self._on_load_map)
+        self.create_subscription(PoseWithCovarianceStamped, "initialpose", self._on_initial_pose, 10)
+        threshold = JumpThreshold(min_forward=None, min_backward=Duration(seconds=-0.001), on_clock_change=True)
+        self._jump = self.get_clock().create_jump_callback(threshold, post_callback=self._on_clock_jump)
+        self._start_timer: Any = None
+        if self.parameters["autostart"]:
+            self._start_timer = self.create_timer(0.01, self._on_start, clock=steady)
+
+    # Lifecycle
+
+    @property
+    def is_active(self) -> bool:
+        """Whether the node is in the primary state ``active``."""
+        return bool(self._state_machine.current_state[0] == State.PRIMARY_STATE_ACTIVE)
+
+    @property
+    def lifecycle_label(self) -> str:
+        """``unconfigured``, ``inactive``, ``active``, ..."""
+        return str(self._state_machine.current_state[1])
+
+    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Load the map, warm up, and open the topics."""
+        try:
+            self._configure()
+        except Exception as error:
+            self._explain("cannot configure", error)
+            self._release()
+            return FAILURE
+        self.problem = ""
+        return super().on_configure(state)
+
+    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Start localizing."""
+        assert self.engine is not None and self.camera is not None and self.outputs is not None
+        result = super().on_activate(state)
+        if result != SUCCESS:
+            return result
+        self.engine.start()
+        self.worker.start()
+        self.camera.restart_silence()
+        self.outputs.state(self.engine.state)
+        return SUCCESS
+
+    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Stop localizing; the map stays loaded."""
+        self._pause()
+        return super().on_deactivate(state)
+
+    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Free the map, the GPU's memory and the topics."""
+        self._release()
+        return SUCCESS
+
+    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """As cleanup, from any state."""
+        self._pause()
+        self._release()
+        return SUCCESS
+
+    def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Return to unconfigured with everything freed."""
+        self._release()
+        return SUCCESS
+
+    def _on_start(self) -> None:
+        self._start_timer.cancel()
+        if self.lifecycle_label == "unconfigured" and self.trigger_configure() == SUCCESS:
+            self.trigger_activate()
+
+    def _configure(self) -> None:
+        value = self.parameters
+        frames = (value["map_frame"], value["odom_frame"], value["base_frame"])
+        started = time.monotonic()
+        self.tf = TfInput(self, value["base_frame"], lambda: self.worker.stopping)
+        self.broadcast = TfBroadcast(value["tf_mode"], frames, self._broadcaster.sendTransform, self.tf.sent)
+        self.outputs = Outputs(self, value["map_frame"])
+        self.engine = Engine(self, self.parameters, self.tf, self.broadcast, self.outputs)
+        self.engine.load()
+        self.camera = CameraInput(self, value["image_transport"], value["image_qos"], self._offer)
+        if value["tf_mode"] == "map_odom":
+            self._tf_timer = self.create_timer(1.0 / value["tf_rate"], self._on_tf_timer)
+        self.get_logger().info(
+            f"loaded {value['map']} ({self.engine.describe()}) in {time.monotonic() - started:.1f} s; "
+            f"images from {self.camera.image_topic}, camera info from {self.camera.info_topic}"
+        )
+
+    def _pause(self) -> None:
+        if not self.worker.stop():
+            self.get_logger().warning("the localizer still works on a frame after 10 s; its result is dropped")
+        if self.engine is not None and self.outputs is not None:
+            self.engine.finish()
+
+    def _release(self) -> None:
+        self.worker.stop()
+        if self._tf_timer is not None:
+            self.destroy_timer(self._tf_timer)
+            self._tf_timer = None
+        for part in (self.camera, self.engine, self.outputs, self.tf):
+            if part is not None:
+                part.destroy()
+        self.camera = self.engine = self.outputs = self.tf = self.broadcast = None
+
+    # Callbacks on the executor: store, forward, answer
+
+    def _offer(self, frame: ReceivedFrame) -> None:
+        if self.is_active:
+            self.worker.offer(frame)
+
+    def _on_tf_timer(self) -> None:
+        if self.is_active and self.broadcast is not None:
+            self.broadcast.tick(self.get_clock().now().nanoseconds, self.parameters["transform_tolerance"])
+
+    def _on_clock_jump(self, jump: Any) -> None:
+        if self.engine is None:
+            return
+        self.get_logger().warning("the clock went back: TF buffer, tracker and TF output start anew")
+        self.worker.discard()
+        engine = self.engine
+        engine.on_clock_jump()
+        self.worker.submit(engine.restart)
+
+    def _on_initial_pose(self, message: PoseWithCovarianceStamped) -> None:
+        engine = self.engine
+        if engine is None or not self.worker.submit(lambda: engine.initial_pose(message)):
+            self.get_logger().warning("initialpose ignored: the node is not active")
+
+    def _on_frame(self, frame: ReceivedFrame) -> None:
+        if self.engine is not None:
+            self.engine.process(frame)
+
+    def _on_worker_error(self, error: BaseException) -> None:
+        if self.engine is not None:
+            self.engine.count("internal_error")
+        self._explain("the frame was dropped", error)
+
+    # Services
+
+    async def _on_relocalize(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        return await self._in_worker(response, lambda e: e.relocalize(), "searching the whole map from the next frame")
+
+    async def _on_reset(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        return await self._in_worker(response, lambda e: e.reset(), "state and counters are those of a fresh start")
+
+    async def _on_load_map(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        path = self.parameters["map"]
+        if self.is_active:
+            return await self._in_worker(response, lambda e: e.load(), f"loaded {path}")
+        if self.lifecycle_label == "inactive" and self.engine is not None:
+            self._answer(response, self.engine.load, f"loaded {path}")
+            return response
+        if self.lifecycle_label != "unconfigured":
+            response.success, response.message = False, f"the node is {self.lifecycle_label}"
+            return response
+        # Nothing is loaded, perhaps because an earlier map was bad: this is the start that failed then.
+        response.success = self.trigger_configure() == SUCCESS
+        response.message = f"loaded {path}" if response.success else self.problem
+        if response.success and self.parameters["autostart"]:
+            self.trigger_activate()
+        return response
+
+    async def _in_worker(
+        self, response: Trigger.Response, work: Callable[[Engine], None], done: str
+    ) -> Trigger.Response:
+        """Run ``work`` between two frames, without blocking the executor, and answer when it is finished."""
+        engine = self.engine
+        pending = Pending()
+        if engine is None or not self.worker.submit(
+            pending.wrap(lambda: self._answer(response, lambda: work(engine), done))
+        ):
+            response.success, response.message = False, f"the node is {self.lifecycle_label}, not active"
+            return response
+        while not pending.finished and self.worker.running:
+            await pending
+        return response
+
+    def _answer(self, response: Trigger.Response, work: Callable[[], None], done: str) -> None:
+        try:
+            work()
+        except Exception as error:
+            self._explain("the request failed", error)
+            response.success, response.message = False, str(error)
+        else:
+            response.success, response.message = True, done
+            self.problem = ""
+
+    def _explain(self, what: str, error: BaseException) -> None:
+        """Log a named error in one line, anything else with its trace, and keep it for the diagnostics."""
+        if isinstance(error, VlocError):
+            self.problem = f"{type(error).__name__}: {error}"
+            self.get_logger().error(f"{what}: {self.problem}")
+        else:
+            self.problem = f"unexpected {type(error).__name__}: {error}"
+            trace = "".join(traceback.format_exception(type(error), error, error.__traceback__))
+            self.get_logger().error(f"{what}: {self.problem}\n{trace}")
+
+    def close(self) -> None:
+        """End the worker and give everything back, before the node is destroyed."""
+        self._pause()
+        self._release()
+
+
+def _spin(node: VlocLocalizer, executor: SingleThreadedExecutor, stop: threading.Event) -> None:
+    while not stop.is_set():
+        try:
+            executor.spin_once(timeout_sec=0.1)
+        except ExternalShutdownException:
+            stop.set()
+        except Exception as error:
+            if not stop.is_set():
+                node._explain("a callback failed", error)
+
+
+def main(args: list[str] | None = None) -> int:
+    """Run the node until SIGINT or SIGTERM. Exit code 0 for a clean end, 2 for a parameter that is not allowed.
+
+    Signals are handled here rather than by rclpy: the executor spins in its own thread and the main thread only
+    waits for a signal, so that none is lost.
+    """
+    stop = threading.Event()
+
+    def on_signal(number: int, frame: Any) -> None:
+        signal.signal(number, signal.SIG_DFL)  # the second one ends the process at once
+        stop.set()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, on_signal)
+    rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
+    try:
+        node = VlocLocalizer()
+    except ConfigError as error:
+        print(f"vloc_localizer: {error}", file=sys.stderr)
+        rclpy.try_shutdown()
+        return 2
+    executor = SingleThreadedExecutor()
+    executor.add_node(node)
+    spinner = threading.Thread(target=_spin, args=(node, executor, stop), name="vloc-executor", daemon=True)
+    spinner.start()
+    while not stop.wait(0.5):
+        pass
+    spinner.join(5.0)
+    if spinner.is_alive():
+        # A map that is being loaded cannot be interrupted; nothing has been published from it.
+        print("vloc_localizer: stopped while loading", file=sys.stderr, flush=True)
+        os._exit(0)
+    node.close()
+    executor.shutdown(timeout_sec=1.0)
+    node.destroy_node()
+    rclpy.try_shutdown()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

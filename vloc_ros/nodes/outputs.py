@@ -1,0 +1,69 @@
+"""The node's topics out: pose, state, candidates and debug image, the last two only while somebody listens."""
+
+from __future__ import annotations
+
+import numpy as np
+from geometry_msgs.msg import PoseArray, PoseWithCovarianceStamped
+from rclpy.lifecycle import LifecycleNode
+from sensor_msgs.msg import Image
+from std_msgs.msg import String
+
+from vloc_ros.geometry.se3 import inverse
+from vloc_ros.nodes.conversions import image_message, pose_array, pose_message
+from vloc_ros.nodes.debug_image import draw_debug_image
+from vloc_ros.nodes.qos import latched
+from vloc_ros.types import Array, Estimate, LocalizationState, RgbImage
+
+__all__ = ["Outputs"]
+
+#: At most this many candidates go into a PoseArray; RViz draws no more than that legibly.
+MAX_CANDIDATES = 512
+
+
+class Outputs:
+    """Lifecycle publishers: silent unless the node is active."""
+
+    def __init__(self, node: LifecycleNode, map_frame: str) -> None:
+        self._node = node
+        self._map_frame = map_frame
+        self._state: LocalizationState | None = None
+        self._pose = node.create_lifecycle_publisher(PoseWithCovarianceStamped, "~/pose", 10)
+        self._states = node.create_lifecycle_publisher(String, "~/state", latched())
+        self._candidates = node.create_lifecycle_publisher(PoseArray, "~/candidates", 1)
+        self._debug = node.create_lifecycle_publisher(Image, "~/debug_image", 1)
+
+    def destroy(self) -> None:
+        """Give up the publishers."""
+        for publisher in (self._pose, self._states, self._candidates, self._debug):
+            self._node.destroy_lifecycle_publisher(publisher)
+
+    @property
+    def wants_debug_image(self) -> bool:
+        """Whether somebody subscribes to the debug image."""
+        return self._debug.get_subscription_count() > 0
+
+    def state(self, state: LocalizationState) -> None:
+        """Publish a state that is new. Late joiners get the last one."""
+        if state is not self._state:
+            self._state = state
+            self._states.publish(String(data=state.value))
+
+    def pose(self, T_map_base: Array, covariance: Array, stamp_ns: int) -> None:
+        """Publish the pose of the base."""
+        self._pose.publish(pose_message(T_map_base, covariance, stamp_ns, self._map_frame))
+
+    def candidates(self, estimate: Estimate, T_base_cam: Array) -> None:
+        """Publish the last step's candidates as poses of the base, best first."""
+        if not estimate.candidates or self._candidates.get_subscription_count() == 0:
+            return
+        step = estimate.candidates[-1]
+        best = np.argsort(-step.scores, kind="stable")[:MAX_CANDIDATES]
+        poses = step.T_map_cam[best] @ inverse(T_base_cam)
+        self._candidates.publish(pose_array(poses, estimate.stamp_ns, self._map_frame))
+
+    def debug_image(
+        self, image: RgbImage, estimate: Estimate | None, state: LocalizationState, note: str, stamp_ns: int, frame: str
+    ) -> None:
+        """Draw and publish what the localizer thinks about ``image``."""
+        drawn = draw_debug_image(image, estimate, state, note)
+        self._debug.publish(image_message(drawn, stamp_ns, frame))

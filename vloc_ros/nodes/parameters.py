@@ -1,0 +1,288 @@
+"""The node's parameters as one plain table, from which the declarations and docs/parameters.md are made.
+
+Imports no ROS, so that the documentation can be generated and checked on any machine:
+``python -m vloc_ros.nodes.parameters docs/parameters.md``.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from vloc_ros.errors import ConfigError
+from vloc_ros.settings import describe_settings
+from vloc_ros.tracking.settings import TrackerSettings
+
+__all__ = ["PARAMETERS", "ParameterSpec", "check_together", "coerce", "markdown", "spec_named"]
+
+AT_ONCE = "at once"
+CONFIGURE = "next configure"
+MAP = "next configure or `~/load_map`"
+FIXED = "start only (read-only)"
+
+
+@dataclass(frozen=True)
+class ParameterSpec:
+    """One parameter: its type is that of ``default``; ``applies`` says when a change takes effect."""
+
+    name: str
+    default: Any
+    doc: str
+    applies: str = CONFIGURE
+    minimum: float | None = None
+    maximum: float | None = None
+    choices: tuple[str, ...] = ()
+    check: Callable[[Any], str | None] | None = None
+
+    @property
+    def read_only(self) -> bool:
+        """Whether the parameter can only be set at the start."""
+        return self.applies == FIXED
+
+    @property
+    def constraint(self) -> str:
+        """The allowed values in words, or an empty string."""
+        if self.choices:
+            return "one of " + ", ".join(f"`{c}`" for c in self.choices)
+        if self.minimum is not None or self.maximum is not None:
+            return f"{'' if self.minimum is None else f'{self.minimum:g}'} .. {'' if self.maximum is None else f'{self.maximum:g}'}"
+        return ""
+
+
+def _frame(value: str) -> str | None:
+    if not value or value.startswith("/") or any(c.isspace() for c in value):
+        return "expected a frame name without leading slash or spaces"
+    return None
+
+
+def _optional_frame(value: str) -> str | None:
+    return _frame(value) if value else None
+
+
+def _device(value: str) -> str | None:
+    kind, _, index = value.partition(":")
+    if kind not in ("auto", "cpu", "cuda") or (index and not index.isdigit()) or (index and kind != "cuda"):
+        return "expected auto, cpu, cuda or cuda:<index>"
+    return None
+
+
+def _extrinsics(value: list[float]) -> str | None:
+    if len(value) not in (0, 7):
+        return f"expected no value or 7 (x y z qx qy qz qw), found {len(value)}"
+    if value and abs(math.sqrt(sum(v * v for v in value[3:])) - 1.0) > 1e-3:
+        return "expected a unit quaternion in the last four values (x y z w)"
+    return None
+
+
+PARAMETERS: tuple[ParameterSpec, ...] = (
+    ParameterSpec("map", "", "The map: a folder or a `.vmap` file. Without one the node stays unconfigured.", MAP),
+    ParameterSpec("backend", "", "The backend the map must be made for; empty takes the map's.", MAP),
+    ParameterSpec(
+        "device",
+        "auto",
+        "Where the localizer runs: `auto` takes the first CUDA device and falls back to the CPU, `cuda` or `cuda:1` "
+        "insist, `cpu` avoids the GPU.",
+        MAP,
+        check=_device,
+    ),
+    ParameterSpec("scene", "", "The scene of a multi-scene map; empty lets the backend choose.", AT_ONCE),
+    ParameterSpec(
+        "autostart",
+        True,
+        "Configure and activate by itself at the start, also after a respawn. Set it to false when a lifecycle "
+        "manager does that.",
+        FIXED,
+    ),
+    ParameterSpec("map_frame", "map", "Frame of the published poses.", check=_frame),
+    ParameterSpec("odom_frame", "odom", "Frame of the odometry, which somebody else connects to the base.", check=_frame),
+    ParameterSpec("base_frame", "base_link", "Frame of the vehicle whose pose is published.", check=_frame),
+    ParameterSpec(
+        "camera_frame",
+        "",
+        "Optical frame of the camera (x right, y down, z forward); empty takes the image's `frame_id`.",
+        check=_optional_frame,
+    ),
+    ParameterSpec(
+        "camera_extrinsics",
+        [],
+        "T_base_camera as `[x, y, z, qx, qy, qz, qw]`: the camera's place on the base, in place of a look-up in TF.",
+        check=_extrinsics,
+    ),
+    ParameterSpec(
+        "tf_mode",
+        "map_odom",
+        "`map_odom` corrects the odometry's drift (Nav2); `map_base` publishes the base directly and is refused while "
+        "somebody else gives the base a parent; `none` publishes no TF (robot_localization).",
+        choices=("map_odom", "map_base", "none"),
+    ),
+    ParameterSpec(
+        "transform_tolerance",
+        0.5,
+        "Seconds that map -> odom is stamped ahead of now; at least the time from an image's stamp to its pose.",
+        AT_ONCE,
+        0.0,
+        10.0,
+    ),
+    ParameterSpec("tf_rate", 20.0, "Rate of map -> odom in Hz.", CONFIGURE, 0.1, 500.0),
+    ParameterSpec(
+        "tf_timeout", 0.2, "Seconds to wait for TF at the image's stamp, in the worker's thread.", AT_ONCE, 0.0, 10.0
+    ),
+    ParameterSpec(
+        "image_transport",
+        "raw",
+        "`raw` subscribes to `image`, `compressed` to `image/compressed`.",
+        choices=("raw", "compressed"),
+    ),
+    ParameterSpec(
+        "image_qos",
+        "best_effort",
+        "Reliability asked for; `best_effort` reads from every publisher, `reliable` gets nothing from a best-effort "
+        "one.",
+        choices=("best_effort", "reliable"),
+    ),
+    ParameterSpec(
+        "image_is_rectified",
+        False,
+        "The images are rectified (`image_rect`): the camera is P of the camera info, not K and D.",
+    ),
+    ParameterSpec(
+        "max_image_age",
+        0.0,
+        "Seconds after its stamp at which an image is refused as stale; 0 takes every image. Leave it 0 when the "
+        "camera's clock is not synchronised.",
+        AT_ONCE,
+        0.0,
+        60.0,
+    ),
+    ParameterSpec("publish_degraded", True, "Publish the pose and TF while DEGRADED, not only while LOCALIZED."),
+    ParameterSpec(
+        "pose_file",
+        "",
+        "File that keeps the last pose between runs; the next start on the same map searches there first. Empty "
+        "keeps none.",
+    ),
+    ParameterSpec("pose_file_period", 5.0, "Seconds between two writes of `pose_file`.", AT_ONCE, 0.1, 3600.0),
+    ParameterSpec("no_image_warning", 5.0, "Seconds without an image before a warning says why.", AT_ONCE, 0.1, 3600.0),
+    ParameterSpec("diagnostics_period", 1.0, "Seconds between two messages on `/diagnostics`.", FIXED, 0.05, 60.0),
+)
+
+
+def tuning_parameters() -> tuple[ParameterSpec, ...]:
+    """The parameters ``tracker.*``, from the settings class that replay uses too."""
+    docs = {row.name: row.doc for row in describe_settings(TrackerSettings)}
+    return tuple(
+        ParameterSpec(
+            f"tracker.{item.name}",
+            item.default,
+            docs[item.name][:1].upper() + docs[item.name][1:],
+            MAP,
+            item.metadata.get("minimum"),
+            item.metadata.get("maximum"),
+        )
+        for item in fields(TrackerSettings)
+    )
+
+
+def spec_named(name: str) -> ParameterSpec | None:
+    """The row of ``name``; None for parameters of a backend and of rclpy."""
+    return next((spec for spec in all_parameters() if spec.name == name), None)
+
+
+def all_parameters() -> tuple[ParameterSpec, ...]:
+    """Every parameter of the node but the backend's own."""
+    return PARAMETERS + tuning_parameters()
+
+
+def coerce(spec: ParameterSpec, value: Any) -> Any:
+    """``value`` in the parameter's own type (whole numbers pass for fractions).
+
+    :raises ConfigError: wrong type, out of range, not one of the choices; the message is the reason to show.
+    """
+    kind = type(spec.default)
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if kind is list:
+        try:
+            value = [float(v) for v in value]
+        except (TypeError, ValueError):
+            raise ConfigError(f"{spec.name}: expected a list of numbers, found {value!r}") from None
+    elif type(value) is not kind:
+        raise ConfigError(f"{spec.name}: expected a value of type {kind.__name__}, found {value!r}")
+    numbers = value if kind is list else [value] if kind in (int, float) else []
+    if not all(math.isfinite(v) for v in numbers):
+        raise ConfigError(f"{spec.name}: expected finite numbers, found {value!r}")
+    if kind in (int, float) and (
+        (spec.minimum is not None and value < spec.minimum) or (spec.maximum is not None and value > spec.maximum)
+    ):
+        raise ConfigError(f"{spec.name}: expected a number in {spec.constraint}, found {value!r}")
+    if spec.choices and value not in spec.choices:
+        raise ConfigError(f"{spec.name}: expected one of {', '.join(spec.choices)}, found {value!r}")
+    reason = spec.check(value) if spec.check else None
+    if reason:
+        raise ConfigError(f"{spec.name}: {reason}, found {value!r}")
+    return value
+
+
+def check_together(values: Mapping[str, Any]) -> None:
+    """Checks between parameters.
+
+    :raises ConfigError: two frames have one name.
+    """
+    frames = [str(values[name]) for name in ("map_frame", "odom_frame", "base_frame")]
+    if len(set(frames)) != 3:
+        raise ConfigError(f"map_frame, odom_frame, base_frame: expected three different names, found {frames}")
+
+
+def _literal(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, float):
+        return f"{value:g}" if value != int(value) else f"{value:.1f}"
+    if isinstance(value, str):
+        return f'"{value}"'
+    return str(value)
+
+
+TYPE_NAMES = {bool: "bool", int: "integer", float: "double", str: "string", list: "double array"}
+
+
+def markdown() -> str:
+    """The text of docs/parameters.md."""
+    lines = [
+        "# Parameters of `vloc_localizer`",
+        "",
+        "Made from the node's own declarations by `make docs`; do not edit. The same text is what",
+        "`ros2 param describe` shows. A value that is not allowed is refused with the reason.",
+        "",
+        "| parameter | type | default | allowed | takes effect | meaning |",
+        "|---|---|---|---|---|---|",
+    ]
+    for spec in all_parameters():
+        lines.append(
+            f"| `{spec.name}` | {TYPE_NAMES[type(spec.default)]} | `{_literal(spec.default)}` | {spec.constraint} | "
+            f"{spec.applies} | {spec.doc} |"
+        )
+    lines += [
+        "",
+        "`use_sim_time` is rclpy's own.",
+        "",
+        "## Parameters of a backend",
+        "",
+        "Settings that the map's backend allows to change at run time stand under `<backend>.`, for example",
+        "`imposing.candidates`. What is not set comes from the map. After the map is loaded, `ros2 param list` shows",
+        "them all with the values in force; a change takes effect with the next configure or `~/load_map`.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    text = markdown()
+    if len(sys.argv) > 1:
+        Path(sys.argv[1]).write_text(text, encoding="utf-8")
+    else:
+        print(text)

@@ -1,0 +1,121 @@
+"""The parameter table declared on an rclpy node, with descriptors and a validating callback without side effects."""
+
+from __future__ import annotations
+
+import difflib
+from array import array
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor, SetParametersResult
+from rclpy.node import Node
+from rclpy.parameter import Parameter
+
+from vloc_ros.errors import ConfigError
+from vloc_ros.nodes.parameters import ParameterSpec, all_parameters, check_together, coerce
+
+__all__ = ["NodeParameters"]
+
+#: Names that rclpy itself declares or reads.
+FOREIGN = ("use_sim_time", "start_type_description_service", "qos_overrides.")
+
+
+def _descriptor(spec: ParameterSpec) -> ParameterDescriptor:
+    descriptor = ParameterDescriptor(
+        description=spec.doc, read_only=spec.read_only, additional_constraints=spec.constraint
+    )
+    low, high = spec.minimum, spec.maximum
+    if low is not None and high is not None:
+        if isinstance(spec.default, float):
+            descriptor.floating_point_range = [FloatingPointRange(from_value=float(low), to_value=float(high))]
+        elif isinstance(spec.default, int):
+            descriptor.integer_range = [IntegerRange(from_value=int(low), to_value=int(high), step=1)]
+    return descriptor
+
+
+def _ros_value(value: Any) -> Any:
+    # An empty Python list has no type in rclpy; an array of doubles has.
+    return array("d", value) if isinstance(value, list) else value
+
+
+class NodeParameters:
+    """Declares every parameter of the table on ``node`` and answers for its values.
+
+    :param node: made with ``automatically_declare_parameters_from_overrides``, so that the parameters of backends
+        that are not known yet survive.
+    :param backends: names under which dotted parameters are a backend's settings.
+    :raises ConfigError: a value given at the start is not allowed.
+    """
+
+    def __init__(self, node: Node, backends: Iterable[str]) -> None:
+        self._node = node
+        self._specs = {spec.name: spec for spec in all_parameters()}
+        self._shown: dict[str, Any] = {}
+        given = {name: parameter.value for name, parameter in node.get_parameters_by_prefix("").items()}
+        self._warn_unknown(given, tuple(backends))
+        values: dict[str, Any] = {}
+        for spec in self._specs.values():
+            value = spec.default
+            if given.get(spec.name) is not None:
+                value = coerce(spec, given[spec.name])
+            if node.has_parameter(spec.name):
+                node.undeclare_parameter(spec.name)
+            values[spec.name] = value
+            node.declare_parameter(spec.name, _ros_value(value), _descriptor(spec), ignore_override=True)
+        check_together(values)
+        node.add_on_set_parameters_callback(self._validate)
+
+    def __getitem__(self, name: str) -> Any:
+        value = self._node.get_parameter(name).value
+        return list(value) if isinstance(value, array) else value
+
+    def group(self, prefix: str) -> dict[str, Any]:
+        """The values of the table below ``prefix`` (with its dot), without it."""
+        return {name[len(prefix) :]: self[name] for name in self._specs if name.startswith(prefix)}
+
+    def backend_settings(self, backend: str) -> dict[str, Any]:
+        """What the user set under ``<backend>.``; what was only shown by :meth:`show_backend` is the map's."""
+        settings = {}
+        for name, parameter in self._node.get_parameters_by_prefix(backend).items():
+            value = list(parameter.value) if isinstance(parameter.value, array) else parameter.value
+            if value is not None and self._shown.get(f"{backend}.{name}", self) != value:
+                settings[name] = value
+        return settings
+
+    def show_backend(self, backend: str, settings: Mapping[str, Any]) -> None:
+        """Declare the settings in force, so that ``ros2 param list`` shows what can be changed."""
+        for name, value in settings.items():
+            full = f"{backend}.{name}"
+            if isinstance(value, tuple):
+                value = [float(v) if isinstance(v, float) else v for v in value]
+            if not isinstance(value, (bool, int, float, str)) and not (isinstance(value, list) and value):
+                continue
+            if full in self._shown and self._node.has_parameter(full):
+                if self._node.get_parameter(full).value == self._shown[full]:
+                    self._node.undeclare_parameter(full)
+            if not self._node.has_parameter(full):
+                self._node.declare_parameter(full, value, ParameterDescriptor(description=f"Setting of {backend}."))
+                shown = self._node.get_parameter(full).value
+                self._shown[full] = list(shown) if isinstance(shown, array) else shown
+
+    def _warn_unknown(self, given: Mapping[str, Any], backends: tuple[str, ...]) -> None:
+        for name in given:
+            prefix, dot, _ = name.partition(".")
+            if name in self._specs or name.startswith(FOREIGN) or (dot and prefix in backends):
+                continue
+            close = difflib.get_close_matches(name, list(self._specs), n=1)
+            hint = f"; did you mean {close[0]!r}?" if close else ""
+            self._node.get_logger().warning(f"unknown parameter {name!r} is ignored{hint}")
+
+    def _validate(self, parameters: list[Parameter]) -> SetParametersResult:
+        values = {name: self[name] for name in self._specs}
+        try:
+            for parameter in parameters:
+                spec = self._specs.get(parameter.name)
+                if spec is not None:
+                    value = list(parameter.value) if isinstance(parameter.value, array) else parameter.value
+                    values[spec.name] = coerce(spec, value)
+            check_together(values)
+        except ConfigError as error:
+            return SetParametersResult(successful=False, reason=str(error))
+        return SetParametersResult(successful=True)

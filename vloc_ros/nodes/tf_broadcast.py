@@ -1,0 +1,83 @@
+"""What the node writes to TF, in its three modes.
+
+``map_odom``: map -> odom at a fixed rate, stamped ``transform_tolerance`` ahead, so that look-ups between two
+frames do not extrapolate. The correction changes slowly, which is what makes stamping ahead honest.
+``map_base``: map -> base once per published pose, at the image's stamp. A moving body is never stamped ahead.
+``none``: nothing; robot_localization publishes map -> odom itself.
+
+Nothing is sent before the first fix, none while LOST, and no stamp twice.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+from geometry_msgs.msg import TransformStamped
+
+from vloc_ros.nodes.conversions import transform_message
+from vloc_ros.types import Array
+
+__all__ = ["TF_MODES", "TfBroadcast"]
+
+TF_MODES = ("map_odom", "map_base", "none")
+
+
+class TfBroadcast:
+    """Sends the transforms of one mode.
+
+    :param send: publishes one transform.
+    :param on_sent: told about each transform before it is sent.
+    """
+
+    def __init__(
+        self,
+        mode: str,
+        frames: tuple[str, str, str],
+        send: Callable[[TransformStamped], None],
+        on_sent: Callable[[TransformStamped], None],
+    ) -> None:
+        self.mode = mode
+        self._map, self._odom, self._base = frames
+        self._send = send
+        self._on_sent = on_sent
+        self._lock = threading.Lock()
+        self._T_map_odom: Array | None = None
+        self._last_stamp = 0
+        #: Transforms sent so far.
+        self.count = 0
+
+    def update(self, T_map_odom: Array | None, T_map_base: Array, stamp_ns: int) -> None:
+        """Take over a published pose."""
+        with self._lock:
+            if self.mode == "map_odom" and T_map_odom is not None:
+                self._T_map_odom = T_map_odom
+            elif self.mode == "map_base":
+                self._emit(transform_message(T_map_base, self._map, self._base, stamp_ns), stamp_ns)
+
+    def tick(self, now_ns: int, tolerance_s: float) -> None:
+        """Called at the fixed rate: repeats map -> odom, stamped ``tolerance_s`` after ``now_ns``."""
+        with self._lock:
+            if self._T_map_odom is None:
+                return
+            stamp = now_ns + int(tolerance_s * 1e9)
+            self._emit(transform_message(self._T_map_odom, self._map, self._odom, stamp), stamp)
+
+    def silence(self) -> None:
+        """Send nothing until the next pose: the vehicle is lost."""
+        with self._lock:
+            self._T_map_odom = None
+
+    def restart(self) -> None:
+        """The clock went back: earlier stamps are new again."""
+        with self._lock:
+            self._T_map_odom = None
+            self._last_stamp = 0
+
+    def _emit(self, message: TransformStamped, stamp: int) -> None:
+        if stamp <= self._last_stamp:
+            return
+        self._last_stamp = stamp
+        self._on_sent(message)
+        self._send(message)
+        self.count += 1

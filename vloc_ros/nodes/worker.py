@@ -1,0 +1,112 @@
+"""One thread that runs the localizer: always on the newest frame, never on a growing queue.
+
+A localizer is slower than a camera. A subscription that queued its frames would fall behind for ever, so the
+callback only stores the newest one and this thread takes it when it is free. Other work that must not run
+beside the localizer (loading a map, an initial pose) is submitted to the same thread and goes first.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+__all__ = ["Worker"]
+
+T = TypeVar("T")
+
+
+class Worker(Generic[T]):
+    """A thread with a slot for one frame and a short list of jobs.
+
+    :param handle: called with each frame that was still the newest when the thread became free.
+    :param on_error: called with an exception that ``handle`` or a job raised; the thread goes on.
+    """
+
+    def __init__(self, handle: Callable[[T], None], on_error: Callable[[BaseException], None]) -> None:
+        self._handle = handle
+        self._on_error = on_error
+        self._wake = threading.Condition()
+        self._frame: T | None = None
+        self._jobs: deque[Callable[[], None]] = deque()
+        self._stopping = False
+        self._thread: threading.Thread | None = None
+        #: Frames that a newer one replaced before the thread could take them.
+        self.dropped = 0
+
+    @property
+    def running(self) -> bool:
+        """Whether the thread is alive."""
+        return self._thread is not None and self._thread.is_alive()
+
+    @property
+    def stopping(self) -> bool:
+        """Whether :meth:`stop` was called: whoever waits inside the thread gives up."""
+        return self._stopping
+
+    def start(self) -> None:
+        """Start the thread; nothing happens when it runs already."""
+        if self.running:
+            return
+        self._stopping = False
+        self._thread = threading.Thread(target=self._run, name="vloc-worker", daemon=True)
+        self._thread.start()
+
+    def offer(self, frame: T) -> None:
+        """Make ``frame`` the newest one. Frames of a stopped worker are ignored."""
+        with self._wake:
+            if self._stopping or self._thread is None:
+                return
+            if self._frame is not None:
+                self.dropped += 1
+            self._frame = frame
+            self._wake.notify()
+
+    def submit(self, job: Callable[[], None]) -> bool:
+        """Run ``job`` in the thread before the next frame; False when the worker does not run."""
+        with self._wake:
+            if self._stopping or not self.running:
+                return False
+            self._jobs.append(job)
+            self._wake.notify()
+            return True
+
+    def discard(self) -> None:
+        """Forget a frame that waits, for instance after the clock went back."""
+        with self._wake:
+            self._frame = None
+
+    def stop(self, timeout: float = 10.0) -> bool:
+        """End the thread after what it does now; True when it has ended within ``timeout`` seconds."""
+        with self._wake:
+            self._stopping = True
+            self._frame = None
+            self._jobs.clear()
+            self._wake.notify()
+        thread = self._thread
+        if thread is not None and thread is not threading.current_thread():
+            thread.join(timeout)
+            if thread.is_alive():
+                return False
+        self._thread = None
+        return True
+
+    def _run(self) -> None:
+        while True:
+            with self._wake:
+                while not (self._stopping or self._jobs or self._frame is not None):
+                    self._wake.wait()
+                if self._stopping:
+                    return
+                job = self._jobs.popleft() if self._jobs else None
+                frame = None
+                if job is None:
+                    frame, self._frame = self._frame, None
+            try:
+                if job is not None:
+                    job()
+                elif frame is not None:
+                    self._handle(frame)
+            except Exception as error:
+                self._on_error(error)
