@@ -1,0 +1,180 @@
+"""How the localization is doing, in the terms of ``/diagnostics``: a level, a line, keys and values.
+
+A pure function of a :class:`Snapshot`, so that the live node and replay say the same. :data:`KEYS` documents every
+key; :class:`DiagnosticSettings` says when a value is a warning or an error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import IntEnum
+
+from vloc_ros.settings import ranged
+from vloc_ros.types import LocalizationState
+
+__all__ = ["KEYS", "Diagnostic", "DiagnosticSettings", "Level", "Snapshot", "diagnose"]
+
+
+class Level(IntEnum):
+    """The levels of ``diagnostic_msgs/DiagnosticStatus``."""
+
+    OK = 0
+    WARN = 1
+    ERROR = 2
+    STALE = 3
+
+
+#: Every key that :func:`diagnose` writes, with its meaning and when it raises the level. ``<...>`` varies.
+KEYS: dict[str, str] = {
+    "state": "INITIALIZING (WARN), LOCALIZED, DEGRADED (WARN) or LOST (ERROR)",
+    "backend": "the localizer",
+    "map": "id of the map",
+    "device": "where it computes",
+    "frames": "frames handed in since the start",
+    "published": "frames whose pose was published",
+    "refused": "frames refused before or instead of an estimate",
+    "refused_<reason>": "the same by reason (docs/diagnostics.md lists the reasons)",
+    "recent_refused_share": "share of the last 50 frames that were refused; WARN and ERROR by setting",
+    "last_refusal": "why the last refused frame was refused",
+    "seconds_since_frame": "time since the stamp of the last frame; WARN and ERROR by setting",
+    "seconds_since_pose": "time since the stamp of the last accepted estimate",
+    "score": "score of the last estimate, 0 to 1",
+    "sigma_m": "largest standard deviation of the last estimate's position, metres",
+    "sigma_deg": "the same of its rotation, degrees",
+    "clock_jumps": "times the stamps jumped back and the tracker was reset",
+    "tracker_<event>": "events of the tracker: accepted, jump, low_score, relocalized, lost, ...",
+    "latency_p50_ms": "median time of the last 50 localized frames, decoding to verdict",
+    "latency_p95_ms": "the 95th percentile; WARN by setting",
+    "time_<stage>_ms": "the last frame's time in one stage",
+}
+
+
+@dataclass(frozen=True)
+class DiagnosticSettings:
+    """When a value is worth a warning.
+
+    :param no_frame_warn_s: seconds without a frame.
+    :param no_frame_error_s: the same for an error.
+    :param refused_warn_share: share of refused frames among the last 50.
+    :param refused_error_share: the same for an error.
+    :param latency_warn_ms: 95th percentile of a frame's processing time; 0: no limit.
+    """
+
+    no_frame_warn_s: float = ranged(1.0, minimum=0.0)
+    no_frame_error_s: float = ranged(5.0, minimum=0.0)
+    refused_warn_share: float = ranged(0.1, minimum=0.0, maximum=1.0)
+    refused_error_share: float = ranged(0.5, minimum=0.0, maximum=1.0)
+    latency_warn_ms: float = ranged(0.0, minimum=0.0)
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What there is to report at one moment. Times are stamps of the camera's clock, nanoseconds."""
+
+    state: LocalizationState
+    backend: str
+    map_id: str
+    device: str
+    counters: Mapping[str, int]
+    tracker_counters: Mapping[str, int] = field(default_factory=dict)
+    recent_refused_share: float = 0.0
+    last_refusal: str = ""
+    last_frame_ns: int | None = None
+    last_pose_ns: int | None = None
+    score: float | None = None
+    sigma_m: float | None = None
+    sigma_deg: float | None = None
+    latencies_ms: tuple[float, ...] = ()
+    timings_ms: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Diagnostic:
+    """One DiagnosticStatus without its name: values are strings, as the message has them."""
+
+    level: Level
+    message: str
+    values: dict[str, str]
+
+
+_STATE_LEVELS = {
+    LocalizationState.INITIALIZING: (Level.WARN, "initializing: no confirmed pose yet"),
+    LocalizationState.LOCALIZED: (Level.OK, "localized"),
+    LocalizationState.DEGRADED: (Level.WARN, "degraded: recent estimates are weak or were rejected"),
+    LocalizationState.LOST: (Level.ERROR, "lost: no pose is published"),
+}
+
+
+def diagnose(
+    snapshot: Snapshot,
+    settings: DiagnosticSettings | None = None,
+    now_ns: int | None = None,
+    extra: Mapping[str, str | int | float] | None = None,
+) -> Diagnostic:
+    """The worst finding as level and message (all findings of the message joined), and every known value.
+
+    :param now_ns: the present in the camera's clock; None leaves the ages out (replay).
+    :param extra: further keys of a front end (dropped frames, missing transforms); they do not change the level.
+    """
+    limits = settings or DiagnosticSettings()
+    findings = [_STATE_LEVELS[snapshot.state]]
+    values: dict[str, str] = {
+        "state": snapshot.state.value,
+        "backend": snapshot.backend,
+        "map": snapshot.map_id,
+        "device": snapshot.device,
+        "clock_jumps": "0",
+    }
+    for name in ("frames", "published", "refused"):
+        values[name] = str(snapshot.counters.get(name, 0))
+    for name, count in sorted(snapshot.counters.items()):
+        if name.startswith("refused_") or name == "clock_jumps":
+            values[name] = str(count)
+    values.update({f"tracker_{name}": str(count) for name, count in sorted(snapshot.tracker_counters.items())})
+
+    share = snapshot.recent_refused_share
+    values["recent_refused_share"] = f"{share:.2f}"
+    if snapshot.last_refusal:
+        values["last_refusal"] = snapshot.last_refusal
+    if share > 0:
+        text = f"{100 * share:.0f} % of recent frames refused ({snapshot.last_refusal})"
+        _graded(findings, share, limits.refused_warn_share, limits.refused_error_share, text)
+
+    if now_ns is not None:
+        if snapshot.last_frame_ns is None:
+            findings.append((Level.WARN, "no frame yet: check the image topic, its QoS, and camera_info"))
+        else:
+            age = (now_ns - snapshot.last_frame_ns) * 1e-9
+            values["seconds_since_frame"] = f"{age:.2f}"
+            _graded(findings, age, limits.no_frame_warn_s, limits.no_frame_error_s, f"no frame for {age:.1f} s")
+        if snapshot.last_pose_ns is not None:
+            values["seconds_since_pose"] = f"{(now_ns - snapshot.last_pose_ns) * 1e-9:.2f}"
+
+    for name in ("score", "sigma_m", "sigma_deg"):
+        number = getattr(snapshot, name)
+        if number is not None:
+            values[name] = f"{number:.3f}"
+    if snapshot.latencies_ms:
+        ordered = sorted(snapshot.latencies_ms)
+        p50, p95 = ordered[(len(ordered) - 1) // 2], ordered[round(0.95 * (len(ordered) - 1))]
+        values["latency_p50_ms"], values["latency_p95_ms"] = f"{p50:.1f}", f"{p95:.1f}"
+        if limits.latency_warn_ms and p95 > limits.latency_warn_ms:
+            findings.append((Level.WARN, f"slow: {p95:.0f} ms a frame (95th percentile)"))
+    for stage, time in snapshot.timings_ms.items():
+        values[f"time_{stage.replace('/', '_')}_ms"] = f"{time:.1f}"
+    values.update({name: f"{v:.3f}" if isinstance(v, float) else str(v) for name, v in (extra or {}).items()})
+
+    level = max(found for found, _ in findings)
+    # The gravest first; "localized" is no news beside a warning.
+    told = [
+        text for found, text in sorted(findings, key=lambda item: -item[0]) if found > Level.OK or level == Level.OK
+    ]
+    return Diagnostic(level, "; ".join(told), values)
+
+
+def _graded(findings: list[tuple[Level, str]], value: float, warn: float, error: float, text: str) -> None:
+    if value > error:
+        findings.append((Level.ERROR, text))
+    elif value > warn:
+        findings.append((Level.WARN, text))

@@ -1,0 +1,82 @@
+"""A frame on its way in, and what became of it on its way out: what front ends and the pipeline exchange."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from vloc_ros.images.decode import CompressedImage, RawImage
+from vloc_ros.types import Array, CameraModel, Estimate, LocalizationState, RgbImage
+
+__all__ = ["REFUSALS", "Frame", "FrameResult"]
+
+#: Why a frame can be refused: the key in counters and diagnostics, and its meaning.
+REFUSALS: dict[str, str] = {
+    "stamp_zero": "the stamp is 0: the driver does not stamp its images",
+    "stamp_repeated": "the stamp was handled already",
+    "stamp_out_of_order": "the stamp is slightly older than one already handled",
+    "stamp_in_future": "the stamp lies further ahead of the clock than max_future_s",
+    "stale": "the frame is older than max_age_s when its turn comes",
+    "no_camera_info": "no camera_info has arrived for the image",
+    "bad_camera_info": "the intrinsics are not finite, zero, or of an unknown distortion model",
+    "camera_mismatch": "the camera sees too differently from the one the map was made with",
+    "bad_transform": "the camera's place on the vehicle is not a rigid transform",
+    "bad_image": "the image cannot be decoded, or does not fit its camera_info",
+    "blank_image": "the image is all black or all one colour",
+    "bad_estimate": "the localizer's pose or covariance is not finite",
+    "localizer": "the localizer refused the frame for a reason of its own",
+}
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One image with what is known about its moment.
+
+    :ivar stamp_ns: the image's stamp.
+    :ivar image: as a message has it, or decoded.
+    :ivar camera: its intrinsics; None when none have arrived.
+    :ivar rectified: the image is free of distortion already; ``camera`` is then the rectified one.
+    :ivar T_base_cam: the camera on the vehicle, 4x4; None: poses are the camera's own.
+    :ivar T_odom_base: odometry at the stamp, 4x4; None when unknown.
+    :ivar received_ns: when the frame's turn came, by the clock of the stamps; None offline.
+    :ivar scene: of a multi-scene map, when known.
+    """
+
+    stamp_ns: int
+    image: RawImage | CompressedImage | RgbImage
+    camera: CameraModel | None
+    rectified: bool = False
+    T_base_cam: Array | None = None
+    T_odom_base: Array | None = None
+    received_ns: int | None = None
+    scene: str | None = None
+
+
+@dataclass(frozen=True)
+class FrameResult:
+    """What became of a frame.
+
+    :ivar estimate: the camera's estimate under the state of the sequence; None when refused.
+    :ivar refused: a key of :data:`REFUSALS`, or None.
+    :ivar state: of the sequence, after this frame.
+    :ivar publish: whether ``T_map_base`` may be published. Rejected estimates never are.
+    :ivar T_map_base: this frame's own estimate of the base, 4x4; not smoothed, so that a filter may fuse it.
+    :ivar covariance_base: its 6x6 covariance.
+    :ivar T_map_odom: from the accepted estimates so far; None while unknown or LOST.
+    :ivar timings_ms: by stage: decode, rectify, localize (and localize/<its stages>), track, total.
+    :ivar message: why it was refused, in words.
+    :ivar reason: the tracker's reason (:class:`vloc_ros.tracking.Decision`).
+    :ivar clock_jump: stamps jumped back before this frame; the tracker has been reset.
+    """
+
+    stamp_ns: int
+    estimate: Estimate | None
+    refused: str | None
+    state: LocalizationState
+    publish: bool
+    T_map_base: Array | None = None
+    covariance_base: Array | None = None
+    T_map_odom: Array | None = None
+    timings_ms: dict[str, float] = field(default_factory=dict)
+    message: str = ""
+    reason: str = ""
+    clock_jump: bool = False

@@ -1,0 +1,352 @@
+"""From a camera frame to a decision: decode, check, rectify, localize, track.
+
+The live node and offline replay hand in frames and publish results; every decision is made here or below, the same
+for both. Bad data never raises out of :meth:`Pipeline.process`: the frame is refused, counted by reason, and
+nothing is published for it. Anything else that is raised is a bug.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, OrderedDict, deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from vloc_ros.diagnostics import Snapshot
+from vloc_ros.errors import CameraError, CameraMismatchError, GeometryError, ImageError, VlocError
+from vloc_ros.frames import REFUSALS, Frame, FrameResult
+from vloc_ros.geometry.se3 import covariance_of_base, inverse
+from vloc_ros.images.content import MIN_STANDARD_DEVIATION, check_content
+from vloc_ros.images.decode import decode
+from vloc_ros.images.rectify import Rectifier
+from vloc_ros.localizers.base import Localizer
+from vloc_ros.settings import ranged
+from vloc_ros.tracking import Tracker
+from vloc_ros.types import Array, CameraModel, Estimate, LocalizationState, Query, RgbImage, check_transform
+
+__all__ = ["REFUSALS", "Frame", "FrameResult", "Pipeline", "PipelineSettings"]
+
+#: Refusals after which the camera has been looked through in vain; the others say nothing about the place.
+_MISSES = {"bad_image", "blank_image", "bad_estimate", "localizer"}
+_RECENT = 50
+_CAMERAS = 8
+
+
+@dataclass(frozen=True)
+class PipelineSettings:
+    """What the pipeline itself decides; the tracker and the backend have settings of their own.
+
+    :param max_age_s: frames older than this when their turn comes are dropped as stale; 0: never.
+    :param max_future_s: frames stamped further ahead of the clock than this are refused; 0: never.
+    :param reorder_tolerance_s: a frame older than its predecessor by at most this is refused as out of order; by
+        more, the clock has jumped back (a bag loops), and the tracker starts over.
+    :param publish_degraded: publish accepted poses in state DEGRADED too.
+    :param use_prior: give the tracker's prediction to the localizer as its search window.
+    :param min_standard_deviation: grey levels (of 255) under which an image counts as blank.
+    :param bit_depth: significant bits of 16-bit images.
+    :param scene: of a multi-scene map, when the vehicle never leaves it; empty: the localizer's choice.
+    """
+
+    max_age_s: float = ranged(1.0, minimum=0.0)
+    max_future_s: float = ranged(1.0, minimum=0.0)
+    reorder_tolerance_s: float = ranged(0.2, minimum=0.0)
+    publish_degraded: bool = True
+    use_prior: bool = True
+    min_standard_deviation: float = ranged(MIN_STANDARD_DEVIATION, minimum=0.0)
+    bit_depth: int = ranged(16, minimum=8, maximum=16)
+    scene: str = ""
+
+
+class _Refused(Exception):
+    def __init__(self, key: str, message: str) -> None:
+        super().__init__(message)
+        self.key = key
+
+
+class _Lens:
+    """One camera's rectifier and whether the map takes it; made once, kept for the frames that follow."""
+
+    def __init__(self, localizer: Localizer, camera: CameraModel, rectified: bool) -> None:
+        self.refusal: _Refused | None = None
+        self.rectifier: Rectifier | None = None
+        try:
+            if rectified and camera.is_distorted:
+                camera = replace(camera, distortion_model="none", distortion=())
+            self.rectifier = Rectifier(camera)
+            localizer.check_camera(self.rectifier.target)
+        except CameraMismatchError as problem:
+            self.refusal = _Refused("camera_mismatch", str(problem))
+        except CameraError as problem:
+            self.refusal = _Refused("bad_camera_info", str(problem))
+
+
+class Pipeline:
+    """One localizer and one tracker behind one entrance. Not thread-safe: one worker calls it.
+
+    :ivar counters: ``frames``, ``published``, ``refused``, ``refused_<key>``, ``state_<STATE>``, ``clock_jumps``.
+    """
+
+    def __init__(
+        self, localizer: Localizer, settings: PipelineSettings | None = None, tracker: Tracker | None = None
+    ) -> None:
+        self.localizer = localizer
+        self.settings = settings or PipelineSettings()
+        self.tracker = tracker or Tracker()
+        self.counters: Counter[str] = Counter()
+        self._last_stamp_ns: int | None = None
+        self._last_odometry: Array | None = None
+        self._lenses: OrderedDict[tuple[CameraModel, bool], _Lens] = OrderedDict()
+        self._recent: deque[bool] = deque(maxlen=_RECENT)
+        self._latencies: deque[float] = deque(maxlen=_RECENT)
+        self._last_result: FrameResult | None = None
+        self._last_estimate: Estimate | None = None
+        self._last_refusal = ""
+
+    @property
+    def state(self) -> LocalizationState:
+        """The state of the sequence."""
+        return self.tracker.state
+
+    def process(self, frame: Frame) -> FrameResult:
+        """Handle one frame; a refused one comes back with its reason instead of an estimate."""
+        timings: dict[str, float] = {}
+        jumps = self.counters["clock_jumps"]
+        self.counters["frames"] += 1
+        started = time.perf_counter()
+        try:
+            result = self._process(frame, timings)
+        except _Refused as refusal:
+            result = self._refusal_result(frame.stamp_ns, refusal, timings)
+        timings["total"] = 1e3 * (time.perf_counter() - started)
+        result = replace(result, timings_ms=timings, clock_jump=self.counters["clock_jumps"] > jumps)
+        self._record(result)
+        return result
+
+    def refuse(self, stamp_ns: int, key: str, message: str) -> FrameResult:
+        """Count a frame that a front end could not even turn into a :class:`Frame` (a camera_info with NaN).
+
+        :param key: one of :data:`REFUSALS`.
+        """
+        if key not in REFUSALS:
+            raise ValueError(f"unknown refusal {key!r}")
+        jumps = self.counters["clock_jumps"]
+        self.counters["frames"] += 1
+        refusal = _Refused(key, message)
+        try:
+            self._check_stamp(stamp_ns, None)
+        except _Refused as worse:
+            refusal = worse
+        self._last_odometry = None
+        result = self._refusal_result(stamp_ns, refusal, {})
+        result = replace(result, clock_jump=self.counters["clock_jumps"] > jumps)
+        self._record(result)
+        return result
+
+    def set_initial_pose(
+        self,
+        T_map_base: Array,
+        covariance: Array,
+        stamp_ns: int = 0,
+        T_odom_base: Array | None = None,
+        scene: str = "",
+        hold_s: float | None = None,
+    ) -> None:
+        """Look here: the base's pose and its 6x6 covariance, which is the search window.
+
+        :param stamp_ns: of the pose; within half a second of the last frame, its odometry carries the pose on.
+        :param T_odom_base: odometry at the stamp, when the caller knows it.
+        :raises GeometryError: not a pose, or not a covariance.
+        """
+        if T_odom_base is None and self._last_stamp_ns is not None and abs(stamp_ns - self._last_stamp_ns) < 5e8:
+            T_odom_base = self._last_odometry
+        self.tracker.set_initial_pose(T_map_base, covariance, T_odom_base, scene, hold_s)
+
+    def relocalize(self) -> None:
+        """Forget the pose and search the whole map."""
+        self.tracker.relocalize()
+
+    def reset(self) -> None:
+        """Forget pose and stamps; counters go on."""
+        self.tracker.reset()
+        self._last_stamp_ns, self._last_odometry = None, None
+
+    def expire(self, now_ns: int) -> LocalizationState:
+        """Let time pass without frames (a silent camera ends in LOST); ``now_ns`` by the clock of the stamps."""
+        return self.tracker.expire(now_ns)
+
+    def snapshot(self) -> Snapshot:
+        """What :func:`vloc_ros.diagnostics.diagnose` needs."""
+        estimate, last = self._last_estimate, self._last_result
+        sigma_m = sigma_deg = None
+        if estimate is not None:
+            sigma_m = float(np.sqrt(np.linalg.eigvalsh(estimate.covariance[:3, :3])[-1]))
+            sigma_deg = float(np.degrees(np.sqrt(np.linalg.eigvalsh(estimate.covariance[3:, 3:])[-1])))
+        return Snapshot(
+            state=self.state,
+            backend=self.localizer.backend,
+            map_id=self.localizer.map_id,
+            device=str(self.localizer.device),
+            counters=dict(self.counters),
+            tracker_counters=dict(self.tracker.counters),
+            recent_refused_share=sum(self._recent) / len(self._recent) if self._recent else 0.0,
+            last_refusal=self._last_refusal,
+            last_frame_ns=self._last_stamp_ns,
+            last_pose_ns=self.tracker.accepted_ns,
+            score=None if estimate is None else estimate.score,
+            sigma_m=sigma_m,
+            sigma_deg=sigma_deg,
+            latencies_ms=tuple(self._latencies),
+            timings_ms=dict(last.timings_ms) if last is not None else {},
+        )
+
+    def _process(self, frame: Frame, timings: dict[str, float]) -> FrameResult:
+        self._check_stamp(frame.stamp_ns, frame.received_ns)
+        odometry = self._odometry(frame)
+        lens = self._lens(frame)
+        with _refusing("bad_transform", GeometryError):
+            T_base_cam = np.eye(4) if frame.T_base_cam is None else check_transform(frame.T_base_cam, "T_base_cam")
+        image, camera = self._image(frame, lens, timings)
+
+        prior = self.tracker.prior(frame.stamp_ns, odometry, T_base_cam) if self.settings.use_prior else None
+        scene = frame.scene or self.settings.scene or (self.tracker.scene if prior is not None else None)
+        with _timed(timings, "localize"):
+            try:
+                estimate = self.localizer.localize(Query(image, camera, frame.stamp_ns, prior, scene or None))
+            except VlocError as problem:
+                raise _Refused(_key_of(problem), str(problem)) from problem
+        timings.update({f"localize/{stage}": t for stage, t in estimate.timings_ms.items()})
+
+        with _timed(timings, "track"), _refusing("bad_estimate", GeometryError):
+            estimate = self.tracker.update(estimate, odometry, T_base_cam)
+            T_cam_base = inverse(T_base_cam)
+            covariance = covariance_of_base(estimate.T_map_cam, estimate.covariance, T_cam_base)
+        decision, state = self.tracker.last, self.tracker.state
+        allowed = state is LocalizationState.LOCALIZED or (
+            state is LocalizationState.DEGRADED and self.settings.publish_degraded
+        )
+        return FrameResult(
+            stamp_ns=frame.stamp_ns,
+            estimate=estimate,
+            refused=None,
+            state=state,
+            publish=decision.accepted and allowed,
+            T_map_base=estimate.T_map_cam @ T_cam_base,
+            covariance_base=covariance,
+            T_map_odom=self.tracker.T_map_odom,
+            reason=decision.reason,
+        )
+
+    def _check_stamp(self, stamp: int, received_ns: int | None) -> None:
+        last = self._last_stamp_ns
+        if stamp <= 0:
+            raise _Refused("stamp_zero", f"expected a stamp, found {stamp}; make the driver stamp its images")
+        # A clock at 0 has not started yet (simulated time before the first /clock).
+        age = (received_ns - stamp) * 1e-9 if received_ns else 0.0
+        if self.settings.max_future_s and -age > self.settings.max_future_s:
+            # Not remembered: one such stamp would make every later frame look like a jump back.
+            raise _Refused("stamp_in_future", f"the stamp is {-age:.3f} s ahead of the clock; synchronise the clocks")
+        if last is not None and stamp <= last:
+            if stamp == last:
+                raise _Refused("stamp_repeated", f"the stamp {stamp} was handled already")
+            back = (last - stamp) * 1e-9
+            if back <= self.settings.reorder_tolerance_s:
+                raise _Refused("stamp_out_of_order", f"the stamp is {back:.3f} s older than the last one")
+            self.counters["clock_jumps"] += 1
+            self.reset()
+        self._last_stamp_ns = stamp
+        if self.settings.max_age_s and age > self.settings.max_age_s:
+            raise _Refused("stale", f"the frame is {age:.3f} s old, expected at most {self.settings.max_age_s:g} s")
+
+    def _odometry(self, frame: Frame) -> Array | None:
+        """The frame's odometry; a broken one is counted and done without, which the tracker can."""
+        self._last_odometry = None
+        if frame.T_odom_base is not None:
+            try:
+                self._last_odometry = check_transform(frame.T_odom_base, "T_odom_base")
+            except GeometryError:
+                self.counters["bad_odometry"] += 1
+        return self._last_odometry
+
+    def _lens(self, frame: Frame) -> _Lens:
+        if frame.camera is None:
+            raise _Refused("no_camera_info", "no camera_info for the image; check its topic and the time stamps")
+        key = (frame.camera, frame.rectified)
+        lens = self._lenses.get(key)
+        if lens is None:
+            lens = self._lenses[key] = _Lens(self.localizer, *key)
+            if len(self._lenses) > _CAMERAS:
+                self._lenses.popitem(last=False)
+        self._lenses.move_to_end(key)
+        if lens.refusal is not None:
+            raise _Refused(lens.refusal.key, str(lens.refusal))
+        return lens
+
+    def _image(self, frame: Frame, lens: _Lens, timings: dict[str, float]) -> tuple[RgbImage, CameraModel]:
+        assert lens.rectifier is not None
+        with _timed(timings, "decode"):
+            with _refusing("bad_image", ImageError):
+                image = decode(frame.image, self.settings.bit_depth)
+            with _refusing("blank_image", ImageError):
+                check_content(image, self.settings.min_standard_deviation)
+        with _timed(timings, "rectify"), _refusing("bad_image", ImageError):
+            return lens.rectifier.rectify(image)
+
+    def _refusal_result(self, stamp_ns: int, refusal: _Refused, timings: dict[str, float]) -> FrameResult:
+        self.counters["refused"] += 1
+        self.counters[f"refused_{refusal.key}"] += 1
+        self._last_refusal = f"{refusal.key}: {refusal}"
+        if refusal.key in _MISSES:
+            self.tracker.miss(stamp_ns, self._last_odometry)
+        elif stamp_ns == self._last_stamp_ns:
+            self.tracker.expire(stamp_ns)
+        return FrameResult(
+            stamp_ns=stamp_ns,
+            estimate=None,
+            refused=refusal.key,
+            state=self.tracker.state,
+            publish=False,
+            T_map_odom=self.tracker.T_map_odom,
+            timings_ms=timings,
+            message=str(refusal),
+        )
+
+    def _record(self, result: FrameResult) -> None:
+        self.counters[f"state_{result.state.value}"] += 1
+        self.counters["published"] += int(result.publish)
+        self._recent.append(result.refused is not None)
+        self._last_result = result
+        if result.estimate is not None:
+            self._last_estimate = result.estimate
+            self._latencies.append(result.timings_ms["total"])
+
+
+def _key_of(problem: VlocError) -> str:
+    for kind, key in (
+        (CameraMismatchError, "camera_mismatch"),
+        (CameraError, "bad_camera_info"),
+        (ImageError, "bad_image"),
+        (GeometryError, "bad_estimate"),
+    ):
+        if isinstance(problem, kind):
+            return key
+    return "localizer"
+
+
+@contextmanager
+def _refusing(key: str, *kinds: type[VlocError]) -> Iterator[None]:
+    try:
+        yield
+    except kinds as problem:
+        raise _Refused(key, str(problem)) from problem
+
+
+@contextmanager
+def _timed(timings: dict[str, float], stage: str) -> Iterator[None]:
+    started = time.perf_counter()
+    try:
+        yield
+    finally:
+        timings[stage] = 1e3 * (time.perf_counter() - started)
