@@ -159,7 +159,7 @@ def _upper_byte(rows: _U8, big_endian: bool, bit_depth: int) -> _U8:
 
 
 def _eight_bits(words: npt.NDArray[np.uint16], bit_depth: int) -> _U8:
-    return np.minimum(words >> (bit_depth - 8), 255).astype(np.uint8)
+    return np.asarray(np.minimum(words >> (bit_depth - 8), 255), dtype=np.uint8)
 
 
 def _to_rgb(pixels: _U8, encoding: str, code: int | None, where: str) -> RgbImage:

@@ -128,8 +128,8 @@ class Preprocess:
         if max(abs(a - b) for a, b in zip(found_xy, expected_xy, strict=True)) > self.principal_tolerance:
             raise CameraMismatchError(
                 f"camera: expected the principal point at ({expected_xy[0]:.3f}, {expected_xy[1]:.3f}) of the image's "
-                f"size (within {self.principal_tolerance:g}) as in the map, found ({found_xy[0]:.3f}, {found_xy[1]:.3f}); "
-                "is the image cropped differently?"
+                f"size (within {self.principal_tolerance:g}) as in the map, found ({found_xy[0]:.3f}, "
+                f"{found_xy[1]:.3f}); is the image cropped differently?"
             )
 
     def _view(self, camera: CameraModel) -> CameraModel:
