@@ -1,0 +1,253 @@
+"""The rules of the architecture, read from the source: who imports whom, and what is never used.
+
+Imports inside functions and under TYPE_CHECKING count like any other.
+"""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# Lower layers first. A unit (a module or package directly under vloc_ros) imports from layers above its own
+# line only. A new unit must be given its place here.
+LAYERS: list[set[str]] = [
+    {"errors"},
+    {"types"},
+    {"settings", "resources"},
+    {"geometry"},
+    {"images"},
+    {"maps", "messages", "town"},
+    {"tracking"},
+    {"localizers"},
+    {"frames", "diagnostics"},
+    {"pipeline"},
+    {"datasets", "evaluation"},
+    {"convert"},
+    {"replay", "nodes", "bench"},
+    {"commands"},
+    {"cli"},
+    {"__main__"},
+]
+RANK = {unit: rank for rank, units in enumerate(LAYERS) for unit in units}
+
+ROS = {
+    "action_msgs", "ament_index_python", "builtin_interfaces", "cv_bridge", "diagnostic_msgs", "diagnostic_updater",
+    "geometry_msgs", "image_geometry", "launch", "launch_ros", "lifecycle_msgs", "message_filters", "nav_msgs",
+    "rcl_interfaces", "rclpy", "rosbag2_py", "rosgraph_msgs", "rosidl_runtime_py", "sensor_msgs", "sensor_msgs_py",
+    "std_msgs", "std_srvs", "tf2_geometry_msgs", "tf2_msgs", "tf2_ros", "tf_transformations", "visualization_msgs",
+}  # fmt: skip
+# Code execution on reading (pickle and its relatives), and evo, whose licence is GPL.
+NEVER = {"cPickle", "cloudpickle", "dill", "evo", "joblib", "marshal", "pickle", "shelve"}
+EXTRAS = {"lightning", "matplotlib", "pycolmap", "pytorch_lightning", "rosbags", "torchvision"}
+
+
+def sources(package: str) -> list[Path]:
+    return sorted((ROOT / package).rglob("*.py"))
+
+
+def unit_of(path: Path) -> str:
+    return path.relative_to(ROOT).parts[1].removesuffix(".py")
+
+
+def imports(source: str, package: tuple[str, ...] = ()) -> Iterator[tuple[int, str]]:
+    """(line, absolute dotted name) of every import; ``from a import b`` gives ``a.b``."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield node.lineno, alias.name
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else ()
+            module = ".".join([*base, *([node.module] if node.module else [])])
+            for alias in node.names:
+                yield node.lineno, f"{module}.{alias.name}"
+        elif isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
+            name = ast.unparse(node.func)
+            if name in ("importlib.import_module", "import_module", "__import__") and isinstance(
+                node.args[0].value, str
+            ):
+                yield node.lineno, node.args[0].value
+
+
+def imports_of(path: Path) -> Iterator[tuple[int, str]]:
+    return imports(path.read_text(encoding="utf-8"), path.relative_to(ROOT).parts[:-1])
+
+
+def layer_violations(unit: str, found: Iterator[tuple[int, str]]) -> list[str]:
+    out = []
+    for line, name in found:
+        parts = name.split(".")
+        if parts[0] != "vloc_ros" or len(parts) < 2 or parts[1] not in RANK or parts[1] == unit:
+            continue
+        if RANK[parts[1]] >= RANK[unit]:
+            out.append(f"line {line}: {unit} imports {name}")
+    return out
+
+
+def forbidden_imports(found: Iterator[tuple[int, str]], names: set[str]) -> list[str]:
+    return [f"line {line}: imports {name}" for line, name in found if name.split(".")[0] in names]
+
+
+_SAFE_LOADERS = {"yaml.SafeLoader", "yaml.CSafeLoader"}
+
+
+def unsafe_calls(source: str) -> list[str]:
+    """Calls that execute what they read: torch.load without weights_only=True, yaml.load, allow_pickle, eval, exec."""
+    tree = ast.parse(source)
+    # A loader of one's own is as safe as the SafeLoader it derives from.
+    safe_loaders = {
+        node.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ClassDef) and any(ast.unparse(b) in _SAFE_LOADERS for b in node.bases)
+    } | _SAFE_LOADERS
+    out = []
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Call):
+            continue
+        name = ast.unparse(node.func)
+        keywords = {k.arg: k.value for k in node.keywords}
+
+        def true(key: str, keywords: dict[str | None, ast.expr] = keywords) -> bool:
+            value = keywords.get(key)
+            return isinstance(value, ast.Constant) and value.value is True
+
+        bad = (
+            (name == "torch.load" and not true("weights_only"))
+            or name in ("yaml.unsafe_load", "yaml.full_load", "eval", "exec")
+            or (name == "yaml.load" and ast.unparse(keywords.get("Loader", ast.Constant(None))) not in safe_loaders)
+            or ("allow_pickle" in keywords and not _is_false(keywords["allow_pickle"]))
+        )
+        if bad:
+            out.append(f"line {node.lineno}: {ast.unparse(node)[:80]}")
+    return out
+
+
+def _is_false(value: ast.expr) -> bool:
+    return isinstance(value, ast.Constant) and value.value is False
+
+
+def report(found: dict[Path, list[str]]) -> str:
+    return "\n".join(f"{path.relative_to(ROOT)} {text}" for path, texts in found.items() for text in texts)
+
+
+def test_every_unit_has_its_layer():
+    units = {unit_of(p) for p in sources("vloc_ros")} - {"__init__"}
+    assert units <= set(RANK), f"give {sorted(units - set(RANK))} a place in LAYERS"
+
+
+def test_imports_go_down_the_layers_only():
+    found = {p: layer_violations(unit_of(p), imports_of(p)) for p in sources("vloc_ros") if unit_of(p) in RANK}
+    assert not any(found.values()), report(found)
+
+
+def test_the_run_time_never_imports_the_trainers():
+    found = {p: forbidden_imports(imports_of(p), {"vloc_train"}) for p in sources("vloc_ros")}
+    assert not any(found.values()), report(found)
+
+
+def test_only_the_nodes_import_ros():
+    paths = [p for p in sources("vloc_ros") if unit_of(p) != "nodes"] + sources("vloc_train")
+    # One function finds installed data files, in a sourced ROS too.
+    allowed = {"resources": {"ament_index_python"}}
+    found = {p: forbidden_imports(imports_of(p), ROS - allowed.get(unit_of(p), set())) for p in paths}
+    assert not any(found.values()), report(found)
+
+
+def test_nothing_that_executes_what_it_reads():
+    paths = sources("vloc_ros") + sources("vloc_train")
+    found = {p: forbidden_imports(imports_of(p), NEVER) + unsafe_calls(p.read_text(encoding="utf-8")) for p in paths}
+    assert not any(found.values()), report(found)
+
+
+def run_python(code: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+@pytest.mark.parametrize(
+    "module", ["vloc_ros", "vloc_ros.geometry.cameras", "vloc_ros.images.decode", "vloc_ros.images.preprocess"]
+)
+def test_light_modules_do_not_load_torch(module):
+    heavy = ("torch", "timm", "lightning", "matplotlib", "scipy")
+    loaded = run_python(f"import sys, {module}; print([m for m in {heavy} if m in sys.modules])")
+    assert loaded == "[]"
+
+
+def test_the_core_and_the_command_line_import_without_the_extras():
+    # A finder that hides the optional packages, as if only the run-time dependencies were installed.
+    code = f"""
+import sys
+class Hide:
+    def find_spec(self, name, path=None, target=None):
+        if name.split('.')[0] in {EXTRAS!r}:
+            raise ModuleNotFoundError('hidden: ' + name, name=name)
+sys.meta_path.insert(0, Hide())
+import vloc_ros.cli, vloc_ros.pipeline, vloc_ros.messages, vloc_ros.localizers.base
+print(vloc_ros.load_localizer.__name__)
+"""
+    assert run_python(code) == "load_localizer"
+
+
+# The checks themselves: each must find what it is there for.
+
+
+@pytest.mark.parametrize(
+    ("unit", "source"),
+    [
+        ("geometry", "from vloc_ros.images.decode import decode"),
+        ("images", "def f():\n    from vloc_ros import pipeline"),
+        ("localizers", "import vloc_ros.pipeline as p"),
+        ("tracking", "import importlib\nimportlib.import_module('vloc_ros.localizers.base')"),
+        ("replay", "from vloc_ros.nodes import localizer"),
+    ],
+)
+def test_upward_imports_are_found(unit, source):
+    assert layer_violations(unit, imports(source))
+
+
+def test_downward_and_own_imports_are_fine():
+    source = "import numpy\nfrom vloc_ros.errors import VlocError\nfrom vloc_ros.images.content import check_content"
+    assert not layer_violations("images", imports(source))
+
+
+def test_relative_imports_are_resolved():
+    assert list(imports("from ..images import decode", ("vloc_ros", "geometry"))) == [(1, "vloc_ros.images.decode")]
+    assert list(imports("from .se3 import inverse", ("vloc_ros", "geometry"))) == [(1, "vloc_ros.geometry.se3.inverse")]
+
+
+@pytest.mark.parametrize(
+    "source", ["import rclpy.node", "from sensor_msgs.msg import Image", "def f():\n    import tf2_ros"]
+)
+def test_ros_imports_are_found(source):
+    assert forbidden_imports(imports(source), ROS)
+
+
+@pytest.mark.parametrize(
+    ("source", "bad"),
+    [
+        ("torch.load(p)", True),
+        ("torch.load(p, weights_only=False)", True),
+        ("torch.load(p, weights_only=flag)", True),
+        ("torch.load(p, map_location='cpu', weights_only=True)", False),
+        ("yaml.load(f)", True),
+        ("yaml.load(f, Loader=yaml.Loader)", True),
+        ("class L(yaml.Loader): pass\nyaml.load(f, Loader=L)", True),
+        ("class L(yaml.SafeLoader): pass\nyaml.load(f, Loader=L)", False),
+        ("yaml.safe_load(f)", False),
+        ("np.load(f, allow_pickle=True)", True),
+        ("np.load(f, allow_pickle=False)", False),
+        ("eval(text)", True),
+        ("model.eval()", False),
+    ],
+)
+def test_unsafe_calls_are_found(source, bad):
+    assert bool(unsafe_calls(source)) == bad
