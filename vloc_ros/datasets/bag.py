@@ -192,6 +192,21 @@ class BagDrive:
         """Whether the bag says where the base really was."""
         return self._truth_edge is not None
 
+    @property
+    def truth_name(self) -> str:
+        """The topic or transform that the truth comes from; empty without one."""
+        return self.truth_topic or (f"/tf:{'.'.join(self._truth_edge)}" if self._truth_edge else "")
+
+    @property
+    def has_odometry(self) -> bool:
+        """Whether the bag holds odometry, on a topic or as a moving transform."""
+        if self._odom_edge is not None:
+            return True
+        try:
+            return not self.tree.is_static(self.options.odom_frame, self.options.base_frame)
+        except BagError:
+            return False
+
     def T_map_base(self, stamp_ns: int) -> Array | None:
         """The true pose of the base at a stamp, interpolated; None where the truth does not reach."""
         if self._truth_edge is None:
@@ -209,18 +224,15 @@ class BagDrive:
     def T_odom_base(self, stamp_ns: int) -> Array | None:
         """Odometry at a stamp, from the odometry topic or else from TF; None where it does not reach."""
         options = self.options
-        if self._odom_edge is not None:
-            T = self.tree.at(*self._odom_edge, stamp_ns)
-            if T is None or self._odom_child == options.base_frame:
-                return T
-            out: Array = T @ self.tree.static(self._odom_child, options.base_frame)
-            return out
-        if options.odom_frame not in self.tree.frames:
+        if not self.has_odometry:
             return None
-        try:
+        if self._odom_edge is None:
             return self.tree.at(options.odom_frame, options.base_frame, stamp_ns)
-        except BagError:
-            return None
+        T = self.tree.at(*self._odom_edge, stamp_ns)
+        if T is None or self._odom_child == options.base_frame:
+            return T
+        out: Array = T @ self.tree.static(self._odom_child, options.base_frame)
+        return out
 
     @property
     def frame_count(self) -> int:

@@ -60,6 +60,13 @@ class TransformTree:
                     queue.append((name, [*path, (edge, down)]))
         raise BagError(f"no transform from {child!r} to {parent!r}; /tf and /tf_static connect {self.frames or 'nothing'}")
 
+    def is_static(self, parent: str, child: str) -> bool:
+        """Whether only static transforms lie between the frames.
+
+        :raises BagError: the frames are not connected.
+        """
+        return all(edge in self._static for edge, _ in self.path(parent, child))
+
     def static(self, parent: str, child: str) -> Array:
         """``T_parent_child`` over static transforms only.
 

@@ -175,12 +175,14 @@ def consistency(records: Sequence[FrameRecord]) -> Consistency:
 def evaluate(
     records: Sequence[FrameRecord],
     map_positions: Array | None = None,
+    T_base_cam: Array | None = None,
     thresholds: Sequence[tuple[float, float]] = RECALL_THRESHOLDS,
 ) -> Metrics:
     """All figures of a run.
 
-    :param map_positions: (M, 3) base positions that the map was made from, for the oracle that always answers
+    :param map_positions: (M, 3) camera positions that the map was made from, for the oracle that always answers
         with the nearest of them; None: NaN.
+    :param T_base_cam: where the camera sits on the base; None: at it.
     """
     nan = float("nan")
     translation, rotation = frame_errors(records)
@@ -202,8 +204,9 @@ def evaluate(
     recall = tuple(Recall(dt, dr, float(((t <= dt) & (r <= dr)).mean()) if len(t) else nan) for dt, dr in thresholds)
     oracle = nan
     if map_positions is not None and len(map_positions) and len(referenced):
-        reference = np.stack([records[i].T_reference[:3, 3] for i in referenced])  # type: ignore[index]
-        oracle = float(np.median(nearest_distances(reference, map_positions)))
+        mounting = np.eye(4) if T_base_cam is None else T_base_cam
+        cameras = np.stack([records[i].T_reference @ mounting for i in referenced])  # type: ignore[operator]
+        oracle = float(np.median(nearest_distances(cameras[:, :3, 3], map_positions)))
     return Metrics(
         frames=len(records),
         frames_with_reference=len(referenced),

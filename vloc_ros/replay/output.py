@@ -7,19 +7,13 @@ from types import TracebackType
 
 from vloc_ros.convert.sequence import TRUTH_TOPIC
 from vloc_ros.convert.writer import BagWriter, Storage
+from vloc_ros.diagnostics import Diagnostic
 from vloc_ros.pipeline import FrameResult
-from vloc_ros.types import Array, LocalizationState
+from vloc_ros.types import Array
 
 __all__ = ["ResultBag"]
 
 POSE_TOPIC, STATE_TOPIC = "/vloc/pose", "/vloc/state"
-OK, WARN, ERROR = 0, 1, 2
-LEVELS = {
-    LocalizationState.LOCALIZED: OK,
-    LocalizationState.DEGRADED: WARN,
-    LocalizationState.INITIALIZING: WARN,
-    LocalizationState.LOST: ERROR,
-}
 
 
 class ResultBag:
@@ -43,7 +37,9 @@ class ResultBag:
         if self._camera != self._base:
             self._bag.transforms("/tf_static", stamp_ns, [(self._base, self._camera, stamp_ns, T_base_cam)])
 
-    def frame(self, result: FrameResult, T_odom_base: Array | None, T_reference: Array | None) -> None:
+    def frame(
+        self, result: FrameResult, diagnostic: Diagnostic, T_odom_base: Array | None, T_reference: Array | None
+    ) -> None:
         """Everything of one frame that reached the localizer."""
         stamp = result.stamp_ns
         transforms = []
@@ -61,19 +57,19 @@ class ResultBag:
         if T_reference is not None:
             self._bag.pose(TRUTH_TOPIC, stamp, self._map, T_reference)
         self._bag.string(STATE_TOPIC, stamp, result.state.value)
-        values = {"state": result.state.value, "published": str(result.publish).lower()}
-        if result.estimate is not None:
-            values["score"] = f"{result.estimate.score:.4f}"
-            values["map"] = result.estimate.map_id
-        values.update({f"{name}_ms": f"{value:.3f}" for name, value in result.timings_ms.items()})
-        self._diagnostics(stamp, LEVELS[result.state], result.state.value, values)
+        self.diagnostics(stamp, diagnostic)
 
-    def refused(self, time_ns: int, reason: str) -> None:
-        """A frame that was not localized; ``time_ns`` is its record time, because its stamp may be what is wrong."""
-        self._diagnostics(time_ns, WARN, f"frame refused: {reason}", {"refused": reason})
-
-    def _diagnostics(self, stamp_ns: int, level: int, text: str, values: dict[str, str]) -> None:
-        self._bag.diagnostics("/diagnostics", stamp_ns, "vloc: localization", level, text, values, self._hardware_id)
+    def diagnostics(self, stamp_ns: int, diagnostic: Diagnostic) -> None:
+        """The state of things; all that is written for a refused frame."""
+        self._bag.diagnostics(
+            "/diagnostics",
+            stamp_ns,
+            "vloc: localization",
+            int(diagnostic.level),
+            diagnostic.message,
+            diagnostic.values,
+            self._hardware_id,
+        )
 
     def __enter__(self) -> ResultBag:
         self._bag.__enter__()

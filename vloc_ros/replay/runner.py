@@ -1,0 +1,224 @@
+"""``replay``: bag in; result bag, trajectory, report and plots out.
+
+The poses depend on the bag and the map alone (a frame's randomness is seeded by map and stamp), so a replay repeats
+exactly; only the measured times differ. A bag that breaks off is localized as far as it goes, everything is
+written, and the result says what was wrong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import vloc_ros
+from vloc_ros.convert.selection import select_frames
+from vloc_ros.convert.writer import Storage
+from vloc_ros.datasets.bag import NO_TRUTH, BagDrive, BagFrame, BagOptions
+from vloc_ros.diagnostics import diagnose
+from vloc_ros.errors import BagError
+from vloc_ros.evaluation.candidates_plot import draw_candidates
+from vloc_ros.evaluation.metrics import FrameRecord, evaluate
+from vloc_ros.evaluation.plots import draw_all
+from vloc_ros.evaluation.report import build_report, write_report
+from vloc_ros.evaluation.tum import write_tum
+from vloc_ros.localizers.base import Localizer, load_localizer
+from vloc_ros.maps import read_map
+from vloc_ros.pipeline import Frame, FrameResult, Pipeline, PipelineSettings
+from vloc_ros.replay.about import device_name, map_positions, plain_settings
+from vloc_ros.replay.output import ResultBag
+from vloc_ros.tracking import Tracker, TrackerSettings
+from vloc_ros.types import Array, Estimate
+
+__all__ = ["ReplayResult", "replay"]
+
+
+@dataclass(frozen=True)
+class ReplayResult:
+    """What a replay made. ``problem`` says in one line why the drive was not all there, or is empty."""
+
+    report: dict[str, Any]
+    records: list[FrameRecord]
+    report_path: Path
+    bag_path: Path
+    problem: str = ""
+
+    def raise_problem(self) -> None:
+        """:raises BagError: something about the bag was wrong; everything that could be localized is written."""
+        if self.problem:
+            raise BagError(self.problem)
+
+
+@dataclass
+class _Samples:
+    """Estimates whose candidates are drawn: the first, which searched the whole map, and one in mid-drive."""
+
+    middle: int
+    first: tuple[Estimate, Array | None] | None = None
+    second: tuple[Estimate, Array | None] | None = None
+
+    def offer(self, index: int, estimate: Estimate, T_map_cam: Array | None) -> None:
+        """Keep at most two: candidates are large."""
+        if not estimate.candidates:
+            return
+        if self.first is None:
+            self.first = estimate, T_map_cam
+        elif self.second is None and index >= self.middle:
+            self.second = estimate, T_map_cam
+
+    def kept(self) -> list[tuple[Estimate, Array | None]]:
+        """The samples there are."""
+        return [sample for sample in (self.first, self.second) if sample is not None]
+
+
+def replay(
+    bag: str | Path,
+    map_path: str | Path,
+    out: str | Path,
+    options: BagOptions | None = None,
+    *,
+    storage: Storage = "mcap",
+    device: str = "auto",
+    settings: Mapping[str, Any] | None = None,
+    tracker_settings: TrackerSettings | None = None,
+    pipeline_settings: PipelineSettings | None = None,
+    localizer: Localizer | None = None,
+    frames: str | None = None,
+    plots: bool = True,
+    progress: Callable[[int, int], None] | None = None,
+) -> ReplayResult:
+    """Localize every image of a bag.
+
+    Writes ``OUT/result`` (bag), ``OUT/trajectory.tum``, ``OUT/reference.tum``, ``OUT/report.json``,
+    ``OUT/report.md`` and ``OUT/plots/*.png``; earlier results in OUT are replaced.
+
+    :param options: topics and frames of the bag; by default the usual ones.
+    :param settings: settings of the backend to change.
+    :param localizer: one that is already loaded from ``map_path``; it is not closed.
+    :param frames: ``START:STOP:STEP`` of the images; all by default.
+    :raises BagError: nothing can be localized at all (no bag, empty, no images). :raises MapError: a bad map.
+    """
+    out = Path(out)
+    bundle = read_map(map_path)
+    with ExitStack() as stack:
+        drive = stack.enter_context(BagDrive(bag, options))
+        if localizer is None:
+            localizer = stack.enter_context(load_localizer(map_path, device, settings=settings))
+        out.mkdir(parents=True, exist_ok=True)
+        samples = _Samples(drive.frame_count // 2)
+        run = _Run(drive, localizer, Pipeline(localizer, pipeline_settings, Tracker(tracker_settings)), samples)
+        localizer.warm_up()
+        frame_id = bundle.manifest.scenes[0].frame_id
+        names = (frame_id, drive.options.odom_frame, drive.options.base_frame, drive.camera_frame)
+        with ResultBag(out / "result", storage, names, drive.has_odometry, bundle.id) as result_bag:
+            run.all_frames(result_bag, frames, progress)
+        problem = _problem(drive, run.records)
+        cameras = map_positions(bundle)
+        metrics = evaluate(run.records, cameras, drive.T_base_cam)
+        about = {
+            "bag": str(bag),
+            "backend": localizer.backend,
+            "map": str(map_path),
+            "map_id": bundle.id,
+            "device": device_name(localizer.device),
+            "problem": problem,
+            "truth": drive.truth_name,
+            "map_bytes": bundle.size_bytes,
+            "settings": plain_settings(localizer),
+            "skipped_messages": len(drive.skipped),
+            "version": vloc_ros.__version__,
+        }
+    report = build_report(metrics, run.records, about)
+    write_tum(out / "trajectory.tum", ((r.stamp_ns, r.T_map_base) for r in run.records if r.T_map_base is not None))
+    write_tum(out / "reference.tum", ((r.stamp_ns, r.T_reference) for r in run.records if r.T_reference is not None))
+    pictures: list[Path] = []
+    if plots:
+        pictures = draw_all(run.records, out / "plots", cameras)
+        if samples.kept():
+            pictures.append(draw_candidates(samples.kept(), out / "plots" / "candidates.png", _places(run, cameras)))
+    path = write_report(report, out, pictures)
+    return ReplayResult(report, run.records, path, out / "result", problem)
+
+
+@dataclass
+class _Run:
+    """The loop over frames, and what it remembers."""
+
+    drive: BagDrive
+    localizer: Localizer
+    pipeline: Pipeline
+    samples: _Samples
+    records: list[FrameRecord] = field(default_factory=list)
+
+    def all_frames(
+        self, result_bag: ResultBag, wanted: str | None, progress: Callable[[int, int], None] | None
+    ) -> None:
+        """Localize frame by frame, writing as it goes."""
+        total = self.drive.frame_count
+        keep = set(select_frames(total, wanted).tolist()) if wanted else None
+        for index, bag_frame in enumerate(self.drive.frames()):
+            if keep is not None and index not in keep:
+                continue
+            if not self.records:
+                result_bag.start(bag_frame.stamp_ns or bag_frame.time_ns, self.drive.T_base_cam)
+            self._one(index, bag_frame, result_bag)
+            if progress:
+                progress(index + 1, total)
+
+    def _one(self, index: int, bag_frame: BagFrame, result_bag: ResultBag) -> None:
+        drive, stamp = self.drive, bag_frame.stamp_ns
+        T_odom_base = drive.T_odom_base(stamp)
+        if bag_frame.camera is None and bag_frame.problem != "no camera_info":
+            result = self.pipeline.refuse(stamp, "bad_camera_info", bag_frame.problem)
+        else:
+            frame = Frame(stamp, bag_frame.image, bag_frame.camera, bool(drive.rectified), drive.T_base_cam, T_odom_base)
+            result = self.pipeline.process(frame)
+        # A stamp that was refused for itself is no query: the frame it repeats or precedes has been counted.
+        is_query = not (result.refused or "").startswith("stamp_")
+        T_reference = drive.T_map_base(stamp) if is_query else None
+        diagnostic = diagnose(self.pipeline.snapshot())
+        if result.refused:
+            result_bag.diagnostics(bag_frame.time_ns, diagnostic)
+        else:
+            result_bag.frame(result, diagnostic, T_odom_base, T_reference)
+        self.records.append(_record(result, T_reference, drive.truth_covariance(stamp)))
+        if result.estimate is not None:
+            T_map_cam = None if T_reference is None else T_reference @ drive.T_base_cam
+            self.samples.offer(index, result.estimate, T_map_cam)
+
+
+def _record(result: FrameResult, T_reference: Array | None, covariance_reference: Array | None) -> FrameRecord:
+    return FrameRecord(
+        stamp_ns=result.stamp_ns,
+        state=result.state,
+        T_map_base=result.T_map_base if result.publish else None,
+        covariance=result.covariance_base if result.publish else None,
+        T_reference=T_reference,
+        covariance_reference=covariance_reference,
+        score=result.estimate.score if result.estimate is not None else float("nan"),
+        refused=result.refused or "",
+        timings_ms=result.timings_ms if result.refused is None else {},
+    )
+
+
+def _problem(drive: BagDrive, records: list[FrameRecord]) -> str:
+    path = drive.reader.path
+    posed = sum(r.published for r in records)
+    done = f"{posed} of {len(records)} frames were localized and written"
+    if drive.reader.problem:
+        return f"{path}: {drive.reader.problem}; {done}"
+    if not drive.has_truth and drive.options.truth != NO_TRUTH:
+        return f"{path}: the bag has images but no truth, so errors are unknown; {done} (say --truth none if that is intended)"
+    if drive.has_truth and records and not any(r.T_reference is not None for r in records):
+        return f"{path}: no image has a reference pose: truth and images do not overlap in time; {done}"
+    return ""
+
+
+def _places(run: _Run, cameras: Array | None) -> Array | None:
+    """The drive's path as a background."""
+    places = [r.T_reference[:3, 3] for r in run.records if r.T_reference is not None]
+    return np.stack(places) if places else cameras
