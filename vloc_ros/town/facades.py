@@ -25,13 +25,16 @@ ACCENTS = [
 ]  # fmt: skip
 
 
-def _pick(rng: np.random.Generator, colours: list[tuple[int, int, int]], spread: float = 12.0) -> npt.NDArray[np.float64]:
+def _pick(
+    rng: np.random.Generator, colours: list[tuple[int, int, int]], spread: float = 12.0
+) -> npt.NDArray[np.float64]:
     return np.clip(np.array(colours[int(rng.integers(len(colours)))]) + rng.normal(0, spread, 3), 12, 245)
 
 
-def _rect(img: npt.NDArray[np.generic], x0: float, y0: float, x1: float, y1: float, value: object) -> None:
+def _rect(img: npt.NDArray[np.generic], x0: float, y0: float, x1: float, y1: float, value: npt.ArrayLike) -> None:
     k = TEXELS_PER_M
-    img[max(int(round(y0 * k)), 0) : max(int(round(y1 * k)), 0), max(int(round(x0 * k)), 0) : max(int(round(x1 * k)), 0)] = value
+    c0, c1, r0, r1 = (max(round(float(v) * k), 0) for v in (x0, x1, y0, y1))
+    img[r0:r1, c0:c1] = value
 
 
 def _wall(rng: np.random.Generator, w: int, h: int, colour: npt.NDArray[np.float64], material: int) -> F32:
@@ -161,7 +164,7 @@ def paint_facade(rng: np.random.Generator, width_m: float, height_m: float) -> U
     The fourth channel is how much of the texel is glass.
     """
     k = TEXELS_PER_M
-    w, h = int(round(width_m * k)), int(round((height_m + PLINTH_M) * k))
+    w, h = round(width_m * k), round((height_m + PLINTH_M) * k)
     colour, trim = _pick(rng, WALLS), _pick(rng, [(235, 232, 224), (90, 80, 72), (200, 190, 170), (60, 66, 70)], 8)
     shutter = _pick(rng, ACCENTS)
     img = _wall(rng, w, h, colour, int(rng.integers(5)))
@@ -232,7 +235,9 @@ def paint_facade(rng: np.random.Generator, width_m: float, height_m: float) -> U
                 _window(rng, img, glass, x, height_m - 0.95 - win_h, win_w, win_h, style, trim, shutter)
     for _ in range(int(rng.integers(0, 4))):
         ph = rng.uniform(0.6, 1.6)
-        _poster(rng, img, rng.uniform(0, max(width_m - 1.5, 0.1)), height_m - 0.5 - ph - rng.uniform(0, 0.8), ph * 0.7, ph)
+        _poster(
+            rng, img, rng.uniform(0, max(width_m - 1.5, 0.1)), height_m - 0.5 - ph - rng.uniform(0, 0.8), ph * 0.7, ph
+        )
     if rng.random() < 0.3:
         _graffiti(rng, img, rng.uniform(0, width_m * 0.6), height_m - 1.6, rng.uniform(1.2, 3.0), 1.2)
     if rng.random() < 0.25 and height_m > 6:
@@ -251,10 +256,18 @@ def paint_facade(rng: np.random.Generator, width_m: float, height_m: float) -> U
 def paint_side(rng: np.random.Generator, width_m: float, height_m: float) -> U8:
     """A plainer wall: few windows, sometimes a mural or a big advertisement."""
     k = TEXELS_PER_M
-    w, h = int(round(width_m * k)), int(round((height_m + PLINTH_M) * k))
+    w, h = round(width_m * k), round((height_m + PLINTH_M) * k)
     img = _wall(rng, w, h, _pick(rng, WALLS), int(rng.integers(5)))
     glass = np.zeros((h, w), np.uint8)
-    style = {"columns": 2.0, "rows": 1.0, "lintel": rng.random(), "shutters": 0.0, "curtain": 0.3, "blind": 0.3, "balcony": 0.0}
+    style = {
+        "columns": 2.0,
+        "rows": 1.0,
+        "lintel": rng.random(),
+        "shutters": 0.0,
+        "curtain": 0.3,
+        "blind": 0.3,
+        "balcony": 0.0,
+    }
     trim = _pick(rng, [(235, 232, 224), (90, 80, 72)], 8)
     for y in np.arange(0.9, height_m - 2.6, 3.0):
         for x in np.arange(rng.uniform(0.8, 2.5), width_m - 1.6, rng.uniform(2.4, 4.5)):

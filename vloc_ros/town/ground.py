@@ -13,12 +13,15 @@ from vloc_ros.types import Array
 __all__ = ["GroundMap", "paint_ground"]
 
 
+Colour = tuple[int, int, int, int]
+
+
 class GroundMap:
     """Scale between map metres and the ground image: column (x - x0) * k, row (y1 - y) * k."""
 
     def __init__(self, lower: Array, upper: Array) -> None:
         size = float(max(upper - lower))
-        self.k = 25.0 if size < 260 else max(4.0, 6500.0 / size)
+        self.k = 25.0 if size < 260 else max(2.0, 6000.0 / size)
         self.x0, self.y1 = float(lower[0]), float(upper[1])
         self.shape = (int((upper[1] - lower[1]) * self.k), int((upper[0] - lower[0]) * self.k))
 
@@ -27,11 +30,11 @@ class GroundMap:
         p = np.stack([(xy[:, 0] - self.x0) * self.k, (self.y1 - xy[:, 1]) * self.k], 1)
         return np.asarray(np.round((p - 0.5) * 16), dtype=np.int32)
 
-    def line(self, img: U8, xy: Array, width_m: float, colour: object, closed: bool = False) -> None:
+    def line(self, img: U8, xy: Array, width_m: float, colour: Colour, closed: bool = False) -> None:
         """A round-ended band."""
         cv2.polylines(img, [self.pixels(xy)], closed, colour, max(1, int(width_m * self.k)), cv2.LINE_AA, 4)
 
-    def polygon(self, img: U8, xy: Array, colour: object) -> None:
+    def polygon(self, img: U8, xy: Array, colour: Colour) -> None:
         """A filled convex polygon."""
         cv2.fillConvexPoly(img, self.pixels(xy), colour, cv2.LINE_AA, 4)
 
@@ -61,36 +64,36 @@ def paint_ground(rng: np.random.Generator, layout: Layout, gm: GroundMap, crossi
             c = p[0] + n * rng.uniform(-5.2, 5.2)
             kind = rng.random()
             if kind < 0.5:
-                l, b = rng.uniform(0.4, 3.5), rng.uniform(0.3, 1.4)
+                f, b = t[0] * rng.uniform(0.4, 3.5), n * rng.uniform(0.3, 1.4)
                 g = int(rng.uniform(52, 112))
-                corner = np.array([c + t[0] * l + n * b, c + t[0] * l - n * b, c - t[0] * l - n * b, c - t[0] * l + n * b])
-                gm.polygon(img, corner, (g, g, g, 0))
+                gm.polygon(img, np.array([c + f + b, c + f - b, c - f - b, c - f + b]), (g, g, g, 0))
             elif kind < 0.85:
                 walk = np.cumsum(rng.normal(0, 0.35, (14, 2)) + t[0] * rng.uniform(-0.3, 0.3), axis=0) + c
                 gm.line(img, walk, 0.07, (48, 46, 46, 0))
             else:
-                q = tuple(int(v) for v in gm.pixels(c[None])[0])
-                cv2.circle(img, q, int(0.36 * gm.k * 16), (52, 50, 50, 0), -1, cv2.LINE_AA, 4)
-                cv2.circle(img, q, int(0.27 * gm.k * 16), (104, 100, 96, 0), -1, cv2.LINE_AA, 4)
-    white = (216, 214, 206, 0)
+                x, y = (int(v) for v in gm.pixels(c[None])[0])
+                cv2.circle(img, (x, y), int(0.36 * gm.k * 16), (52, 50, 50, 0), -1, cv2.LINE_AA, 4)
+                cv2.circle(img, (x, y), int(0.27 * gm.k * 16), (104, 100, 96, 0), -1, cv2.LINE_AA, 4)
+    white: Colour = (216, 214, 206, 0)
     for s in streets:
         for edge in (-3.4, 3.4):
             gm.line(img, _strip(s.points, s.tangents, edge)[::2], 0.12, white, s.closed)
-        n = int(s.length / 6.0)
-        for i in range(n):
-            p, t = s.at(np.linspace(i * s.length / n, i * s.length / n + 3.0, 7))
+        dashes = int(s.length / 6.0)
+        for i in range(dashes):
+            p, t = s.at(np.linspace(i * s.length / dashes, i * s.length / dashes + 3.0, 7))
             gm.line(img, p, 0.13, white)
     # Junctions have no lane lines; asphalt of their own.
     for j, c in enumerate(layout.junctions):
         g = 66 + (j * 7) % 28
-        cv2.circle(img, tuple(int(v) for v in gm.pixels(c[None])[0]), int(5.0 * gm.k * 16), (g, g, g + 2, 0), -1, cv2.LINE_AA, 4)
+        x, y = (int(v) for v in gm.pixels(c[None])[0])
+        cv2.circle(img, (x, y), int(5.0 * gm.k * 16), (g, g, g + 2, 0), -1, cv2.LINE_AA, 4)
     for s0 in crossings:
         p, t = layout.loop.at(np.array([s0]))
         n = np.array([-t[0, 1], t[0, 0]])
         for o in np.arange(-4.8, 4.9, 1.0):
             c = p[0] + n * o
-            quad = np.array([c + t[0] * 1.5 + n * 0.25, c + t[0] * 1.5 - n * 0.25, c - t[0] * 1.5 - n * 0.25, c - t[0] * 1.5 + n * 0.25])
-            gm.polygon(img, quad, (226, 224, 218, 0))
+            f, b = t[0] * 1.5, n * 0.25
+            gm.polygon(img, np.array([c + f + b, c + f - b, c - f - b, c - f + b]), (226, 224, 218, 0))
     for s in streets:  # arrows, letters, parking bays
         for _ in range(max(1, int(s.length / 25))):
             p, t = s.at(np.array([rng.uniform(0, s.length)]))
@@ -134,5 +137,3 @@ def _grain(rng: np.random.Generator, img: U8) -> None:
         joint = (np.arange(y, y + band.shape[0]) % 15 == 0)[:, None] | (np.arange(w) % 15 == 0)[None]
         value[paving] += slabs[paving] - 28 * joint[paving]
         band[..., :3] = np.clip(band[..., :3] + value[..., None], 0, 255).astype(np.uint8)
-
-

@@ -27,7 +27,9 @@ class Terrain:
         for wavelength, amplitude in ((75.0, 0.35), (120.0, 0.7), (210.0, 1.1), (max(400.0, extent_m), 2.0)):
             angle = rng.uniform(0.0, 2.0 * np.pi)
             k = 2.0 * np.pi / (wavelength * rng.uniform(0.9, 1.1))
-            waves.append((amplitude * rng.uniform(0.7, 1.2), k * np.cos(angle), k * np.sin(angle), rng.uniform(0, 6.28)))
+            waves.append(
+                (amplitude * rng.uniform(0.7, 1.2), k * np.cos(angle), k * np.sin(angle), rng.uniform(0, 6.28))
+            )
         self.waves = np.array(waves, dtype=np.float64)
         self._waves32 = [tuple(np.float32(v) for v in w) for w in waves]
 
@@ -105,7 +107,7 @@ def resample(points: Array, step: float, closed: bool) -> Array:
     """Points of a polyline at (almost) equal arc-length steps."""
     p = np.vstack([points, points[:1]]) if closed else points
     d = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(p, axis=0), axis=1))])
-    n = max(int(round(d[-1] / step)), 2)
+    n = max(round(d[-1] / step), 2)
     s = np.arange(n) * (d[-1] / n) if closed else np.linspace(0.0, d[-1], n + 1)
     return np.stack([np.interp(s, d, p[:, 0]), np.interp(s, d, p[:, 1])], axis=1)
 
@@ -153,7 +155,7 @@ def _fillet(corners: Array, radius: Array) -> Array:
 
 def build_layout(rng: np.random.Generator, loop_m: float) -> Layout:
     """A counter-clockwise closed loop of about ``loop_m`` metres with side streets leaving it."""
-    n = max(4, int(round(loop_m / 60.0)))
+    n = max(4, round(loop_m / 60.0))
     angles = 2 * np.pi * (np.arange(n) + rng.uniform(-0.16, 0.16, n)) / n
     radii = rng.uniform(0.8, 1.2, n)
     corners = np.stack([np.cos(angles) * radii * 1.12, np.sin(angles) * radii / 1.12], axis=1)

@@ -9,7 +9,9 @@ from vloc_ros.types import Array
 __all__ = ["drifting_odometry"]
 
 
-def drifting_odometry(rng: np.random.Generator, T_map_base: Array, scale_sigma: float = 0.01, yaw_deg_per_100m: float = 1.0) -> Array:
+def drifting_odometry(
+    rng: np.random.Generator, T_map_base: Array, scale_sigma: float = 0.01, yaw_deg_per_100m: float = 1.0
+) -> Array:
     """Poses (N, 4, 4) of the base in an odometry frame that starts at the first pose's identity.
 
     Increments carry one scale error (``scale_sigma``), one yaw drift per metre and white noise that

@@ -67,7 +67,8 @@ class _Occupancy:
 
 
 def _building(
-    rng: np.random.Generator, atlas: Atlas, terrain: Terrain, c: Array, t: Array, n: Array, width: float, depth: float, detailed: bool,
+    rng: np.random.Generator, atlas: Atlas, terrain: Terrain,
+    c: Array, t: Array, n: Array, width: float, depth: float, detailed: bool,
 ) -> tuple[list[Array], Array, float]:  # fmt: skip
     storeys = rng.choice([1, 2, 2, 3, 3, 4, 5])
     height = float(storeys * rng.uniform(2.9, 3.4) + rng.uniform(0.6, 1.4))
@@ -75,15 +76,20 @@ def _building(
     ground = terrain.height(fp[:, 0], fp[:, 1])
     z = float(terrain.height(*(0.5 * (fp[0] + fp[1]))))
     top, total = z + height, height + PLINTH_M + max(0.0, z - PLINTH_M - float(ground.min()) + 0.3)
-    front = atlas.add((paint_facade if detailed else paint_side)(rng, width, height + total - height - PLINTH_M))
-    side = [atlas.add(paint_side(rng, depth, height + total - height - PLINTH_M)) for _ in range(2)]
+    front = atlas.add((paint_facade if detailed else paint_side)(rng, width, total - PLINTH_M))
+    side = [atlas.add(paint_side(rng, depth, total - PLINTH_M)) for _ in range(2)]
     down = np.array([0.0, 0.0, -total])
 
     def wall(p: Array, q: Array, tex: scene.Rect) -> Array:
         return scene.quad(np.array([p[0], p[1], top]), np.array([q[0] - p[0], q[1] - p[1], 0.0]), down, tex)
 
     # fp runs left to right along the front as the street's direction goes; outward is -n.
-    rows = [wall(fp[0], fp[1], front), wall(fp[1], fp[2], side[0]), wall(fp[2], fp[3], side[1]), wall(fp[3], fp[0], side[1])]
+    rows = [
+        wall(fp[0], fp[1], front),
+        wall(fp[1], fp[2], side[0]),
+        wall(fp[2], fp[3], side[1]),
+        wall(fp[3], fp[0], side[1]),
+    ]
     centre = 0.5 * (fp[0] + fp[2])
     for row in rows:
         mid = row[scene.ORIGIN] + 0.5 * row[scene.A] * row[9]
@@ -117,13 +123,22 @@ def _building(
         if rng.random() < 0.5:
             heading = float(np.arctan2(t[1], t[0]))
             at = centre + t * rng.uniform(-0.3, 0.3) * width - n * 0.2 * depth
-            rows += scene.box((at[0], at[1]), heading, rng.uniform(0.8, 3), rng.uniform(0.8, 2), top, top + rng.uniform(0.8, 2.2), {"all": roof}, scene.ROOF)
+            rows += scene.box(
+                (at[0], at[1]),
+                heading,
+                rng.uniform(0.8, 3),
+                rng.uniform(0.8, 2),
+                top,
+                top + rng.uniform(0.8, 2.2),
+                {"all": roof},
+                scene.ROOF,
+            )
     return rows, fp, top
 
 
 def _walk_side(
-    rng: np.random.Generator, atlas: Atlas, terrain: Terrain, street: Street, side: float, occ: _Occupancy, out: Placement,
-    start: float, end: float, props: Props, row_offset: float, detailed: bool,
+    rng: np.random.Generator, atlas: Atlas, terrain: Terrain, street: Street, side: float, occ: _Occupancy,
+    out: Placement, start: float, end: float, props: Props, row_offset: float, detailed: bool,
 ) -> None:  # fmt: skip
     s = start
     while s < end:
@@ -155,7 +170,14 @@ def _walk_side(
 
 
 def _gap_filler(
-    rng: np.random.Generator, terrain: Terrain, c: Array, t: Array, n: Array, occ: _Occupancy, out: Placement, props: Props
+    rng: np.random.Generator,
+    terrain: Terrain,
+    c: Array,
+    t: Array,
+    n: Array,
+    occ: _Occupancy,
+    out: Placement,
+    props: Props,
 ) -> None:
     """A fence or hedge on the line and maybe a tree behind it."""
     fp = _footprint(c, t, n, 2.96, 0.3)
@@ -191,7 +213,9 @@ def populate(
     grid = Grid(lower, upper, 4.0)
     occ = _Occupancy(grid)
     for s in (layout.loop, *layout.sides):
-        cv2.polylines(occ.mask, [grid.pixels(s.points[::4])], s.closed, 1, int(2 * CORRIDOR_HALF_M * grid.k), cv2.LINE_8, 4)
+        cv2.polylines(
+            occ.mask, [grid.pixels(s.points[::4])], s.closed, 1, int(2 * CORRIDOR_HALF_M * grid.k), cv2.LINE_8, 4
+        )
     for s in layout.sides:  # a house closes the view at the end of a side street
         p, t = s.points[-1], s.tangents[-1]
         right = np.array([t[1], -t[0]])
@@ -214,7 +238,14 @@ def populate(
 
 
 def _furniture(
-    rng: np.random.Generator, terrain: Terrain, street: Street, start: float, end: float, out: Placement, props: Props, layout: Layout
+    rng: np.random.Generator,
+    terrain: Terrain,
+    street: Street,
+    start: float,
+    end: float,
+    out: Placement,
+    props: Props,
+    layout: Layout,
 ) -> None:
     for side in (1.0, -1.0):
         style = rng.random()

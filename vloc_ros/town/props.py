@@ -87,7 +87,8 @@ class Props:
         tops = self._atlas.add(_plain(rng, colour, 64, 2.0))
         body = {
             "front": end(True, 0.2, body_h, False), "back": end(False, 0.2, body_h, False),
-            "left": side(False, 0.2, body_h, length, False), "right": side(True, 0.2, body_h, length, False), "top": tops,
+            "left": side(False, 0.2, body_h, length, False), "right": side(True, 0.2, body_h, length, False),
+            "top": tops,
         }  # fmt: skip
         cab_len, cab_x = (length * 0.78, -length * 0.11) if van else (length * 0.55, -length * 0.06)
         cabin = {
@@ -113,10 +114,10 @@ class Props:
         rng, n = self._rng, 128
         alpha = np.zeros((n, n), np.uint8)
         shade = np.zeros((n, n), np.float32)
-        for _ in range(int(rng.integers(120, 220))):
+        for _ in range(int(rng.integers(170, 280))):
             a, r = rng.uniform(0, 2 * np.pi), np.sqrt(rng.uniform(0, 1)) * n * 0.4
             p = (int(n / 2 + r * np.cos(a)), int(n * 0.5 + r * np.sin(a) * 0.95))
-            size = int(rng.integers(4, 10))
+            size = int(rng.integers(3, 8))
             cv2.circle(alpha, p, size, 255, -1, cv2.LINE_AA)
             cv2.circle(shade, p, size, float(rng.uniform(-1, 1) - 0.5 * np.sin(a) * r / n), -1)
         img = np.empty((n, n, 3), np.float32)

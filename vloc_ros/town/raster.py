@@ -91,7 +91,7 @@ def _select(rows: Array, centres: Array, radii: Array, R: Array, C: Array, rays:
     i = np.nonzero(keep)[0]
     r = rows[i]
     facing = np.einsum("ij,ij->i", np.cross(r[:, scene.B], r[:, scene.A]), C - r[:, scene.ORIGIN])
-    return i[(facing > 1e-4) | ((r[:, scene.TWO_SIDED] > 0) & (np.abs(facing) > 1e-4))]
+    return np.asarray(i[(facing > 1e-4) | ((r[:, scene.TWO_SIDED] > 0) & (np.abs(facing) > 1e-4))])
 
 
 def _project_boxes(corners: Array, rays: Rays) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
@@ -180,7 +180,8 @@ def rasterise(
     nearest = np.maximum(corners[..., 2].min(1), NEAR_M)
     order = np.nonzero(ok)[0]
     order = order[np.argsort(nearest[order], kind="stable")]
-    rows, source, o, a, b, boxes, nearest = (v[order] for v in (rows, source, o, a, b, boxes, nearest))
+    rows, o, a, b, nearest = (v[order] for v in (rows, o, a, b, nearest))
+    source, boxes = source[order], boxes[order]
     n = np.cross(b, a)
     wrow = n / np.einsum("ij,ij->i", n, o)[:, None]
     urow = a - np.einsum("ij,ij->i", a, o)[:, None] * wrow
@@ -189,7 +190,8 @@ def rasterise(
     edges = np.stack(
         [urow + SEAM_M * wrow, (lu + SEAM_M) * wrow - urow, vrow + SEAM_M * wrow, (lv + SEAM_M) * wrow - vrow, wrow], 1
     ).astype(np.float32)  # fmt: skip
-    visible = Visible(source, rows, urow.astype(np.float32), vrow.astype(np.float32), wrow.astype(np.float32), o.astype(np.float32))
+    u32, v32, w32 = (m.astype(np.float32) for m in (urow, vrow, wrow))
+    visible = Visible(source, rows, u32, v32, w32, o.astype(np.float32))
     wbuf = _ground(terrain, R, C, rays)
     ids = np.where(wbuf > 0, np.int32(GROUND), np.int32(SKY))
     wmax = (1.0 / nearest).tolist()
@@ -205,7 +207,8 @@ def rasterise(
             y = e[:, 1:2] * rays.ys[r0:r1] + e[:, 2:3]
             E = y[:, :, None] + x[:, None, :]
         else:
-            E = e[:, 0, None, None] * rays.x[r0:r1, c0:c1] + e[:, 1, None, None] * rays.y[r0:r1, c0:c1] + e[:, 2, None, None]
+            e0, e1, e2 = e[:, 0, None, None], e[:, 1, None, None], e[:, 2, None, None]
+            E = e0 * rays.x[r0:r1, c0:c1] + e1 * rays.y[r0:r1, c0:c1] + e2
         mask = E[:4].min(axis=0) >= 0
         mask &= E[4] > view
         if shapes[k] == scene.GABLE and mask.any():

@@ -92,7 +92,7 @@ class Renderer:
         pixels = rasterise(
             static, trav.static_bounds, moving, quad_bounds(moving), self.town.terrain, self.town.atlas, T, self._rays
         )
-        colour = shade(trav, pixels, self._rays, T)
+        colour = shade(trav, i, pixels, self._rays, T)
         if self.antialias:
             colour = _soften(colour, pixels.ids)
         rgb = self._develop(trav, i, colour)
@@ -116,7 +116,7 @@ class Renderer:
         if self.noise:
             rng = np.random.default_rng(trav.noise_seed(i))
             c += rng.standard_normal(c.shape, dtype=np.float32) * np.float32(2.0)
-        return np.clip(c + np.float32(0.5), 0, 255).astype(np.uint8)
+        return np.asarray(np.clip(c + np.float32(0.5), 0, 255), dtype=np.uint8)
 
 
 def _soften(colour: F32, ids: npt.NDArray[np.int32]) -> F32:

@@ -16,6 +16,10 @@ __all__ = ["shade"]
 TAPS = 3
 
 
+def _f32(values: npt.NDArray[np.generic]) -> F32:
+    return np.asarray(values, dtype=np.float32)
+
+
 def _linear(rgb255: F32) -> F32:
     """Texture value to linear light; gamma 2 is close to sRGB and needs no table."""
     c = rgb255 * np.float32(1 / 255.0)
@@ -23,13 +27,20 @@ def _linear(rgb255: F32) -> F32:
 
 
 def _anisotropic(
-    image: MipImage, x: F32, y: F32, minor: F32, stretch: F32, dx: F32, dy: F32, bounds: tuple[F32, F32, F32, F32] | None
+    image: MipImage,
+    x: F32,
+    y: F32,
+    minor: F32,
+    stretch: F32,
+    dx: F32,
+    dy: F32,
+    bounds: tuple[F32, F32, F32, F32] | None,
 ) -> F32:
     """Average of TAPS trilinear look-ups spread along the footprint's long axis (texels)."""
     major = minor * np.minimum(stretch, np.float32(10.0))
     lod = np.log2(np.maximum(np.maximum(minor, major / TAPS), np.float32(1e-3)))
     norm = np.float32(1.0) / np.maximum(np.hypot(dx, dy), np.float32(1e-9))
-    dx, dy = dx * norm * major, dy * norm * major
+    dx, dy = _f32(dx * norm * major), _f32(dy * norm * major)
     out: F32 | None = None
     for k in range(TAPS):
         f = np.float32((k + 0.5) / TAPS - 0.5)
@@ -46,7 +57,7 @@ def _shadow(trav: Traversal, x: F32, y: F32, z: F32) -> F32:
     return np.asarray(np.clip((z - h.astype(np.float32)) * np.float32(1.5) + np.float32(0.5), 0, 1), dtype=np.float32)
 
 
-def shade(trav: Traversal, pixels: Pixels, rays: Rays, T_map_cam: Array) -> F32:
+def shade(trav: Traversal, i: int, pixels: Pixels, rays: Rays, T_map_cam: Array) -> F32:
     """Linear-light image (H, W, 3) float32 before exposure."""
     h, w = rays.shape
     R, C = T_map_cam[:3, :3].astype(np.float32), T_map_cam[:3, 3].astype(np.float32)
@@ -58,7 +69,7 @@ def shade(trav: Traversal, pixels: Pixels, rays: Rays, T_map_cam: Array) -> F32:
     out[sky] = _sky(trav, R, rx[sky], ry[sky])
     g = np.nonzero(ids == GROUND)[0]
     if len(g):
-        out[g] = _ground(trav, R, C, rx[g], ry[g], wbuf[g], length[g], rays.camera.fx)
+        out[g] = _ground(trav, trav.traffic.shades_at(i), R, C, rx[g], ry[g], wbuf[g], length[g], rays.camera.fx)
     s = np.nonzero(ids >= 0)[0]
     if len(s):
         out[s] = _quads(trav, pixels, R, C, rx[s], ry[s], wbuf[s], length[s], ids[s], rays.camera.fx)
@@ -73,12 +84,14 @@ def _sky(trav: Traversal, R: F32, rx: F32, ry: F32) -> F32:
     d = [R[k, 0] * rx + R[k, 1] * ry + R[k, 2] for k in range(3)]
     az = np.mod(np.arctan2(d[1], d[0]), np.float32(2 * np.pi))
     el = np.arctan2(d[2], np.hypot(d[0], d[1]))
-    rows, cols = trav.sky.shape[:2]
+    rows, cols = trav.sky.shape[0], trav.sky.shape[1] - 1
     y = (np.float32(np.pi / 2) - el) * np.float32((rows - 1) / (np.pi * 2 / 3))
-    return np.asarray(remap(trav.sky, np.minimum(az * np.float32(cols / (2 * np.pi)), cols - 1.0), y), dtype=np.float32)
+    return np.asarray(remap(trav.sky, az * np.float32(cols / (2 * np.pi)), y), dtype=np.float32)
 
 
-def _ground(trav: Traversal, R: F32, C: F32, rx: F32, ry: F32, w: F32, length: F32, focal: float) -> F32:
+def _ground(
+    trav: Traversal, under: list[tuple[float, ...]], R: F32, C: F32, rx: F32, ry: F32, w: F32, length: F32, focal: float
+) -> F32:
     town, light = trav.town, trav.light
     depth = 1 / w
     dx, dy, dz = (R[k, 0] * rx + R[k, 1] * ry + R[k, 2] for k in range(3))
@@ -89,7 +102,7 @@ def _ground(trav: Traversal, R: F32, C: F32, rx: F32, ry: F32, w: F32, length: F
     gm = town.ground_map
     k = np.float32(gm.k)
     minor = depth * length * np.float32(gm.k / focal)
-    rgba = _anisotropic(town.ground_texture, (x - gm.x0) * k, (gm.y1 - y) * k, minor, 1 / cosine, dx, -dy, None)
+    rgba = _anisotropic(town.ground_texture, (x - gm.x0) * k, (gm.y1 - y) * k, _f32(minor), 1 / cosine, dx, -dy, None)
     albedo = _linear(rgba[:, :3])
     kind = rgba[:, 3] * np.float32(1 / 255)
     grass = np.clip(kind * 2 - 1, 0, 1)[:, None]
@@ -98,20 +111,43 @@ def _ground(trav: Traversal, R: F32, C: F32, rx: F32, ry: F32, w: F32, length: F
         albedo *= np.float32(1) - np.float32(0.45 * light.wet) * (1 - grass)
     if light.snow > 0:
         patch = np.sin(x * 0.9 + 2 * np.sin(y * 0.37)) * np.sin(y * 1.1 + 2 * np.sin(x * 0.41))
-        amount = np.clip(np.float32(light.snow) * (0.35 + 1.4 * kind) + 0.3 * patch - 0.12, 0, 0.95).astype(np.float32)[:, None]
+        amount = np.clip(np.float32(light.snow) * (0.3 + 1.4 * kind) + 0.14 * patch - 0.06, 0, 0.95).astype(np.float32)[
+            :, None
+        ]
         albedo += amount * (np.array([0.74, 0.76, 0.8], np.float32) - albedo)
     sun = light.sun.astype(np.float32)
     lambert = np.maximum((sun[2] - gx * sun[0] - gy * sun[1]) * inv, 0) * _shadow(trav, x, y, z)
-    colour = albedo * (light.ambient_rgb.astype(np.float32) + lambert[:, None] * light.sun_rgb.astype(np.float32))
+    ao = trav.town.shadow_grid
+    dim = remap(
+        trav.occlusion, (x - np.float32(ao.x0)) * np.float32(2 * ao.k), (np.float32(ao.y1) - y) * np.float32(2 * ao.k)
+    )
+    open_sky = dim.astype(np.float32) * np.float32(1 / 255.0)
+    for cx, cy, fx, fy, half_l, half_w in under:
+        ox, oy = x - np.float32(cx), y - np.float32(cy)
+        along, across = np.abs(ox * fx + oy * fy) - half_l, np.abs(oy * fx - ox * fy) - half_w
+        open_sky *= 1 - 0.75 * np.clip(0.5 - 2 * np.maximum(along, across), 0, 1).astype(np.float32)
+        lambert *= 1 - np.clip(0.5 - 2 * np.maximum(along, across), 0, 1).astype(np.float32)
+    colour = albedo * (
+        open_sky[:, None] * light.ambient_rgb.astype(np.float32) + lambert[:, None] * light.sun_rgb.astype(np.float32)
+    )
     if light.wet > 0:
         puddle = np.clip(0.35 + 0.65 * np.sin(x * 0.55 + 1.3 * np.sin(y * 0.31)) * np.sin(y * 0.6), 0, 1)
         mirror = (np.float32(light.wet) * (1 - cosine) ** 4 * puddle).astype(np.float32)[:, None] * (1 - grass)
         colour += mirror * (np.float32(0.7) * light.horizon_rgb.astype(np.float32) - colour) * np.float32(0.6)
-    return colour
+    return _f32(colour)
 
 
 def _quads(
-    trav: Traversal, pixels: Pixels, R: F32, C: F32, rx: F32, ry: F32, w: F32, length: F32, ids: npt.NDArray[np.int32], focal: float
+    trav: Traversal,
+    pixels: Pixels,
+    R: F32,
+    C: F32,
+    rx: F32,
+    ry: F32,
+    w: F32,
+    length: F32,
+    ids: npt.NDArray[np.int32],
+    focal: float,
 ) -> F32:
     light, vis = trav.light, pixels.visible
     rows = vis.rows
@@ -128,7 +164,8 @@ def _quads(
     minor = depth * length * p[:, 16] * np.float32(1 / focal)
     bounds = (p[:, 12], p[:, 13], p[:, 12] + p[:, 14], p[:, 13] + p[:, 15])
     rgba = _anisotropic(
-        trav.town.atlas, p[:, 12] + u * p[:, 17], p[:, 13] + v * p[:, 18], minor, 1 / cosine, du * p[:, 17], dv * p[:, 18], bounds
+        trav.town.atlas, _f32(p[:, 12] + u * p[:, 17]), _f32(p[:, 13] + v * p[:, 18]), _f32(minor), _f32(1 / cosine),
+        _f32(du * p[:, 17]), _f32(dv * p[:, 18]), bounds,
     )  # fmt: skip
     albedo = _linear(rgba[:, :3]) * p[:, 19:22]
     point = [C[k] + depth * (R[k, 0] * rx + R[k, 1] * ry + R[k, 2]) for k in range(3)]
@@ -138,7 +175,9 @@ def _quads(
     if light.snow > 0:
         amount = (np.float32(light.snow) * p[:, 27])[:, None]
         albedo += amount * (np.array([0.72, 0.74, 0.78], np.float32) - albedo)
-    colour = albedo * (p[:, 26:27] * light.ambient_rgb.astype(np.float32) + lit[:, None] * light.sun_rgb.astype(np.float32))
+    colour = albedo * (
+        p[:, 26:27] * light.ambient_rgb.astype(np.float32) + lit[:, None] * light.sun_rgb.astype(np.float32)
+    )
     glass = rgba[:, 3:4] * np.float32(1 / 255) * p[:, 28:29]
     mirror = glass * (0.12 + 0.5 * (1 - cosine[:, None]) ** 3) + glass * p[:, 29:30]
     colour += mirror * (light.horizon_rgb.astype(np.float32) * np.float32(0.8) - colour)

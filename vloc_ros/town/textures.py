@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from vloc_ros.errors import ConfigError
 from vloc_ros.types import Array
 
 __all__ = ["Atlas", "MipImage", "smooth_noise"]
@@ -40,7 +41,7 @@ class MipImage:
             self.offsets[i] = w, y
             y += level.shape[0]
         if max(packed.shape[:2]) >= 32767:
-            raise ValueError(f"texture: expected at most 32766 texels a side, found {packed.shape[:2]}")
+            raise ConfigError(f"town: textures of {packed.shape[:2]} texels exceed 32766 a side; choose a shorter loop")
         self.packed: U8 = packed
         self.size = (w, h)
 
@@ -49,7 +50,6 @@ class MipImage:
 
         ``x``, ``y``: level-0 texel coordinates (texel i covers [i, i+1]); ``bounds``: x0, y0, x1, y1 to stay in.
         """
-        n = x.shape[0]
         lod = np.clip(lod, 0.0, LEVELS - 1.001)
         base = lod.astype(np.int32)
         frac = lod - base
@@ -59,27 +59,29 @@ class MipImage:
         out -= fine
         out *= frac[:, None]
         out += fine
-        return out[:n]
+        return out
 
     def _bilinear(self, x: F32, y: F32, level: npt.NDArray[np.int32], bounds: tuple[F32, ...] | None) -> U8:
         scale = _SCALES[level]
         px, py = x * scale, y * scale
         if bounds is not None:
-            px = np.minimum(np.maximum(px, bounds[0] * scale + 0.5), np.maximum(bounds[2] * scale - 0.5, bounds[0] * scale + 0.5))
-            py = np.minimum(np.maximum(py, bounds[1] * scale + 0.5), np.maximum(bounds[3] * scale - 0.5, bounds[1] * scale + 0.5))
+            half = np.float32(0.5)
+            x0, y0 = bounds[0] * scale + half, bounds[1] * scale + half
+            px = np.minimum(np.maximum(px, x0), np.maximum(bounds[2] * scale - half, x0))
+            py = np.minimum(np.maximum(py, y0), np.maximum(bounds[3] * scale - half, y0))
         else:
             w, h = self.size
             px = np.minimum(np.maximum(px, np.float32(0.5)), w * scale - np.float32(0.5))
             py = np.minimum(np.maximum(py, np.float32(0.5)), h * scale - np.float32(0.5))
         px += self.offsets[level, 0] - np.float32(0.5)
         py += self.offsets[level, 1] - np.float32(0.5)
-        return remap(self.packed, px, py)
+        return np.asarray(remap(self.packed, px, py), dtype=np.uint8)
 
 
 _SCALES = (0.5 ** np.arange(LEVELS + 1)).astype(np.float32)
 
 
-def remap(image: npt.NDArray[np.generic], x: F32, y: F32) -> npt.NDArray[np.generic]:
+def remap(image: U8 | F32, x: F32, y: F32) -> npt.NDArray[np.generic]:
     """Bilinear look-up at N points; reshaped because OpenCV bounds a side by 32767."""
     n = x.shape[0]
     rows = -(-n // 256)
@@ -88,19 +90,22 @@ def remap(image: npt.NDArray[np.generic], x: F32, y: F32) -> npt.NDArray[np.gene
     out = cv2.remap(
         image, grid[0].reshape(rows, 256), grid[1].reshape(rows, 256), cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
     )
-    return out.reshape((rows * 256,) + image.shape[2:])[:n]
+    return out.reshape((rows * 256, *image.shape[2:]))[:n]
 
 
 class Atlas:
     """Packs painted textures on shelves; every rectangle is aligned so that no mip level mixes neighbours."""
 
-    def __init__(self, width: int = 8192) -> None:
-        self.width = width
+    def __init__(self, width: int = 8192, scale: float = 1.0) -> None:
+        self.width, self.scale = width, scale
         self._items: list[tuple[int, int, U8]] = []
         self._x = self._y = self._shelf = 0
 
     def add(self, image: U8) -> tuple[float, float, float, float]:
         """Add an RGB or RGBA texture; returns its (x, y, width, height) in texels."""
+        if self.scale < 1.0:
+            small = max(8, round(image.shape[1] * self.scale)), max(8, round(image.shape[0] * self.scale))
+            image = np.asarray(cv2.resize(image, small, interpolation=cv2.INTER_AREA), dtype=np.uint8)
         h, w = image.shape[:2]
         if image.shape[2] == 3:
             image = np.dstack([image, np.zeros((h, w), np.uint8)])

@@ -35,17 +35,20 @@ class Town:
         if not 120.0 <= loop_m <= 20000.0:
             raise ConfigError(f"town: expected a loop of 120 to 20000 metres, found {loop_m}")
         self.seed, self.loop_m = int(seed), float(loop_m)
-        rng = np.random.default_rng([self.seed, int(round(loop_m * 10)), 77])
+        rng = np.random.default_rng([self.seed, round(loop_m * 10), 77])
         self.layout = build_layout(rng, loop_m)
         points = np.vstack([self.layout.loop.points, *[s.points for s in self.layout.sides]])
         lower, upper = points.min(0) - MARGIN_M, points.max(0) + MARGIN_M
         self._lower, self._upper = lower, upper
         self.terrain = Terrain(rng, float(max(upper - lower)))
-        atlas = Atlas()
+        # Kilometre towns paint their walls coarser, so that the atlas stays below half a gigabyte.
+        atlas = Atlas(scale=min(1.0, (500.0 / loop_m) ** 0.5))
         self.props = Props(rng, atlas)
         placed = populate(rng, atlas, self.terrain, self.layout, self.props, lower, upper)
         self.rows: Array = np.array(placed.rows)
         self._blocks, self._crowns = placed.blocks, placed.crowns
+        #: Ground polygons (4, 2) of buildings and fences.
+        self.footprints: list[Array] = [polygon for polygon, _ in placed.blocks]
         count = max(2, int(loop_m / 70))
         self.crossings = [float(v) for v in rng.uniform(0, self.layout.loop.length, count)]
         self.ground_map = GroundMap(lower, upper)
@@ -74,7 +77,7 @@ class Town:
         out = np.full(1024, 0.045)
         for k in range(1, 40):
             out += rng.normal(0, 0.05 / (k + 2)) * np.cos(k * az + rng.uniform(0, 6.28))
-        return np.clip(out, 0.012, 0.2).astype(np.float32)
+        return np.asarray(np.clip(out, 0.012, 0.2), dtype=np.float32)
 
     @cached_property
     def shadow_grid(self) -> Grid:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from vloc_ros.town import scene
@@ -10,55 +12,78 @@ from vloc_ros.types import Array
 
 __all__ = ["Traffic"]
 
+SEEN_M = 120.0
+
+
+@dataclass(frozen=True)
+class _Mover:
+    prototype: Array
+    #: Arc length (m) on the loop at every frame, NaN while away.
+    arc: Array
+    offset_m: float
+    #: Half length and half width of the patch of ground that it darkens; 0 for people.
+    half: tuple[float, float]
+
+
+def _ease(x: Array) -> Array:
+    x = np.clip(x, 0.0, 1.0)
+    return np.asarray(x * x * (3 - 2 * x))
+
 
 class Traffic:
     """Occluders of one traversal; ``arc_m`` and ``time_s`` are the ego vehicle's, ``density`` 1 is ordinary."""
 
     def __init__(self, rng: np.random.Generator, town: Town, arc_m: Array, time_s: Array, density: float) -> None:
-        self._town, self._arc, self._time = town, arc_m, time_s
+        self._town, self._arc = town, arc_m
         self.parked_blocks: list[tuple[Array, float]] = []
         self.parked = self._park(rng, density)
-        self._movers: list[tuple[Array, Array, float]] = []  # prototype, arc length per frame, lateral offset
+        self._movers: list[_Mover] = []
         length = town.loop.length
-        props = town.props
         for _ in range(int(rng.poisson(density * length / 45.0))):  # oncoming
-            speed = rng.uniform(4.0, 9.0)
-            arc = rng.uniform(0, length) - speed * time_s
-            self._movers.append((self._any_vehicle(rng), arc, rng.normal(1.75, 0.15)))
+            arc = rng.uniform(0, length) - rng.uniform(4.0, 9.0) * time_s
+            self._add(self._any_vehicle(rng), arc, rng.normal(1.75, 0.15))
         for _ in range(int(rng.poisson(density * max(1.0, length / 200.0)))):  # ahead for a while
-            gap = rng.uniform(9, 22) + 4 * np.sin(time_s / rng.uniform(4, 9) + rng.uniform(0, 6))
-            arc = arc_m + gap
+            near = rng.uniform(9, 22) + 4 * np.sin(time_s / rng.uniform(4, 9) + rng.uniform(0, 6))
             first = rng.uniform(-0.2, 0.8) * time_s[-1]
-            hidden = (time_s < first) | (time_s > first + rng.uniform(8, 20))
-            self._movers.append((self._any_vehicle(rng), np.where(hidden, np.nan, arc), -1.75))
+            away = np.maximum(first - time_s, time_s - first - rng.uniform(8, 20)) / 8.0
+            gap = near + 75.0 * _ease(away)
+            self._add(self._any_vehicle(rng), np.where(gap < 80.0, arc_m + gap, np.nan), -1.75)
+        people = town.props.people
         for _ in range(int(rng.poisson(density * length / 12.0))):  # walking
-            side = rng.choice([-1.0, 1.0])
+            side = float(rng.choice([-1.0, 1.0]))
             arc = rng.uniform(0, length) + rng.choice([-1, 1]) * rng.uniform(0.8, 1.6) * time_s
-            self._movers.append((props.people[int(rng.integers(len(props.people)))], arc, side * rng.uniform(6.2, 7.6)))
+            self._add(people[int(rng.integers(len(people)))], arc, side * rng.uniform(6.2, 7.6), False)
+
+    def _add(self, prototype: Array, arc: Array, offset_m: float, vehicle: bool = True) -> None:
+        # Row 2 of a vehicle is its left side, row 0 its front.
+        half = (0.5 * float(prototype[2, 9]), 0.5 * float(prototype[0, 9])) if vehicle else (0.0, 0.0)
+        self._movers.append(_Mover(prototype, arc, offset_m, half))
 
     def _any_vehicle(self, rng: np.random.Generator) -> Array:
         props = self._town.props
         group = props.vans if rng.random() < 0.22 else props.cars
         return group[int(rng.integers(len(group)))]
 
-    def _place(self, prototype: Array, x: float, y: float, heading: float) -> Array:
+    def _poses(self, xy: Array, heading: Array) -> Array:
+        """Rigid transforms (M, 4, 4) that stand things on the ground, facing ``heading`` (rad)."""
         terrain = self._town.terrain
-        gx, gy = (float(v) for v in terrain.gradient(x, y))
+        gx, gy = terrain.gradient(xy[:, 0], xy[:, 1])
         c, s = np.cos(heading), np.sin(heading)
-        up = np.array([-gx, -gy, 1.0]) / np.sqrt(1 + gx * gx + gy * gy)
-        f = np.array([c, s, gx * c + gy * s])
-        f /= np.linalg.norm(f)
-        T = np.eye(4)
-        T[:3, :3] = np.stack([f, np.cross(up, f), up], 1)
-        T[:3, 3] = x, y, float(terrain.height(x, y))
-        out = scene.transform_quads(prototype, T)
-        out[:, scene.MOVING] = 1.0
-        return out
+        up = np.stack([-gx, -gy, np.ones_like(gx)], 1)
+        up /= np.linalg.norm(up, axis=1, keepdims=True)
+        f = np.stack([c, s, gx * c + gy * s], 1)
+        f /= np.linalg.norm(f, axis=1, keepdims=True)
+        T = np.tile(np.eye(4), (len(xy), 1, 1))
+        T[:, :3, :3] = np.stack([f, np.cross(up, f), up], 2)
+        T[:, :2, 3] = xy
+        T[:, 2, 3] = terrain.height(xy[:, 0], xy[:, 1])
+        return T
 
     def _park(self, rng: np.random.Generator, density: float) -> Array:
         town = self._town
-        rows = [np.zeros((0, scene.COLUMNS))]
-        taken: list[Array] = []
+        prototypes: list[Array] = []
+        places: list[Array] = []
+        headings: list[float] = []
         for street in (town.loop, *town.layout.sides):
             for side in (-1.0, 1.0):
                 fill = np.clip(rng.uniform(0.2, 0.65) * density, 0, 0.95)
@@ -68,42 +93,69 @@ class Traffic:
                     p, t = street.at(np.array([s + rng.uniform(-0.4, 0.4)]))
                     n = np.array([-t[0, 1], t[0, 0]]) * side
                     q = p[0] + n * (4.62 + rng.normal(0, 0.07))
-                    near = [town.loop.points[np.newaxis, ::8]] if street is not town.loop else []
-                    if near and np.min(np.linalg.norm(town.loop.points[::8] - q, axis=1)) < 10.0:
+                    if not self._free(q, s, street is town.loop, places):
                         continue
-                    if len(town.layout.junctions) and np.min(np.linalg.norm(town.layout.junctions - q, axis=1)) < 12.0:
-                        continue
-                    if taken and min(float(np.hypot(*(q - o))) for o in taken[-40:]) < 5.0:
-                        continue
-                    if street is town.loop and any(abs(s - c) < 5.0 for c in town.crossings):
-                        continue
-                    taken.append(q)
-                    heading = float(np.arctan2(t[0, 1], t[0, 0])) + (np.pi if side > 0 else 0.0) + rng.normal(0, 0.02)
-                    prototype = self._any_vehicle(rng)
-                    rows.append(self._place(prototype, float(q[0]), float(q[1]), heading))
-                    f, h = t[0] * 2.1, n * 0.85
+                    places.append(q)
+                    headings.append(
+                        float(np.arctan2(t[0, 1], t[0, 0])) + (np.pi if side > 0 else 0) + rng.normal(0, 0.02)
+                    )
+                    prototypes.append(self._any_vehicle(rng))
+                    f, h = t[0] * (0.5 * prototypes[-1][2, 9]), n * 0.87
                     z = float(town.terrain.height(q[0], q[1]))
                     self.parked_blocks.append((np.array([q - f - h, q + f - h, q + f + h, q - f + h]), z + 1.25))
-        return np.vstack(rows)
+        if not places:
+            return np.zeros((0, scene.COLUMNS))
+        poses = self._poses(np.array(places), np.array(headings))
+        return _mark(np.vstack([scene.transform_quads(r, T) for r, T in zip(prototypes, poses, strict=True)]))
+
+    def _free(self, q: Array, s: float, on_loop: bool, places: list[Array]) -> bool:
+        """Whether a vehicle may park at ``q``: not at junctions, on crossings, or in another one."""
+        town = self._town
+        junctions = town.layout.junctions
+        if not on_loop and np.min(np.linalg.norm(town.loop.points[::8] - q, axis=1)) < 10.0:
+            return False
+        if len(junctions) and np.min(np.linalg.norm(junctions - q, axis=1)) < 12.0:
+            return False
+        if on_loop and any(abs(s - c) < 5.0 for c in town.crossings):
+            return False
+        return not places or float(np.min(np.linalg.norm(np.array(places[-80:]) - q, axis=1))) > 5.0
+
+    def _present(self, i: int) -> tuple[list[_Mover], Array]:
+        """The movers near the ego vehicle at frame ``i`` with their poses (M, 4, 4)."""
+        loop, ego = self._town.loop, self._arc[i]
+        near: list[_Mover] = []
+        for m in self._movers:
+            gap = (m.arc[i] - ego + loop.length / 2) % loop.length - loop.length / 2
+            # Nothing drives through the ego vehicle: what is right here in its lane is left out.
+            if abs(gap) < SEEN_M and not (-4.0 < m.offset_m < 0.0 and abs(gap) < 7.0):
+                near.append(m)
+        if not near:
+            return near, np.zeros((0, 4, 4))
+        p, t = loop.at(np.array([m.arc[i] for m in near]))
+        xy = p + np.array([m.offset_m for m in near])[:, None] * np.stack([-t[:, 1], t[:, 0]], 1)
+        j = min(max(i, 1), len(self._arc) - 1)
+        backwards = np.array([m.arc[j] < m.arc[j - 1] for m in near])
+        return near, self._poses(xy, np.arctan2(t[:, 1], t[:, 0]) + np.pi * backwards)
 
     def rows_at(self, i: int) -> Array:
-        """Quads of the moving things within 120 m of the ego vehicle's arc length at frame ``i``."""
-        loop = self._town.loop
-        ego = self._arc[i]
-        rows = [np.zeros((0, scene.COLUMNS))]
-        for prototype, arc, offset in self._movers:
-            s = arc[i]
-            if np.isnan(s):
-                continue
-            gap = (s - ego + loop.length / 2) % loop.length - loop.length / 2
-            # Nothing drives through the ego vehicle: what is right here in the same lane is left out.
-            if abs(gap) > 120.0 or (offset < 0 and abs(gap) < 7.0 and offset > -4):
-                continue
-            j = min(i + 1, len(arc) - 1)
-            back = arc[j] < arc[max(j - 1, 0)]
-            p, t = loop.at(np.array([s]))
-            n = np.array([-t[0, 1], t[0, 0]])
-            q = p[0] + n * offset
-            heading = float(np.arctan2(t[0, 1], t[0, 0])) + (np.pi if back else 0.0)
-            rows.append(self._place(prototype, float(q[0]), float(q[1]), heading))
-        return np.vstack(rows)
+        """Quads of the moving things near the ego vehicle at frame ``i``."""
+        near, poses = self._present(i)
+        if not near:
+            return np.zeros((0, scene.COLUMNS))
+        return _mark(np.vstack([scene.transform_quads(m.prototype, T) for m, T in zip(near, poses, strict=True)]))
+
+    def shades_at(self, i: int) -> list[tuple[float, ...]]:
+        """Ground patches under moving vehicles: centre x, y, heading cosine, sine, half length, half width."""
+        near, poses = self._present(i)
+        out: list[tuple[float, ...]] = []
+        for m, T in zip(near, poses, strict=True):
+            if m.half[0] > 0:
+                c, s = T[0, 0], T[1, 0]
+                norm = float(np.hypot(c, s))
+                out.append((float(T[0, 3]), float(T[1, 3]), float(c) / norm, float(s) / norm, *m.half))
+        return out
+
+
+def _mark(rows: Array) -> Array:
+    rows[:, scene.MOVING] = 1.0
+    return rows

@@ -39,7 +39,8 @@ class Traversal:
     :param weave_m: standard deviation of the lateral movement inside the lane.
     :param traffic: density of moving and parked occluders, 1 is ordinary, 0 none.
 
-    ``stamps_ns`` (N,), ``T_map_base`` (N, 4, 4), ``T_base_cam`` (4, 4), ``T_map_cam`` (N, 4, 4), ``T_odom_base`` (N, 4, 4).
+    ``stamps_ns`` (N,), ``T_map_base`` (N, 4, 4), ``T_base_cam`` (4, 4), ``T_map_cam`` (N, 4, 4),
+    ``T_odom_base`` (N, 4, 4).
     """
 
     def __init__(
@@ -48,7 +49,8 @@ class Traversal:
     ) -> None:  # fmt: skip
         if index < 0 or not 0.02 <= spacing_m <= 20.0 or not 0.0 < laps <= 100.0:
             raise ConfigError(
-                f"traversal: expected index >= 0, spacing 0.02 to 20 m, laps 0 to 100; found {index}, {spacing_m}, {laps}"
+                "traversal: expected index >= 0, spacing 0.02 to 20 m, laps 0 to 100; "
+                f"found {index}, {spacing_m}, {laps}"
             )
         self.town, self.index = town, int(index)
         self.name = f"town{town.seed}_{index}"
@@ -68,8 +70,8 @@ class Traversal:
     def _drive(self, rng: np.random.Generator, spacing: float, laps: float, lane: float | None, weave: float) -> None:
         loop = self.town.loop
         total = loop.length * laps
-        n = max(2, int(round(total / spacing)))
-        t = np.arange(n) * 0.1
+        n = max(2, round(total / spacing))
+        t = np.arange(n, dtype=np.float64) * 0.1
         speed = np.clip(1 + 0.2 * smooth(rng, t, 8.0), 0.45, 1.6)
         arc = np.concatenate([[0.0], np.cumsum(speed[:-1])])
         arc = arc * ((total - total / n) / arc[-1]) + rng.uniform(0, loop.length)
@@ -100,7 +102,8 @@ class Traversal:
         yaw = np.unwrap(np.arctan2(f[:, 1], f[:, 0]))
         bend = np.gradient(yaw) / np.maximum(np.gradient(arc), 1e-3)
         pitch = np.radians(0.35) * smooth(rng, t, 2.0) + np.radians(rng.normal(0, 0.25))
-        roll = np.radians(0.3) * smooth(rng, t, 2.5) + np.radians(rng.normal(0, 0.15)) + 0.25 * np.clip(bend, -0.15, 0.15) * 0.6
+        roll = np.radians(0.3) * smooth(rng, t, 2.5) + np.radians(rng.normal(0, 0.15))
+        roll += 0.15 * np.clip(bend, -0.15, 0.15)
         lift = 0.012 * smooth(rng, t, 1.6) + rng.normal(0, 0.015)
         T = np.tile(np.eye(4), (n, 1, 1))
         R = np.stack([forward, np.cross(up, forward), up], 2)
@@ -126,6 +129,17 @@ class Traversal:
         for polygon, z in self.traffic.parked_blocks:
             cv2.fillConvexPoly(tops, grid.pixels(polygon), float(z), cv2.LINE_8, 4)
         return shadow_heights(tops, grid, self.light.sun)
+
+    @cached_property
+    def occlusion(self) -> npt.NDArray[np.uint8]:
+        """How open the sky is over the ground, 255 fully, at twice the shadow grid's resolution."""
+        grid = self.town.shadow_grid
+        out = np.full((2 * grid.shape[0], 2 * grid.shape[1]), 255, np.uint8)
+        for polygon in self.town.footprints:
+            cv2.fillConvexPoly(out, 2 * grid.pixels(polygon), 90, cv2.LINE_AA, 4)
+        for polygon, _ in self.traffic.parked_blocks:
+            cv2.fillConvexPoly(out, 2 * grid.pixels(polygon), 40, cv2.LINE_AA, 4)
+        return np.asarray(cv2.GaussianBlur(out, (0, 0), 1.6), dtype=np.uint8)
 
     @cached_property
     def sky(self) -> F32:
@@ -158,5 +172,3 @@ def _small_rotation(roll: Array, pitch: Array) -> Array:
     Ry = np.stack([cp, zero, sp, zero, one, zero, -sp, zero, cp], 1).reshape(-1, 3, 3)
     Rx = np.stack([one, zero, zero, zero, cr, -sr, zero, sr, cr], 1).reshape(-1, 3, 3)
     return np.asarray(Ry @ Rx)
-
-
