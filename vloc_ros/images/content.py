@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 
 from vloc_ros.errors import ImageError
@@ -25,10 +26,10 @@ def check_content(image: RgbImage, min_standard_deviation: float = MIN_STANDARD_
     if image.size == 0:
         raise ImageError(f"image: expected pixels, found an empty image of shape {image.shape}")
     sy, sx = max(1, image.shape[0] // _SAMPLES_A_SIDE), max(1, image.shape[1] // _SAMPLES_A_SIDE)
-    sample = image[sy // 2 :: sy, sx // 2 :: sx].reshape(-1, image.shape[-1]).astype(np.float32)
-    deviation = float(sample.std(axis=0).max())
+    mean, deviations = cv2.meanStdDev(np.ascontiguousarray(image[sy // 2 :: sy, sx // 2 :: sx]))
+    deviation = float(deviations.max())
     if deviation < min_standard_deviation:
-        colour = sample.mean(axis=0)
+        colour = mean[:, 0]
         what = "black" if colour.max() < 8 else f"one colour, RGB ({', '.join(f'{v:.0f}' for v in colour)})"
         raise ImageError(
             f"image: all {what}: standard deviation {deviation:.2f} of 255, expected at least "
