@@ -10,14 +10,14 @@ from pathlib import Path
 from launch import LaunchDescription
 from launch.actions import (
     DeclareLaunchArgument,
+    EmitEvent,
     ExecuteProcess,
     IncludeLaunchDescription,
     OpaqueFunction,
     RegisterEventHandler,
 )
-from launch.events import Shutdown
-from launch.actions import EmitEvent
 from launch.event_handlers import OnProcessExit
+from launch.events import Shutdown
 from launch.launch_description_sources import PythonLaunchDescriptionSource
 from launch.substitutions import LaunchConfiguration
 from launch_ros.event_handlers import OnStateTransition
@@ -45,7 +45,8 @@ def start(context):
 def generate_launch_description():
     """Called by ros2 launch."""
     node = IncludeLaunchDescription(
-        PythonLaunchDescriptionSource(str(HERE / "imposing.launch.py")), launch_arguments={"use_sim_time": "true"}.items()
+        PythonLaunchDescriptionSource(str(HERE / "imposing.launch.py")),
+        launch_arguments={"use_sim_time": "true"}.items(),
     )
     return LaunchDescription(
         [

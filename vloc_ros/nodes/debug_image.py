@@ -53,5 +53,7 @@ def _plan(candidates: Array, position: Array, side: int, colour: tuple[int, int,
     for u, v in pixels:
         cv2.circle(plan, (int(u), int(v)), 1, (150, 150, 220), -1)
     cv2.circle(plan, (side // 2, side // 2), max(2, side // 40), colour, -1)
-    cv2.putText(plan, f"+-{radius:.1f} m", (3, side - 4), cv2.FONT_HERSHEY_SIMPLEX, 0.3, (200, 200, 200), 1, cv2.LINE_AA)
+    cv2.putText(
+        plan, f"+-{radius:.1f} m", (3, side - 4), cv2.FONT_HERSHEY_SIMPLEX, 0.3, (200, 200, 200), 1, cv2.LINE_AA
+    )
     return plan

@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
+import os
 import time
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import is_dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rclpy.lifecycle import LifecycleNode
 
-from vloc_ros.errors import ConfigError, MapNotFoundError, VlocError
+from vloc_ros.errors import ConfigError, GeometryError, MapNotFoundError, VlocError
 from vloc_ros.geometry.rotations import quaternion_to_matrix
 from vloc_ros.geometry.se3 import make_transform
 from vloc_ros.messages import camera_model, frame_id, message_image, pose_covariance, stamp_ns, transform
 from vloc_ros.nodes.inputs import ReceivedFrame
 from vloc_ros.nodes.outputs import Outputs
-from vloc_ros.nodes.pose_store import StoredPose, load_pose, save_pose
 from vloc_ros.nodes.ros_parameters import NodeParameters
 from vloc_ros.nodes.tf_broadcast import TfBroadcast
 from vloc_ros.nodes.tf_input import TfInput
 from vloc_ros.settings import settings_to_mapping
+from vloc_ros.tracking.store import SavedPose, load_pose, save_pose
 from vloc_ros.types import Array, LocalizationState
 
 if TYPE_CHECKING:
@@ -36,14 +35,6 @@ BACKWARDS_NS = 1_000_000_000
 #: Standard deviations for an initial pose that comes without a covariance: metres, radians.
 DEFAULT_SIGMAS = (1.0, 1.0, 0.5, 0.1, 0.1, 0.3)
 LOG_PERIOD_S = 5.0
-
-
-class FrameRefusedError(VlocError):
-    """A frame that cannot reach the pipeline; ``reason`` is the name of its counter."""
-
-    def __init__(self, reason: str, message: str) -> None:
-        super().__init__(message)
-        self.reason = reason
 
 
 class Engine:
@@ -60,13 +51,12 @@ class Engine:
         self._outputs = outputs
         self._localizer: Localizer | None = None
         self.pipeline: Pipeline | None = None
-        #: Frames refused before they reached the pipeline, by reason.
-        self.refused: Counter[str] = Counter()
-        self.odometry_missing = 0
-        self.published = 0
+        #: Frames without odometry at their stamp, and frames dropped by an unexpected exception.
+        self.odometry_missing = self.internal_errors = 0
         self.last_result: FrameResult | None = None
         self.tf_conflict = ""
         self._last_stamp = 0
+        self._last_turn_ns = 0
         self._cleared = False
         self._logged: dict[str, float] = {}
         self._saved_at = 0.0
@@ -82,7 +72,7 @@ class Engine:
     @property
     def state(self) -> LocalizationState:
         """The state of the sequence."""
-        return self.last_result.state if self.last_result is not None else LocalizationState.INITIALIZING
+        return self.pipeline.state if self.pipeline is not None else LocalizationState.INITIALIZING
 
     def describe(self) -> str:
         """Backend, device and map in a few words."""
@@ -98,7 +88,7 @@ class Engine:
         from vloc_ros.maps import read_map
         from vloc_ros.nodes.tuning import make_pipeline
 
-        path = self._parameters["map"]
+        path = os.path.expanduser(self._parameters["map"])
         if not path:
             raise MapNotFoundError("map: expected the path of a map, found an empty name; set the parameter map")
         backend = self._parameters["backend"] or read_map(path).manifest.backend
@@ -120,19 +110,21 @@ class Engine:
                 f"the map's frame is {', '.join(sorted(frames))}, poses are published in "
                 f"{self._parameters['map_frame']} (parameter map_frame)"
             )
-        self._forget()
+        self.odometry_missing = self.internal_errors = 0
+        self._withdraw()
         self._restore_pose()
 
     def start(self) -> None:
-        """Before the first frame after an activation."""
+        """Before the first frame after an activation: an old pose and old stamps mean nothing now."""
+        assert self.pipeline is not None
+        if self._last_stamp:
+            self.pipeline.reset()
         self._last_stamp = 0
 
     def finish(self) -> None:
         """After the last frame before a deactivation: keep the pose, withdraw the state."""
         self._save_pose(force=True)
-        self._broadcast.silence()
-        self.last_result = None
-        self._outputs.state(LocalizationState.INITIALIZING)
+        self._withdraw(LocalizationState.INITIALIZING)
 
     def destroy(self) -> None:
         """Give back the localizer and the GPU's memory."""
@@ -147,12 +139,11 @@ class Engine:
         self._cleared = True
 
     def restart(self) -> None:
-        """After a jump of the clock, between two frames."""
-        if self.pipeline is not None:
-            self.pipeline.reset()
-        self.last_result = None
+        """Forget pose and stamps: the clock jumped, or the user asked for it. Counters go on."""
+        assert self.pipeline is not None
+        self.pipeline.reset()
         self._last_stamp = 0
-        self._outputs.state(LocalizationState.INITIALIZING)
+        self._withdraw()
 
     def relocalize(self) -> None:
         """Forget where the vehicle was believed to be and search the whole map."""
@@ -160,21 +151,26 @@ class Engine:
         self.pipeline.relocalize()
         self._withdraw()
 
-    def reset(self) -> None:
-        """As after the start, counters included."""
-        assert self.pipeline is not None
-        self.pipeline.reset()
-        self._forget()
+    def expire(self) -> None:
+        """Let time pass without frames: a camera that fell silent ends in LOST."""
+        now = self.now_in_stamps()
+        if self.pipeline is None or now is None:
+            return
+        state = self.pipeline.expire(now)
+        if state is LocalizationState.LOST:
+            self._broadcast.silence()
+        self._outputs.state(state)
 
-    def _forget(self) -> None:
-        self.refused.clear()
-        self.odometry_missing = self.published = 0
-        self._withdraw()
+    def now_in_stamps(self) -> int | None:
+        """The present in the camera's clock, which need not be ours: the last stamp plus the time since its turn."""
+        if not self._last_stamp:
+            return None
+        return self._last_stamp + max(0, self._node.get_clock().now().nanoseconds - self._last_turn_ns)
 
-    def _withdraw(self) -> None:
+    def _withdraw(self, state: LocalizationState | None = None) -> None:
         self._broadcast.silence()
         self.last_result = None
-        self._outputs.state(LocalizationState.INITIALIZING)
+        self._outputs.state(state or self.state)
 
     # One frame
 
@@ -186,47 +182,47 @@ class Engine:
         assert pipeline is not None
         stamp = stamp_ns(received.image)
         self._watch_stamps(stamp)
+        rectified = self._parameters["image_is_rectified"]
         try:
-            image = message_image(received.image)
-            camera = self._camera(received)
-            T_base_cam = self._extrinsics(received)
-            frame = Frame(
-                stamp_ns=stamp,
-                image=image,
-                camera=camera,
-                rectified=self._parameters["image_is_rectified"],
-                T_base_cam=T_base_cam,
-                T_odom_base=self._odometry(stamp),
-                received_ns=received.received_ns,
-            )
-        except FrameRefusedError as error:
-            self.count(error.reason)
-            self._say(error.reason, f"frame refused ({error.reason}): {error}")
+            camera = None if received.info is None else camera_model(received.info, rectified)
+        except VlocError as error:
+            self._publish(pipeline.refuse(stamp, "bad_camera_info", str(error)), None, received)
             return
+        try:
+            T_base_cam = self._extrinsics(received)
+        except VlocError as error:
+            self._publish(pipeline.refuse(stamp, "bad_transform", str(error)), None, received)
+            return
+        T_odom_base = self._odometry(stamp)
+        turn = self._node.get_clock().now().nanoseconds
+        image = message_image(received.image)
+        scene = self._parameters["scene"] or None
+        frame = Frame(stamp, image, camera, rectified, T_base_cam, T_odom_base, turn, scene)
         result = pipeline.process(frame)
+        if stamp > 0:
+            self._last_stamp, self._last_turn_ns = stamp, turn
+        self._publish(result, T_base_cam, received)
+
+    def _publish(self, result: FrameResult, T_base_cam: Array | None, received: ReceivedFrame) -> None:
         self.last_result = result
         if result.refused is not None:
-            self._say(result.refused, f"frame refused ({result.refused})")
+            self._say(result.refused, f"frame refused ({result.refused}): {result.message}")
         self._outputs.state(result.state)
-        self._publish(result, T_base_cam)
-        self._draw(frame, result, received)
-
-    def count(self, reason: str) -> None:
-        """Count a frame that was refused here."""
-        self.refused[reason] += 1
-
-    def _publish(self, result: FrameResult, T_base_cam: Array) -> None:
-        if result.state is LocalizationState.LOST:
-            self._broadcast.silence()
-        if result.estimate is not None:
+        self._broadcast_tf(result)
+        if result.publish and result.T_map_base is not None and result.covariance_base is not None:
+            self._outputs.pose(result.T_map_base, result.covariance_base, result.stamp_ns)
+            self._save_pose()
+        if result.estimate is not None and T_base_cam is not None:
             self._outputs.candidates(result.estimate, T_base_cam)
-        if not result.publish or result.T_map_base is None or result.covariance_base is None:
+        self._draw(result, received)
+
+    def _broadcast_tf(self, result: FrameResult) -> None:
+        if self._tf_refused() or result.state is LocalizationState.LOST:
+            self._broadcast.silence()
             return
-        self._outputs.pose(result.T_map_base, result.covariance_base, result.stamp_ns)
-        self.published += 1
-        if not self._tf_refused():
-            self._broadcast.update(result.T_map_odom, result.T_map_base, result.stamp_ns)
-        self._save_pose()
+        self._broadcast.correct(result.T_map_odom)
+        if result.publish and result.T_map_base is not None:
+            self._broadcast.place(result.T_map_base, result.stamp_ns)
 
     def _tf_refused(self) -> bool:
         """Whether broadcasting would fight another node; the reason is kept for the diagnostics."""
@@ -245,26 +241,18 @@ class Engine:
             self._say("tf_conflict", self.tf_conflict)
         return False
 
-    def _camera(self, received: ReceivedFrame) -> Any:
-        if received.info is None:
-            raise FrameRefusedError("camera_info_missing", "no camera info has arrived yet; check its topic")
-        try:
-            return camera_model(received.info, self._parameters["image_is_rectified"])
-        except VlocError as error:
-            raise FrameRefusedError("camera_info_invalid", str(error)) from error
-
     def _extrinsics(self, received: ReceivedFrame) -> Array:
         if self._fixed_extrinsics is not None:
             return self._fixed_extrinsics
         camera = self._parameters["camera_frame"] or frame_id(received.image)
         base = self._parameters["base_frame"]
         if not camera:
-            raise FrameRefusedError("extrinsics_missing", "the image names no frame; set camera_frame")
+            raise GeometryError("expected the image to name its frame, found none; set the parameter camera_frame")
         T = self._tf.static(base, camera, self._parameters["tf_timeout"])
         if T is None:
-            raise FrameRefusedError(
-                "extrinsics_missing",
-                f"TF knows no transform from {base} to {camera}; publish it on /tf_static or set camera_extrinsics",
+            raise GeometryError(
+                f"expected TF to connect {base} with {camera}, found nothing; publish that on /tf_static, or set "
+                "camera_extrinsics"
             )
         return T
 
@@ -285,23 +273,21 @@ class Engine:
                 self._tf.clear()
             self._broadcast.restart()
         self._cleared = False
-        if stamp > 0:
-            self._last_stamp = stamp
 
-    def _draw(self, frame: Any, result: FrameResult, received: ReceivedFrame) -> None:
+    def _draw(self, result: FrameResult, received: ReceivedFrame) -> None:
         if not self._outputs.wants_debug_image:
             return
         from vloc_ros.images.decode import decode
 
         try:
-            image = decode(frame.image)
+            image = decode(message_image(received.image))
         except VlocError:
             return
         self._outputs.debug_image(
             image,
             result.estimate,
             result.state,
-            f"refused: {result.refused}" if result.refused else "",
+            f"refused: {result.refused}" if result.refused else result.reason,
             result.stamp_ns,
             frame_id(received.image),
         )
@@ -331,7 +317,14 @@ class Engine:
                 return
             rotate = np.kron(np.eye(2), T_map_source[:3, :3])
             T, covariance = T_map_source @ T, rotate @ covariance @ rotate.T
-        self.pipeline.set_initial_pose(T, covariance, stamp)
+        odom, base = self._parameters["odom_frame"], self._parameters["base_frame"]
+        T_odom_base = self._tf.at(odom, base, stamp, 0.0) if stamp else None
+        try:
+            self.pipeline.set_initial_pose(T, covariance, stamp, T_odom_base, self._parameters["scene"])
+        except GeometryError as error:
+            self._log.warning(f"initialpose refused: {error}")
+            return
+        self._withdraw()
         self._log.info(f"initial pose: x {T[0, 3]:.2f} y {T[1, 3]:.2f} in {map_frame}")
 
     def _restore_pose(self) -> None:
@@ -339,14 +332,14 @@ class Engine:
         if not name or self.pipeline is None or self._localizer is None:
             return
         try:
-            stored = load_pose(Path(name).expanduser(), self._localizer.map_id)
+            stored = load_pose(name)
         except ConfigError as error:
             self._log.warning(str(error))
             return
-        if stored is not None:
+        if stored is not None and stored.map_id == self._localizer.map_id:
             # The vehicle may have been moved a little since: the window is at least the default's.
             covariance = stored.covariance + np.diag(np.square(DEFAULT_SIGMAS))
-            self.pipeline.set_initial_pose(stored.T_map_base, covariance, 0)
+            self.pipeline.set_initial_pose(stored.T_map_base, covariance, scene=stored.scene)
             self._log.info(f"search starts at the pose of {name}")
 
     def _save_pose(self, force: bool = False) -> None:
@@ -359,10 +352,18 @@ class Engine:
         self._saved_at = now
         if result.T_map_base is None or result.covariance_base is None:
             return
-        stored = StoredPose(self._localizer.map_id, result.T_map_base, result.covariance_base, result.stamp_ns)
+        scene = result.estimate.scene if result.estimate is not None else ""
+        pose = SavedPose(
+            self._localizer.map_id,
+            self._parameters["map_frame"],
+            result.stamp_ns,
+            result.T_map_base,
+            result.covariance_base,
+            scene,
+        )
         try:
-            save_pose(Path(name).expanduser(), stored)
-        except ConfigError as error:
+            save_pose(name, pose)
+        except VlocError as error:
             self._say("pose_file", str(error))
 
     def _say(self, topic: str, text: str) -> None:

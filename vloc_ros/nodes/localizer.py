@@ -203,7 +203,7 @@ class VlocLocalizer(LifecycleNode):
 
     def _on_worker_error(self, error: BaseException) -> None:
         if self.engine is not None:
-            self.engine.count("internal_error")
+            self.engine.internal_errors += 1
         self._explain("the frame was dropped", error)
 
     # Services
@@ -212,7 +212,7 @@ class VlocLocalizer(LifecycleNode):
         return await self._in_worker(response, lambda e: e.relocalize(), "searching the whole map from the next frame")
 
     async def _on_reset(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
-        return await self._in_worker(response, lambda e: e.reset(), "state and counters are those of a fresh start")
+        return await self._in_worker(response, lambda e: e.restart(), "starting anew with the next frame")
 
     async def _on_load_map(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         path = self.parameters["map"]

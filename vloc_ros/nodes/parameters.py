@@ -13,7 +13,9 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from vloc_ros.diagnostics import DiagnosticSettings
 from vloc_ros.errors import ConfigError
+from vloc_ros.pipeline import PipelineSettings
 from vloc_ros.settings import describe_settings
 from vloc_ros.tracking.settings import TrackerSettings
 
@@ -49,7 +51,8 @@ class ParameterSpec:
         if self.choices:
             return "one of " + ", ".join(f"`{c}`" for c in self.choices)
         if self.minimum is not None or self.maximum is not None:
-            return f"{'' if self.minimum is None else f'{self.minimum:g}'} .. {'' if self.maximum is None else f'{self.maximum:g}'}"
+            low, high = ("" if bound is None else f"{bound:g}" for bound in (self.minimum, self.maximum))
+            return f"{low} .. {high}"
         return ""
 
 
@@ -98,7 +101,7 @@ PARAMETERS: tuple[ParameterSpec, ...] = (
         FIXED,
     ),
     ParameterSpec("map_frame", "map", "Frame of the published poses.", check=_frame),
-    ParameterSpec("odom_frame", "odom", "Frame of the odometry, which somebody else connects to the base.", check=_frame),
+    ParameterSpec("odom_frame", "odom", "Frame of the odometry, which others connect to the base.", check=_frame),
     ParameterSpec("base_frame", "base_link", "Frame of the vehicle whose pose is published.", check=_frame),
     ParameterSpec(
         "camera_frame",
@@ -151,14 +154,14 @@ PARAMETERS: tuple[ParameterSpec, ...] = (
     ),
     ParameterSpec(
         "max_image_age",
-        0.0,
-        "Seconds after its stamp at which an image is refused as stale; 0 takes every image. Leave it 0 when the "
-        "camera's clock is not synchronised.",
-        AT_ONCE,
+        1.0,
+        "Seconds after its stamp at which an image is refused as stale; 0 takes every image, for cameras whose clock "
+        "is not synchronised.",
+        MAP,
         0.0,
         60.0,
     ),
-    ParameterSpec("publish_degraded", True, "Publish the pose and TF while DEGRADED, not only while LOCALIZED."),
+    ParameterSpec("publish_degraded", True, "Publish accepted poses while DEGRADED too, not just LOCALIZED.", MAP),
     ParameterSpec(
         "pose_file",
         "",
@@ -171,20 +174,25 @@ PARAMETERS: tuple[ParameterSpec, ...] = (
 )
 
 
+#: Settings classes whose fields are parameters below a prefix, with the fields that have a name of their own above.
+GROUPS: tuple[tuple[str, type, frozenset[str]], ...] = (
+    ("pipeline.", PipelineSettings, frozenset({"publish_degraded", "scene", "max_age_s"})),
+    ("tracker.", TrackerSettings, frozenset()),
+    ("diagnostics.", DiagnosticSettings, frozenset()),
+)
+
+
 def tuning_parameters() -> tuple[ParameterSpec, ...]:
-    """The parameters ``tracker.*``, from the settings class that replay uses too."""
-    docs = {row.name: row.doc for row in describe_settings(TrackerSettings)}
-    return tuple(
-        ParameterSpec(
-            f"tracker.{item.name}",
-            item.default,
-            docs[item.name][:1].upper() + docs[item.name][1:],
-            MAP,
-            item.metadata.get("minimum"),
-            item.metadata.get("maximum"),
-        )
-        for item in fields(TrackerSettings)
-    )
+    """The parameters of pipeline, tracker and diagnostics, from the settings classes that replay uses too."""
+    specs = []
+    for prefix, cls, elsewhere in GROUPS:
+        docs = {row.name: row.doc for row in describe_settings(cls)}
+        for item in fields(cls):
+            if item.name not in elsewhere:
+                doc = docs[item.name][:1].upper() + docs[item.name][1:]
+                low, high = item.metadata.get("minimum"), item.metadata.get("maximum")
+                specs.append(ParameterSpec(f"{prefix}{item.name}", item.default, doc, MAP, low, high))
+    return tuple(specs)
 
 
 def spec_named(name: str) -> ParameterSpec | None:

@@ -24,6 +24,8 @@ def _descriptor(spec: ParameterSpec) -> ParameterDescriptor:
     descriptor = ParameterDescriptor(
         description=spec.doc, read_only=spec.read_only, additional_constraints=spec.constraint
     )
+    # rclpy takes an empty list for bytes: lists keep no type, and `coerce` checks what is in them.
+    descriptor.dynamic_typing = isinstance(spec.default, list)
     low, high = spec.minimum, spec.maximum
     if low is not None and high is not None:
         if isinstance(spec.default, float):
@@ -31,11 +33,6 @@ def _descriptor(spec: ParameterSpec) -> ParameterDescriptor:
         elif isinstance(spec.default, int):
             descriptor.integer_range = [IntegerRange(from_value=int(low), to_value=int(high), step=1)]
     return descriptor
-
-
-def _ros_value(value: Any) -> Any:
-    # An empty Python list has no type in rclpy; an array of doubles has.
-    return array("d", value) if isinstance(value, list) else value
 
 
 class NodeParameters:
@@ -61,7 +58,7 @@ class NodeParameters:
             if node.has_parameter(spec.name):
                 node.undeclare_parameter(spec.name)
             values[spec.name] = value
-            node.declare_parameter(spec.name, _ros_value(value), _descriptor(spec), ignore_override=True)
+            node.declare_parameter(spec.name, value, _descriptor(spec), ignore_override=True)
         check_together(values)
         node.add_on_set_parameters_callback(self._validate)
 

@@ -47,12 +47,16 @@ class TfBroadcast:
         #: Transforms sent so far.
         self.count = 0
 
-    def update(self, T_map_odom: Array | None, T_map_base: Array, stamp_ns: int) -> None:
-        """Take over a published pose."""
+    def correct(self, T_map_odom: Array | None) -> None:
+        """Take over map -> odom, in that mode; None falls silent."""
         with self._lock:
-            if self.mode == "map_odom" and T_map_odom is not None:
+            if self.mode == "map_odom":
                 self._T_map_odom = T_map_odom
-            elif self.mode == "map_base":
+
+    def place(self, T_map_base: Array, stamp_ns: int) -> None:
+        """Send map -> base at the pose's own stamp, in that mode."""
+        with self._lock:
+            if self.mode == "map_base":
                 self._emit(transform_message(T_map_base, self._map, self._base, stamp_ns), stamp_ns)
 
     def tick(self, now_ns: int, tolerance_s: float) -> None:

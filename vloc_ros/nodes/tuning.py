@@ -21,4 +21,9 @@ def make_pipeline(localizer: Localizer, parameters: NodeParameters) -> Pipeline:
     :raises ConfigError: settings that do not go together.
     """
     tracker = Tracker(settings_from_mapping(TrackerSettings, parameters.group("tracker."), "parameters tracker.*"))
-    return Pipeline(localizer, PipelineSettings(), tracker)
+    own = {
+        "publish_degraded": parameters["publish_degraded"],
+        "max_age_s": parameters["max_image_age"],
+        **parameters.group("pipeline."),
+    }
+    return Pipeline(localizer, settings_from_mapping(PipelineSettings, own, "parameters pipeline.*"), tracker)

@@ -1,0 +1,102 @@
+"""``/diagnostics``: what the core says about the localization, with what only the node knows."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+
+from vloc_ros.diagnostics import Diagnostic, DiagnosticSettings, Level, Snapshot, diagnose
+from vloc_ros.settings import settings_from_mapping
+
+if TYPE_CHECKING:
+    from vloc_ros.nodes.localizer import VlocLocalizer
+    from vloc_ros.pipeline import Pipeline
+
+__all__ = ["KEYS", "Health"]
+
+#: The keys that the node adds to :data:`vloc_ros.diagnostics.KEYS`.
+KEYS: dict[str, str] = {
+    "lifecycle": "unconfigured, inactive, active, ...; anything but active is WARN, after a failure ERROR",
+    "problem": "the last failure of a configuration, service or callback",
+    "images_received": "messages on the image topic",
+    "frames_dropped": "frames that a newer one replaced while the localizer was busy",
+    "odometry_missing": "frames without odometry in TF at their stamp",
+    "internal_errors": "frames dropped by an unexpected exception (a bug); ERROR",
+    "tf_sent": "transforms sent",
+    "tf_conflict": "another node sends the same transform, or gives the base a parent; ERROR",
+}
+
+
+class Health:
+    """Publishes the diagnostics of a node, in every lifecycle state."""
+
+    def __init__(self, node: VlocLocalizer) -> None:
+        self._node = node
+        self._publisher = node.create_publisher(DiagnosticArray, "/diagnostics", 10)
+        self._warned = False
+
+    def publish(self) -> None:
+        """Called by a timer on the executor."""
+        node = self._node
+        if node.is_active and node.engine is not None:
+            node.worker.submit(node.engine.expire)
+            self._warn_silence()
+        diagnostic = self._diagnostic()
+        status = DiagnosticStatus(
+            level=bytes([int(diagnostic.level)]),
+            name=f"{node.get_fully_qualified_name()}: localization",
+            message=diagnostic.message,
+            hardware_id=node.camera.image_topic if node.camera is not None else "",
+            values=[KeyValue(key=key, value=value) for key, value in diagnostic.values.items()],
+        )
+        message = DiagnosticArray(status=[status])
+        message.header.stamp = node.get_clock().now().to_msg()
+        self._publisher.publish(message)
+
+    def _diagnostic(self) -> Diagnostic:
+        node, extra = self._node, self._extra()
+        engine = node.engine
+        if not node.is_active or engine is None or engine.pipeline is None:
+            level = Level.ERROR if node.problem else Level.WARN
+            text = f"{node.lifecycle_label}: {node.problem}" if node.problem else node.lifecycle_label
+            return Diagnostic(level, text, extra)
+        limits = settings_from_mapping(DiagnosticSettings, node.parameters.group("diagnostics."), "diagnostics")
+        found = diagnose(_snapshot(engine.pipeline), limits, engine.now_in_stamps(), extra)
+        level, message = found.level, found.message
+        if engine.tf_conflict or engine.internal_errors:
+            level = Level.ERROR
+            message = "; ".join(filter(None, (engine.tf_conflict or node.problem, message)))
+        return Diagnostic(level, message, found.values)
+
+    def _extra(self) -> dict[str, str]:
+        node = self._node
+        extra = {"lifecycle": node.lifecycle_label, "problem": node.problem}
+        if node.camera is not None:
+            extra["images_received"] = str(node.camera.received)
+            extra["frames_dropped"] = str(node.worker.dropped)
+        if node.engine is not None and node.broadcast is not None:
+            extra["odometry_missing"] = str(node.engine.odometry_missing)
+            extra["internal_errors"] = str(node.engine.internal_errors)
+            extra["tf_sent"] = str(node.broadcast.count)
+            extra["tf_conflict"] = node.engine.tf_conflict
+        return extra
+
+    def _warn_silence(self) -> None:
+        camera = self._node.camera
+        if camera is None:
+            return
+        silent = camera.silent_for() > self._node.parameters["no_image_warning"]
+        if silent and not self._warned:
+            self._node.get_logger().warning(camera.why_silent())
+        self._warned = silent
+
+
+def _snapshot(pipeline: Pipeline) -> Snapshot:
+    """The worker may add a counter while we copy them: then copy again."""
+    for _ in range(10):
+        try:
+            return pipeline.snapshot()
+        except RuntimeError:
+            continue
+    return pipeline.snapshot()
