@@ -44,9 +44,9 @@ def backend_class(name: str) -> type[Localizer]:
     module_name, _, class_name = table[name].partition(":")
     try:
         loaded = getattr(importlib.import_module(module_name), class_name)
-    except ModuleNotFoundError as problem:
+    except ImportError as problem:
         raise ConfigError(
-            f"backend {name!r}: cannot import {table[name]}: no module {problem.name!r}; install what it needs"
+            f"backend {name!r}: cannot import {table[name]}: {problem}; install what it needs"
         ) from problem
     except AttributeError as problem:
         raise ConfigError(

@@ -1,0 +1,134 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import vloc_ros
+from vloc_ros.errors import (
+    CameraMismatchError,
+    ConfigError,
+    ImageError,
+    MapBackendError,
+    MapChecksumError,
+    MapNotFoundError,
+)
+from vloc_ros.localizers import available_backends, load_localizer, registry, select_device
+from vloc_ros.types import CameraModel, Query
+
+pytestmark = pytest.mark.usefixtures("fake_backend")
+MakeMap = Callable[..., Path]
+CAMERA = CameraModel(64, 48, 50.0, 50.0, 31.5, 23.5)
+IMAGE = np.zeros((48, 64, 3), np.uint8)
+
+
+def test_library_call(make_map: MakeMap) -> None:
+    localizer = vloc_ros.load_localizer(make_map(), device="cpu")
+    estimate = localizer.localize(Query(IMAGE, CAMERA, 5))
+    assert estimate.T_map_cam[0, 3] == 7.0
+    assert estimate.map_id == localizer.map_id
+    assert localizer.device == torch.device("cpu")
+
+
+def test_settings_override_the_map(make_map: MakeMap) -> None:
+    path = make_map(settings={"score": 0.2})
+    assert load_localizer(path, "cpu").settings.score == 0.2
+    assert load_localizer(path, "cpu", settings={"score": 0.3}).settings.score == 0.3
+    with pytest.raises(ConfigError, match="scroe"):
+        load_localizer(path, "cpu", settings={"scroe": 0.3})
+
+
+def test_map_of_another_backend(make_map: MakeMap) -> None:
+    path = make_map()
+    assert load_localizer(path, "cpu", backend="fake").backend == "fake"
+    with pytest.raises(MapBackendError, match=r"'imposing'.*'fake'"):
+        load_localizer(path, "cpu", backend="imposing")
+    with pytest.raises(ConfigError, match="unheard_of"):
+        load_localizer(path, "cpu", backend="unheard_of")
+    with pytest.raises(MapBackendError, match="not installed"):
+        load_localizer(make_map("stranger"), "cpu")
+
+
+def test_bad_maps(make_map: MakeMap, tmp_path: Path) -> None:
+    with pytest.raises(MapNotFoundError):
+        load_localizer(tmp_path / "absent", "cpu")
+    path = make_map()
+    (path / "pose.safetensors").write_bytes(b"x")
+    with pytest.raises(MapChecksumError):
+        load_localizer(path, "cpu")
+
+
+@pytest.mark.parametrize(
+    "value", ["fake_localizer_module:Missing", "fake_localizer_module:NotALocalizer", "absent_module:X"]
+)
+def test_broken_registration(make_map: MakeMap, monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    path = make_map()
+    monkeypatch.setitem(registry.BUILT_IN, "fake", value)
+    with pytest.raises(ConfigError, match="'fake'"):
+        load_localizer(path, "cpu")
+
+
+def test_third_parties_plug_in(make_map: MakeMap, monkeypatch: pytest.MonkeyPatch) -> None:
+    group = registry.ENTRY_POINT_GROUP
+    point = metadata.EntryPoint("third_party", "fake_localizer_module:FakeLocalizer", group)
+    thief = metadata.EntryPoint("imposing", "fake_localizer_module:FakeLocalizer", group)
+    monkeypatch.setattr(registry.metadata, "entry_points", lambda group: [point, thief])
+    assert load_localizer(make_map("third_party"), "cpu").localize(Query(IMAGE, CAMERA, 1)).stamp_ns == 1
+    assert available_backends()["imposing"].startswith("vloc_ros."), "built-in names cannot be taken over"
+
+
+def test_built_in_table_points_at_classes() -> None:
+    for name in registry.BUILT_IN:
+        assert registry.backend_class(name).backend == name
+
+
+def test_camera_is_checked(make_map: MakeMap) -> None:
+    localizer = load_localizer(make_map(), "cpu")
+    twice = CameraModel(128, 96, 100.0, 100.0, 63.5, 47.5)
+    localizer.check_camera(twice)
+    with pytest.raises(CameraMismatchError, match="field of view"):
+        localizer.check_camera(CameraModel(64, 48, 80.0, 80.0, 31.5, 23.5))
+
+
+@pytest.mark.parametrize("image", [IMAGE[:, :32], IMAGE.astype(np.float32), IMAGE[..., 0]])
+def test_image_is_checked(make_map: MakeMap, image: np.ndarray) -> None:
+    with pytest.raises(ImageError):
+        load_localizer(make_map(), "cpu").localize(Query(image, CAMERA, 1))
+
+
+def test_warm_up_and_close(make_map: MakeMap) -> None:
+    with load_localizer(make_map(), "cpu") as localizer:
+        localizer.warm_up()
+    assert localizer.closed  # type: ignore[attr-defined]
+
+
+def test_select_device_falls_back_only_for_auto(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert select_device("auto") == select_device("cpu") == torch.device("cpu")
+    for name in ("cuda", "cuda:0", "cuda:7"):
+        with pytest.raises(ConfigError, match="no CUDA device"):
+            select_device(name)
+
+
+def test_select_device_that_is_visible_but_broken(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*args: object, **options: object) -> None:
+        raise RuntimeError("CUDA error: no kernel image is available\nmore")
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch, "ones", broken)
+    assert select_device("auto") == torch.device("cpu")
+    with pytest.raises(ConfigError, match="no kernel image"):
+        select_device("cuda:0")
+    with pytest.raises(ConfigError, match="only 1"):
+        select_device("cuda:1")
+
+
+@pytest.mark.parametrize("name", ["", "gpu", "cuda:", "cuda:-1", "cuda:x", "CPU"])
+def test_select_device_refuses_other_words(name: str) -> None:
+    with pytest.raises(ConfigError, match="expected"):
+        select_device(name)

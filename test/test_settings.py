@@ -1,0 +1,136 @@
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any, Literal
+
+import pytest
+
+from vloc_ros.errors import ConfigError, MapFormatError
+from vloc_ros.settings import describe_settings, ranged, settings_from_mapping, settings_to_mapping
+
+
+class Mode(str, Enum):
+    FAST = "fast"
+    GOOD = "good"
+
+
+@dataclass(frozen=True)
+class Inner:
+    """Inner.
+
+    :param gain: how much.
+    """
+
+    gain: float = ranged(1.0, minimum=0.0, maximum=2.0)
+
+
+@dataclass(frozen=True)
+class Outer:
+    """Outer.
+
+    :param count: how many,
+        over two lines.
+    :param name: what it is called.
+    """
+
+    name: str
+    count: int = ranged(3, minimum=1)
+    ratio: float = 0.5
+    flag: bool = False
+    mode: Mode = Mode.FAST
+    fit: Literal["squash", "crop"] = "squash"
+    limit: float | None = None
+    size: tuple[int, int] = (1, 2)
+    sigmas: tuple[float, ...] = ranged((), minimum=0.0)
+    either: int | str = 1
+    inner: Inner = field(default_factory=Inner)
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.name == "forbidden":
+            raise ConfigError("name: expected another")
+
+
+def test_defaults_and_conversion() -> None:
+    made = settings_from_mapping(
+        Outer,
+        {
+            "name": "a",
+            "ratio": 1,
+            "mode": "good",
+            "limit": 2,
+            "size": [3, 4],
+            "sigmas": [1, 2.5],
+            "either": "x",
+            "inner": {"gain": 2},
+            "options": {"any": [1]},
+        },
+        "file",
+    )
+    assert made == Outer(
+        "a", 3, 1.0, False, Mode.GOOD, "squash", 2.0, (3, 4), (1.0, 2.5), "x", Inner(2.0), {"any": [1]}
+    )
+    assert isinstance(made.ratio, float)
+
+
+def test_round_trip() -> None:
+    made = Outer("a", mode=Mode.GOOD, limit=1.5, inner=Inner(0.5))
+    assert settings_from_mapping(Outer, settings_to_mapping(made), "file") == made
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"nmae": 1}, "nmae"),
+        ({"count": 0}, "count.*0"),
+        ({"count": 2.0}, "count"),
+        ({"count": True}, "count"),
+        ({"count": None}, "count"),
+        ({"ratio": "1e-4"}, r"1\.0e-4"),
+        ({"ratio": float("inf")}, "finite"),
+        ({"ratio": 10**400}, "finite"),
+        ({"flag": 1}, "flag"),
+        ({"mode": "slow"}, "'fast', 'good'"),
+        ({"fit": "pad"}, "'squash', 'crop'"),
+        ({"limit": "none"}, "limit"),
+        ({"size": [1]}, "size.*2 values"),
+        ({"size": "12"}, "size"),
+        ({"sigmas": [1, -1]}, "sigmas"),
+        ({"either": 1.5}, "either"),
+        ({"inner": {"gain": 3}}, "inner: gain"),
+        ({"inner": 3}, "inner"),
+        ({"options": [1]}, "options"),
+        ({"options": {1: 1}}, "options"),
+        ({"name": "forbidden"}, "expected another"),
+    ],
+)
+def test_refusals_name_place_and_field(change: dict[Any, Any], named: str) -> None:
+    with pytest.raises(ConfigError, match=named) as caught:
+        settings_from_mapping(Outer, {"name": "a", **change}, "config/x.yaml")
+    assert "config/x.yaml" in str(caught.value)
+
+
+def test_missing_field() -> None:
+    with pytest.raises(ConfigError, match="'name'"):
+        settings_from_mapping(Outer, None, "file")
+
+
+def test_not_a_mapping_and_other_error_class() -> None:
+    with pytest.raises(MapFormatError, match="mapping"):
+        settings_from_mapping(Outer, [1], "file", error=MapFormatError)  # type: ignore[arg-type]
+
+
+def test_long_values_do_not_flood_the_message() -> None:
+    with pytest.raises(ConfigError) as caught:
+        settings_from_mapping(Outer, {"name": "a", "count": "x" * 10_000}, "file")
+    assert len(str(caught.value)) < 300
+
+
+def test_description() -> None:
+    rows = {row.name: row for row in describe_settings(Outer)}
+    assert rows["count"].doc == "how many, over two lines."
+    assert rows["count"].range == "1.."
+    assert rows["inner.gain"].range == "0.0..2.0"
+    assert rows["inner.gain"].doc == "how much."
+    assert rows["mode"].default == "fast"
