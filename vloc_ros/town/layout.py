@@ -119,7 +119,7 @@ def _make_street(points: Array, closed: bool) -> Street:
         k = np.exp(-0.5 * (np.arange(-24, 25) * 0.25 / 1.5) ** 2)
         k /= k.sum()
         wrapped = np.vstack([p[-24:], p, p[:24]])
-        p = np.stack([np.convolve(wrapped[:, j], k, mode="valid") for j in range(2)], axis=1)
+        p = resample(np.stack([np.convolve(wrapped[:, j], k, mode="valid") for j in range(2)], axis=1), 0.25, True)
         d = np.roll(p, -1, axis=0) - np.roll(p, 1, axis=0)
     else:
         d = np.gradient(p, axis=0)
@@ -127,29 +127,28 @@ def _make_street(points: Array, closed: bool) -> Street:
 
 
 def _fillet(corners: Array, radius: Array) -> Array:
-    out = []
+    """Corners rounded with arcs of at most ``radius`` (m), and the sides between them gently bowed."""
     n = len(corners)
+    to_next = np.roll(corners, -1, axis=0) - corners
+    length = np.linalg.norm(to_next, axis=1)
+    ahead = to_next / length[:, None]
+    half = 0.5 * np.arccos(np.clip(-np.sum(np.roll(ahead, 1, axis=0) * ahead, axis=1), -0.9999, 0.9999))
+    tangent = np.minimum(radius / np.tan(half), 0.42 * np.minimum(length, np.roll(length, 1)))
+    out = []
     for i in range(n):
-        p, c, q = corners[i - 1], corners[i], corners[(i + 1) % n]
-        u, v = p - c, q - c
-        lu, lv = np.linalg.norm(u), np.linalg.norm(v)
-        u, v = u / lu, v / lv
-        half = 0.5 * np.arccos(np.clip(u @ v, -0.9999, 0.9999))
-        t = min(radius[i] / np.tan(half), 0.42 * lu, 0.42 * lv)
-        r = t * np.tan(half)
-        centre = c + (u + v) / np.linalg.norm(u + v) * (r / np.sin(half))
-        a = c + u * t - centre
-        b = c + v * t - centre
+        c, u, v, t = corners[i], -ahead[i - 1], ahead[i], tangent[i]
+        r = t * np.tan(half[i])
+        centre = c + (u + v) / np.linalg.norm(u + v) * (r / np.sin(half[i]))
+        a, b = c + u * t - centre, c + v * t - centre
         a0 = np.arctan2(a[1], a[0])
         da = (np.arctan2(b[1], b[0]) - a0 + np.pi) % (2 * np.pi) - np.pi
         for f in np.linspace(0, 1, 13):
             out.append(centre + r * np.array([np.cos(a0 + f * da), np.sin(a0 + f * da)]))
-        # The side towards the next corner, gently bowed so that no two sides look alike.
-        start, end = c + v * t, q + (c - q) / lv * min(radius[(i + 1) % n], 0.42 * lv)
-        normal = np.array([-v[1], v[0]])
-        bow = ((i * 2654435761) % 7 - 3) * 0.012 * lv
+        # No two sides bow alike.
+        start, end = c + v * t, c + v * (length[i] - tangent[(i + 1) % n])
+        bow = ((i * 2654435761) % 7 - 3) * 0.012 * length[i] * np.array([-v[1], v[0]])
         for f in np.linspace(0.05, 0.95, 19):
-            out.append(start + f * (end - start) + normal * bow * np.sin(np.pi * f) ** 2)
+            out.append(start + f * (end - start) + bow * np.sin(np.pi * f) ** 2)
     return np.array(out)
 
 
@@ -199,7 +198,7 @@ def build_layout(rng: np.random.Generator, loop_m: float) -> Layout:
         keep = len(pts)
         for other in existing:
             gap = np.min(np.linalg.norm(pts[:, None] - other[None, ::6], axis=2), axis=1)
-            bad = np.nonzero(far & (gap < 18.0))[0]
+            bad = np.nonzero(far & (gap < 28.0))[0]
             if len(bad):
                 keep = min(keep, int(bad[0]) - 16)
         if keep * 0.5 < 26.0:
