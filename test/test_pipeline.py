@@ -1,0 +1,396 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vloc_ros.diagnostics import Level, diagnose
+from vloc_ros.errors import ConfigError, GeometryError
+from vloc_ros.frames import REFUSALS, Frame
+from vloc_ros.geometry.se3 import covariance_of_base, inverse, make_transform
+from vloc_ros.images.decode import CompressedImage, RawImage
+from vloc_ros.localizers.base import Localizer, check_query
+from vloc_ros.pipeline import Pipeline, PipelineSettings
+from vloc_ros.tracking import Tracker, TrackerSettings
+from vloc_ros.types import CameraModel, Estimate, LocalizationState, Query
+
+SECOND = 1_000_000_000
+CAMERA = CameraModel(64, 48, 50.0, 50.0, 31.5, 23.5)
+IMAGE = np.random.default_rng(0).integers(0, 255, (48, 64, 3), dtype=np.uint8)
+T_BASE_CAM = make_transform([[0, 0, 1], [-1, 0, 0], [0, -1, 0]], [1.0, 0.0, 1.5])
+
+
+class Scripted(Localizer):
+    """Drives along x at 10 m/s, base poses by stamp, or does what ``script`` says."""
+
+    backend = "scripted"
+
+    def __init__(self) -> None:
+        self._manifest = cast(
+            Any, SimpleNamespace(preprocessing={"width": 32, "height": 24}, camera=CAMERA, backend="scripted")
+        )
+        self._map_id = "abc"
+        self._device = torch.device("cpu")
+        self.queries: list[Query] = []
+        self.script: Callable[[Query, Estimate], Estimate] = lambda query, estimate: estimate
+
+    @classmethod
+    def from_map(cls, bundle: Any, device: Any, settings: Any = None) -> Scripted:
+        return cls()
+
+    def localize(self, query: Query) -> Estimate:
+        check_query(query)
+        self.queries.append(query)
+        T = make_transform(np.eye(3), [query.stamp_ns / SECOND * 10.0, 0.0, 0.0]) @ T_BASE_CAM
+        estimate = Estimate(
+            query.stamp_ns,
+            T,
+            np.diag([0.04] * 3 + [1e-4] * 3),
+            0.9,
+            LocalizationState.LOCALIZED,
+            "scripted",
+            "abc",
+            timings_ms={"network": 1.0},
+        )
+        return self.script(query, estimate)
+
+
+@dataclass
+class Rig:
+    localizer: Scripted
+    pipeline: Pipeline
+
+    def frame(self, i: int, **changes: Any) -> Frame:
+        T_odom_base = make_transform(np.eye(3), [i * 1.0, 0.0, 0.0])
+        frame = Frame(SECOND + i * SECOND // 10, IMAGE, CAMERA, False, T_BASE_CAM, T_odom_base)
+        return replace(frame, **changes)
+
+    def run(self, first: int, last: int) -> list[Any]:
+        return [self.pipeline.process(self.frame(i)) for i in range(first, last)]
+
+
+def make_rig(**settings: Any) -> Rig:
+    localizer = Scripted()
+    return Rig(localizer, Pipeline(localizer, PipelineSettings(**settings), Tracker(TrackerSettings())))
+
+
+@pytest.fixture
+def rig() -> Rig:
+    return make_rig()
+
+
+def test_a_drive(rig: Rig) -> None:
+    results = rig.run(0, 10)
+    assert [result.publish for result in results] == [False, False] + [True] * 8
+    last = results[-1]
+    assert last.state is LocalizationState.LOCALIZED and last.refused is None
+    assert last.T_map_base is not None and last.T_map_odom is not None and last.estimate is not None
+    assert np.allclose(last.T_map_base[:3, 3], [19.0, 0, 0])
+    assert np.allclose(last.T_map_base[:3, :3], np.eye(3))
+    assert np.allclose(last.T_map_odom[:3, 3], [10.0, 0, 0], atol=0.05)
+    expected = covariance_of_base(last.estimate.T_map_cam, last.estimate.covariance, inverse(T_BASE_CAM))
+    assert np.allclose(last.covariance_base, expected)
+    assert {"decode", "rectify", "localize", "localize/network", "track", "total"} <= last.timings_ms.keys()
+    assert rig.pipeline.counters["frames"] == 10 and rig.pipeline.counters["published"] == 8
+
+
+def test_prior_reaches_the_localizer_only_when_known_and_wanted() -> None:
+    for wanted in (True, False):
+        rig = make_rig(use_prior=wanted)
+        rig.run(0, 6)
+        assert [query.prior is not None for query in rig.localizer.queries] == [False] * 3 + [wanted] * 3
+    prior = make_rig().pipeline.tracker.prior(SECOND)
+    assert prior is None
+
+
+# Stamps
+
+
+def test_stamp_zero(rig: Rig) -> None:
+    result = rig.pipeline.process(rig.frame(0, stamp_ns=0))
+    assert (result.refused, result.publish, result.estimate) == ("stamp_zero", False, None)
+
+
+def test_nothing_twice_for_one_stamp(rig: Rig) -> None:
+    rig.run(0, 5)
+    result = rig.pipeline.process(rig.frame(4))
+    assert result.refused == "stamp_repeated" and not result.publish
+    assert len(rig.localizer.queries) == 5
+    assert rig.pipeline.state is LocalizationState.LOCALIZED
+
+
+def test_slightly_older_frames_are_dropped(rig: Rig) -> None:
+    rig.run(0, 5)
+    assert rig.pipeline.process(rig.frame(3)).refused == "stamp_out_of_order"
+    assert rig.pipeline.counters["clock_jumps"] == 0
+    assert rig.pipeline.process(rig.frame(5)).publish
+
+
+def test_clock_jump_back_starts_over(rig: Rig) -> None:
+    rig.run(0, 20)
+    results = rig.run(0, 5)
+    assert results[0].refused is None and results[0].clock_jump
+    assert not results[1].clock_jump
+    assert results[0].state is LocalizationState.INITIALIZING and results[0].T_map_odom is None
+    assert results[4].publish
+    assert rig.pipeline.counters["clock_jumps"] == 1
+
+
+def test_stale_and_future_frames(rig: Rig) -> None:
+    rig.run(0, 5)
+    late = rig.frame(5)
+    assert rig.pipeline.process(replace(late, received_ns=late.stamp_ns + 2 * SECOND)).refused == "stale"
+    ahead = rig.frame(1000)
+    assert rig.pipeline.process(replace(ahead, received_ns=SECOND)).refused == "stamp_in_future"
+    # Neither spoils what follows; a clock that has not started says nothing.
+    frame = rig.frame(6)
+    assert rig.pipeline.process(replace(frame, received_ns=frame.stamp_ns + SECOND // 20)).publish
+    assert rig.pipeline.process(rig.frame(7, received_ns=0)).publish
+
+
+# Images and cameras
+
+GOOD = RawImage("rgb8", 64, 48, 192, False, IMAGE.tobytes())
+JPEG = cv2.imencode(".jpg", IMAGE)[1].tobytes()
+BAD_IMAGES: dict[str, tuple[Any, str]] = {
+    "short step": (replace(GOOD, step=100), "bad_image"),
+    "short data": (replace(GOOD, data=GOOD.data[:-1]), "bad_image"),
+    "no data": (replace(GOOD, data=b""), "bad_image"),
+    "unknown encoding": (replace(GOOD, encoding="yuv999"), "bad_image"),
+    "zero width": (replace(GOOD, width=0), "bad_image"),
+    "zero height": (replace(GOOD, height=0, data=b""), "bad_image"),
+    "empty jpeg": (CompressedImage("jpeg", b""), "bad_image"),
+    "broken jpeg": (CompressedImage("jpeg", b"\xff\xd8 nonsense"), "bad_image"),
+    "depth": (CompressedImage("16UC1; compressedDepth", JPEG), "bad_image"),
+    "float array": (IMAGE.astype(np.float32), "bad_image"),
+    "grey array": (IMAGE[..., 0], "bad_image"),
+    "black": (np.zeros_like(IMAGE), "blank_image"),
+    "one colour": (np.full_like(IMAGE, 130), "blank_image"),
+    "another size than camera_info": (IMAGE[:24], "bad_image"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_IMAGES)
+def test_bad_images_are_refused(rig: Rig, name: str) -> None:
+    rig.run(0, 5)
+    image, key = BAD_IMAGES[name]
+    result = rig.pipeline.process(rig.frame(5, image=image))
+    assert (result.refused, result.publish, result.estimate, result.T_map_base) == (key, False, None, None)
+    assert result.message and result.state is LocalizationState.DEGRADED
+    assert rig.pipeline.counters[f"refused_{key}"] == rig.pipeline.counters["refused"] == 1
+    assert len(rig.localizer.queries) == 5, "the localizer never sees it"
+    assert rig.pipeline.process(rig.frame(6)).state is LocalizationState.LOCALIZED
+
+
+@pytest.mark.parametrize("image", [GOOD, CompressedImage("rgb8; jpeg compressed bgr8", JPEG), IMAGE])
+def test_good_images(rig: Rig, image: Any) -> None:
+    assert rig.pipeline.process(rig.frame(0, image=image)).refused is None
+
+
+def test_covered_lens_ends_in_lost(rig: Rig) -> None:
+    rig.run(0, 5)
+    results = [rig.pipeline.process(rig.frame(i, image=np.zeros_like(IMAGE))) for i in range(5, 30)]
+    assert results[-1].state is LocalizationState.LOST and results[-1].T_map_odom is None
+    assert results[5].T_map_odom is not None, "odometry bridges the first moments"
+
+
+def test_absent_camera_info(rig: Rig) -> None:
+    assert rig.pipeline.process(rig.frame(0, camera=None)).refused == "no_camera_info"
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), 0.0])
+def test_bad_camera_info_is_counted_by_the_front_end(rig: Rig, bad: float) -> None:
+    from vloc_ros.errors import CameraError
+
+    rig.run(0, 3)
+    frame = rig.frame(3)
+    with pytest.raises(CameraError) as caught:
+        CameraModel(64, 48, bad, 50.0, 31.5, 23.5)
+    result = rig.pipeline.refuse(frame.stamp_ns, "bad_camera_info", str(caught.value))
+    assert result.refused == "bad_camera_info" and not result.publish
+    assert rig.pipeline.counters["refused_bad_camera_info"] == 1
+    assert rig.pipeline.refuse(frame.stamp_ns, "bad_image", "again").refused == "stamp_repeated"
+    assert rig.pipeline.refuse(0, "bad_image", "x").refused == "stamp_zero"
+    assert rig.pipeline.refuse(frame.stamp_ns + 1, "bad_image", "x").state is LocalizationState.DEGRADED
+    with pytest.raises(ValueError, match="unknown"):
+        rig.pipeline.refuse(SECOND * 9, "whatever", "")
+
+
+def test_another_resolution_of_the_same_lens_is_rescaled(rig: Rig) -> None:
+    camera = CameraModel(128, 96, 100.0, 100.0, 63.5, 47.5)
+    image = cv2.resize(IMAGE, (128, 96), interpolation=cv2.INTER_NEAREST)
+    assert rig.pipeline.process(rig.frame(0, image=image, camera=camera)).refused is None
+    assert rig.localizer.queries[0].camera == camera, "the intrinsics belong to the image handed over"
+
+
+@pytest.mark.parametrize(
+    ("camera", "size"),
+    [(CameraModel(64, 48, 80.0, 80.0, 31.5, 23.5), (64, 48)), (CameraModel(64, 24, 50.0, 50.0, 31.5, 11.5), (64, 24))],
+    ids=["field of view", "aspect"],
+)
+def test_another_lens_is_refused(rig: Rig, camera: CameraModel, size: tuple[int, int]) -> None:
+    image = cv2.resize(IMAGE, size)
+    for i in range(2):
+        result = rig.pipeline.process(rig.frame(i, image=image, camera=camera))
+        assert result.refused == "camera_mismatch" and "field of view" in result.message
+
+
+def test_distorted_images_are_rectified() -> None:
+    rig = make_rig()
+    camera = replace(CAMERA, distortion_model="plumb_bob", distortion=(-0.02, 0.0, 0.0, 0.0))
+    assert rig.pipeline.process(rig.frame(0, camera=camera)).refused is None
+    query = rig.localizer.queries[-1]
+    assert not query.camera.is_distorted and not np.array_equal(query.image_rgb, IMAGE)
+    assert rig.pipeline.process(rig.frame(1, camera=camera, rectified=True)).refused is None
+    query = rig.localizer.queries[-1]
+    assert not query.camera.is_distorted and np.array_equal(query.image_rgb, IMAGE)
+
+
+# Transforms and estimates
+
+
+@pytest.mark.parametrize("bad", [np.eye(3), np.full((4, 4), np.nan), np.zeros((4, 4))])
+def test_bad_transforms(rig: Rig, bad: Any) -> None:
+    assert rig.pipeline.process(rig.frame(0, T_base_cam=bad)).refused == "bad_transform"
+    # Without odometry the tracker can do.
+    assert rig.pipeline.process(rig.frame(1, T_odom_base=bad)).refused is None
+    assert rig.pipeline.counters["bad_odometry"] == 1
+
+
+@pytest.mark.parametrize("field", ["T_map_cam", "covariance"])
+def test_estimates_that_are_not_finite(rig: Rig, field: str) -> None:
+    rig.run(0, 5)
+
+    def broken(query: Query, estimate: Estimate) -> Estimate:
+        return replace(estimate, **{field: getattr(estimate, field) * np.nan})
+
+    rig.localizer.script = broken
+    result = rig.pipeline.process(rig.frame(5))
+    assert result.refused == "bad_estimate" and result.state is LocalizationState.DEGRADED
+
+
+def test_refusal_of_the_localizer_and_bugs(rig: Rig) -> None:
+    def refuses(query: Query, estimate: Estimate) -> Estimate:
+        raise ConfigError("no such scene")
+
+    def bug(query: Query, estimate: Estimate) -> Estimate:
+        raise KeyError("bug")
+
+    rig.localizer.script = refuses
+    result = rig.pipeline.process(rig.frame(0))
+    assert result.refused == "localizer" and "no such scene" in result.message
+    rig.localizer.script = bug
+    with pytest.raises(KeyError):
+        rig.pipeline.process(rig.frame(1))
+
+
+def test_rejected_estimates_are_not_published(rig: Rig) -> None:
+    rig.run(0, 5)
+    rig.localizer.script = lambda query, estimate: replace(estimate, T_map_cam=make_transform(np.eye(3), [500.0, 0, 0]))
+    result = rig.pipeline.process(rig.frame(5))
+    assert result.estimate is not None and not result.publish and result.reason == "jump"
+    assert result.state is LocalizationState.DEGRADED
+
+
+@pytest.mark.parametrize("publish", [True, False])
+def test_publish_degraded(publish: bool) -> None:
+    rig = make_rig(publish_degraded=publish)
+    rig.run(0, 5)
+    rig.localizer.script = lambda query, estimate: estimate.with_state(LocalizationState.DEGRADED)
+    result = rig.pipeline.process(rig.frame(5))
+    assert result.state is LocalizationState.DEGRADED and result.publish is publish
+
+
+# Requests
+
+
+def test_initial_pose_relocalize_reset(rig: Rig) -> None:
+    covariance = np.diag([1.0, 1.0, 1.0, 0.1, 0.1, 0.1])
+    rig.run(0, 5)
+    stamp = rig.frame(4).stamp_ns
+    # Given at frame 4's stamp; its odometry carries it on to the next frame.
+    rig.pipeline.set_initial_pose(make_transform(np.eye(3), [14.0, 0.5, 0.0]), covariance, stamp)
+    assert rig.pipeline.process(rig.frame(5)).state is LocalizationState.INITIALIZING
+    prior = rig.localizer.queries[-1].prior
+    assert prior is not None
+    assert np.allclose((prior.T_map_cam @ inverse(T_BASE_CAM))[:3, 3], [15.0, 0.5, 0.0])
+    assert rig.pipeline.process(rig.frame(6)).publish
+    rig.pipeline.relocalize()
+    assert rig.pipeline.state is LocalizationState.INITIALIZING
+    assert rig.pipeline.process(rig.frame(6)).refused == "stamp_repeated"
+    rig.pipeline.reset()
+    assert rig.pipeline.process(rig.frame(6)).refused is None
+    with pytest.raises(GeometryError):
+        rig.pipeline.set_initial_pose(np.zeros((4, 4)), covariance)
+
+
+def test_silence_expires(rig: Rig) -> None:
+    rig.run(0, 5)
+    assert rig.pipeline.expire(rig.frame(4).stamp_ns + 10 * SECOND) is LocalizationState.LOST
+    assert rig.pipeline.snapshot().state is LocalizationState.LOST
+
+
+def test_snapshot_and_diagnostics(rig: Rig) -> None:
+    assert diagnose(rig.pipeline.snapshot()).level is Level.WARN
+    rig.run(0, 10)
+    good = diagnose(rig.pipeline.snapshot())
+    assert good.level is Level.OK and good.values["score"] == "0.900" and good.values["sigma_m"] == "0.200"
+    assert float(good.values["latency_p95_ms"]) > 0 and "time_localize_network_ms" in good.values
+    rig.pipeline.process(rig.frame(10, camera=None))
+    bad = diagnose(rig.pipeline.snapshot())
+    assert bad.values["refused_no_camera_info"] == "1" and "camera_info" in bad.values["last_refusal"]
+
+
+def test_every_refusal_is_documented(repo_root: Path) -> None:
+    text = (repo_root / "docs" / "diagnostics.md").read_text()
+    for key, meaning in REFUSALS.items():
+        assert f"`{key}`" in text and meaning in text
+
+
+KINDS = ["good", "stamp 0", "repeat", "back", "no camera", "black", "broken", "nan", "jump"]
+
+
+@given(st.lists(st.sampled_from(KINDS), max_size=40))
+def test_nothing_raises_and_nothing_bad_is_published(kinds: list[str]) -> None:
+    rig = make_rig()
+    i = 0
+    published: set[int] = set()
+    for kind in kinds:
+        i += 1
+        frame = rig.frame(i)
+        rig.localizer.script = lambda query, estimate: estimate
+        if kind == "stamp 0":
+            frame = replace(frame, stamp_ns=0)
+        elif kind == "repeat":
+            frame = rig.frame(i - 1)
+        elif kind == "back":
+            i, frame, published = 0, rig.frame(0), set()
+        elif kind == "no camera":
+            frame = replace(frame, camera=None)
+        elif kind == "black":
+            frame = replace(frame, image=np.zeros_like(IMAGE))
+        elif kind == "broken":
+            frame = replace(frame, image=CompressedImage("jpeg", b"x"))
+        elif kind == "nan":
+            rig.localizer.script = lambda query, estimate: replace(estimate, covariance=np.full((6, 6), np.nan))
+        elif kind == "jump":
+            rig.localizer.script = lambda query, estimate: replace(estimate, T_map_cam=T_BASE_CAM)
+        result = rig.pipeline.process(frame)
+        assert (result.refused is None) == (result.estimate is not None)
+        if result.publish:
+            assert result.stamp_ns not in published
+            published.add(result.stamp_ns)
+            assert result.state in (LocalizationState.LOCALIZED, LocalizationState.DEGRADED)
+            assert result.T_map_base is not None and np.isfinite(result.T_map_base).all()
+        if result.state in (LocalizationState.LOST, LocalizationState.INITIALIZING):
+            assert not result.publish and result.T_map_odom is None
+    assert rig.pipeline.counters["frames"] == len(kinds)
