@@ -72,12 +72,12 @@ def test_odometry_drifts_like_wheels(town: Town) -> None:
     ends = []
     for index in range(6):
         drive = Traversal(town, index)
-        O, T = drive.T_odom_base, drive.T_map_base
-        np.testing.assert_allclose(O[0], np.eye(4))
-        check_transform(O[-1])
+        odom, T = drive.T_odom_base, drive.T_map_base
+        np.testing.assert_allclose(odom[0], np.eye(4))
+        check_transform(odom[-1])
         relative_true = np.linalg.inv(T[0]) @ T[-1]
-        ends.append(np.linalg.norm(O[-1][:3, 3] - relative_true[:3, 3]))
-        one = np.linalg.inv(O[10]) @ O[11]
+        ends.append(np.linalg.norm(odom[-1][:3, 3] - relative_true[:3, 3]))
+        one = np.linalg.inv(odom[10]) @ odom[11]
         true = np.linalg.inv(T[10]) @ T[11]
         assert np.linalg.norm(one[:3, 3] - true[:3, 3]) < 0.05
     assert 0.05 < np.median(ends) < 0.05 * town.loop.length
