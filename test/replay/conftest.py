@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+
 from vloc_ros.convert.sequence import write_sequence
 from vloc_ros.datasets.sequence import T_BODY_OPTICAL, PosedSequence
-from vloc_ros.geometry.se3 import se3_exp
 from vloc_ros.geometry.rotations import so3_exp
+from vloc_ros.geometry.se3 import se3_exp
 from vloc_ros.localizers.base import Localizer
 from vloc_ros.maps import MapManifest, write_map
 from vloc_ros.maps.schema import Scene
@@ -50,13 +51,13 @@ def drive(count: int = 40, black: int | None = None) -> PosedSequence:
 
 
 class KnowingLocalizer(Localizer):
-    """Answers with the true pose and an error drawn from the covariance that it states; ``lost`` stamps are improbable."""
+    """Answers with the true pose and an error drawn from the covariance it states; ``lost`` stamps are improbable."""
 
     backend = "knowing"
 
     def __init__(self, bundle, sequence: PosedSequence, lost=()) -> None:
         super().__init__(bundle, torch.device("cpu"))
-        self.truth = dict(zip(sequence.stamps_ns.tolist(), sequence.T_map_cam))
+        self.truth = dict(zip(sequence.stamps_ns.tolist(), sequence.T_map_cam, strict=True))
         self.lost = set(lost)
 
     @classmethod
@@ -87,28 +88,30 @@ class KnowingLocalizer(Localizer):
         )  # fmt: skip
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_drive():
     return drive
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def knowing():
     return KnowingLocalizer
 
 
-@pytest.fixture
-def drive_bag(tmp_path: Path) -> Path:
-    return write_sequence(drive(), tmp_path / "drive")
+@pytest.fixture(scope="session")
+def drive_bag(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_sequence(drive(), tmp_path_factory.mktemp("drive") / "drive")
 
 
-@pytest.fixture
-def bundle(tmp_path: Path):
+@pytest.fixture(scope="session")
+def bundle(tmp_path_factory: pytest.TempPathFactory):
     sequence = drive()
     position = sequence.T_map_cam[:, :3, 3]
     scene = Scene("drive", "map", tuple(position.min(0).tolist()), tuple(position.max(0).tolist()))
     camera = replace(CAMERA)
-    poses = torch.from_numpy(position[::4] + [0.0, 0.0, 0.25])
+    poses = torch.from_numpy(position[::4] + np.array([0.0, 0.0, 0.25]))
     return write_map(
-        tmp_path / "map", MapManifest("knowing", (scene,), camera), {"poses.safetensors": {"training_positions": poses}}
+        tmp_path_factory.mktemp("map") / "map",
+        MapManifest("knowing", (scene,), camera),
+        {"poses.safetensors": {"training_positions": poses}},
     )

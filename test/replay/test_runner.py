@@ -7,8 +7,9 @@ import shutil
 
 import numpy as np
 import pytest
+
 from vloc_ros.convert.sequence import write_sequence
-from vloc_ros.datasets.bag import BagDrive, BagOptions
+from vloc_ros.datasets.bag import BagOptions
 from vloc_ros.datasets.bag_reader import BagReader
 from vloc_ros.errors import BagError
 from vloc_ros.evaluation.metrics import RECALL_THRESHOLDS
@@ -22,20 +23,23 @@ REPORT_KEYS = {
 }  # fmt: skip
 
 
-@pytest.fixture
-def result(drive_bag, bundle, knowing, make_drive, tmp_path):
-    return replay(drive_bag, bundle.path, tmp_path / "out", localizer=knowing(bundle, make_drive()))
+@pytest.fixture(scope="module")
+def result(drive_bag, bundle, knowing, make_drive, tmp_path_factory):
+    out = tmp_path_factory.mktemp("replay") / "out"
+    return replay(drive_bag, bundle.path, out, localizer=knowing(bundle, make_drive()))
 
 
-def test_report_has_every_field_and_the_right_figures(result, tmp_path):
-    report = json.loads((tmp_path / "out" / "report.json").read_text())
+def test_report_has_every_field_and_the_right_figures(result):
+    report = json.loads((result.report_path.parent / "report.json").read_text())
     assert REPORT_KEYS <= set(report)
     assert report["frames"] == 40 and report["backend"] == "knowing" and report["problem"] == ""
     # Three agreeing fixes come before the first LOCALIZED; everything after it is published.
     assert report["published"] == report["localized"] == 38
     assert 0.1 < report["median_translation_m"] < 0.6
     assert report["states"]["LOCALIZED"] == pytest.approx(38 / 40)
-    assert [(r["translation_m"], r["rotation_deg"]) for r in report["recall"]] == [list(t) and t for t in RECALL_THRESHOLDS]
+    assert [(r["translation_m"], r["rotation_deg"]) for r in report["recall"]] == [
+        list(t) and t for t in RECALL_THRESHOLDS
+    ]
     assert report["recall"][-1]["share"] == pytest.approx(38 / 40)
     assert 3 < report["nees_mean"] < 10 and report["nees_share_in_95"] > 0.8
     # Map positions lie 0.25 m above the path, at every fourth frame (0.8 m apart).
@@ -48,7 +52,9 @@ def test_result_bag_holds_what_the_live_node_publishes(result, make_drive):
     sequence = make_drive()
     with BagReader(result.bag_path) as reader:
         assert reader.problem is None
-        assert {"/vloc/pose", "/vloc/state", "/tf", "/tf_static", "/diagnostics", "/reference/pose"} <= set(reader.topics)
+        assert {"/vloc/pose", "/vloc/state", "/tf", "/tf_static", "/diagnostics", "/reference/pose"} <= set(
+            reader.topics
+        )
         poses = {stamp_ns(m.message): m.message for m in reader.messages(["/vloc/pose"])}
         states = [m.message.data for m in reader.messages(["/vloc/state"])]
     assert len(states) == 40 and states[0] == "INITIALIZING" and states[-1] == "LOCALIZED"
@@ -89,20 +95,20 @@ class BagDrive_of_results:
         pass
 
 
-def test_trajectory_is_evo_readable_tum_of_the_base(result, tmp_path):
-    rows = np.loadtxt(tmp_path / "out" / "trajectory.tum")
+def test_trajectory_is_evo_readable_tum_of_the_base(result):
+    rows = np.loadtxt(result.report_path.parent / "trajectory.tum")
     assert rows.shape == (38, 8)
     np.testing.assert_allclose(np.linalg.norm(rows[:, 4:], axis=1), 1.0, atol=1e-8)
     published = [r for r in result.records if r.published]
     np.testing.assert_allclose(rows[:, 1:4], [r.T_map_base[:3, 3] for r in published], atol=1e-8)
-    text = (tmp_path / "out" / "trajectory.tum").read_text().split()[0]
+    text = (result.report_path.parent / "trajectory.tum").read_text().split()[0]
     assert text == f"{published[0].stamp_ns // 10**9}.{published[0].stamp_ns % 10**9:09d}"
 
 
-def test_plots_are_written(result, tmp_path):
-    names = {p.name for p in (tmp_path / "out" / "plots").iterdir()}
+def test_plots_are_written(result):
+    names = {p.name for p in (result.report_path.parent / "plots").iterdir()}
     assert names == {"trajectory.png", "errors.png", "nees.png", "stages.png", "candidates.png"}
-    assert all(f"plots/{n}" in (tmp_path / "out" / "report.md").read_text() for n in names)
+    assert all(f"plots/{n}" in (result.report_path.parent / "report.md").read_text() for n in names)
 
 
 def test_replay_repeats_exactly(drive_bag, bundle, knowing, make_drive, tmp_path):
@@ -128,11 +134,17 @@ def test_without_truth_everything_is_written_and_the_result_says_so(bundle, know
     without = tmp_path / "no_truth"
     copy_without(drive_bag, without, "/reference/pose")
     out = replay(without, bundle.path, tmp_path / "out", localizer=knowing(bundle, make_drive()))
-    assert out.report["published"] == 38
-    with pytest.raises(BagError, match="images but no truth.*38 of 40 frames"):
+    assert out.report["published"] == 38 and out.report["frames_with_reference"] == 0
+    assert (tmp_path / "out" / "plots" / "trajectory.png").exists()
+    with pytest.raises(BagError, match=r"images but no truth.*38 of 40 frames"):
         out.raise_problem()
     intended = replay(
-        without, bundle.path, tmp_path / "out", BagOptions(truth="none"), localizer=knowing(bundle, make_drive()), plots=False
+        without,
+        bundle.path,
+        tmp_path / "out",
+        BagOptions(truth="none"),
+        localizer=knowing(bundle, make_drive()),
+        plots=False,
     )
     intended.raise_problem()
 
@@ -163,7 +175,7 @@ def test_unfinished_bag_is_localized_as_far_as_it_goes(bundle, knowing, make_dri
     out = replay(broken, bundle.path, tmp_path / "out", localizer=knowing(bundle, make_drive()), plots=False)
     assert 10 < out.report["frames"] < 40
     assert out.report["published"] == out.report["frames"] - 2
-    with pytest.raises(BagError, match="unfinished.*frames were localized"):
+    with pytest.raises(BagError, match=r"unfinished.*frames were localized"):
         out.raise_problem()
     with BagReader(out.bag_path) as reader:
         assert reader.problem is None
@@ -189,9 +201,16 @@ def test_frames_slice(bundle, knowing, make_drive, drive_bag, tmp_path):
 
 def test_sqlite_result(bundle, knowing, make_drive, drive_bag, tmp_path):
     out = replay(
-        drive_bag, bundle.path, tmp_path / "out", localizer=knowing(bundle, make_drive()), storage="sqlite3", plots=False
+        drive_bag,
+        bundle.path,
+        tmp_path / "out",
+        localizer=knowing(bundle, make_drive()),
+        storage="sqlite3",
+        plots=False,
     )
-    assert [p.suffix for p in sorted(out.bag_path.iterdir())] == [".yaml", ".db3"] or (out.bag_path / "result.db3").exists()
+    assert [p.suffix for p in sorted(out.bag_path.iterdir())] == [".yaml", ".db3"] or (
+        out.bag_path / "result.db3"
+    ).exists()
 
 
 def copy_without(source, target, topic):

@@ -12,7 +12,9 @@ from vloc_ros.commands.progress import progress_bar
 
 __all__ = ["app"]
 
-app = typer.Typer(no_args_is_help=True, help="Turn a data set into a rosbag2 with images, CameraInfo, TF and reference poses.")
+app = typer.Typer(
+    no_args_is_help=True, help="Turn a data set into a rosbag2 with images, CameraInfo, TF and reference poses."
+)
 
 
 class StorageName(str, Enum):
@@ -39,14 +41,20 @@ class PartName(str, Enum):
 
 Out = Annotated[Path, typer.Argument(metavar="OUT", help="The bag to write (a folder).")]
 StorageOption = Annotated[StorageName, typer.Option("--storage", help="A stock Humble opens sqlite3 only.")]
-FramesOption = Annotated[str | None, typer.Option("--frames", metavar="START:STOP:STEP", help="A slice: 0::2 keeps every other frame.")]
+FramesOption = Annotated[
+    str | None, typer.Option("--frames", metavar="START:STOP:STEP", help="A slice: 0::2 keeps every other frame.")
+]
 HoldOutOption = Annotated[
     str | None,
-    typer.Option("--hold-out", metavar="LENGTH:PERIOD", help="Hold out the last LENGTH of every PERIOD consecutive frames."),
+    typer.Option(
+        "--hold-out", metavar="LENGTH:PERIOD", help="Hold out the last LENGTH of every PERIOD consecutive frames."
+    ),
 ]
 PartOption = Annotated[PartName, typer.Option("--part", help="With --hold-out: the kept frames or the held-out ones.")]
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace an existing bag.")]
-FormatOption = Annotated[ImageFormatName | None, typer.Option("--image-format", help="raw: Image; png, jpeg: CompressedImage.")]
+FormatOption = Annotated[
+    ImageFormatName | None, typer.Option("--image-format", help="raw: Image; png, jpeg: CompressedImage.")
+]
 
 
 def numbers(text: str | None, count: int, option: str) -> tuple[float, ...] | None:
@@ -66,7 +74,9 @@ def numbers(text: str | None, count: int, option: str) -> tuple[float, ...] | No
 def kitti(
     source: Annotated[Path, typer.Argument(metavar="SRC", help="KITTI root, sequences/NN, or a flat folder.")],
     out: Out,
-    layout: Annotated[str | None, typer.Option(help="odometry or flat (images, poses.txt, times*.txt); default: found out.")] = None,
+    layout: Annotated[
+        str | None, typer.Option(help="odometry or flat (images, poses.txt, times*.txt); default: found out.")
+    ] = None,
     sequence: Annotated[str | None, typer.Option(help="Sequence of a KITTI root, for example 00.")] = None,
     images: Annotated[str | None, typer.Option(help="Image folder: image_2, left, right, rgb, ...")] = None,
     intrinsics: Annotated[
@@ -86,7 +96,8 @@ def kitti(
     odometry_noise: Annotated[
         str | None,
         typer.Option(
-            metavar="T,R", help="Make drifting odometry from the poses: T share of distance, R rad per sqrt(m). Default: none."
+            metavar="T,R",
+            help="Make drifting odometry: T share of the distance, R rad per sqrt(m). Default: none.",
         ),
     ] = None,
     seed: Annotated[int, typer.Option(help="For --odometry-noise.")] = 0,
@@ -94,7 +105,7 @@ def kitti(
     storage: StorageOption = StorageName.mcap,
     overwrite: OverwriteOption = False,
 ) -> None:
-    """KITTI odometry, or a flat folder of the same files. Image files are copied unchanged unless --image-format is given."""
+    """KITTI odometry, or a flat folder of the same files. Images are copied unchanged without --image-format."""
     from vloc_ros.convert.kitti import convert_kitti
     from vloc_ros.datasets.kitti import KittiOptions
 
@@ -131,16 +142,25 @@ def kitti(
 def town(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder for the bags traversal_0, traversal_1, ...")],
     seed: Annotated[int, typer.Option(help="Which town; everything follows from it.")] = 1,
-    loop_m: Annotated[float, typer.Option("--loop-m", help="Length of the street loop in metres, 120 to 20000.")] = 200.0,
+    loop_m: Annotated[
+        float, typer.Option("--loop-m", help="Length of the street loop in metres, 120 to 20000.")
+    ] = 200.0,
     traversals: Annotated[int, typer.Option(help="How many drives over the same streets.")] = 5,
-    first: Annotated[int, typer.Option(help="Number of the first drive; a drive is the same whatever else is made.")] = 0,
+    first: Annotated[
+        int, typer.Option(help="Number of the first drive; a drive is the same whatever else is made.")
+    ] = 0,
     width: Annotated[int, typer.Option(help="Image width in pixels.")] = 240,
     height: Annotated[int, typer.Option(help="Image height in pixels.")] = 135,
-    spacing_m: Annotated[float, typer.Option("--spacing-m", help="Mean distance between frames (the clock runs at 10 Hz).")] = 0.5,
+    spacing_m: Annotated[
+        float, typer.Option("--spacing-m", help="Mean distance between frames (the clock runs at 10 Hz).")
+    ] = 0.5,
     laps: Annotated[float, typer.Option(help="How often round the loop.")] = 1.0,
-    traffic: Annotated[float, typer.Option(help="Density of moving and parked occluders; 1 is ordinary, 0 none.")] = 1.0,
+    traffic: Annotated[
+        float, typer.Option(help="Density of moving and parked occluders; 1 is ordinary, 0 none.")
+    ] = 1.0,
     light: Annotated[
-        str | None, typer.Option(metavar="NAME[,NAME...]", help="Light of every drive, or one name a drive; default: by number.")
+        str | None,
+        typer.Option(metavar="NAME[,NAME...]", help="Light of every drive, or one name a drive; default: by number."),
     ] = None,
     frames: FramesOption = None,
     image_format: Annotated[

@@ -14,9 +14,9 @@ __all__ = ["demo"]
 
 
 def demo(
-    out: Annotated[Path, typer.Option("--out", help="Folder for the drive, the result bag, the report and the plots.")] = Path(
-        "out/demo"
-    ),
+    out: Annotated[
+        Path, typer.Option("--out", help="Folder for the drive, the result bag, the report and the plots.")
+    ] = Path("out/demo"),
     map_path: Annotated[Path | None, typer.Option("--map", help="Default: the map shipped with the package.")] = None,
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")] = "auto",
 ) -> None:
@@ -30,7 +30,9 @@ def demo(
     path = map_path or share_path("models", "town_demo")
     made_of = read_map(path).manifest.provenance.get("town")
     if not isinstance(made_of, dict):
-        raise ConfigError(f"{path}: expected a map of the synthetic town (provenance.town), found another; use vloc replay")
+        raise ConfigError(
+            f"{path}: expected a map of the synthetic town (provenance.town), found another; use vloc replay"
+        )
     from vloc_ros.convert.town import convert_town
 
     drive = out / "drive"

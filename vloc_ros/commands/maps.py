@@ -59,7 +59,9 @@ def verify(path: MapArgument) -> None:
         console.print(f"{mark:>6} {check.name}: {check.reason}", highlight=False)
     failed = [check for check in checks if not check.passed]
     if failed:
-        raise MapError(f"{path}: {len(failed)} of {len(checks)} checks failed; first: {failed[0].name}: {failed[0].reason}")
+        raise MapError(
+            f"{path}: {len(failed)} of {len(checks)} checks failed; first: {failed[0].name}: {failed[0].reason}"
+        )
 
 
 @app.command()
@@ -74,9 +76,7 @@ def pack(
     typer.echo(pack_map(path, out, overwrite=overwrite))
 
 
-@app.command(
-    context_settings={"allow_extra_args": True, "ignore_unknown_options": True}, add_help_option=False
-)
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True}, add_help_option=False)
 def build(context: typer.Context) -> None:
     """Build a map without training: vloc map build BACKEND --data SRC... --out MAP."""
     run_plugin("build", context.args, "vloc map build")

@@ -1,4 +1,4 @@
-"""Commands that live elsewhere: trainers and builders declare themselves in the entry-point group ``vloc_ros.commands``.
+"""Commands that live elsewhere: trainers and builders, found by the entry-point group ``vloc_ros.commands``.
 
 An entry point is a function with typer annotations, or a ``typer.Typer``. The run time thus offers ``vloc train``
 without depending on what trains. In a checkout that was never installed the project's own table stands in.
@@ -47,7 +47,11 @@ def _load(name: str) -> Any:
         return getattr(importlib.import_module(module), attribute)
     except ModuleNotFoundError as error:
         if error.name and (module == error.name or module.startswith(f"{error.name}.")):
-            raise ConfigError(f"no command {name!r}: expected module {module}, found none; is vloc_train installed?") from error
+            raise ConfigError(
+                f"no command {name!r}: expected module {module}, found none; is vloc_train installed?"
+            ) from error
         raise ConfigError(f"{name} needs {error.name}: pip install 'vloc_ros[train]'") from error
     except (AttributeError, ValueError) as error:
-        raise ConfigError(f"no command {name!r} is provided by the installed packages (entry-point group {GROUP})") from error
+        raise ConfigError(
+            f"no command {name!r} is provided by the installed packages (entry-point group {GROUP})"
+        ) from error

@@ -19,22 +19,36 @@ def replay(
     out: Annotated[Path, typer.Option("--out", help="Folder for the result bag, trajectory, report and plots.")],
     truth: Annotated[
         str | None,
-        typer.Option("--truth", metavar="TOPIC", help="Reference poses: a topic, /tf:map.base_link, or none. Default: /reference/pose."),
+        typer.Option(
+            "--truth",
+            metavar="TOPIC",
+            help="Reference poses: a topic, /tf:map.base_link, or none. Default: /reference/pose.",
+        ),
     ] = None,
     storage: Annotated[StorageName, typer.Option("--storage", help="Storage of the result bag.")] = StorageName.mcap,
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")] = "auto",
-    image: Annotated[str | None, typer.Option("--image", metavar="TOPIC", help="Image topic where the bag has several.")] = None,
-    camera_info: Annotated[str | None, typer.Option("--camera-info", metavar="TOPIC", help="Default: beside the image topic.")] = None,
-    odometry: Annotated[str | None, typer.Option("--odometry", metavar="TOPIC", help="Default: /odometry, else TF.")] = None,
+    image: Annotated[
+        str | None, typer.Option("--image", metavar="TOPIC", help="Image topic where the bag has several.")
+    ] = None,
+    camera_info: Annotated[
+        str | None, typer.Option("--camera-info", metavar="TOPIC", help="Default: beside the image topic.")
+    ] = None,
+    odometry: Annotated[
+        str | None, typer.Option("--odometry", metavar="TOPIC", help="Default: /odometry, else TF.")
+    ] = None,
     base_frame: Annotated[str, typer.Option("--base-frame", help="The frame whose pose is published.")] = "base_link",
     odom_frame: Annotated[str, typer.Option("--odom-frame", help="The frame that odometry drifts in.")] = "odom",
     rectified: Annotated[
-        bool | None, typer.Option("--rectified/--raw-image", help="Images are rectified; default: from the topic's name.")
+        bool | None,
+        typer.Option("--rectified/--raw-image", help="Images are rectified; default: from the topic's name."),
     ] = None,
-    frames: Annotated[str | None, typer.Option("--frames", metavar="START:STOP:STEP", help="Only some of the images.")] = None,
+    frames: Annotated[
+        str | None, typer.Option("--frames", metavar="START:STOP:STEP", help="Only some of the images.")
+    ] = None,
     plots: Annotated[bool, typer.Option("--plots/--no-plots", help="Draw plots (needs matplotlib).")] = True,
     set_: Annotated[
-        list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Change a setting of the backend; repeatable.")
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="Change a setting of the backend; repeatable."),
     ] = None,
 ) -> None:
     """Localize a recorded drive: result bag, trajectory.tum, report.json, report.md and plots."""

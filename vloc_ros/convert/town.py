@@ -99,7 +99,7 @@ def convert_town(
     ]
     kept = [select_frames(len(drive), frames) for drive in drives]
     total, before = sum(len(k) for k in kept), 0
-    for drive, keep, path in zip(drives, kept, paths):
+    for drive, keep, path in zip(drives, kept, paths, strict=True):
         sequence = town_sequence(renderer, drive)
         if len(keep) < len(drive):
             sequence = sequence.select(keep)
@@ -109,8 +109,6 @@ def convert_town(
             if progress:
                 progress(base + done, total)
 
-        write_sequence(
-            sequence, path, image_format=image_format, storage=storage, overwrite=overwrite, progress=report
-        )
+        write_sequence(sequence, path, image_format=image_format, storage=storage, overwrite=overwrite, progress=report)
         before += len(keep)
     return paths

@@ -114,7 +114,9 @@ class BagWriter:
         """``sensor_msgs/CameraInfo`` of a monocular, unrectified camera."""
         model = "plumb_bob" if camera.distortion_model == "none" else camera.distortion_model
         distortion = camera.distortion if camera.distortion_model != "none" else (0.0,) * 5
-        roi = self._make("sensor_msgs/msg/RegionOfInterest", x_offset=0, y_offset=0, height=0, width=0, do_rectify=False)
+        roi = self._make(
+            "sensor_msgs/msg/RegionOfInterest", x_offset=0, y_offset=0, height=0, width=0, do_rectify=False
+        )
         message = self._make(
             "sensor_msgs/msg/CameraInfo",
             header=self.header(stamp_ns, frame_id),
@@ -194,11 +196,14 @@ class BagWriter:
         """``diagnostic_msgs/DiagnosticArray`` with one status; ``level`` 0 OK, 1 WARN, 2 ERROR, 3 STALE."""
         pairs = [self._make("diagnostic_msgs/msg/KeyValue", key=k, value=v) for k, v in values.items()]
         status = self._make(
-            "diagnostic_msgs/msg/DiagnosticStatus", level=level, name=name, message=text, hardware_id=hardware, values=pairs
+            "diagnostic_msgs/msg/DiagnosticStatus",
+            level=level,
+            name=name,
+            message=text,
+            hardware_id=hardware,
+            values=pairs,
         )
-        message = self._make(
-            "diagnostic_msgs/msg/DiagnosticArray", header=self.header(stamp_ns, ""), status=[status]
-        )
+        message = self._make("diagnostic_msgs/msg/DiagnosticArray", header=self.header(stamp_ns, ""), status=[status])
         self.write(topic, "diagnostic_msgs/msg/DiagnosticArray", stamp_ns, message)
 
     def header(self, stamp_ns: int, frame_id: str) -> Any:

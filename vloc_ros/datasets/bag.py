@@ -92,7 +92,11 @@ class BagDrive:
     def _choose_topics(self) -> None:
         reader, options = self.reader, self.options
         self.image_topic = _choose(
-            reader, options.image, ("Image", "CompressedImage"), ("/camera/image", "/camera/image/compressed"), "--image"
+            reader,
+            options.image,
+            ("Image", "CompressedImage"),
+            ("/camera/image", "/camera/image/compressed"),
+            "--image",
         )
         if self.image_topic is None:
             raise BagError(f"{reader.path}: the bag holds no images; its topics: {', '.join(sorted(reader.topics))}")
@@ -272,7 +276,9 @@ def _choose(
         if asked in topics:
             return asked
         found = ", ".join(topics) or "none"
-        raise BagError(f"{reader.path}: no messages of type {' or '.join(kinds)} on {asked}; topics of that type: {found}")
+        raise BagError(
+            f"{reader.path}: no messages of type {' or '.join(kinds)} on {asked}; topics of that type: {found}"
+        )
     for name in usual:
         if name in topics:
             return name
@@ -312,7 +318,9 @@ class _BagImages:
                 index += 1
 
 
-def open_bag_sequence(path: str | Path, options: BagOptions | None = None, allow_partial: bool = False) -> PosedSequence:
+def open_bag_sequence(
+    path: str | Path, options: BagOptions | None = None, allow_partial: bool = False
+) -> PosedSequence:
     """The posed frames of a bag: those with a reference pose and intrinsics, once per stamp.
 
     :raises BagError: see :class:`BagDrive`; also no truth, no camera_info, cameras that differ, not one posed
@@ -343,7 +351,9 @@ def open_bag_sequence(path: str | Path, options: BagOptions | None = None, allow
             drive.reader.require_complete()
         if not stamps:
             why = f" ({'; '.join(sorted(problems))})" if problems else "; do truth and images overlap in time?"
-            raise BagError(f"{path}: not one of {drive.frame_count} images has both a reference pose and intrinsics{why}")
+            raise BagError(
+                f"{path}: not one of {drive.frame_count} images has both a reference pose and intrinsics{why}"
+            )
         if len(cameras) > 1:
             raise BagError(f"{path}: the intrinsics change during the drive ({len(cameras)} different camera_info)")
         unknown = np.full((4, 4), np.nan)

@@ -49,7 +49,7 @@ class _Indexed:
         self._reader = AnyReader([path], default_typestore=get_typestore(Stores.ROS2_HUMBLE))
         self._reader.open()
         self.topics = {c.topic: c.msgtype for c in self._reader.connections}
-        self.counts = {}
+        self.counts: dict[str, int] = {}
         for connection in self._reader.connections:
             self.counts[connection.topic] = self.counts.get(connection.topic, 0) + connection.msgcount
 

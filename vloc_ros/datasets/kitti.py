@@ -149,8 +149,8 @@ def _layout(source: Path, options: KittiOptions) -> tuple[Path, Path]:
     poses = root / "poses" / f"{folder.name}.txt"
     if not poses.is_file():
         raise DatasetError(
-            f"{source}: expected poses at {poses} (layout odometry) or {source / 'poses.txt'} (layout flat), found neither; "
-            "sequences 11 to 21 have no published poses"
+            f"{source}: expected poses at {poses} (layout odometry) or {source / 'poses.txt'} (layout flat), "
+            "found neither; sequences 11 to 21 have no published poses"
         )
     return folder, poses
 
@@ -204,28 +204,36 @@ def _camera(folder: Path, first: Path, options: KittiOptions) -> tuple[CameraMod
         P = _projection(folder / "calib.txt", first.parent.name)
         if options.camera_offset is None:
             # P = K [I | t] with x_camera = x_camera0 + t: the camera's centre is at -t in camera 0.
-            offset = -np.linalg.solve(P[:, :3], P[:, 3])
+            offset = np.asarray(-np.linalg.solve(P[:, :3], P[:, 3]), dtype=np.float64)
         return CameraModel(width, height, float(P[0, 0]), float(P[1, 1]), float(P[0, 2]), float(P[1, 2])), offset
     if (folder / "K.txt").is_file():
         rows = [values for _, values in _rows(folder / "K.txt")]
         if len(rows) != 3 or any(len(r) != 3 for r in rows):
-            raise DatasetError(f"{folder / 'K.txt'}: expected a 3x3 matrix, found rows of {[len(r) for r in rows]} values")
+            raise DatasetError(
+                f"{folder / 'K.txt'}: expected a 3x3 matrix, found rows of {[len(r) for r in rows]} values"
+            )
         return CameraModel(width, height, rows[0][0], rows[1][1], rows[0][2], rows[1][2]), offset
-    raise DatasetError(f"{folder}: expected calib.txt or K.txt, found neither; give the intrinsics: --intrinsics fx,fy,cx,cy")
+    raise DatasetError(
+        f"{folder}: expected calib.txt or K.txt, found neither; give the intrinsics: --intrinsics fx,fy,cx,cy"
+    )
 
 
 def _projection(path: Path, images: str) -> Array:
     wanted = PROJECTIONS.get(images)
     if wanted is None:
         known = ", ".join(PROJECTIONS)
-        raise DatasetError(f"{path}: cannot tell which line is for {images!r} (known: {known}); give --intrinsics fx,fy,cx,cy")
+        raise DatasetError(
+            f"{path}: cannot tell which line is for {images!r} (known: {known}); give --intrinsics fx,fy,cx,cy"
+        )
     for number, line in enumerate(path.read_text().splitlines(), 1):
         name, _, rest = line.partition(":")
         if name.strip() == wanted:
             try:
                 values = [float(v) for v in rest.split()]
             except ValueError as error:
-                raise DatasetError(f"{path}:{number}: expected numbers after {wanted}:, found {rest.strip()[:40]!r}") from error
+                raise DatasetError(
+                    f"{path}:{number}: expected numbers after {wanted}:, found {rest.strip()[:40]!r}"
+                ) from error
             if len(values) != 12:
                 raise DatasetError(f"{path}:{number}: expected 12 values of {wanted}, found {len(values)}")
             return np.reshape(values, (3, 4))

@@ -51,7 +51,9 @@ class PosedSequence:
             raise DatasetError(f"{self.name}: expected {n} poses for {n} stamps, found {self.T_map_cam.shape}")
         if n and bool((np.diff(self.stamps_ns) <= 0).any()):
             first = int(np.flatnonzero(np.diff(self.stamps_ns) <= 0)[0]) + 1
-            raise DatasetError(f"{self.name}: expected increasing stamps, found frame {first} not after frame {first - 1}")
+            raise DatasetError(
+                f"{self.name}: expected increasing stamps, found frame {first} not after frame {first - 1}"
+            )
 
     def __len__(self) -> int:
         return len(self.stamps_ns)

@@ -58,7 +58,9 @@ class TransformTree:
                 if name not in seen:
                     seen.add(name)
                     queue.append((name, [*path, (edge, down)]))
-        raise BagError(f"no transform from {child!r} to {parent!r}; /tf and /tf_static connect {self.frames or 'nothing'}")
+        raise BagError(
+            f"no transform from {child!r} to {parent!r}; /tf and /tf_static connect {self.frames or 'nothing'}"
+        )
 
     def is_static(self, parent: str, child: str) -> bool:
         """Whether only static transforms lie between the frames.
@@ -75,7 +77,9 @@ class TransformTree:
         T = np.eye(4)
         for edge, down in self.path(parent, child):
             if edge not in self._static:
-                raise BagError(f"{child!r} moves relative to {parent!r} (by {edge[0]} -> {edge[1]}); expected a fixed mounting")
+                raise BagError(
+                    f"{child!r} moves relative to {parent!r} (by {edge[0]} -> {edge[1]}); expected a fixed mounting"
+                )
             step = self._static[edge]
             T = T @ (step if down else np.linalg.inv(step))
         return T

@@ -12,7 +12,7 @@ from vloc_ros.types import Array, Estimate
 
 __all__ = ["draw_candidates"]
 
-MAX_COLUMNS = 6
+MAX_COLUMNS = 7
 
 
 def draw_candidates(
@@ -27,20 +27,23 @@ def draw_candidates(
     :param samples: estimates with candidates, each with the camera's true pose ``T_map_cam`` if known.
     :param positions: (M, 2 or 3) places of the drive or the map, as background.
     """
+    from matplotlib.ticker import MaxNLocator
+
+    scores = np.concatenate([step.scores for e, _ in samples for step in e.candidates])
+    shades = {"cmap": "viridis", "vmin": float(scores.min()), "vmax": float(scores.max())}
     columns = max(min(len(e.candidates), MAX_COLUMNS) for e, _ in samples)
     figure = new_figure(2.9 * columns + 0.8, 3.1 * len(samples) + 0.5)
     grid = figure.subplots(len(samples), columns, squeeze=False)
-    for row, (estimate, truth) in zip(grid, samples):
+    start = samples[0][0].stamp_ns
+    for row, (estimate, truth) in zip(grid, samples, strict=True):
         for axes in row[len(estimate.candidates) :]:
             axes.set_visible(False)
-        for number, (axes, step) in enumerate(zip(row, estimate.candidates)):
+        for number, (axes, step) in enumerate(zip(row, estimate.candidates, strict=False)):
             points = step.T_map_cam[:, :2, 3]
             if positions is not None and len(positions):
                 axes.plot(*positions[:, :2].T, "-", color="#cccccc", lw=1, zorder=1)
             order = np.argsort(step.scores)  # the best on top
-            dots = axes.scatter(
-                *points[order].T, c=step.scores[order], s=7, cmap="viridis", vmin=0.0, vmax=1.0, linewidths=0, zorder=2
-            )
+            dots = axes.scatter(*points[order].T, c=step.scores[order], s=7, linewidths=0, zorder=2, **shades)
             if len(step.selected):
                 axes.scatter(*points[step.selected].T, s=14, fc="none", ec="#D55E00", lw=0.5, zorder=3)
             if truth is not None:
@@ -51,10 +54,12 @@ def draw_candidates(
             axes.set_ylim(centre[1] - half, centre[1] + half)
             axes.set_aspect("equal")
             axes.tick_params(labelsize=6)
+            axes.xaxis.set_major_locator(MaxNLocator(4))
+            axes.yaxis.set_major_locator(MaxNLocator(5))
             axes.set_title(f"step {number + 1}: {2 * half:.3g} m wide", fontsize=9)
-        seconds = estimate.stamp_ns * 1e-9
+        seconds = (estimate.stamp_ns - start) * 1e-9
         error = "" if truth is None else f", off by {np.linalg.norm(estimate.T_map_cam[:3, 3] - truth[:3, 3]):.2f} m"
-        row[0].set_ylabel(f"t = {seconds:.2f} s{error}", fontsize=8)
+        row[0].set_ylabel(f"{seconds:.1f} s after the first{error}", fontsize=8)
     figure.colorbar(dots, ax=grid.ravel().tolist(), label="score", shrink=0.8)
     figure.suptitle("Candidates by refinement step (circles: selected, cross: estimate, star: truth)", fontsize=10)
     return save(figure, path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ def shade_states(axes: Any, seconds: Any, states: list[LocalizationState]) -> No
     if not len(seconds):
         return
     edges = [float(seconds[0])]
-    edges += [float(a + b) / 2 for a, b in zip(seconds[:-1], seconds[1:])]
+    edges += [float(a + b) / 2 for a, b in pairwise(seconds)]
     edges.append(float(seconds[-1]) if len(seconds) > 1 else float(seconds[0]) + 1.0)
     start = 0
     for i in range(1, len(states) + 1):

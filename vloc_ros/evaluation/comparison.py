@@ -48,16 +48,17 @@ def compare_paired(
     :raises ConfigError: shapes differ, or fewer than 10 seeds.
     """
     if baseline.ndim != 2 or baseline.shape != candidate.shape:
-        raise ConfigError(f"paired comparison: expected equal (seeds, frames), found {baseline.shape}, {candidate.shape}")
+        raise ConfigError(
+            f"paired comparison: expected equal (seeds, frames), found {baseline.shape}, {candidate.shape}"
+        )
     if baseline.shape[0] < MIN_SEEDS:
         raise ConfigError(f"paired comparison: expected at least {MIN_SEEDS} seeds, found {baseline.shape[0]}")
     random = np.random.default_rng(seed)
     seeds, frames = baseline.shape
     increases, losses = np.empty(samples), np.empty(samples)
     for i in range(samples):
-        rows = random.integers(0, seeds, seeds)[:, None]
-        columns = random.integers(0, frames, frames)[None]
-        a, b = baseline[rows, columns], candidate[rows, columns]
+        picked = np.ix_(random.integers(0, seeds, size=seeds), random.integers(0, frames, size=frames))
+        a, b = baseline[picked], candidate[picked]
         increases[i] = _difference(float(np.median(b)), float(np.median(a)))
         losses[i] = (a <= threshold).mean() - (b <= threshold).mean()
     median = float(np.median(baseline))

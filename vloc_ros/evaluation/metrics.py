@@ -149,14 +149,15 @@ def sigma_position(covariance: Array) -> float:
 
 def consistency(records: Sequence[FrameRecord]) -> Consistency:
     """See :class:`Consistency`; over the given records that have a pose, a covariance and a reference."""
-    nees = np.array([frame_nees(r) for r in records], dtype=np.float64)
-    use = np.flatnonzero(~np.isnan(nees)) if len(nees) else np.zeros(0, dtype=np.int64)
+    nees_all = np.array([frame_nees(r) for r in records], dtype=np.float64)
+    use = np.flatnonzero(~np.isnan(nees_all))
     nan = float("nan")
     if not len(use):
         return Consistency(0, nan, nan, (nan, nan, nan), (nan, nan, nan), nan)
-    nees = nees[use]
+    nees = nees_all[use]
     translation = frame_errors(records)[0][use]
-    sigma = np.array([sigma_position(records[i].covariance) for i in use])  # type: ignore[arg-type]
+    covariances = [record.covariance for record, kept in zip(records, ~np.isnan(nees_all), strict=True) if kept]
+    sigma = np.array([sigma_position(c) for c in covariances if c is not None])
     inside = nees <= CHI2_95_6
     shares, medians = [], []
     for part in np.array_split(np.argsort(sigma, kind="stable"), 3):
@@ -187,7 +188,8 @@ def evaluate(
     nan = float("nan")
     translation, rotation = frame_errors(records)
     referenced = np.flatnonzero(~np.isnan(translation))
-    counted = [records[i] for i in referenced] if len(referenced) else list(records)
+    with_reference = [record for record in records if record.T_reference is not None]
+    counted = with_reference or list(records)
     states = {
         state.value: (sum(r.state is state for r in counted) / len(counted) if counted else nan)
         for state in LocalizationState
@@ -205,7 +207,7 @@ def evaluate(
     oracle = nan
     if map_positions is not None and len(map_positions) and len(referenced):
         mounting = np.eye(4) if T_base_cam is None else T_base_cam
-        cameras = np.stack([records[i].T_reference @ mounting for i in referenced])  # type: ignore[operator]
+        cameras = np.stack([x.T_reference @ mounting for x in with_reference if x.T_reference is not None])
         oracle = float(np.median(nearest_distances(cameras[:, :3, 3], map_positions)))
     return Metrics(
         frames=len(records),

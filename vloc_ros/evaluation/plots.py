@@ -35,7 +35,9 @@ def draw_trajectory(records: Sequence[FrameRecord], path: Path, map_positions: A
     figure = new_figure(9, 8)
     axes = figure.add_subplot()
     if map_positions is not None and len(map_positions):
-        axes.plot(map_positions[:, 0], map_positions[:, 1], ".", color="#cccccc", ms=3, label="map", zorder=1)
+        axes.plot(
+            map_positions[:, 0], map_positions[:, 1], ".", color="#c8c8c8", ms=9, label="poses of the map", zorder=1
+        )
     reference = np.array([r.T_reference[:2, 3] if r.T_reference is not None else (np.nan, np.nan) for r in records])
     reference = reference.reshape(-1, 2)
     axes.plot(*reference.T, "-", color=REFERENCE, lw=1, label="reference", zorder=2)
@@ -50,7 +52,9 @@ def draw_trajectory(records: Sequence[FrameRecord], path: Path, map_positions: A
             axes.plot(*pair.T, "-", color="#888888", lw=0.6, zorder=3)
     silent = np.array([r.T_reference[:2, 3] for r in records if not r.published and r.T_reference is not None])
     if len(silent):
-        axes.plot(*silent.T, "x", color=STATE_COLOURS[records[0].state.LOST], ms=5, label=f"no pose ({len(silent)})", zorder=5)
+        axes.plot(
+            *silent.T, "x", color=STATE_COLOURS[records[0].state.LOST], ms=5, label=f"no pose ({len(silent)})", zorder=5
+        )
     shown = [r for r in published if r.covariance is not None]
     shown = shown[:: max(len(shown) // 60, 1)]
     axes.set_aspect("equal", adjustable="datalim")
@@ -58,13 +62,12 @@ def draw_trajectory(records: Sequence[FrameRecord], path: Path, map_positions: A
         extent = max(float(np.ptp(axes.get_xlim())), float(np.ptp(axes.get_ylim())))
         shapes = [_ellipse(r.covariance[:2, :2]) for r in shown if r.covariance is not None]
         enlarge = _enlargement(float(np.median([s[0] for s in shapes])), extent)
-        for record, (major, minor, angle) in zip(shown, shapes):
+        for record, (major, minor, angle) in zip(shown, shapes, strict=True):
             assert record.T_map_base is not None
+            x, y = (float(v) for v in record.T_map_base[:2, 3])
             size = 2 * enlarge * major, 2 * enlarge * minor
             colour = STATE_COLOURS[record.state]
-            axes.add_patch(
-                Ellipse(record.T_map_base[:2, 3], *size, angle=angle, fc=colour, ec=colour, alpha=0.25, lw=0.8, zorder=3)
-            )
+            axes.add_patch(Ellipse((x, y), *size, angle=angle, fc=colour, ec=colour, alpha=0.25, lw=0.8, zorder=3))
         scale = "" if enlarge == 1 else f", drawn {enlarge} times larger"
         axes.plot([], [], "o", mfc="none", mec="#0072B2", ms=9, label=f"95 % ellipse{scale}")
     axes.set_xlabel("map x [m]")
@@ -104,13 +107,13 @@ def draw_errors(records: Sequence[FrameRecord], path: Path) -> Path:
     angle = np.degrees(np.linalg.norm(errors[:, 3:], axis=1))
     panels.append((angle, np.degrees(3 * np.sqrt((sigma[:, 3:] ** 2).sum(axis=1))), "rotation error [deg]"))
     states = [r.state for r in records]
-    for axes, (values, band, label) in zip(rows, panels):
+    for axes, (values, band, label) in zip(rows, panels, strict=True):
         lower = -band if label[0] in "xyz" else np.zeros_like(band)
         axes.fill_between(seconds, lower, band, color="#56B4E9", alpha=0.35, lw=0, label="3 predicted sigma")
         for state, colour in STATE_COLOURS.items():
             mask = np.array([s is state for s in states])
             if np.isfinite(values[mask]).any():
-                axes.plot(seconds[mask], values[mask], ".", color=colour, ms=4, label=state.value)
+                axes.plot(seconds[mask], values[mask], ".", color=colour, ms=4)
         # One gross error must not hide all others: the axis shows 99 % of errors and sigmas.
         both = np.abs(np.concatenate([values, band]))
         both = both[np.isfinite(both)]
@@ -120,11 +123,15 @@ def draw_errors(records: Sequence[FrameRecord], path: Path) -> Path:
             axes.set_ylim(bottom, top)
             beyond = int((np.abs(values) > top).sum())
             if beyond:
-                axes.text(0.995, 0.96, f"{beyond} beyond the axis", transform=axes.transAxes, ha="right", va="top", fontsize=8)
+                axes.text(
+                    0.995, 0.96, f"{beyond} beyond the axis", transform=axes.transAxes, ha="right", va="top", fontsize=8
+                )
         shade_states(axes, seconds, states)
         axes.set_ylabel(label)
         axes.grid(alpha=0.3)
-    rows[0].legend(loc="upper left", fontsize=8, ncols=4)
+    for state in dict.fromkeys(states):
+        rows[0].plot([], [], "s", color=STATE_COLOURS[state], ms=6, label=state.value)
+    rows[0].legend(loc="upper left", fontsize=8, ncols=5)
     rows[0].set_title("Errors over time (base in the map); the strip below each panel is the state")
     rows[-1].set_xlabel("time [s]")
     return save(figure, path)
@@ -166,7 +173,9 @@ def draw_nees(records: Sequence[FrameRecord], path: Path) -> Path:
         for edge in np.quantile(sigma, (1 / 3, 2 / 3)):
             low.axvline(float(edge), color="#888888", lw=0.8)
         thirds = ", ".join(f"{100 * s:.0f} %" for s in figures.thirds)
-        low.set_title(f"Within the limit in each third of predicted sigma: {thirds}; rank correlation {figures.rank_correlation:.2f}")
+        low.set_title(
+            f"Within the limit in each third of sigma: {thirds}; rank correlation {figures.rank_correlation:.2f}"
+        )
         low.legend(fontsize=8)
     low.set_xlabel("predicted position sigma [m]")
     low.set_ylabel("translation error [m]")
@@ -183,10 +192,9 @@ def draw_stages(records: Sequence[FrameRecord], path: Path) -> Path:
     totals = np.array([total_ms(r.timings_ms) for r in timed])
     figure = new_figure(11, max(4.0, 1.8 + 0.45 * len(stages)))
     left, right = figure.subplots(1, 2)
-    left.boxplot(
-        columns[::-1], orientation="horizontal", whis=(5, 95), showfliers=False, widths=0.6,
-        medianprops={"color": "#D55E00"},
-    ) if _has_orientation() else left.boxplot(columns[::-1], vert=False, whis=(5, 95), showfliers=False)  # fmt: skip
+    # `orientation` came with matplotlib 3.10, `vert` is deprecated since: ask the one that is there.
+    sideways: dict[str, Any] = {"orientation": "horizontal"} if _has_orientation() else {"vert": False}
+    left.boxplot(columns[::-1], whis=(5, 95), showfliers=False, widths=0.6, **sideways)
     left.set_yticks(range(1, len(stages) + 1), stages[::-1])
     left.set_xlabel("time [ms]")
     left.set_title("Stages: quartiles, whiskers 5 to 95 %")

@@ -82,11 +82,13 @@ def table_rows(report: Mapping[str, Any]) -> list[tuple[str, str]]:
     """The report as ``(name, text)`` lines for a person."""
     states = ", ".join(f"{k} {_percent(v)}" for k, v in report["states"].items() if v and not math.isnan(v))
     rows = [
-        ("backend, map", f"{report.get('backend', '?')}, {report.get('map', '?')} ({report.get('map_bytes', 0) / 1e6:.2f} MB)"),
+        ("backend", str(report.get("backend", "?"))),
+        ("map", f"{report.get('map', '?')} ({report.get('map_bytes', 0) / 1e6:.2f} MB)"),
         ("device", str(report.get("device", "?"))),
         (
             "frames",
-            f"{report['frames']}, with reference {report['frames_with_reference']}, pose published {report['published']}",
+            f"{report['frames']} ({report['frames_with_reference']} with reference), "
+            f"{report['published']} poses published",
         ),
         ("states", states or "none"),
     ]
@@ -104,7 +106,8 @@ def table_rows(report: Mapping[str, Any]) -> list[tuple[str, str]]:
             (
                 "recall",
                 ", ".join(
-                    f"({r['translation_m']:g} m, {r['rotation_deg']:g} deg) {_percent(r['share'])}" for r in report["recall"]
+                    f"({r['translation_m']:g} m, {r['rotation_deg']:g} deg) {_percent(r['share'])}"
+                    for r in report["recall"]
                 ),
             ),
             ("NEES", _nees_text(report["nees"])),

@@ -175,7 +175,8 @@ class _Run:
         if bag_frame.camera is None and bag_frame.problem != "no camera_info":
             result = self.pipeline.refuse(stamp, "bad_camera_info", bag_frame.problem)
         else:
-            frame = Frame(stamp, bag_frame.image, bag_frame.camera, bool(drive.rectified), drive.T_base_cam, T_odom_base)
+            image, camera = bag_frame.image, bag_frame.camera
+            frame = Frame(stamp, image, camera, bool(drive.rectified), drive.T_base_cam, T_odom_base)
             result = self.pipeline.process(frame)
         # A stamp that was refused for itself is no query: the frame it repeats or precedes has been counted.
         is_query = not (result.refused or "").startswith("stamp_")
@@ -212,7 +213,7 @@ def _problem(drive: BagDrive, records: list[FrameRecord]) -> str:
     if drive.reader.problem:
         return f"{path}: {drive.reader.problem}; {done}"
     if not drive.has_truth and drive.options.truth != NO_TRUTH:
-        return f"{path}: the bag has images but no truth, so errors are unknown; {done} (say --truth none if that is intended)"
+        return f"{path}: the bag has images but no truth, so errors are unknown; {done} (intended? say --truth none)"
     if drive.has_truth and records and not any(r.T_reference is not None for r in records):
         return f"{path}: no image has a reference pose: truth and images do not overlap in time; {done}"
     return ""
