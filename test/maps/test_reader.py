@@ -103,6 +103,22 @@ def test_nan_weights(tmp_path: Path, manifest: MapManifest) -> None:
         bundle.tensors("weights.safetensors")
 
 
+def test_int8_weights_that_overflow(tmp_path: Path, manifest: MapManifest) -> None:
+    pair = {"w::int8": torch.full((1, 2), 127, dtype=torch.int8), "w::scale": torch.full((1, 1), 3e38)}
+    bundle = write_map(tmp_path / "m", manifest, {"weights.safetensors": pair})
+    with pytest.raises(MapTensorError, match="'w'"):
+        bundle.tensors("weights.safetensors")
+
+
+def test_stored_tensors_are_checked_too(tmp_path: Path, manifest: MapManifest) -> None:
+    from safetensors.torch import save
+
+    content = save({"bad": torch.tensor([float("inf")])})
+    bundle = read_map(make_by_hand(tmp_path / "m", manifest, {"w.safetensors": content}))
+    with pytest.raises(MapTensorError, match="'bad'"):
+        bundle.stored_tensors("w.safetensors")
+
+
 @pytest.mark.parametrize("content", [b"", b"\x80\x04pickle", b"\xff" * 64, b"\x02\x00\x00\x00\x00\x00\x00\x00{}"[:9]])
 def test_checksummed_garbage(tmp_path: Path, manifest: MapManifest, content: bytes) -> None:
     bundle = read_map(make_by_hand(tmp_path / "m", manifest, {"weights.safetensors": content}))

@@ -200,6 +200,37 @@ def test_odometry_restart(make_drive: MakeDrive) -> None:
     assert drive.error(119, tracker.T_map_odom @ drive.T_odom_base[119]) < 1.0
 
 
+def test_map_odom_is_void_after_an_odometry_restart(make_drive: MakeDrive) -> None:
+    drive = make_drive(40)
+    tracker = started(drive)
+    drive.T_odom_base[10:] = make_transform(np.eye(3), [500.0, 0, 0]) @ drive.T_odom_base[10:]
+    drive.feed(tracker, 10, drive.estimate(10, LOST))
+    assert tracker.T_map_odom is None, "it would put the vehicle 500 m away"
+    drive.feed(tracker, 11)
+    assert tracker.T_map_odom is not None
+    assert drive.error(11, tracker.T_map_odom @ drive.T_odom_base[11]) < 2.0
+
+
+def test_faster_than_the_vehicle_never_localizes_without_odometry(make_drive: MakeDrive) -> None:
+    drive = make_drive(200, speed=60.0)
+    tracker = Tracker(TrackerSettings(max_speed_mps=40.0))
+    # One frame a second: 60 m between estimates, within the gate of an unknown velocity.
+    states = [drive.feed(tracker, i, odometry=False) for i in range(0, 100, 10)]
+    assert set(states) == {INITIALIZING}
+    slower = Tracker(TrackerSettings(max_speed_mps=70.0))
+    assert [drive.feed(slower, i, odometry=False) for i in range(0, 100, 10)][-1] is LOCALIZED
+
+
+def test_estimates_that_err_alike_do_not_make_the_track_certain(make_drive: MakeDrive) -> None:
+    drive = make_drive(100, speed=0.0)
+    sigmas = []
+    for correlated in (1.0, 16.0):
+        tracker = started(drive, 100, correlated_frames=correlated, odometry_idle_m=0.0, odometry_idle_deg=0.0)
+        assert tracker.covariance is not None
+        sigmas.append(float(np.sqrt(tracker.covariance[0, 0])))
+    assert 2.0 < sigmas[1] / sigmas[0] < 5.0
+
+
 def test_map_odom_rides_through_misses(make_drive: MakeDrive) -> None:
     drive = make_drive(40)
     tracker = started(drive, 20, lost_after_frames=15)

@@ -86,7 +86,7 @@ class MapBundle:
         :raises MapTensorError: a tensor is not finite, or an int8 weight lacks its scale.
         """
         where = self._source.where(name)
-        tensors = dequantise_tensors(self.stored_tensors(name), where)
+        tensors = dequantise_tensors(decode_tensors(self.read(name), where), where)
         check_finite(tensors, where)
         return tensors
 
