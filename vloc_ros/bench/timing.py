@@ -1,0 +1,61 @@
+"""Timing, and the form of a benchmark's results."""
+
+from __future__ import annotations
+
+import platform
+import resource
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+__all__ = ["Timing", "device_name", "measure", "peak_memory_bytes"]
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Milliseconds of one row: median, 95th percentile, slowest."""
+
+    name: str
+    ms_p50: float
+    ms_p95: float
+    ms_max: float
+
+
+def measure(name: str, function: Callable[[], object], device: torch.device, repeats: int, warm: int = 3) -> Timing:
+    """Call ``function`` ``repeats`` times after ``warm`` calls; on a GPU every call is waited for."""
+    wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
+    for _ in range(warm):
+        function()
+    times = []
+    for _ in range(repeats):
+        wait()
+        start = time.perf_counter()
+        function()
+        wait()
+        times.append(1e3 * (time.perf_counter() - start))
+    return Timing(name, *(round(float(v), 4) for v in (np.median(times), np.quantile(times, 0.95), max(times))))
+
+
+def device_name(device: torch.device) -> str:
+    """The GPU's name, or the processor's with its cores in use."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    model = platform.processor() or platform.machine()
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            model = next((line.split(":", 1)[1].strip() for line in file if line.startswith("model name")), model)
+    except OSError:
+        pass
+    return f"{model}, {torch.get_num_threads()} threads"
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """Most memory held so far: allocated on the GPU, or resident in this process."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    scale = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale

@@ -1,0 +1,1 @@
+"""ImPosing: implicit pose encoding, the coarse localizer that runs in real time with a map of constant size."""

@@ -1,0 +1,293 @@
+"""ImPosing as a backend: a map bundle and an image in, an :class:`~vloc_ros.types.Estimate` out."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vloc_ros.errors import ConfigError, MapTensorError
+from vloc_ros.geometry.rotations import matrix_to_quaternion, quaternion_to_matrix
+from vloc_ros.images.preprocess import Preprocess
+from vloc_ros.localizers.base import Localizer, check_query
+from vloc_ros.localizers.imposing.network import ImPosingNetwork
+from vloc_ros.localizers.imposing.precision import compute_dtype
+from vloc_ros.localizers.imposing.sampling import perturb
+from vloc_ros.localizers.imposing.search import SearchResult, draw, first_step, search
+from vloc_ros.localizers.imposing.settings import NetworkSettings, SearchSettings
+from vloc_ros.localizers.imposing.statistics import STATISTICS
+from vloc_ros.maps import MapBundle
+from vloc_ros.maps.tensors import expect
+from vloc_ros.settings import settings_from_mapping, settings_to_mapping
+from vloc_ros.tracking.calibration import CovarianceModel
+from vloc_ros.types import Array, CandidateStep, Estimate, LocalizationState, PosePrior, Query
+
+__all__ = ["CANDIDATES_FILE", "REFERENCES_FILE", "WEIGHTS_FILE", "ImPosingLocalizer", "load_weights", "settings_mapping", "transforms"]
+
+WEIGHTS_FILE = "weights.safetensors"
+CANDIDATES_FILE = "candidates.safetensors"
+REFERENCES_FILE = "references.safetensors"
+
+#: Covariance of a map without calibration, metres and radians: cautious on purpose.
+_UNCALIBRATED = np.diag([25.0, 25.0, 4.0, 0.03, 0.03, 0.03])
+
+
+def transforms(poses: Tensor | Array) -> Array:
+    """``(..., 7)`` pose vectors to ``(..., 4, 4)`` float64 transforms."""
+    vectors = np.asarray(poses.cpu() if isinstance(poses, Tensor) else poses, dtype=np.float64)
+    out = np.zeros((*vectors.shape[:-1], 4, 4))
+    out[..., :3, :3] = quaternion_to_matrix(vectors[..., 3:])
+    out[..., :3, 3] = vectors[..., :3]
+    out[..., 3, 3] = 1.0
+    return out
+
+
+@dataclass(frozen=True)
+class _SceneData:
+    name: str
+    initial: Tensor
+    signatures: Tensor
+    covariance: CovarianceModel | None
+    score_mean: float
+    score_spread: float
+    min_score: float
+    reference_poses: Tensor | None
+    reference_vectors: Tensor | None
+
+
+class ImPosingLocalizer(Localizer):
+    """Implicit pose encoding (Moreau et al., WACV 2023). See the backend's README for every setting.
+
+    A map of several scenes searches the scene that the query names; without a name it searches all of them and takes
+    the one whose score is best in units of that scene's own calibration.
+    """
+
+    backend: ClassVar[str] = "imposing"
+
+    def __init__(self, bundle: MapBundle, device: torch.device, settings: Mapping[str, Any] | None = None) -> None:
+        super().__init__(bundle, device)
+        manifest, where = bundle.manifest, str(bundle.path)
+        stored = dict(manifest.settings)
+        network_settings = settings_from_mapping(NetworkSettings, stored.get("network"), f"{where}: settings.network")
+        search_mapping = {**stored.get("search", {}), **(settings or {})}
+        self._search = settings_from_mapping(SearchSettings, search_mapping, "imposing settings")
+        self._changed_candidates = self._search.candidates != stored.get("search", {}).get("candidates")
+        self._preprocess = Preprocess.from_settings(manifest.preprocessing)
+        network = ImPosingNetwork(network_settings, len(manifest.scenes))
+        load_weights(network, bundle.tensors(WEIGHTS_FILE), f"{where}/{WEIGHTS_FILE}")
+        self._dtype = compute_dtype(self._search.precision, device)
+        network.eval().requires_grad_(False)
+        self._encoders = [network.pose_encoder(i) for i in range(len(manifest.scenes))]
+        for encoder in self._encoders:
+            encoder.to(device)
+            encoder.linears.to(self._dtype)  # positions keep their full precision: only the MLP is rounded
+        self._image_encoder = network.image_encoder.to(
+            device=device, dtype=self._dtype, memory_format=torch.channels_last
+        )
+        self._scenes = self._load_scenes(bundle)
+        self._limits = (self._search.localized_sigma_m, self._search.lost_sigma_m)
+
+    @classmethod
+    def from_map(
+        cls, bundle: MapBundle, device: torch.device, settings: Mapping[str, Any] | None = None
+    ) -> ImPosingLocalizer:
+        return cls(bundle, device, settings)
+
+    @property
+    def settings(self) -> SearchSettings:
+        """The search settings in force."""
+        return self._search
+
+    @property
+    def precision(self) -> torch.dtype:
+        """What the networks compute in."""
+        return self._dtype
+
+    def reference_poses(self, scene: str | None = None) -> Array | None:
+        """``T_map_cam`` (M, 4, 4) of the training frames of a scene (default: the first), where the map has them."""
+        poses = self._scenes[0 if scene is None else self._scene_index(scene)].reference_poses
+        return None if poses is None else transforms(poses)
+
+    def close(self) -> None:
+        self._scenes = []
+        self._encoders = []
+        del self._image_encoder
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    # -- loading ----------------------------------------------------------------------------------
+
+    def _load_scenes(self, bundle: MapBundle) -> list[_SceneData]:
+        files = bundle.tensors(CANDIDATES_FILE)
+        has_references = bundle.manifest.file(REFERENCES_FILE) is not None
+        references = bundle.tensors(REFERENCES_FILE) if has_references else {}
+        where, d = str(bundle.path), self._encoders[0].settings.embed_dim
+        floats = (torch.float32, torch.float16)
+        out = []
+        for index, scene in enumerate(bundle.manifest.scenes):
+            initial = expect(files, f"{scene.name}.poses", (None, 7), torch.float32, where).to(self._device)
+            signatures = expect(files, f"{scene.name}.signatures", (len(initial), d), floats, where)
+            if self._changed_candidates and self._search.candidates < len(initial):
+                keep = torch.linspace(0, len(initial) - 1, self._search.candidates).round().long()
+                initial, signatures = initial[keep.to(self._device)], signatures[keep]
+            if len(initial) < max(self._search.components, 1):
+                raise MapTensorError(f"{where}: scene {scene.name!r}: expected at least {self._search.components} poses")
+            calibration = dict(bundle.manifest.calibration.get(scene.name, {}))
+            model = calibration.get("covariance")
+            covariance = CovarianceModel.from_mapping(model, f"{where}: calibration.{scene.name}") if model else None
+            if covariance is not None and covariance.names != STATISTICS:
+                raise ConfigError(
+                    f"{where}: calibration of {scene.name!r}: expected statistics {', '.join(STATISTICS)}, "
+                    f"found {', '.join(covariance.names)}; calibrate the map again with this release"
+                )
+            poses, vectors = references.get(f"{scene.name}.poses"), references.get(f"{scene.name}.vectors")
+            out.append(
+                _SceneData(
+                    scene.name,
+                    initial,
+                    signatures.to(self._device, self._dtype),
+                    covariance,
+                    float(calibration.get("score_mean", 0.0)),
+                    float(calibration.get("score_spread", 1.0)),
+                    float(calibration.get("min_score", 0.0)),
+                    poses,
+                    None if vectors is None else vectors.to(self._device, torch.float32),
+                )
+            )
+        return out
+
+    def _scene_index(self, name: str) -> int:
+        names = [s.name for s in self._scenes]
+        if name not in names:
+            raise ConfigError(f"scene: expected one of {', '.join(names)}, found {name!r}")
+        return names.index(name)
+
+    # -- localizing -------------------------------------------------------------------------------
+
+    def _seed(self, stamp_ns: int) -> int:
+        digest = hashlib.sha256(f"{self.map_id}:{stamp_ns}".encode()).digest()
+        return int.from_bytes(digest[:8], "little") >> 1
+
+    def encode(self, image_rgb: Any) -> Tensor:
+        """The pooled image features ``(C,)`` of an RGB image, shared by all scenes."""
+        tensor = self._preprocess.apply(image_rgb)[None].to(self._device, self._dtype)
+        with torch.inference_mode():
+            return self._image_encoder.pooled(tensor.to(memory_format=torch.channels_last))[0]
+
+    def image_vector(self, image_rgb: Any, scene: str | None = None) -> Tensor:
+        """The image vector ``(d,)`` float32 in a scene (default: the first)."""
+        head = self._image_encoder.heads[0 if scene is None else self._scene_index(scene)]
+        with torch.inference_mode():
+            return torch.as_tensor(head(self.encode(image_rgb))).float()
+
+    def localize(self, query: Query, keep_candidates: bool = False) -> Estimate:
+        """See :meth:`Localizer.localize`. ``keep_candidates`` also returns every step's candidates."""
+        check_query(query)
+        self.check_camera(query.camera)
+        clock = _Clock(self._device)
+        pooled = self.encode(query.image_rgb)
+        clock.lap("encode")
+        seed = self._seed(query.stamp_ns)
+        indices = [self._scene_index(query.scene)] if query.scene is not None else range(len(self._scenes))
+        results = [(i, *self._search_scene(i, pooled, query.prior, seed, keep_candidates)) for i in indices]
+        index, result, vector = max(results, key=lambda r: self._relative_score(r[0], r[1])) if len(results) > 1 else results[0]
+        packed = [result.pose, result.score[None], result.statistics]
+        scene = self._scenes[index]
+        if scene.reference_vectors is not None:
+            unit = torch.nn.functional.normalize(vector, dim=-1)
+            packed.append((scene.reference_vectors @ unit).argmax()[None])
+        host = torch.cat([p.double() for p in packed]).cpu().numpy()  # the only transfer of the frame
+        clock.lap("search")
+        return self._estimate(query, scene, result, host, clock.laps)
+
+    def _relative_score(self, index: int, result: SearchResult) -> float:
+        scene = self._scenes[index]
+        return (float(result.score) - scene.score_mean) / scene.score_spread
+
+    def _search_scene(
+        self, index: int, pooled: Tensor, prior: PosePrior | None, seed: int, keep: bool
+    ) -> tuple[SearchResult, Tensor]:
+        scene, settings = self._scenes[index], self._search
+        with torch.inference_mode():
+            vector = self._image_encoder.heads[index](pooled).float()
+        draws = draw(settings, seed, self._device, torch.float32)
+        initial, signatures, start = scene.initial, scene.signatures, 0
+        if prior is not None and settings.prior == "auto":
+            std = torch.from_numpy(np.sqrt(np.diag(prior.covariance))).float()
+            start = first_step(settings, std)
+            mean = np.concatenate((prior.T_map_cam[:3, 3], matrix_to_quaternion(prior.T_map_cam[:3, :3])))
+            center = torch.from_numpy(mean).float().to(self._device)
+            noise = draws.normal[0] * (std.to(self._device) * settings.prior_sigmas)
+            initial, signatures = perturb(center.expand(len(noise), 7), noise), None  # type: ignore[assignment]
+        result = search(
+            self._encoders[index], vector, initial, signatures, draws, settings,
+            start=start, compute=self._dtype, keep_steps=keep,
+        )  # fmt: skip
+        return result, vector
+
+    def _estimate(
+        self, query: Query, scene: _SceneData, result: SearchResult, host: Array, laps: dict[str, float]
+    ) -> Estimate:
+        T_map_cam, score = transforms(host[:7]), float(np.clip(host[7], 0.0, 1.0))
+        statistics = host[8 : 8 + len(STATISTICS)]
+        diagnostics = dict(zip(STATISTICS, statistics.tolist(), strict=True))
+        if len(host) > 8 + len(STATISTICS):
+            diagnostics["nearest_reference"] = float(host[-1])
+        if scene.covariance is None:
+            covariance, state = _UNCALIBRATED.copy(), LocalizationState.DEGRADED
+        else:
+            covariance = scene.covariance.covariance(statistics, T_map_cam[:3, :3])
+            sigma = float(np.sqrt(np.linalg.eigvalsh(covariance[:3, :3])[-1]))
+            diagnostics["position_sigma_m"] = sigma
+            state = self._verdict(sigma, score, scene.min_score)
+        candidates = tuple(
+            CandidateStep(transforms(s.poses), s.scores.double().cpu().numpy(), s.selected.cpu().numpy())
+            for s in result.steps
+        )
+        return Estimate(
+            query.stamp_ns, T_map_cam, covariance, score, state, self.backend, self.map_id, scene.name,
+            candidates, laps, diagnostics,
+        )  # fmt: skip
+
+    def _verdict(self, sigma: float, score: float, min_score: float) -> LocalizationState:
+        localized, lost = self._limits
+        if not np.isfinite(sigma) or sigma > lost or score < 0.5 * min_score:
+            return LocalizationState.LOST
+        if sigma > localized or score < min_score:
+            return LocalizationState.DEGRADED
+        return LocalizationState.LOCALIZED
+
+
+class _Clock:
+    """Stage times in milliseconds; on a GPU the encode stage is only what it takes to launch it."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.laps: dict[str, float] = {}
+        self._device, self._last = device, time.perf_counter()
+
+    def lap(self, name: str) -> None:
+        now = time.perf_counter()
+        self.laps[name] = 1e3 * (now - self._last)
+        self._last = now
+
+
+def load_weights(network: ImPosingNetwork, tensors: dict[str, Tensor], where: str) -> None:
+    """Fill the network, naming the first tensor that is missing, unknown or of another shape."""
+    expected = network.state_dict()
+    for name, value in expected.items():
+        expect(tensors, name, tuple(value.shape), None, where)
+    unknown = sorted(set(tensors) - set(expected))
+    if unknown:
+        raise MapTensorError(f"{where}: unknown tensor {unknown[0]!r}: the map's settings and weights do not agree")
+    network.load_state_dict({k: v.to(expected[k].dtype) for k, v in tensors.items()})
+
+
+def settings_mapping(network: NetworkSettings, search_settings: SearchSettings) -> dict[str, Any]:
+    """What an ImPosing map stores under ``settings``."""
+    return {"network": settings_to_mapping(network), "search": settings_to_mapping(search_settings)}

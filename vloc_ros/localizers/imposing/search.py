@@ -1,0 +1,142 @@
+"""The hierarchical search over poses (Section 3.1, steps 2 to 7), as fast as we know how.
+
+What differs from the transcription in :mod:`.transcription`, which computes the same thing literally:
+
+* the signatures of the first candidates never change, so they come with the map;
+* Fourier features by angle doubling, the MLP in bfloat16 where the processor multiplies it faster,
+  cosines from dot products and norms without normalised copies;
+* no host synchronisation before the final pose: every step runs on the device with tensors only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from vloc_ros.geometry.torch_ops import markley_mean
+from vloc_ros.localizers.imposing.network import PoseEncoder
+from vloc_ros.localizers.imposing.sampling import noise_scale, perturb, pick
+from vloc_ros.localizers.imposing.settings import SearchSettings
+from vloc_ros.localizers.imposing.statistics import search_statistics
+
+__all__ = ["Draws", "SearchResult", "SearchStep", "draw", "search"]
+
+
+@dataclass(frozen=True)
+class Draws:
+    """The random numbers of one search: ``normal`` (K, N, 6) and ``uniform`` (K, N) in [0, 1).
+
+    Row 0 serves the first candidates when they are drawn from a prior; row k the proposals for step k.
+    """
+
+    normal: Tensor
+    uniform: Tensor
+
+
+def draw(settings: SearchSettings, seed: int, device: torch.device, dtype: torch.dtype) -> Draws:
+    """The random numbers that belong to ``seed``: equal seeds on equal devices give equal numbers."""
+    generator = torch.Generator(device=device).manual_seed(seed)
+    shape = (settings.refinements, settings.candidates)
+    return Draws(
+        torch.randn(*shape, 6, generator=generator, device=device, dtype=dtype),
+        torch.rand(*shape, generator=generator, device=device, dtype=dtype),
+    )
+
+
+@dataclass(frozen=True)
+class SearchStep:
+    """One evaluated step: ``poses`` (N, 7), ``scores`` (N,), and the indices of the components chosen from it."""
+
+    poses: Tensor
+    scores: Tensor
+    selected: Tensor
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """``pose`` (7,), ``score`` (mean of the averaged candidates) and ``statistics``, still on the device."""
+
+    pose: Tensor
+    score: Tensor
+    statistics: Tensor
+    steps: tuple[SearchStep, ...]
+
+
+def similarity(image_unit: Tensor, signatures: Tensor) -> Tensor:
+    """Eq. 1 for one unit image vector ``(d,)`` and raw signatures ``(N, d)``, in the precision of the image vector."""
+    dot = (signatures @ image_unit.to(signatures.dtype).unsqueeze(-1)).squeeze(-1)
+    norm = torch.linalg.vector_norm(signatures, dim=-1, dtype=image_unit.dtype)
+    return torch.relu(dot.to(image_unit.dtype) / norm.clamp_min(1e-12))
+
+
+def average(poses: Tensor, weights: Tensor) -> Tensor:
+    """Step 7: the weighted mean pose ``(7,)`` of ``(N, 7)`` poses; rotations after Markley et al."""
+    weights = weights + torch.finfo(weights.dtype).tiny  # all scores zero: the plain mean
+    share = weights / weights.sum()
+    position = (poses[:, :3] * share.unsqueeze(-1)).sum(dim=0)
+    return torch.cat((position, markley_mean(poses[:, 3:], share)))
+
+
+def first_step(settings: SearchSettings, prior_std: Tensor | None) -> int:
+    """The step to begin with: 0, or with a prior the first one whose proposals are no wider than it needs.
+
+    With a prior of standard deviations ``prior_std`` (6,) the coarse steps only look where the camera cannot be.
+    """
+    if prior_std is None:
+        return 0
+    scale = noise_scale(settings)
+    need = float((prior_std.double().cpu() / scale.clamp_min(1e-9))[[0, 1, 5]].max()) * settings.prior_sigmas
+    k = 0
+    while k < settings.refinements - 2 and 0.5 ** (k + 1) >= need:
+        k += 1
+    return k
+
+
+@torch.inference_mode()
+def search(
+    encoder: PoseEncoder,
+    image_vector: Tensor,
+    initial: Tensor,
+    signatures: Tensor | None,
+    draws: Draws,
+    settings: SearchSettings,
+    *,
+    start: int = 0,
+    compute: torch.dtype | None = None,
+    keep_steps: bool = False,
+) -> SearchResult:
+    """Find the camera.
+
+    :param encoder: the scene's pose encoder, its weights in ``compute``.
+    :param image_vector: ``(d,)``, not normalised; its type is that of poses and scores.
+    :param initial: ``(N, 7)`` first candidates.
+    :param signatures: ``(N, d)`` of ``initial``, or None to compute them.
+    :param draws: random numbers; ``(K, N, ..)``.
+    :param start: first step k (later with a prior); steps ``start .. K - 1`` are evaluated.
+    :param compute: type of the MLP; default that of ``image_vector``.
+    :param keep_steps: return all candidates, for plots.
+    """
+    dtype = image_vector.dtype
+    compute = compute or dtype
+    scale = noise_scale(settings).to(initial)
+    image_unit = torch.nn.functional.normalize(image_vector, dim=-1)
+    poses = initial
+    steps: list[SearchStep] = []
+    best: list[tuple[Tensor, Tensor]] = []
+    for k in range(start, settings.refinements):
+        if k > start:
+            chosen = top_indices[pick(top_scores, draws.uniform[k])]
+            poses = perturb(poses[chosen], draws.normal[k] * (scale * 0.5 ** (k - 1)))
+            signatures = None
+        if signatures is None:
+            signatures = encoder.decode(encoder.features(poses, fast=True).to(compute))
+        values = similarity(image_unit, signatures)
+        count = settings.averaged if k == settings.refinements - 1 else settings.components
+        top_scores, top_indices = values.topk(min(count, len(values)))
+        best.append((poses[top_indices], top_scores))
+        if keep_steps:
+            steps.append(SearchStep(poses, values, top_indices))
+    final = average(*best[-1])
+    return SearchResult(final, best[-1][1].mean(), search_statistics(best, final), tuple(steps))

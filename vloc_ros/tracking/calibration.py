@@ -1,0 +1,210 @@
+"""A covariance that means something: fitted per map on frames that the training never saw.
+
+A localizer offers a few numbers for each frame (how well the best candidates scored, how far they spread, ...).
+On held-out frames with known poses this module learns what size of error goes with such numbers, and what
+shape the error has in the camera's axes (along the road, across it, up), and scales the result so that the share
+of frames inside the 95 % ellipsoid is right, for confident and for unsure frames alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from vloc_ros.errors import CalibrationError
+from vloc_ros.types import Array
+
+__all__ = ["CHI2_95_6DOF", "CovarianceModel", "fit_covariance"]
+
+#: 95 % quantile of chi-square with six degrees of freedom.
+CHI2_95_6DOF = 12.591587243743977
+#: Fewer calibration frames than this cannot say what 95 % means.
+MIN_FRAMES = 20
+#: Standardised statistics beyond this are as strange as at it: no linear model holds out there.
+_CLIP = 3.0
+
+
+@dataclass(frozen=True)
+class CovarianceModel:
+    """Maps a frame's statistics to its covariance.
+
+    log sigma is linear in the standardised statistics; the covariance is ``R D S D R^T`` with D the two sigmas (of
+    translation, m, and rotation, rad), S the 6x6 shape in camera axes and R the camera's rotation in the map.
+
+    :ivar names: the statistics it expects, in order.
+    :ivar center, spread: (F,) standardisation.
+    :ivar translation, rotation: (F + 1,) coefficients, the constant first.
+    :ivar limits: smallest and largest log sigma seen in calibration, translation and rotation: (2, 2).
+    :ivar shape: 6x6, camera axes.
+    :ivar knots, factors: log sigma of translation against the factor on the covariance.
+    :ivar frames: how many frames it was fitted on.
+    """
+
+    names: tuple[str, ...]
+    center: Array
+    spread: Array
+    translation: Array
+    rotation: Array
+    limits: Array
+    shape: Array
+    knots: Array
+    factors: Array
+    frames: int
+
+    def log_sigmas(self, statistics: npt.ArrayLike) -> Array:
+        """log of the two sigmas before the factor; ``(..., F)`` to ``(..., 2)``."""
+        x = np.asarray(statistics, dtype=np.float64)
+        z = np.clip((x - self.center) / self.spread, -_CLIP, _CLIP)
+        out = np.stack([c[0] + z @ c[1:] for c in (self.translation, self.rotation)], axis=-1)
+        # Beyond what calibration has seen a frame may be worse than all of them, never better.
+        return np.asarray(np.clip(out, self.limits[:, 0], self.limits[:, 1] + 1.0), dtype=np.float64)
+
+    def covariance(self, statistics: npt.ArrayLike, R_map_cam: Array) -> Array:
+        """The 6x6 covariance, map axes, of ``(F,)`` statistics and the camera's rotation.
+
+        Statistics that are not finite count as the strangest frame: the largest covariance.
+        """
+        x = np.asarray(statistics, dtype=np.float64)
+        if np.isfinite(x).all():
+            log_t, log_r = self.log_sigmas(x)
+        else:
+            log_t, log_r = self.limits[:, 1] + 1.0
+        factor = float(np.interp(log_t, self.knots, self.factors))
+        scale = np.repeat(np.exp([log_t, log_r]), 3) * np.sqrt(factor)
+        turn = np.zeros((6, 6))
+        turn[:3, :3] = turn[3:, 3:] = R_map_cam
+        out = turn @ (scale[:, None] * self.shape * scale) @ turn.T
+        return np.asarray(0.5 * (out + out.T), dtype=np.float64)
+
+    def to_mapping(self) -> dict[str, Any]:
+        """Plain values for a map's manifest."""
+        return {
+            "names": list(self.names),
+            "frames": self.frames,
+            **{name: np.asarray(getattr(self, name)).tolist() for name in _ARRAYS},
+        }
+
+    @classmethod
+    def from_mapping(cls, data: Mapping[str, Any], where: str = "calibration") -> CovarianceModel:
+        """Read what :meth:`to_mapping` wrote.
+
+        :raises CalibrationError: a field is missing, of the wrong size, or not finite.
+        """
+        try:
+            names = tuple(str(n) for n in data["names"])
+            arrays = {name: np.asarray(data[name], dtype=np.float64) for name in _ARRAYS}
+            frames = int(data["frames"])
+        except (KeyError, TypeError, ValueError) as problem:
+            raise CalibrationError(f"{where}: expected the fields of a covariance model, found {problem!r}") from problem
+        n, k = len(names), arrays["knots"].size
+        shapes = {
+            "center": (n,), "spread": (n,), "translation": (n + 1,), "rotation": (n + 1,), "limits": (2, 2),
+            "shape": (6, 6), "knots": (k,), "factors": (k,),
+        }  # fmt: skip
+        for name, shape in shapes.items():
+            if arrays[name].shape != shape or not np.isfinite(arrays[name]).all():
+                raise CalibrationError(f"{where}: {name}: expected finite values of shape {shape}")
+        if not k or (np.diff(arrays["knots"]) <= 0).any() or (arrays["factors"] <= 0).any():
+            raise CalibrationError(f"{where}: expected increasing knots and positive factors")
+        if (arrays["spread"] <= 0).any() or np.linalg.eigvalsh(arrays["shape"])[0] <= 0:
+            raise CalibrationError(f"{where}: expected positive spreads and a positive definite shape")
+        return cls(names=names, frames=frames, **arrays)
+
+
+_ARRAYS = ("center", "spread", "translation", "rotation", "limits", "shape", "knots", "factors")
+
+
+def _regress(z: Array, log_error: Array, ridge: float) -> Array:
+    """Robust ridge regression (Huber weights) of log errors on standardised statistics: (F + 1,) coefficients."""
+    x = np.column_stack((np.ones(len(z)), z))
+    penalty = ridge * np.diag([0.0] + [1.0] * z.shape[1])
+    weights = np.ones(len(z))
+    coefficients = np.zeros(x.shape[1])
+    for _ in range(20):
+        weighted = x * weights[:, None]
+        coefficients = np.linalg.solve(x.T @ weighted + penalty, weighted.T @ log_error)
+        residual = np.abs(log_error - x @ coefficients)
+        knee = 1.5 * max(float(np.median(residual)), 1e-6)
+        weights = np.minimum(1.0, knee / np.maximum(residual, 1e-12))
+    return coefficients
+
+
+def fit_covariance(
+    names: Sequence[str],
+    statistics: Array,
+    errors: Array,
+    R_map_cam: Array,
+    *,
+    inside: float = 0.965,
+    ridge: float = 10.0,
+) -> CovarianceModel:
+    """Fit a :class:`CovarianceModel`.
+
+    :param statistics: ``(M, F)``.
+    :param errors: ``(M, 6)``: [t_est - t_true; Log(R_est R_true^T)] in map axes.
+    :param R_map_cam: ``(M, 3, 3)`` rotations of the estimates.
+    :param inside: share of calibration frames to have inside the 95 % ellipsoid. A little above 0.95: other drives
+        differ from the calibration drive, and an optimistic covariance does more harm than a cautious one.
+    :param ridge: regularisation, in frames.
+    :raises CalibrationError: fewer than 20 frames, or values that are not finite.
+    """
+    statistics, errors = np.asarray(statistics, dtype=np.float64), np.asarray(errors, dtype=np.float64)
+    m = len(errors)
+    if m < MIN_FRAMES:
+        raise CalibrationError(f"calibration: expected at least {MIN_FRAMES} frames with known poses, found {m}")
+    if not (np.isfinite(statistics).all() and np.isfinite(errors).all()):
+        raise CalibrationError("calibration: expected finite statistics and errors, found NaN or infinity")
+    center = np.median(statistics, axis=0)
+    spread = np.maximum(statistics.std(axis=0), 1e-3)
+    z = np.clip((statistics - center) / spread, -_CLIP, _CLIP)
+    # Errors in the camera's axes: across, down, along.
+    local = np.concatenate([np.einsum("nji,nj->ni", R_map_cam, part) for part in (errors[:, :3], errors[:, 3:])], axis=1)
+    norms = np.stack([np.linalg.norm(local[:, :3], axis=1), np.linalg.norm(local[:, 3:], axis=1)], axis=1)
+    floors = np.maximum(0.1 * np.median(norms, axis=0), 1e-6)  # a lucky frame says little about its sigma
+    coefficients = [_regress(z, np.log(norms[:, i] + floors[i]), ridge) for i in (0, 1)]
+    predicted = np.stack([c[0] + z @ c[1:] for c in coefficients], axis=1)
+    limits = np.stack([np.quantile(predicted, 0.01, axis=0), np.quantile(predicted, 0.99, axis=0)], axis=1)
+    predicted = np.clip(predicted, limits[:, 0], limits[:, 1] + 1.0)
+    normalised = local / np.repeat(np.exp(predicted), 3, axis=1)
+    shape = _robust_second_moment(normalised)
+    nees = np.einsum("ni,ij,nj->n", normalised, np.linalg.inv(shape), normalised)
+    knots, factors = _factors(predicted[:, 0], nees / CHI2_95_6DOF, inside)
+    return CovarianceModel(
+        tuple(names), center, spread, coefficients[0], coefficients[1], limits, shape, knots, factors, m
+    )
+
+
+def _robust_second_moment(x: Array) -> Array:
+    """Second moments ``(6, 6)`` of ``(M, 6)``, the largest tenth pulled in, a little shrunk to the diagonal."""
+    size = np.linalg.norm(x / np.sqrt(np.maximum((x**2).mean(axis=0), 1e-18)), axis=1)
+    limit = np.quantile(size, 0.9)
+    pulled = x * np.minimum(1.0, limit / np.maximum(size, 1e-12))[:, None]
+    moment = pulled.T @ pulled / len(x)
+    diagonal = np.maximum(np.diag(moment), 1e-4 * np.diag(moment).max())
+    share = 0.1 + 12.0 / (12.0 + len(x))
+    out = (1.0 - min(1.0, share)) * moment
+    np.fill_diagonal(out, diagonal)
+    return np.asarray(out, dtype=np.float64)
+
+
+def _factors(log_sigma: Array, ratio: Array, inside: float) -> tuple[Array, Array]:
+    """Factors on the covariance by predicted sigma: the ``inside`` quantile of NEES / limit in groups of frames.
+
+    Groups hold 60 frames or more and at most six exist; each is drawn towards the factor of all frames, for a
+    high quantile of few frames is uncertain.
+    """
+    overall = float(np.quantile(ratio, inside))
+    groups = int(np.clip(len(ratio) // 60, 1, 6))
+    order = np.argsort(log_sigma)
+    knots, factors = [], []
+    for part in np.array_split(order, groups):
+        weight = len(part) / (len(part) + 40.0)
+        own = float(np.quantile(ratio[part], inside))
+        knots.append(float(np.median(log_sigma[part])))
+        factors.append(float(np.exp(weight * np.log(max(own, 1e-6)) + (1.0 - weight) * np.log(max(overall, 1e-6)))))
+    knots_array, first = np.unique(np.asarray(knots), return_index=True)
+    return knots_array, np.asarray(factors)[first]
