@@ -1,1 +1,1 @@
-"""Trainers and map builders. Imports vloc_ros, never the reverse."""
+"""Offline trainers and map builders of vloc_ros. Imports ``vloc_ros``; nothing in ``vloc_ros`` imports it."""

@@ -1,0 +1,118 @@
+"""``vloc train`` and ``vloc bench``, found by the command line through the entry-point group ``vloc_ros.commands``."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import yaml
+from rich.console import Console
+from rich.logging import RichHandler
+
+from vloc_ros.datasets import PosedSequence, open_sequence
+from vloc_ros.errors import ConfigError
+
+__all__ = ["bench", "train"]
+
+
+def _changes(config: Path | None, assignments: list[str]) -> dict[str, Any]:
+    """Settings from a YAML file, then ``name=value`` pairs (``network.embed_dim=128``) on top."""
+    changes: dict[str, Any] = {}
+    if config is not None:
+        try:
+            loaded = yaml.safe_load(config.read_text())
+        except (OSError, yaml.YAMLError) as problem:
+            raise ConfigError(f"{config}: expected a YAML file of settings: {problem}") from problem
+        if not isinstance(loaded, dict):
+            raise ConfigError(f"{config}: expected a mapping of settings, found {type(loaded).__name__}")
+        changes = loaded
+    for assignment in assignments:
+        name, separator, text = assignment.partition("=")
+        if not separator:
+            raise ConfigError(f"--set: expected NAME=VALUE, found {assignment!r}")
+        target = changes
+        *groups, leaf = name.split(".")
+        for group in groups:
+            target = target.setdefault(group, {})
+        target[leaf] = yaml.safe_load(text)
+    return changes
+
+
+def _by_scene(sources: list[str], truth: str | None) -> dict[str, list[PosedSequence]]:
+    """``SRC`` or ``SCENE=SRC`` arguments to drives by scene; sources without a name belong to the scene ``map``."""
+    scenes: dict[str, list[PosedSequence]] = {}
+    for source in sources:
+        name, separator, path = source.partition("=")
+        if not separator or not name.isidentifier():
+            name, path = "map", source
+        scenes.setdefault(name, []).append(open_sequence(path, truth=truth))
+    return scenes
+
+
+def train(
+    backend: Annotated[str, typer.Argument(help="Backend to train: imposing.")],
+    data: Annotated[list[str], typer.Option("--data", help="Bag or data-set folder, or SCENE=PATH; repeat for more.")],
+    out: Annotated[Path, typer.Option("--out", help="The map to write: a folder, or a file ending in .vmap.")],
+    more: Annotated[list[str] | None, typer.Argument(help="More drives after --data.", metavar="[SRC]...")] = None,
+    calibration_data: Annotated[
+        list[str] | None,
+        typer.Option(help="Other drives for validation and covariance calibration; default: held-out frames of --data."),
+    ] = None,
+    preset: Annotated[str, typer.Option(help="paper: the publication's settings; small: minutes on a CPU.")] = "paper",
+    config: Annotated[Path | None, typer.Option(help="YAML file of settings that differ from the preset.")] = None,
+    assign: Annotated[list[str] | None, typer.Option("--set", help="One setting, for example network.embed_dim=128.")] = None,
+    max_minutes: Annotated[float | None, typer.Option(help="End the run after this long, resumed parts included.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of everything random.")] = None,
+    truth: Annotated[str | None, typer.Option(help="Topic of the reference poses (default: /reference/pose or TF).")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    devices: Annotated[int, typer.Option(help="GPUs (or processes) that share each batch.")] = 1,
+    workers: Annotated[int, typer.Option(help="Processes that augment images; 0: none apart.")] = 0,
+    resume: Annotated[bool, typer.Option(help="Continue an interrupted run of the same settings.")] = True,
+    progress: Annotated[bool, typer.Option(help="Show the progress bar.")] = True,
+) -> None:
+    """Train a map of recorded drives. The same command continues after an interruption."""
+    if backend != "imposing":
+        raise ConfigError(f"train: expected a trainable backend (imposing), found {backend!r}")
+    from vloc_train.imposing.settings import preset as make_settings
+    from vloc_train.imposing.train import RunOptions, train_imposing
+
+    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[RichHandler(show_path=False, show_level=False)])
+    for noisy in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    settings = make_settings(preset, _changes(config, assign or []), str(config or "command line"))
+    if max_minutes is not None:
+        settings = replace(settings, max_minutes=max_minutes)
+    if seed is not None:
+        settings = replace(settings, seed=seed)
+    bundle = train_imposing(
+        _by_scene([*data, *(more or [])], truth),
+        out,
+        settings,
+        RunOptions(device=device, devices=devices, workers=workers, resume=resume, progress=progress),
+        _by_scene(calibration_data, truth) if calibration_data else None,
+    )
+    console = Console()
+    for scene, figures in bundle.manifest.validation.items():
+        console.print(
+            f"{scene}: held-out median {figures['median_translation_m']:.2f} m {figures['median_rotation_deg']:.2f} deg, "
+            f"within 2 m and 5 deg {100 * figures['recall_2m_5deg']:.1f} % of {figures['frames']} frames"
+        )
+    console.print(f"map: {bundle.path} ({bundle.size_bytes / 1e6:.2f} MB); vloc map info {bundle.path}")
+
+
+def bench(
+    backend: Annotated[str, typer.Argument(help="Backend to measure: imposing.")] = "imposing",
+    out: Annotated[Path | None, typer.Option(help="Write the figures as JSON.")] = None,
+    map_dir: Annotated[Path | None, typer.Option("--map", help="A map; default: the paper's settings, random weights.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda[:i].")] = "auto",
+    repeats: Annotated[int, typer.Option(help="Timed frames.")] = 50,
+) -> None:
+    """Measure a backend's stages against a direct transcription of its paper, in the same run."""
+    if backend != "imposing":
+        raise ConfigError(f"bench: expected a backend that can be measured (imposing), found {backend!r}")
+    from vloc_train.imposing.bench import run_bench
+
+    run_bench(out=out, map_dir=map_dir, device=device, repeats=repeats)

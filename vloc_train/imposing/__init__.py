@@ -1,0 +1,1 @@
+"""The ImPosing trainer: posed images in, a map bundle out."""

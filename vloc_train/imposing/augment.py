@@ -1,0 +1,66 @@
+"""Image augmentation keyed by a random generator: the same generator state gives the same image."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from torchvision.transforms.v2 import functional as F
+
+from vloc_ros.geometry.rotations import so3_exp
+from vloc_ros.types import Array, CameraModel, RgbImage
+from vloc_train.imposing.settings import AugmentSettings
+
+__all__ = ["augment", "photometric", "virtual_rotation"]
+
+
+def virtual_rotation(image: RgbImage, camera: CameraModel, R_old_new: Array) -> RgbImage:
+    """The image that the same camera would see after turning by ``R_old_new`` (new axes to old axes).
+
+    Exact wherever the old image reaches; borders repeat the edge.
+    """
+    H = camera.K @ R_old_new.T @ np.linalg.inv(camera.K)
+    size = (camera.width, camera.height)
+    out = cv2.warpPerspective(image, H, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    return np.asarray(out, dtype=np.uint8)
+
+
+def photometric(image: Tensor, settings: AugmentSettings, rng: np.random.Generator) -> Tensor:
+    """Light, colour, sharpness and occlusion; ``(3, H, W)`` uint8 in and out."""
+    s = settings.photometric
+    if s > 0:
+        low, high = 1.0 - 0.7 * s, 1.0 + 0.9 * s
+        gain = torch.from_numpy(rng.uniform(1.0 - 0.3 * s, 1.0 + 0.3 * s, (3, 1, 1)).astype(np.float32))
+        # A ramp over the image: one side in the sun.
+        ramp = torch.linspace(-1.0, 1.0, image.shape[2]) * float(rng.uniform(-0.4, 0.4) * s) + 1.0
+        x = image.float() * (gain * ramp * float(rng.uniform(low, high)))
+        image = x.clamp_(0.0, 255.0).to(torch.uint8)
+        image = F.adjust_contrast(image, float(rng.uniform(low, high)))
+        image = F.adjust_saturation(image, float(rng.uniform(1.0 - s, 1.0 + s)))
+        image = F.adjust_gamma(image, float(np.exp(rng.uniform(-0.6, 0.6) * s)))
+    if rng.random() < settings.blur:
+        image = F.gaussian_blur(image, [3, 3], [float(rng.uniform(0.3, 1.2))] * 2)
+    if rng.random() < settings.erase:
+        height, width = image.shape[1:]
+        h, w = rng.integers(height // 10, height // 2), rng.integers(width // 12, width // 3)
+        y, x0 = rng.integers(0, height - h), rng.integers(0, width - w)
+        colour = torch.from_numpy(rng.integers(0, 256, (3, 1, 1)).astype(np.uint8))
+        image = F.erase(image, int(y), int(x0), int(h), int(w), colour)
+    return image
+
+
+def augment(
+    image: RgbImage, T_map_cam: Array, camera: CameraModel, settings: AugmentSettings, rng: np.random.Generator
+) -> tuple[Tensor, Array]:
+    """An augmented image ``(3, H, W)`` uint8 and the pose ``T_map_cam`` that belongs to it."""
+    limit = np.radians(settings.rotate_deg)
+    angles = rng.uniform(-1.0, 1.0, 3) * limit
+    if limit.any():
+        R = so3_exp(angles)
+        image = virtual_rotation(image, camera, R)
+        turned = np.array(T_map_cam)
+        turned[:3, :3] = T_map_cam[:3, :3] @ R
+        T_map_cam = turned
+    tensor = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1).contiguous()
+    return photometric(tensor, settings, rng), T_map_cam

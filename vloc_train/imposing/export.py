@@ -1,0 +1,119 @@
+"""From trained weights to a map bundle: storage types, first candidates, signatures, references, calibration."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import vloc_ros
+from vloc_ros.images.preprocess import Preprocess
+from vloc_ros.localizers.imposing.initial import initial_candidates
+from vloc_ros.localizers.imposing.localizer import CANDIDATES_FILE, REFERENCES_FILE, WEIGHTS_FILE, settings_mapping
+from vloc_ros.localizers.imposing.network import ImPosingNetwork
+from vloc_ros.maps import MapBundle, MapManifest, Scene, write_map
+from vloc_ros.maps.tensors import dequantise_tensors, quantise_tensors
+from vloc_train.imposing.data import FrameSet, pose_vectors
+from vloc_train.imposing.settings import TrainSettings
+
+__all__ = ["export_map"]
+
+#: Most training frames whose vectors and poses a map keeps: it must not grow with the data.
+MAX_REFERENCES = 4096
+
+
+def _stored(network: ImPosingNetwork, kind: str) -> dict[str, Tensor]:
+    """The weights as the map stores them. Vectors and scalars (biases, statistics, scales) stay float32."""
+    state = {k: v.detach().cpu() for k, v in network.state_dict().items()}
+    if kind == "int8":
+        return quantise_tensors(state)
+    return {k: v.half() if v.ndim >= 2 and v.is_floating_point() else v for k, v in state.items()}
+
+
+def _commit() -> str:
+    """The commit of the code, where it lies in a checkout."""
+    root = Path(vloc_ros.__file__).resolve().parents[1]
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(root), "rev-parse", "--short", "HEAD"], capture_output=True, text=True, timeout=5, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+    return done.stdout.strip()
+
+
+@torch.inference_mode()
+def _image_vectors(network: ImPosingNetwork, preprocess: Preprocess, frames: FrameSet, scene: int) -> Tensor:
+    device = next(network.parameters()).device
+    rows = []
+    for start in range(0, len(frames), 64):
+        images = torch.from_numpy(np.array(frames.images[start : start + 64])).permute(0, 3, 1, 2).to(device)
+        rows.append(network.image_encoder(preprocess.normalize(images), scene))
+    return torch.nn.functional.normalize(torch.cat(rows), dim=-1).half().cpu()
+
+
+def export_map(
+    network: ImPosingNetwork,
+    scenes: Sequence[FrameSet],
+    settings: TrainSettings,
+    preprocess: Preprocess,
+    path: Path,
+    *,
+    provenance: dict[str, Any],
+    validation: dict[str, Any],
+    calibration: dict[str, Any] | None = None,
+    frame_id: str = "map",
+) -> MapBundle:
+    """Write the map.
+
+    Signatures and image vectors are computed with the weights *as stored*, so that what rounding does to the weights
+    is in them too.
+    """
+    network.eval()
+    weights = _stored(network, settings.weights)
+    plain = dequantise_tensors(weights, WEIGHTS_FILE)
+    reference = network.state_dict()
+    network.load_state_dict({k: v.to(reference[k].dtype) for k, v in plain.items()})
+    device = next(network.parameters()).device
+    candidates: dict[str, Tensor] = {}
+    references: dict[str, Tensor] = {}
+    manifest_scenes = []
+    for index, frames in enumerate(scenes):
+        poses = pose_vectors(frames.T_map_cam)
+        initial = initial_candidates(settings.search, poses, settings.seed)
+        with torch.inference_mode():
+            signatures = network.pose_encoder(index)(initial.to(device))
+        candidates[f"{frames.scene}.poses"] = initial
+        candidates[f"{frames.scene}.signatures"] = torch.nn.functional.normalize(signatures, dim=-1).half().cpu()
+        if settings.reference_vectors:
+            kept = np.unique(np.linspace(0, len(frames) - 1, min(len(frames), MAX_REFERENCES)).round().astype(np.int64))
+            references[f"{frames.scene}.poses"] = torch.from_numpy(poses[kept])
+            references[f"{frames.scene}.vectors"] = _image_vectors(network, preprocess, frames.select(kept), index)
+        low, high = poses[:, :3].min(axis=0), poses[:, :3].max(axis=0)
+        manifest_scenes.append(Scene(frames.scene, frame_id, tuple(map(float, low)), tuple(map(float, high))))
+    tensors = {WEIGHTS_FILE: weights, CANDIDATES_FILE: candidates}
+    if references:
+        tensors[REFERENCES_FILE] = references
+    manifest = MapManifest(
+        backend="imposing",
+        scenes=tuple(manifest_scenes),
+        camera=scenes[0].camera,
+        preprocessing=preprocess.settings(),
+        settings=settings_mapping(settings.network, settings.search),
+        provenance={
+            **provenance,
+            "vloc_ros": vloc_ros.__version__,
+            "commit": _commit(),
+            "date": datetime.now(timezone.utc).date().isoformat(),
+            "settings": settings.to_mapping(),
+        },
+        validation=validation,
+        calibration=calibration or {},
+    )
+    return write_map(path, manifest, tensors, overwrite=path.exists())

@@ -1,0 +1,192 @@
+"""The Lightning module: loss, optimiser, schedule, averaged weights, validation by localizing."""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Sequence
+from typing import Any, cast
+
+import lightning
+import numpy as np
+import torch
+from torch import Tensor
+
+from vloc_ros.geometry.torch_ops import rotation_angle_quaternion
+from vloc_ros.images.preprocess import Preprocess
+from vloc_ros.localizers.imposing.initial import initial_candidates
+from vloc_ros.localizers.imposing.network import ImPosingNetwork, PoseEncoder
+from vloc_ros.localizers.imposing.search import draw, search
+from vloc_train.imposing.data import Batch, FrameSet, pose_vectors
+from vloc_train.imposing.objective import score_loss
+from vloc_train.imposing.proposals import score_steps
+from vloc_train.imposing.settings import TrainSettings
+
+__all__ = ["ImPosingModule"]
+
+
+class ImPosingModule(lightning.LightningModule):
+    """Trains :class:`ImPosingNetwork` on the frames of one or several scenes.
+
+    Learning rate and narrowing follow the progress of the run, which is the larger of the share of the epochs and
+    the share of the minutes that are used up; both survive a resume.
+
+    :param scenes: training frames of each scene (they give the mapped area and the first candidates).
+    :param validation: frames to localize in validation, of the same scenes.
+    """
+
+    def __init__(
+        self,
+        settings: TrainSettings,
+        scenes: Sequence[FrameSet],
+        validation: Sequence[FrameSet],
+        preprocess: Preprocess,
+        pretrained: bool | str = False,
+    ) -> None:
+        super().__init__()
+        self.settings, self.preprocess = settings, preprocess
+        self.network = ImPosingNetwork(settings.network, len(scenes), pretrained)
+        for index, frames in enumerate(scenes):
+            positions = torch.from_numpy(frames.T_map_cam[:, :3, 3]).float()
+            self.network.pose_encoder(index).set_area(positions.amin(dim=0), positions.amax(dim=0))
+        self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.averaged = copy.deepcopy(self.network).requires_grad_(False).eval() if settings.weight_average else None
+        self._validation = list(validation)
+        self._initial = [
+            initial_candidates(settings.search, pose_vectors(f.T_map_cam), settings.seed) for f in scenes
+        ]
+        self._seconds_before = 0.0
+        self._started: float | None = None
+        self.best_error = math.inf
+        self._best: dict[str, Tensor] = {}
+
+    # -- progress ---------------------------------------------------------------------------------
+
+    def seconds(self) -> float:
+        """Wall-clock seconds of training so far, earlier parts of a resumed run included."""
+        return self._seconds_before + (time.monotonic() - self._started if self._started is not None else 0.0)
+
+    def progress(self) -> float:
+        """Share of the run that lies behind, 0 to 1."""
+        steps = float(self.trainer.estimated_stepping_batches)
+        share = self.global_step / steps if math.isfinite(steps) and steps > 0 else 0.0
+        if self.settings.max_minutes is not None:
+            share = max(share, self.seconds() / (60.0 * self.settings.max_minutes))
+        return min(1.0, share)
+
+    def on_fit_start(self) -> None:
+        self._started = time.monotonic()
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["seconds"] = self.seconds()
+        checkpoint["best_error"], checkpoint["best"] = self.best_error, self._best
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self._seconds_before = float(checkpoint["seconds"])
+        self.best_error, self._best = float(checkpoint["best_error"]), dict(checkpoint["best"])
+
+    # -- training ---------------------------------------------------------------------------------
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.Adam(self.network.parameters(), lr=self.settings.learning_rate)
+
+    def _learning_rate(self, progress: float) -> float:
+        if self.settings.schedule == "constant":
+            return self.settings.learning_rate
+        warm = min(1.0, (self.global_step + 1) / 100.0)
+        return self.settings.learning_rate * warm * 0.5 * (1.0 + math.cos(math.pi * progress))
+
+    def _narrowing(self, progress: float) -> float:
+        s = self.settings
+        if s.narrowing == 1.0 or progress <= s.narrow_after:
+            return 1.0
+        ramp = min(1.0, (progress - s.narrow_after) / max(1e-6, 0.5 * (1.0 - s.narrow_after)))
+        return s.narrowing**ramp
+
+    def loss(self, batch: Batch, progress: float = 0.0) -> tuple[Tensor, list[Tensor]]:
+        """The loss of a batch (eq. 5) and the predicted scores of each step."""
+        images = self.preprocess.normalize(batch.images).to(memory_format=torch.channels_last)
+        if not torch.is_autocast_enabled(images.device.type):
+            images = images.to(batch.truth.dtype)
+        vectors = self.network.image_encoder(images, batch.scene)
+        encoder = self.network.pose_encoder(batch.scene)
+        predicted, targets = score_steps(encoder, vectors, batch, self.settings, self._narrowing(progress), _encode)
+        return score_loss(predicted, targets), predicted
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        progress = self.progress()
+        rate = self._learning_rate(progress)
+        for group in cast(Any, self.optimizers()).param_groups:
+            group["lr"] = rate
+        loss, predicted = self.loss(batch, progress)
+        if self.global_step % 20 == 0:  # reading values off the device waits for it
+            self.log("loss", loss.detach(), prog_bar=True)
+            for k, p in enumerate(predicted):
+                self.log(f"positive_share/step_{k}", (p.detach() > 0).float().mean(), prog_bar=k == 0)
+            self.log("learning_rate", rate)
+        return loss
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        if self.averaged is None:
+            return
+        # A short memory at first: early weights are soon no longer worth remembering.
+        decay = min(self.settings.weight_average, (1.0 + self.global_step) / (10.0 + self.global_step))
+        with torch.no_grad():
+            mine, theirs = list(self.averaged.parameters()), list(self.network.parameters())
+            torch._foreach_lerp_(mine, [p.detach() for p in theirs], 1.0 - decay)
+            for a, b in zip(self.averaged.buffers(), self.network.buffers(), strict=True):
+                if a.is_floating_point():
+                    a.lerp_(b, 1.0 - decay)
+                else:
+                    a.copy_(b)
+
+    # -- validation -------------------------------------------------------------------------------
+
+    @property
+    def exported(self) -> ImPosingNetwork:
+        """The weights that are validated and written to the map."""
+        return self.averaged if self.averaged is not None else self.network
+
+    def remember_best(self, error: float) -> None:
+        """Keep the current weights if their validation error is the smallest so far."""
+        if error < self.best_error:
+            self.best_error = error
+            self._best = {k: v.detach().cpu().clone() for k, v in self.exported.state_dict().items()}
+
+    def best_network(self) -> ImPosingNetwork:
+        """The network with the weights of the best validation (the last ones if none was better)."""
+        network = copy.deepcopy(self.exported).cpu()
+        if self._best:
+            network.load_state_dict(self._best)
+        return network.eval()
+
+    @torch.inference_mode()
+    def validate_frames(self) -> tuple[np.ndarray, np.ndarray]:
+        """Translation (m) and rotation (deg) errors of the validation frames, localized by the current weights."""
+        network = self.exported
+        was_training = network.training
+        network.eval()
+        errors: list[Tensor] = []
+        for index, frames in enumerate(self._validation):
+            every = max(1, -(-len(frames) // self.settings.validation_frames))
+            encoder = network.pose_encoder(index)
+            initial = self._initial[index].to(self.device)
+            signatures = encoder(initial)
+            truths = torch.from_numpy(pose_vectors(frames.T_map_cam)).to(self.device)
+            for frame in range(0, len(frames), every):
+                image = torch.from_numpy(np.array(frames.images[frame])).permute(2, 0, 1)[None].to(self.device)
+                vector = network.image_encoder(self.preprocess.normalize(image), index)[0].float()
+                draws = draw(self.settings.search, frame, self.device, torch.float32)
+                pose = search(encoder, vector, initial, signatures, draws, self.settings.search).pose
+                distance = torch.linalg.vector_norm(pose[:3] - truths[frame, :3])
+                angle = rotation_angle_quaternion(pose[3:], truths[frame, 3:]) * (180.0 / math.pi)
+                errors.append(torch.stack((distance, angle)))
+        network.train(was_training and network is self.network)
+        table = torch.stack(errors).cpu().numpy()
+        return table[:, 0], table[:, 1]
+
+
+def _encode(encoder: PoseEncoder, poses: Tensor) -> Tensor:
+    """Signatures under mixed precision: the features in full precision, the MLP in whatever autocast chooses."""
+    return encoder.decode(encoder.features(poses))
