@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from vloc_ros.convert.kitti import convert_kitti
 from vloc_ros.convert.sequence import noisy_odometry
 from vloc_ros.datasets import open_sequence

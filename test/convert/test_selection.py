@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from vloc_ros.convert.selection import select_frames
 from vloc_ros.errors import ConfigError
 

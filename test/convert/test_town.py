@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from vloc_ros.convert.town import convert_town
 from vloc_ros.datasets import open_sequence
 from vloc_ros.errors import BagError, ConfigError

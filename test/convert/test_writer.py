@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import yaml
 from rosbags.highlevel import AnyReader
+
 from vloc_ros.convert.writer import BagWriter
 from vloc_ros.errors import BagError
 from vloc_ros.messages import camera_model, pose_covariance, stamp_ns, transform

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from vloc_ros.convert.sequence import write_sequence
 from vloc_ros.datasets.sequence import T_BODY_OPTICAL, PosedSequence
 from vloc_ros.types import CameraModel

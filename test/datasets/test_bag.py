@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+
 from vloc_ros.convert.writer import BagWriter
 from vloc_ros.datasets import is_bag, open_sequence
 from vloc_ros.datasets.bag import BagDrive, BagOptions, open_bag_sequence

@@ -5,6 +5,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 import pytest
+
 from vloc_ros.datasets import open_sequence
 from vloc_ros.datasets.kitti import START_NS, KittiOptions, open_kitti, read_poses
 from vloc_ros.errors import DatasetError

@@ -11,7 +11,7 @@ import torch
 
 from vloc_ros.convert.sequence import write_sequence
 from vloc_ros.datasets.sequence import T_BODY_OPTICAL, PosedSequence
-from vloc_ros.geometry.rotations import so3_exp
+from vloc_ros.geometry.rotations import matrix_to_quaternion, so3_exp
 from vloc_ros.geometry.se3 import se3_exp
 from vloc_ros.localizers.base import Localizer
 from vloc_ros.maps import MapManifest, write_map
@@ -64,7 +64,7 @@ class KnowingLocalizer(Localizer):
     def from_map(cls, bundle, device, settings=None):
         raise NotImplementedError
 
-    def localize(self, query) -> Estimate:
+    def localize(self, query, keep_candidates=False) -> Estimate:
         random = np.random.default_rng(query.stamp_ns % 2**32)
         T = self.truth.get(query.stamp_ns, np.eye(4))
         sigma = random.uniform(0.05, 0.3)
@@ -73,18 +73,20 @@ class KnowingLocalizer(Localizer):
         estimate = T.copy()
         estimate[:3, 3] += e[:3]
         estimate[:3, :3] = so3_exp(e[3:]) @ T[:3, :3]
+        spreads = (10.0, 3.0, 1.0, 0.3) if keep_candidates else ()
         steps = tuple(
             CandidateStep(
                 T @ se3_exp(random.normal(size=(60, 6)) * np.array([spread] * 3 + [0.05] * 3)),
                 random.uniform(size=60),
                 np.arange(8),
             )
-            for spread in (10.0, 3.0, 1.0, 0.3)
+            for spread in spreads
         )
         state = LocalizationState.LOST if query.stamp_ns in self.lost else LocalizationState.LOCALIZED
         return Estimate(
             query.stamp_ns, estimate, np.diag(deviations**2), 0.9, state, self.backend, self.map_id, "drive", steps,
             {"encode": 1.0 + random.uniform(), "search": 3.0 + random.uniform()},
+            {"nearest_reference": float((query.stamp_ns - START) // (SECOND // 10) // 4)},
         )  # fmt: skip
 
 
@@ -109,9 +111,12 @@ def bundle(tmp_path_factory: pytest.TempPathFactory):
     position = sequence.T_map_cam[:, :3, 3]
     scene = Scene("drive", "map", tuple(position.min(0).tolist()), tuple(position.max(0).tolist()))
     camera = replace(CAMERA)
-    poses = torch.from_numpy(position[::4] + np.array([0.0, 0.0, 0.25]))
+    # The map saw every fourth place, from 0.25 m higher.
+    places = torch.from_numpy(position[::4] + np.array([0.0, 0.0, 0.25]))
+    turns = torch.from_numpy(matrix_to_quaternion(sequence.T_map_cam[::4, :3, :3]))
+    references = {"drive.poses": torch.cat([places, turns], dim=1).float()}
     return write_map(
         tmp_path_factory.mktemp("map") / "map",
         MapManifest("knowing", (scene,), camera),
-        {"poses.safetensors": {"training_positions": poses}},
+        {"references.safetensors": references},
     )

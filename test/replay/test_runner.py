@@ -44,6 +44,8 @@ def test_report_has_every_field_and_the_right_figures(result):
     assert 3 < report["nees_mean"] < 10 and report["nees_share_in_95"] > 0.8
     # Map positions lie 0.25 m above the path, at every fourth frame (0.8 m apart).
     assert 0.25 <= report["oracle_median_translation_m"] < 0.9
+    assert report["oracle_median_translation_m"] < report["retrieval_median_translation_m"] < 2.0
+    assert 0.0 < report["retrieval_median_rotation_deg"] < 20.0
     assert set(report["latency_ms"]["stages"]) >= {"decode", "localize", "localize/search", "track"}
     assert all(report["latency_ms"][k] > 0 for k in ("p50", "p95", "max"))
 

@@ -86,7 +86,7 @@ def kitti(
         str | None,
         typer.Option(
             metavar="X,Y,Z",
-            help="Where this camera sits in the axes of the camera that poses.txt is about (m; x right, y down, z forward).",
+            help="Where this camera sits in the axes of the camera of poses.txt (m; x right, y down, z forward).",
         ),
     ] = None,
     rate: Annotated[float, typer.Option(help="Frames a second where there is no times file.")] = 10.0,

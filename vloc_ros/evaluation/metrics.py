@@ -9,11 +9,12 @@ reference states a covariance it is added to S.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
 
+from vloc_ros.geometry.rotations import rotation_angle
 from vloc_ros.geometry.se3 import pose_error
 from vloc_ros.types import Array, LocalizationState
 
@@ -28,7 +29,7 @@ __all__ = [
     "consistency",
     "evaluate",
     "frame_errors",
-    "nearest_distances",
+    "nearest",
     "spearman",
 ]
 
@@ -44,7 +45,8 @@ class FrameRecord:
     """What happened to one frame. Poses are of the base in the map; covariances 6x6 as in :mod:`vloc_ros.types`.
 
     ``T_map_base`` and ``covariance`` are None unless a pose was published. ``T_reference`` is None where the
-    reference does not reach. ``refused`` says why a frame never reached the localizer.
+    reference does not reach. ``refused`` says why a frame never reached the localizer. ``T_retrieved`` is the base
+    pose of the map image that looks most alike by the model's own image vectors, where the backend tells.
     """
 
     stamp_ns: int
@@ -56,6 +58,7 @@ class FrameRecord:
     score: float = float("nan")
     refused: str = ""
     timings_ms: dict[str, float] = field(default_factory=dict)
+    T_retrieved: Array | None = None
 
     @property
     def published(self) -> bool:
@@ -110,6 +113,9 @@ class Metrics:
     nees: Consistency
     nees_localized: Consistency
     oracle_median_translation_m: float
+    oracle_median_rotation_deg: float
+    retrieval_median_translation_m: float
+    retrieval_median_rotation_deg: float
 
 
 def frame_errors(records: Sequence[FrameRecord]) -> tuple[Array, Array]:
@@ -175,14 +181,14 @@ def consistency(records: Sequence[FrameRecord]) -> Consistency:
 
 def evaluate(
     records: Sequence[FrameRecord],
-    map_positions: Array | None = None,
+    map_cameras: Array | None = None,
     T_base_cam: Array | None = None,
     thresholds: Sequence[tuple[float, float]] = RECALL_THRESHOLDS,
 ) -> Metrics:
     """All figures of a run.
 
-    :param map_positions: (M, 3) camera positions that the map was made from, for the oracle that always answers
-        with the nearest of them; None: NaN.
+    :param map_cameras: (M, 4, 4) camera poses that the map was made from, for the oracle that always answers with
+        the nearest of them; None: NaN.
     :param T_base_cam: where the camera sits on the base; None: at it.
     """
     nan = float("nan")
@@ -204,11 +210,10 @@ def evaluate(
     t_localized = frame_errors(localized)[0]
     known = t_localized[np.isfinite(t_localized)]
     recall = tuple(Recall(dt, dr, float(((t <= dt) & (r <= dr)).mean()) if len(t) else nan) for dt, dr in thresholds)
-    oracle = nan
-    if map_positions is not None and len(map_positions) and len(referenced):
-        mounting = np.eye(4) if T_base_cam is None else T_base_cam
-        cameras = np.stack([x.T_reference @ mounting for x in with_reference if x.T_reference is not None])
-        oracle = float(np.median(nearest_distances(cameras[:, :3, 3], map_positions)))
+    mounting = np.eye(4) if T_base_cam is None else T_base_cam
+    oracle = _oracle(records, map_cameras, mounting)
+    retrieval = [replace(x, T_map_base=x.T_retrieved) for x in with_reference]
+    t_retrieval, r_retrieval = frame_errors(retrieval if any(x.T_retrieved is not None for x in records) else [])
     return Metrics(
         frames=len(records),
         frames_with_reference=len(referenced),
@@ -226,17 +231,34 @@ def evaluate(
         recall=recall,
         nees=consistency(records),
         nees_localized=consistency(localized),
-        oracle_median_translation_m=oracle,
+        oracle_median_translation_m=oracle[0],
+        oracle_median_rotation_deg=oracle[1],
+        retrieval_median_translation_m=float(np.median(t_retrieval)) if len(t_retrieval) else nan,
+        retrieval_median_rotation_deg=float(np.median(r_retrieval)) if len(r_retrieval) else nan,
     )
 
 
-def nearest_distances(points: Array, candidates: Array, block: int = 512) -> Array:
-    """Distance (N,) from each of ``points`` (N, 3) to the nearest of ``candidates`` (M, 3)."""
-    out = np.empty(len(points))
+def _oracle(records: Sequence[FrameRecord], map_cameras: Array | None, T_base_cam: Array) -> tuple[float, float]:
+    """Median errors (m, degrees) of always answering with the map pose whose camera is nearest to the truth."""
+    references = [r.T_reference for r in records if r.T_reference is not None]
+    if map_cameras is None or not len(map_cameras) or not references:
+        return float("nan"), float("nan")
+    cameras = np.stack(references) @ T_base_cam
+    distances, indices = nearest(cameras[:, :3, 3], map_cameras[:, :3, 3])
+    angles = np.degrees(rotation_angle(map_cameras[indices, :3, :3], cameras[:, :3, :3]))
+    return float(np.median(distances)), float(np.median(angles))
+
+
+def nearest(points: Array, candidates: Array, block: int = 512) -> tuple[Array, npt.NDArray[np.int64]]:
+    """Distance (N,) from each of ``points`` (N, 3) to the nearest of ``candidates`` (M, 3), and its index."""
+    distances = np.empty(len(points))
+    indices = np.empty(len(points), dtype=np.int64)
     for start in range(0, len(points), block):
-        part = points[start : start + block]
-        out[start : start + block] = np.linalg.norm(part[:, None] - candidates[None], axis=-1).min(axis=1)
-    return out
+        part = slice(start, start + block)
+        table = np.linalg.norm(points[part, None] - candidates[None], axis=-1)
+        indices[part] = table.argmin(axis=1)
+        distances[part] = table.min(axis=1)
+    return distances, indices
 
 
 def spearman(a: npt.ArrayLike, b: npt.ArrayLike) -> float:

@@ -96,10 +96,10 @@ def table_rows(report: Mapping[str, Any]) -> list[tuple[str, str]]:
         rows.append(("refused", ", ".join(f"{k}: {v}" for k, v in report["refused"].items())))
     if report["frames_with_reference"]:
         rows += [
-            ("median error", f"{_metres(report['median_translation_m'])}, {_degrees(report['median_rotation_deg'])}"),
+            ("median error", _both(report["median_translation_m"], report["median_rotation_deg"])),
             (
                 "mean error",
-                f"{_metres(report['mean_translation_m'])}, {_degrees(report['mean_rotation_deg'])} "
+                f"{_both(report['mean_translation_m'], report['mean_rotation_deg'])} "
                 f"(over {report['mean_over']} frames with a pose)",
             ),
             ("largest error called LOCALIZED", _metres(report["max_translation_localized_m"])),
@@ -114,7 +114,13 @@ def table_rows(report: Mapping[str, Any]) -> list[tuple[str, str]]:
             ("NEES, LOCALIZED only", _nees_text(report["nees_localized"])),
         ]
         if not math.isnan(report["oracle_median_translation_m"]):
-            rows.append(("oracle: nearest map pose, median", _metres(report["oracle_median_translation_m"])))
+            name = "oracle: nearest map pose, median"
+            rows.append((name, _both(report["oracle_median_translation_m"], report["oracle_median_rotation_deg"])))
+        if not math.isnan(report["retrieval_median_translation_m"]):
+            name = "baseline: most similar map image, median"
+            rows.append(
+                (name, _both(report["retrieval_median_translation_m"], report["retrieval_median_rotation_deg"]))
+            )
     time = report["latency_ms"]
     if not math.isnan(time["p50"]):
         rows.append(("time a frame", f"p50 {time['p50']:.1f} ms, p95 {time['p95']:.1f} ms, max {time['max']:.1f} ms"))
@@ -146,6 +152,10 @@ def _nees_text(nees: Mapping[str, Any]) -> str:
 
 def _metres(value: float) -> str:
     return "unknown" if math.isnan(value) else f"{value:.3f} m"
+
+
+def _both(metres: float, degrees: float) -> str:
+    return f"{_metres(metres)}, {_degrees(degrees)}"
 
 
 def _degrees(value: float) -> str:

@@ -7,16 +7,17 @@ from collections.abc import Mapping
 from dataclasses import asdict, is_dataclass
 from typing import Any
 
+import numpy as np
 import torch
 
+from vloc_ros.geometry.rotations import quaternion_to_matrix
 from vloc_ros.localizers.base import Localizer
 from vloc_ros.maps import MapBundle
 from vloc_ros.types import Array
 
-__all__ = ["device_name", "map_positions", "plain_settings"]
+__all__ = ["device_name", "map_references", "plain_settings"]
 
-#: Tensors that hold the camera poses a map was made from: (M, 3) positions or (M, 7) x y z qx qy qz qw.
-POSE_TENSORS = ("training_poses", "reference_poses", "training_positions")
+REFERENCES_FILE = "references.safetensors"
 
 
 def device_name(device: torch.device) -> str:
@@ -37,16 +38,24 @@ def _cpu_name() -> str:
     return platform.processor() or platform.machine()
 
 
-def map_positions(bundle: MapBundle) -> Array | None:
-    """Camera positions (M, 3) that the map was made from, where the map stores them (:data:`POSE_TENSORS`)."""
-    for entry in bundle.manifest.files:
-        if entry.name.endswith(".safetensors"):
-            tensors = bundle.tensors(entry.name)
-            for name in POSE_TENSORS:
-                if name in tensors and tensors[name].ndim == 2 and tensors[name].shape[1] >= 3:
-                    positions: Array = tensors[name][:, :3].to(torch.float64).numpy()
-                    return positions
-    return None
+def map_references(bundle: MapBundle) -> dict[str, Array]:
+    """Camera poses ``T_map_cam`` (M, 4, 4) of each scene that the map was made from, where the map stores them.
+
+    By convention they are the tensors ``<scene>.poses`` (M, 7: x y z qx qy qz qw) of :data:`REFERENCES_FILE`.
+    """
+    if bundle.manifest.file(REFERENCES_FILE) is None:
+        return {}
+    tensors = bundle.tensors(REFERENCES_FILE)
+    out: dict[str, Array] = {}
+    for scene in bundle.manifest.scenes:
+        poses = tensors.get(f"{scene.name}.poses")
+        if poses is not None and poses.ndim == 2 and poses.shape[1] == 7 and len(poses):
+            vectors = poses.to(torch.float64).numpy()
+            T = np.tile(np.eye(4), (len(vectors), 1, 1))
+            T[:, :3, :3] = quaternion_to_matrix(vectors[:, 3:])
+            T[:, :3, 3] = vectors[:, :3]
+            out[scene.name] = T
+    return out
 
 
 def plain_settings(localizer: Localizer) -> dict[str, Any]:

@@ -29,8 +29,9 @@ from vloc_ros.evaluation.tum import write_tum
 from vloc_ros.localizers.base import Localizer, load_localizer
 from vloc_ros.maps import read_map
 from vloc_ros.pipeline import Frame, FrameResult, Pipeline, PipelineSettings
-from vloc_ros.replay.about import device_name, map_positions, plain_settings
+from vloc_ros.replay.about import device_name, map_references, plain_settings
 from vloc_ros.replay.output import ResultBag
+from vloc_ros.replay.samples import CandidateSamples
 from vloc_ros.tracking import Tracker, TrackerSettings
 from vloc_ros.types import Array, Estimate
 
@@ -51,28 +52,6 @@ class ReplayResult:
         """:raises BagError: something about the bag was wrong; everything that could be localized is written."""
         if self.problem:
             raise BagError(self.problem)
-
-
-@dataclass
-class _Samples:
-    """Estimates whose candidates are drawn: the first, which searched the whole map, and one in mid-drive."""
-
-    middle: int
-    first: tuple[Estimate, Array | None] | None = None
-    second: tuple[Estimate, Array | None] | None = None
-
-    def offer(self, index: int, estimate: Estimate, T_map_cam: Array | None) -> None:
-        """Keep at most two: candidates are large."""
-        if not estimate.candidates:
-            return
-        if self.first is None:
-            self.first = estimate, T_map_cam
-        elif self.second is None and index >= self.middle:
-            self.second = estimate, T_map_cam
-
-    def kept(self) -> list[tuple[Estimate, Array | None]]:
-        """The samples there are."""
-        return [sample for sample in (self.first, self.second) if sample is not None]
 
 
 def replay(
@@ -109,15 +88,18 @@ def replay(
         if localizer is None:
             localizer = stack.enter_context(load_localizer(map_path, device, settings=settings))
         out.mkdir(parents=True, exist_ok=True)
-        samples = _Samples(drive.frame_count // 2)
-        run = _Run(drive, localizer, Pipeline(localizer, pipeline_settings, Tracker(tracker_settings)), samples)
+        references = map_references(bundle)
+        pipeline = Pipeline(localizer, pipeline_settings, Tracker(tracker_settings))
+        indices = _indices(drive.frame_count, frames)
+        samples = CandidateSamples(localizer, len(indices))
+        run = _Run(drive, pipeline, samples if plots else None, references)
         localizer.warm_up()
         frame_id = bundle.manifest.scenes[0].frame_id
         names = (frame_id, drive.options.odom_frame, drive.options.base_frame, drive.camera_frame)
         with ResultBag(out / "result", storage, names, drive.has_odometry, bundle.id) as result_bag:
-            run.all_frames(result_bag, frames, progress)
+            run.all_frames(result_bag, indices, progress)
         problem = _problem(drive, run.records)
-        cameras = map_positions(bundle)
+        cameras = np.concatenate([np.zeros((0, 4, 4)), *references.values()])
         metrics = evaluate(run.records, cameras, drive.T_base_cam)
         about = {
             "bag": str(bag),
@@ -137,9 +119,10 @@ def replay(
     write_tum(out / "reference.tum", ((r.stamp_ns, r.T_reference) for r in run.records if r.T_reference is not None))
     pictures: list[Path] = []
     if plots:
-        pictures = draw_all(run.records, out / "plots", cameras)
-        if samples.kept():
-            pictures.append(draw_candidates(samples.kept(), out / "plots" / "candidates.png", _places(run, cameras)))
+        pictures = draw_all(run.records, out / "plots", cameras[:, :3, 3])
+        if samples.kept:
+            places = np.array([r.T_reference[:3, 3] for r in run.records if r.T_reference is not None])
+            pictures.append(draw_candidates(samples.kept, out / "plots" / "candidates.png", places))
     path = write_report(report, out, pictures)
     return ReplayResult(report, run.records, path, out / "result", problem)
 
@@ -149,34 +132,30 @@ class _Run:
     """The loop over frames, and what it remembers."""
 
     drive: BagDrive
-    localizer: Localizer
     pipeline: Pipeline
-    samples: _Samples
+    samples: CandidateSamples | None
+    references: dict[str, Array]
     records: list[FrameRecord] = field(default_factory=list)
 
-    def all_frames(
-        self, result_bag: ResultBag, wanted: str | None, progress: Callable[[int, int], None] | None
-    ) -> None:
+    def all_frames(self, result_bag: ResultBag, indices: set[int], progress: Callable[[int, int], None] | None) -> None:
         """Localize frame by frame, writing as it goes."""
-        total = self.drive.frame_count
-        keep = set(select_frames(total, wanted).tolist()) if wanted else None
         for index, bag_frame in enumerate(self.drive.frames()):
-            if keep is not None and index not in keep:
+            if index not in indices:
                 continue
             if not self.records:
                 result_bag.start(bag_frame.stamp_ns or bag_frame.time_ns, self.drive.T_base_cam)
-            self._one(index, bag_frame, result_bag)
+            self._one(bag_frame, result_bag)
             if progress:
-                progress(index + 1, total)
+                progress(len(self.records), len(indices))
 
-    def _one(self, index: int, bag_frame: BagFrame, result_bag: ResultBag) -> None:
+    def _one(self, bag_frame: BagFrame, result_bag: ResultBag) -> None:
         drive, stamp = self.drive, bag_frame.stamp_ns
         T_odom_base = drive.T_odom_base(stamp)
-        if bag_frame.camera is None and bag_frame.problem != "no camera_info":
+        image, camera = bag_frame.image, bag_frame.camera
+        frame = Frame(stamp, image, camera, bool(drive.rectified), drive.T_base_cam, T_odom_base)
+        if camera is None and bag_frame.problem != "no camera_info":
             result = self.pipeline.refuse(stamp, "bad_camera_info", bag_frame.problem)
         else:
-            image, camera = bag_frame.image, bag_frame.camera
-            frame = Frame(stamp, image, camera, bool(drive.rectified), drive.T_base_cam, T_odom_base)
             result = self.pipeline.process(frame)
         # A stamp that was refused for itself is no query: the frame it repeats or precedes has been counted.
         is_query = not (result.refused or "").startswith("stamp_")
@@ -186,24 +165,39 @@ class _Run:
             result_bag.diagnostics(bag_frame.time_ns, diagnostic)
         else:
             result_bag.frame(result, diagnostic, T_odom_base, T_reference)
-        self.records.append(_record(result, T_reference, drive.truth_covariance(stamp)))
-        if result.estimate is not None:
+        if self.samples is not None and result.estimate is not None:
             T_map_cam = None if T_reference is None else T_reference @ drive.T_base_cam
-            self.samples.offer(index, result.estimate, T_map_cam)
+            self.samples.offer(len(self.records), frame, T_map_cam)
+        self.records.append(self._record(result, T_reference, drive.truth_covariance(stamp)))
+
+    def _record(self, result: FrameResult, T_reference: Array | None, covariance: Array | None) -> FrameRecord:
+        return FrameRecord(
+            stamp_ns=result.stamp_ns,
+            state=result.state,
+            T_map_base=result.T_map_base if result.publish else None,
+            covariance=result.covariance_base if result.publish else None,
+            T_reference=T_reference,
+            covariance_reference=covariance,
+            score=result.estimate.score if result.estimate is not None else float("nan"),
+            refused=result.refused or "",
+            timings_ms=result.timings_ms if result.refused is None else {},
+            T_retrieved=self._retrieved(result.estimate),
+        )
+
+    def _retrieved(self, estimate: Estimate | None) -> Array | None:
+        """The base at the map image that looks most alike, where the backend names it (``nearest_reference``)."""
+        if estimate is None or "nearest_reference" not in estimate.diagnostics:
+            return None
+        cameras = self.references.get(estimate.scene)
+        index = int(estimate.diagnostics["nearest_reference"])
+        if cameras is None or not 0 <= index < len(cameras):
+            return None
+        out: Array = cameras[index] @ np.linalg.inv(self.drive.T_base_cam)
+        return out
 
 
-def _record(result: FrameResult, T_reference: Array | None, covariance_reference: Array | None) -> FrameRecord:
-    return FrameRecord(
-        stamp_ns=result.stamp_ns,
-        state=result.state,
-        T_map_base=result.T_map_base if result.publish else None,
-        covariance=result.covariance_base if result.publish else None,
-        T_reference=T_reference,
-        covariance_reference=covariance_reference,
-        score=result.estimate.score if result.estimate is not None else float("nan"),
-        refused=result.refused or "",
-        timings_ms=result.timings_ms if result.refused is None else {},
-    )
+def _indices(total: int, wanted: str | None) -> set[int]:
+    return set(select_frames(total, wanted).tolist()) if wanted else set(range(total))
 
 
 def _problem(drive: BagDrive, records: list[FrameRecord]) -> str:
@@ -217,9 +211,3 @@ def _problem(drive: BagDrive, records: list[FrameRecord]) -> str:
     if drive.has_truth and records and not any(r.T_reference is not None for r in records):
         return f"{path}: no image has a reference pose: truth and images do not overlap in time; {done}"
     return ""
-
-
-def _places(run: _Run, cameras: Array | None) -> Array | None:
-    """The drive's path as a background."""
-    places = [r.T_reference[:3, 3] for r in run.records if r.T_reference is not None]
-    return np.stack(places) if places else cameras
