@@ -16,7 +16,6 @@ from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import LifecycleNode, Node
 
 SHARE = Path(__file__).resolve().parent.parent
-BACKEND = "imposing"
 BOOLEANS = ("true", "false")
 
 # Arguments that are parameters of the node: name, kind, description.
@@ -32,6 +31,7 @@ PARAMETERS = (
     ("image_transport", str, "raw or compressed"),
     ("image_qos", str, "best_effort or reliable"),
     ("image_is_rectified", bool, "the images are rectified already"),
+    ("transform_tolerance", float, "seconds that map -> odom is stamped ahead"),
     ("pose_file", str, "keeps the last pose between runs"),
     ("autostart", bool, "configure and activate by itself"),
     ("use_sim_time", bool, "take the time from /clock"),
@@ -43,6 +43,7 @@ ARGUMENTS = (
     ("name", "vloc_localizer", "name of the node"),
     ("params_file", str(SHARE / "config" / "imposing.yaml"), "parameter file, keyed /**:"),
     ("log_level", "info", "debug, info, warn, error"),
+    ("backend", "imposing", "the backend that the map must be made for"),
     ("respawn", "true", "start again when the node dies"),
     ("respawn_delay", "2.0", "seconds before that"),
     ("relative_tf", "false", "use tf and tf_static in the namespace instead of /tf and /tf_static"),
@@ -72,10 +73,10 @@ def start(context):
     def value(name):
         return LaunchConfiguration(name).perform(context)
 
-    given = {"backend": BACKEND}
+    given = {"backend": value("backend")}
     for name, kind, _ in PARAMETERS:
         if value(name):
-            given[name] = boolean(name, value(name)) if kind is bool else value(name)
+            given[name] = boolean(name, value(name)) if kind is bool else kind(value(name))
     remappings = [("image", value("image"))]
     if value("camera_info"):
         remappings.append(("camera_info", value("camera_info")))

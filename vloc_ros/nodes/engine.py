@@ -60,6 +60,9 @@ class Engine:
         self._cleared = False
         self._logged: dict[str, float] = {}
         self._saved_at = 0.0
+        self._map, self._odom = parameters["map_frame"], parameters["odom_frame"]
+        self._base, self._camera_frame = parameters["base_frame"], parameters["camera_frame"]
+        self._rectified, self._pose_file = parameters["image_is_rectified"], parameters["pose_file"]
         extrinsics = parameters["camera_extrinsics"]
         self._fixed_extrinsics = (
             make_transform(quaternion_to_matrix(np.asarray(extrinsics[3:])), np.asarray(extrinsics[:3]))
@@ -105,10 +108,10 @@ class Engine:
             old.close()
         self._parameters.show_backend(localizer.backend, _plain(localizer.settings))
         frames = {scene.frame_id for scene in localizer.manifest.scenes}
-        if self._parameters["map_frame"] not in frames:
+        if self._map not in frames:
             self._log.warning(
-                f"the map's frame is {', '.join(sorted(frames))}, poses are published in "
-                f"{self._parameters['map_frame']} (parameter map_frame)"
+                f"the map's frame is {', '.join(sorted(frames))}, poses are published in {self._map} "
+                "(parameter map_frame)"
             )
         self.odometry_missing = self.internal_errors = 0
         self._withdraw()
@@ -138,8 +141,14 @@ class Engine:
         self._broadcast.restart()
         self._cleared = True
 
+    def after_clock_jump(self) -> None:
+        """The same between two frames: a frame from before the jump may have been at work during it."""
+        self._tf.clear()
+        self._broadcast.restart()
+        self.restart()
+
     def restart(self) -> None:
-        """Forget pose and stamps: the clock jumped, or the user asked for it. Counters go on."""
+        """Forget pose and stamps. Counters go on."""
         assert self.pipeline is not None
         self.pipeline.reset()
         self._last_stamp = 0
@@ -182,7 +191,7 @@ class Engine:
         assert pipeline is not None
         stamp = stamp_ns(received.image)
         self._watch_stamps(stamp)
-        rectified = self._parameters["image_is_rectified"]
+        rectified = self._rectified
         try:
             camera = None if received.info is None else camera_model(received.info, rectified)
         except VlocError as error:
@@ -220,13 +229,13 @@ class Engine:
         if self._tf_refused() or result.state is LocalizationState.LOST:
             self._broadcast.silence()
             return
-        self._broadcast.correct(result.T_map_odom)
+        self._broadcast.correct(result.T_map_odom, result.stamp_ns)
         if result.publish and result.T_map_base is not None:
             self._broadcast.place(result.T_map_base, result.stamp_ns)
 
     def _tf_refused(self) -> bool:
         """Whether broadcasting would fight another node; the reason is kept for the diagnostics."""
-        base, map_frame = self._parameters["base_frame"], self._parameters["map_frame"]
+        base, map_frame = self._base, self._map
         parent = self._tf.foreign_base_parent
         if self._broadcast.mode == "map_base" and parent:
             self.tf_conflict = (
@@ -244,8 +253,8 @@ class Engine:
     def _extrinsics(self, received: ReceivedFrame) -> Array:
         if self._fixed_extrinsics is not None:
             return self._fixed_extrinsics
-        camera = self._parameters["camera_frame"] or frame_id(received.image)
-        base = self._parameters["base_frame"]
+        camera = self._camera_frame or frame_id(received.image)
+        base = self._base
         if not camera:
             raise GeometryError("expected the image to name its frame, found none; set the parameter camera_frame")
         T = self._tf.static(base, camera, self._parameters["tf_timeout"])
@@ -257,7 +266,7 @@ class Engine:
         return T
 
     def _odometry(self, stamp: int) -> Array | None:
-        odom, base = self._parameters["odom_frame"], self._parameters["base_frame"]
+        odom, base = self._odom, self._base
         T = self._tf.at(odom, base, stamp, self._parameters["tf_timeout"]) if stamp > 0 else None
         if T is None:
             self.odometry_missing += 1
@@ -297,7 +306,7 @@ class Engine:
     def initial_pose(self, message: Any) -> None:
         """Take a pose of the base in any frame that TF connects with the map; its covariance is the search window."""
         assert self.pipeline is not None
-        map_frame = self._parameters["map_frame"]
+        map_frame = self._map
         source = frame_id(message) or map_frame
         try:
             T = transform(message)
@@ -317,7 +326,7 @@ class Engine:
                 return
             rotate = np.kron(np.eye(2), T_map_source[:3, :3])
             T, covariance = T_map_source @ T, rotate @ covariance @ rotate.T
-        odom, base = self._parameters["odom_frame"], self._parameters["base_frame"]
+        odom, base = self._odom, self._base
         T_odom_base = self._tf.at(odom, base, stamp, 0.0) if stamp else None
         try:
             self.pipeline.set_initial_pose(T, covariance, stamp, T_odom_base, self._parameters["scene"])
@@ -328,7 +337,7 @@ class Engine:
         self._log.info(f"initial pose: x {T[0, 3]:.2f} y {T[1, 3]:.2f} in {map_frame}")
 
     def _restore_pose(self) -> None:
-        name = self._parameters["pose_file"]
+        name = self._pose_file
         if not name or self.pipeline is None or self._localizer is None:
             return
         try:
@@ -343,7 +352,7 @@ class Engine:
             self._log.info(f"search starts at the pose of {name}")
 
     def _save_pose(self, force: bool = False) -> None:
-        name, result = self._parameters["pose_file"], self.last_result
+        name, result = self._pose_file, self.last_result
         if not name or result is None or self._localizer is None or not result.publish:
             return
         now = time.monotonic()
@@ -355,7 +364,7 @@ class Engine:
         scene = result.estimate.scene if result.estimate is not None else ""
         pose = SavedPose(
             self._localizer.map_id,
-            self._parameters["map_frame"],
+            self._map,
             result.stamp_ns,
             result.T_map_base,
             result.covariance_base,

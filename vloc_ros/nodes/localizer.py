@@ -190,7 +190,7 @@ class VlocLocalizer(LifecycleNode):
         self.worker.discard()
         engine = self.engine
         engine.on_clock_jump()
-        self.worker.submit(engine.restart)
+        self.worker.submit(engine.after_clock_jump)
 
     def _on_initial_pose(self, message: PoseWithCovarianceStamped) -> None:
         engine = self.engine
@@ -290,9 +290,14 @@ def main(args: list[str] | None = None) -> int:
     waits for a signal, so that none is lost.
     """
     stop = threading.Event()
+    heard: list[int] = []
 
     def on_signal(number: int, frame: Any) -> None:
-        signal.signal(number, signal.SIG_DFL)  # the second one ends the process at once
+        # A terminal and ros2 launch may both pass on one Ctrl-C: only the third signal ends the process at once.
+        heard.append(number)
+        if len(heard) >= 2:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
         stop.set()
 
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -319,6 +324,9 @@ def main(args: list[str] | None = None) -> int:
     executor.shutdown(timeout_sec=1.0)
     node.destroy_node()
     rclpy.try_shutdown()
+    # Python puts the default handlers back while it ends; a late second signal would make a clean end look like death.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     return 0
 
 

@@ -191,7 +191,8 @@ def tuning_parameters() -> tuple[ParameterSpec, ...]:
             if item.name not in elsewhere:
                 doc = docs[item.name][:1].upper() + docs[item.name][1:]
                 low, high = item.metadata.get("minimum"), item.metadata.get("maximum")
-                specs.append(ParameterSpec(f"{prefix}{item.name}", item.default, doc, MAP, low, high))
+                applies = AT_ONCE if cls is DiagnosticSettings else MAP
+                specs.append(ParameterSpec(f"{prefix}{item.name}", item.default, doc, applies, low, high))
     return tuple(specs)
 
 

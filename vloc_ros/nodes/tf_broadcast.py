@@ -47,11 +47,19 @@ class TfBroadcast:
         #: Transforms sent so far.
         self.count = 0
 
-    def correct(self, T_map_odom: Array | None) -> None:
-        """Take over map -> odom, in that mode; None falls silent."""
+    def correct(self, T_map_odom: Array | None, stamp_ns: int) -> None:
+        """Take over map -> odom of the frame at ``stamp_ns``, in that mode; None falls silent.
+
+        After silence the first one goes out at once with the frame's own stamp, so that look-ups at the stamps of
+        the frames that follow lie between two transforms.
+        """
         with self._lock:
-            if self.mode == "map_odom":
-                self._T_map_odom = T_map_odom
+            if self.mode != "map_odom":
+                return
+            first = self._T_map_odom is None
+            self._T_map_odom = T_map_odom
+            if first and T_map_odom is not None:
+                self._emit(transform_message(T_map_odom, self._map, self._odom, stamp_ns), stamp_ns)
 
     def place(self, T_map_base: Array, stamp_ns: int) -> None:
         """Send map -> base at the pose's own stamp, in that mode."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import tf2_ros
 from geometry_msgs.msg import TransformStamped
@@ -26,6 +26,8 @@ from vloc_ros.types import Array
 __all__ = ["TfInput"]
 
 POLL_S = 0.005
+#: A transform this much older than the last one of its edge comes from a clock that went back.
+BACKWARDS_NS = 1_000_000_000
 
 
 class TfInput:
@@ -41,11 +43,12 @@ class TfInput:
         self._node = node
         self._base = base_frame
         self._cancelled = cancelled
-        self._own: dict[tuple[str, str], deque[int]] = {}
+        self._own: dict[tuple[str, str], deque[tuple[int, float, float]]] = {}
         #: The parent that another node gives the base, or "".
         self.foreign_base_parent = ""
         #: (parent, child) pairs that this node sends too, with how often somebody else sent them.
         self.foreign: dict[tuple[str, str], int] = {}
+        self._newest: dict[tuple[str, str], int] = {}
         static = QoSProfile(depth=100, durability=DurabilityPolicy.TRANSIENT_LOCAL)
         self._subscriptions = [
             node.create_subscription(TFMessage, "/tf", self._on_tf, QoSProfile(depth=100)),
@@ -60,12 +63,14 @@ class TfInput:
 
     def clear(self) -> None:
         """Forget everything but static transforms, after the clock went back."""
+        self._newest.clear()
         self.buffer.clear()
 
     def sent(self, message: TransformStamped) -> None:
-        """Remember a transform of our own, so that its echo is not taken for another node's."""
+        """Take a transform of our own into the buffer, and remember it: its echo is not another node's."""
         edge = (message.header.frame_id, message.child_frame_id)
-        self._own.setdefault(edge, deque(maxlen=500)).append(stamp_ns(message))
+        self._own.setdefault(edge, deque(maxlen=500)).append(_mark(message))
+        self.buffer.set_transform(message, "vloc_ros")
 
     def static(self, target: str, source: str, timeout_s: float) -> Array | None:
         """T_target_source from the latest data, waiting up to ``timeout_s``; None when there is none."""
@@ -90,22 +95,37 @@ class TfInput:
                 return None
 
     def _on_tf(self, message: TFMessage) -> None:
-        self._inspect(message.transforms)
         for item in message.transforms:
+            if self._is_own(item):
+                continue
+            edge = (frame_id(item), item.child_frame_id.lstrip("/"))
+            self._watch(edge)
+            # tf2 refuses old data until its cache has run out. A message that was under way while the clock went
+            # back fills the cache again after it was cleared, so the data itself must tell.
+            stamp = stamp_ns(item)
+            if edge not in self._own:
+                if stamp < self._newest.get(edge, stamp) - BACKWARDS_NS:
+                    self.clear()
+                self._newest[edge] = stamp
             self.buffer.set_transform(item, "vloc_ros")
 
     def _on_static(self, message: TFMessage) -> None:
-        self._inspect(message.transforms)
         for item in message.transforms:
+            self._watch((frame_id(item), item.child_frame_id.lstrip("/")))
             self.buffer.set_transform_static(item, "vloc_ros")
 
-    def _inspect(self, transforms: Sequence[TransformStamped]) -> None:
-        for item in transforms:
-            edge = (frame_id(item), item.child_frame_id.lstrip("/"))
-            own = self._own.get(edge)
-            if own is not None and stamp_ns(item) in own:
-                continue
-            if edge[1] == self._base:
-                self.foreign_base_parent = edge[0]
-            if own is not None:
-                self.foreign[edge] = self.foreign.get(edge, 0) + 1
+    def _is_own(self, item: TransformStamped) -> bool:
+        own = self._own.get((item.header.frame_id, item.child_frame_id))
+        return own is not None and _mark(item) in own
+
+    def _watch(self, edge: tuple[str, str]) -> None:
+        if edge[1] == self._base:
+            self.foreign_base_parent = edge[0]
+        if edge in self._own:
+            self.foreign[edge] = self.foreign.get(edge, 0) + 1
+
+
+def _mark(message: TransformStamped) -> tuple[int, float, float]:
+    """What tells our own transform from a rival's that may have the same stamp."""
+    translation = message.transform.translation
+    return stamp_ns(message), translation.x, translation.y

@@ -1,0 +1,199 @@
+"""The launch files as a user starts them. Needs a ROS 2; see conftest.py."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture
+def params(live):
+    """A parameter file for the test backend: the launch file names the backend that its maps have."""
+    if live is None:
+        return None
+    path = live.tmp_path / "params.yaml"
+    path.write_text("/**:\n  ros__parameters:\n    device: cpu\n    diagnostics_period: 0.2\n")
+    return path
+
+
+def _localizer_pid(launched) -> int:
+    """The process id of the node that a launch started, from its log."""
+    line = [part for part in launched.text.splitlines() if "process started with pid [" in part][-1]
+    return int(line.rsplit("[", 1)[1].rstrip("]"))
+
+
+def test_launch_recovers_from_kill_and_ends_on_ctrl_c(live, params):
+    name = "/robot/vloc_localizer"
+    launched = live.launch(
+        "imposing.launch.py",
+        map=live.session.map,
+        backend="fake",
+        namespace="robot",
+        image="/camera/image",
+        params_file=params,
+        respawn_delay=0.1,
+        transform_tolerance=0.4,
+    )
+    live.wait_state("active", name)
+    poses, states = live.poses(name), live.states(name)
+    live.drive(lambda: len(poses) >= 3, "poses in the namespace")
+    assert live.get_parameter("device", name).string_value == "cpu", "the parameter file was dropped"
+
+    pid = _localizer_pid(launched)
+    os.kill(pid, signal.SIGKILL)
+    live.until(lambda: _localizer_pid(launched) != pid, "a respawn")
+    live.wait_state("active", name)
+    before = len(poses)
+    live.drive(lambda: len(poses) >= before + 3, "poses after the respawn", timeout=40)
+    assert states[-1].data == "LOCALIZED"
+
+    pid = _localizer_pid(launched)
+    launched.interrupt()
+    assert launched.wait(30) == 0, launched.text[-3000:]
+    assert "Traceback" not in launched.text
+    assert "process has finished cleanly" in launched.text, launched.text[-2500:]
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+
+
+def test_signals_end_the_node_cleanly(live):
+    # An idle rclpy node can miss its first signal; this one must not.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGINT, signal.SIGTERM):
+        node = live.start_node()
+        live.wait_state("active")
+        os.kill(node.popen.pid, number)
+        assert node.wait(10) == 0, node.text
+        assert "Traceback" not in node.text
+
+
+def test_a_parameter_that_is_not_allowed_ends_the_start(live):
+    node = live.start_node(tf_mode="sideways")
+    assert node.wait(60) == 2
+    assert "tf_mode: expected one of map_odom, map_base, none" in node.text
+    assert "Traceback" not in node.text
+
+
+def _write_bag(folder: Path, frames: int) -> list[int]:
+    """A small bag of the test camera, with the topics that the converters write; returns the image stamps."""
+    import numpy as np
+    import vloc_fake_backend
+    from ros_harness import CAMERA_XYZ, CAMERA_XYZW, FOCAL, HEIGHT, WIDTH
+    from rosbags.interfaces import Qos, QosDurability, QosHistory, QosLiveliness, QosReliability, QosTime
+    from rosbags.rosbag2 import Writer
+    from rosbags.typesys import Stores, get_typestore
+
+    store = get_typestore(Stores.ROS2_JAZZY)
+    kind = store.types
+
+    def header(stamp, frame):
+        time = kind["builtin_interfaces/msg/Time"](sec=stamp // 10**9, nanosec=stamp % 10**9)
+        return kind["std_msgs/msg/Header"](stamp=time, frame_id=frame)
+
+    def tf(parent, child, stamp, xyz, xyzw):
+        inner = kind["geometry_msgs/msg/Transform"](
+            translation=kind["geometry_msgs/msg/Vector3"](*map(float, xyz)),
+            rotation=kind["geometry_msgs/msg/Quaternion"](*map(float, xyzw)),
+        )
+        stamped = kind["geometry_msgs/msg/TransformStamped"](
+            header=header(stamp, parent), child_frame_id=child, transform=inner
+        )
+        return kind["tf2_msgs/msg/TFMessage"](transforms=[stamped])
+
+    stamps = [1_700_000_000 * 10**9 + i * 10**8 for i in range(frames)]
+    with Writer(folder, version=8) as writer:
+        topics = {
+            "/tf_static": "tf2_msgs/msg/TFMessage",
+            "/tf": "tf2_msgs/msg/TFMessage",
+            "/camera/camera_info": "sensor_msgs/msg/CameraInfo",
+            "/camera/image": "sensor_msgs/msg/Image",
+        }
+        forever = QosTime(9223372036, 854775807)
+        latched = Qos(
+            QosHistory.KEEP_LAST, 1, QosReliability.RELIABLE, QosDurability.TRANSIENT_LOCAL,
+            forever, forever, QosLiveliness.AUTOMATIC, forever, False,
+        )  # fmt: skip
+        connections = {
+            topic: writer.add_connection(
+                topic, name, typestore=store, offered_qos_profiles=[latched] if topic == "/tf_static" else []
+            )
+            for topic, name in topics.items()
+        }
+
+        def write(topic, stamp, message):
+            writer.write(connections[topic], stamp, store.serialize_cdr(message, topics[topic]))
+
+        write("/tf_static", stamps[0], tf("base_link", "camera_optical_frame", 0, CAMERA_XYZ, CAMERA_XYZW))
+        roi = kind["sensor_msgs/msg/RegionOfInterest"](0, 0, 0, 0, False)
+        for i, stamp in enumerate(stamps):
+            x = 2.0 + 0.1 * i
+            write("/tf", stamp, tf("odom", "base_link", stamp, (x - 2.0, 0, 0), (0, 0, 0, 1)))
+            k = np.array([FOCAL, 0, (WIDTH - 1) / 2, 0, FOCAL, (HEIGHT - 1) / 2, 0, 0, 1], dtype=np.float64)
+            p = np.insert(k, [3, 6, 9], 0.0)
+            info = kind["sensor_msgs/msg/CameraInfo"](
+                header=header(stamp, "camera_optical_frame"), height=HEIGHT, width=WIDTH,
+                distortion_model="plumb_bob", d=np.zeros(5), k=k, r=np.eye(3).reshape(9), p=p,
+                binning_x=0, binning_y=0, roi=roi,
+            )  # fmt: skip
+            write("/camera/camera_info", stamp, info)
+            pixels = vloc_fake_backend.paint(x + CAMERA_XYZ[0], 3.0)
+            image = kind["sensor_msgs/msg/Image"](
+                header=header(stamp, "camera_optical_frame"), height=HEIGHT, width=WIDTH, encoding="rgb8",
+                is_bigendian=0, step=3 * WIDTH, data=pixels.reshape(-1),
+            )  # fmt: skip
+            write("/camera/image", stamp, image)
+    return stamps
+
+
+def _check_drive(live, poses, stamps):
+    from rclpy.time import Time
+    from ros_harness import stamp_of
+
+    heard = {stamp_of(p): p for p in poses}
+    assert len(heard) == len(poses), "a stamp was published twice"
+    assert set(heard) <= set(stamps)
+    # All but the first frames, which the tracker needs to agree, and what the start of the transport lost.
+    assert len(heard) >= 0.7 * len(stamps)
+    for stamp, pose in heard.items():
+        truth = 2.0 + 0.1 * stamps.index(stamp)
+        assert pose.pose.pose.position.x == pytest.approx(truth, abs=0.06)
+        found = live.buffer.lookup_transform("map", "base_link", Time(nanoseconds=stamp))
+        assert found.transform.translation.x == pytest.approx(truth, abs=0.2)
+
+
+def test_a_bag_played_by_another_process(live, params):
+    from ros_harness import HERE
+
+    stamps = _write_bag(live.tmp_path / "bag", 60)
+    live.launch(
+        "imposing.launch.py",
+        map=live.session.map, backend="fake", image="/camera/image", params_file=params, use_sim_time="true",
+    )  # fmt: skip
+    live.wait_state("active")
+    poses = live.poses()
+    player = live.run([sys.executable, str(HERE / "play_bag.py"), str(live.tmp_path / "bag")])
+    assert player.wait(60) == 0, player.text
+    live.until(lambda: poses and poses[-1].header.stamp.nanosec == stamps[-1] % 10**9, "the pose of the last frame")
+    _check_drive(live, poses, stamps)
+
+
+def test_replay_bag_launch(live, params):
+    ros2 = [sys.executable, "-c", "import sys; from ros2cli.cli import main; sys.exit(main())"]
+    probe = subprocess.run(
+        [*ros2, "bag", "play", "--help"], env=live.environment, capture_output=True, timeout=60, check=False
+    )
+    if probe.returncode != 0:
+        pytest.skip("this ROS 2 has no ros2 bag play")
+    stamps = _write_bag(live.tmp_path / "bag", 60)
+    poses = live.poses()
+    launched = live.launch(
+        "replay_bag.launch.py",
+        bag=live.tmp_path / "bag", map=live.session.map, backend="fake", params_file=params, exit="true",
+    )  # fmt: skip
+    assert launched.wait(90) == 0, launched.text[-3000:]
+    assert poses, launched.text
+    _check_drive(live, poses, stamps)
