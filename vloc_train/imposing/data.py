@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -94,7 +94,8 @@ class Batch:
     """What one training step needs. The first candidates are shared by the batch, the rest belongs to an image.
 
     ``images`` (B, 3, h, w) uint8; ``truth`` (B, 7); ``initial`` (N0, 7) training poses; ``initial_noise`` (N0, 6) in
-    [-1, 1]; ``normal`` (B, K - 1, N, 6); ``uniform`` (B, K - 1, N); ``scene`` index.
+    [-1, 1]; ``normal`` (B, K - 1, N, 6); ``uniform`` (B, K - 1, N); ``scene`` index; with several scenes
+    ``rival_poses`` (N0, 7) of another scene, ``rival``, in which none of the images was taken.
     """
 
     images: Tensor
@@ -104,6 +105,8 @@ class Batch:
     normal: Tensor
     uniform: Tensor
     scene: int
+    rival: int | None = None
+    rival_poses: Tensor | None = None
 
 
 def _generator(*key: int) -> np.random.Generator:
@@ -140,6 +143,13 @@ class KeyedFrames(Dataset[tuple[Item, Tensor, Tensor, Tensor, Tensor]]):
         frames = self.scenes[scene]
         chosen = rng.integers(0, len(frames), self.settings.train_initial)
         noise = rng.uniform(-1.0, 1.0, (self.settings.train_initial, 6)).astype(np.float32)
+        rival, rival_poses = None, None
+        if len(self.scenes) > 1:
+            rival = (scene + int(rng.integers(1, len(self.scenes)))) % len(self.scenes)
+            others = self.scenes[rival].T_map_cam
+            rival_poses = torch.from_numpy(
+                pose_vectors(others[rng.integers(0, len(others), self.settings.train_initial)])
+            )
         return Batch(
             torch.stack(images),
             torch.stack(truth),
@@ -148,6 +158,8 @@ class KeyedFrames(Dataset[tuple[Item, Tensor, Tensor, Tensor, Tensor]]):
             torch.stack(normal),
             torch.stack(uniform),
             scene,
+            rival,
+            rival_poses,
         )
 
 
@@ -155,31 +167,47 @@ class KeyedSampler(Sampler[list[Item]]):
     """Global batches of one scene each, in an order keyed by (seed, epoch); every process takes its share of each.
 
     The last, smaller batch of a scene is filled up from its beginning, so that all processes do equal work.
+
+    :param position: steps that the whole run has taken so far. It decides where an iteration begins, so that a run
+        resumed in the middle of an epoch goes on with the batch that came next. (The trainer calls ``set_epoch`` of
+        plain samplers only, never of one that makes batches.) Without it ``epoch`` counts.
     """
 
-    def __init__(self, sizes: Sequence[int], batch_size: int, seed: int, rank: int = 0, world: int = 1) -> None:
+    def __init__(
+        self,
+        sizes: Sequence[int],
+        batch_size: int,
+        seed: int,
+        rank: int = 0,
+        world: int = 1,
+        position: Callable[[], int] | None = None,
+    ) -> None:
         if batch_size % world:
             raise DatasetError(f"batch_size: expected a multiple of the {world} processes, found {batch_size}")
         self.sizes, self.batch_size, self.seed, self.rank, self.world = list(sizes), batch_size, seed, rank, world
+        self.position = position
         self.epoch = 0
 
     def __len__(self) -> int:
         return sum(-(-n // self.batch_size) for n in self.sizes)
 
     def set_epoch(self, epoch: int) -> None:
-        """Called by the trainer at the start of each epoch, also after a resume."""
+        """The epoch to iterate over next, where no ``position`` decides."""
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[list[Item]]:
-        rng = _generator(self.seed, 0, self.epoch)
+        epoch, done = divmod(self.position(), len(self)) if self.position else (self.epoch, 0)
+        rng = _generator(self.seed, 0, epoch)
         batches: list[tuple[int, npt.NDArray[np.int64]]] = []
         for scene, n in enumerate(self.sizes):
             order = rng.permutation(n)
             order = np.resize(order, -(-n // self.batch_size) * self.batch_size)
             batches += [(scene, order[i : i + self.batch_size]) for i in range(0, len(order), self.batch_size)]
         for step, index in enumerate(rng.permutation(len(batches))):
+            if step < done:
+                continue
             scene, frames = batches[index]
-            yield [(self.epoch, step, scene, int(f)) for f in frames[self.rank :: self.world]]
+            yield [(epoch, step, scene, int(f)) for f in frames[self.rank :: self.world]]
 
 
 class TrainingData(lightning.LightningDataModule):
@@ -193,7 +221,8 @@ class TrainingData(lightning.LightningDataModule):
         trainer = self.trainer
         rank, world = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
         sizes = [len(s) for s in self.frames.scenes]
-        sampler = KeyedSampler(sizes, self.settings.batch_size, self.settings.seed, rank, world)
+        position = (lambda: int(trainer.global_step)) if trainer else None
+        sampler = KeyedSampler(sizes, self.settings.batch_size, self.settings.seed, rank, world, position)
         return DataLoader(
             self.frames,
             batch_sampler=sampler,
