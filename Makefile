@@ -22,6 +22,12 @@ $(STAMP): pyproject.toml setup.py setup.cfg package.xml
 		echo "make setup: $(PYTHON) cannot make virtual environments; install the package python3-venv (apt install python3-venv)" >&2; exit 1; fi
 	@if ! $(BIN)/python -m pip --version >/dev/null 2>&1; then $(PYTHON) -m venv --clear $(VENV); fi
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[$(EXTRAS)]'
+	@# An editable installation has no data files: make the environment an ament prefix with links, so that
+	@# ros2 launch and ros2 run find the package once AMENT_PREFIX_PATH names it (docs/ros.md).
+	@mkdir -p $(VENV)/share/ament_index/resource_index/packages $(VENV)/lib/vloc_ros
+	@touch $(VENV)/share/ament_index/resource_index/packages/vloc_ros
+	@ln -sfn "$(CURDIR)" $(VENV)/share/vloc_ros
+	@ln -sfn ../../bin/localizer $(VENV)/lib/vloc_ros/localizer
 	@touch $@
 
 demo: setup
@@ -39,7 +45,7 @@ lint: setup
 	$(BIN)/mypy
 
 docs: setup
-	$(BIN)/python -m vloc_ros.nodes.parameters docs/parameters.md
+	$(BIN)/python -m vloc_ros.nodes.documentation docs
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

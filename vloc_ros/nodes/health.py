@@ -13,19 +13,7 @@ if TYPE_CHECKING:
     from vloc_ros.nodes.localizer import VlocLocalizer
     from vloc_ros.pipeline import Pipeline
 
-__all__ = ["KEYS", "Health"]
-
-#: The keys that the node adds to :data:`vloc_ros.diagnostics.KEYS`.
-KEYS: dict[str, str] = {
-    "lifecycle": "unconfigured, inactive, active, ...; anything but active is WARN, after a failure ERROR",
-    "problem": "the last failure of a configuration, service or callback",
-    "images_received": "messages on the image topic",
-    "frames_dropped": "frames that a newer one replaced while the localizer was busy",
-    "odometry_missing": "frames without odometry in TF at their stamp",
-    "internal_errors": "frames dropped by an unexpected exception (a bug); ERROR",
-    "tf_sent": "transforms sent",
-    "tf_conflict": "another node sends the same transform, or gives the base a parent; ERROR",
-}
+__all__ = ["Health"]
 
 
 class Health:

@@ -1,16 +1,14 @@
 """The node's parameters as one plain table, from which the declarations and docs/parameters.md are made.
 
-Imports no ROS, so that the documentation can be generated and checked on any machine:
-``python -m vloc_ros.nodes.parameters docs/parameters.md``.
+Imports no ROS, so that the documentation can be generated and checked on any machine
+(:mod:`vloc_ros.nodes.documentation`).
 """
 
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
-from pathlib import Path
 from typing import Any
 
 from vloc_ros.diagnostics import DiagnosticSettings
@@ -287,11 +285,3 @@ def markdown() -> str:
         "",
     ]
     return "\n".join(lines)
-
-
-if __name__ == "__main__":
-    text = markdown()
-    if len(sys.argv) > 1:
-        Path(sys.argv[1]).write_text(text, encoding="utf-8")
-    else:
-        print(text)
