@@ -18,7 +18,7 @@ from vloc_ros.errors import ConfigError
 __all__ = ["bench", "train"]
 
 
-def _changes(config: Path | None, assignments: list[str]) -> dict[str, Any]:
+def _changes(config: Path | None, assignments: list[str], option: str = "--set") -> dict[str, Any]:
     """Settings from a YAML file, then ``name=value`` pairs (``network.embed_dim=128``) on top."""
     changes: dict[str, Any] = {}
     if config is not None:
@@ -32,7 +32,7 @@ def _changes(config: Path | None, assignments: list[str]) -> dict[str, Any]:
     for assignment in assignments:
         name, separator, text = assignment.partition("=")
         if not separator:
-            raise ConfigError(f"--set: expected NAME=VALUE, found {assignment!r}")
+            raise ConfigError(f"{option}: expected NAME=VALUE, found {assignment!r}")
         target = changes
         *groups, leaf = name.split(".")
         for group in groups:
@@ -59,14 +59,25 @@ def train(
     more: Annotated[list[str] | None, typer.Argument(help="More drives after --data.", metavar="[SRC]...")] = None,
     calibration_data: Annotated[
         list[str] | None,
-        typer.Option(help="Other drives for validation and covariance calibration; default: held-out frames of --data."),
+        typer.Option(
+            help="Other drives for validation and covariance calibration; default: held-out frames of --data."
+        ),
     ] = None,
     preset: Annotated[str, typer.Option(help="paper: the publication's settings; small: minutes on a CPU.")] = "paper",
     config: Annotated[Path | None, typer.Option(help="YAML file of settings that differ from the preset.")] = None,
-    assign: Annotated[list[str] | None, typer.Option("--set", help="One setting, for example network.embed_dim=128.")] = None,
-    max_minutes: Annotated[float | None, typer.Option(help="End the run after this long, resumed parts included.")] = None,
+    assign: Annotated[
+        list[str] | None, typer.Option("--set", help="One setting, for example network.embed_dim=128.")
+    ] = None,
+    max_minutes: Annotated[
+        float | None, typer.Option(help="End the run after this long, resumed parts included.")
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Of everything random.")] = None,
-    truth: Annotated[str | None, typer.Option(help="Topic of the reference poses (default: /reference/pose or TF).")] = None,
+    truth: Annotated[
+        str | None, typer.Option(help="Topic of the reference poses (default: /reference/pose or TF).")
+    ] = None,
+    about: Annotated[
+        list[str] | None, typer.Option(help="NAME=VALUE to note under provenance, for example town.seed=1; repeat.")
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     devices: Annotated[int, typer.Option(help="GPUs (or processes) that share each batch.")] = 1,
     workers: Annotated[int, typer.Option(help="Processes that augment images; 0: none apart.")] = 0,
@@ -79,7 +90,9 @@ def train(
     from vloc_train.imposing.settings import preset as make_settings
     from vloc_train.imposing.train import RunOptions, train_imposing
 
-    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[RichHandler(show_path=False, show_level=False)])
+    logging.basicConfig(
+        level=logging.INFO, format="%(message)s", handlers=[RichHandler(show_path=False, show_level=False)]
+    )
     for noisy in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     settings = make_settings(preset, _changes(config, assign or []), str(config or "command line"))
@@ -93,20 +106,22 @@ def train(
         settings,
         RunOptions(device=device, devices=devices, workers=workers, resume=resume, progress=progress),
         _by_scene(calibration_data, truth) if calibration_data else None,
+        about=_changes(None, about or [], "--about"),
     )
     console = Console()
-    for scene, figures in bundle.manifest.validation.items():
-        console.print(
-            f"{scene}: held-out median {figures['median_translation_m']:.2f} m {figures['median_rotation_deg']:.2f} deg, "
-            f"within 2 m and 5 deg {100 * figures['recall_2m_5deg']:.1f} % of {figures['frames']} frames"
-        )
+    for scene, found in bundle.manifest.validation.items():
+        median = f"median {found['median_translation_m']:.2f} m {found['median_rotation_deg']:.2f} deg"
+        recall = f"within 2 m and 5 deg {100 * found['recall_2m_5deg']:.1f} % of {found['frames']} frames"
+        console.print(f"{scene}: held-out {median}, {recall}")
     console.print(f"map: {bundle.path} ({bundle.size_bytes / 1e6:.2f} MB); vloc map info {bundle.path}")
 
 
 def bench(
     backend: Annotated[str, typer.Argument(help="Backend to measure: imposing.")] = "imposing",
     out: Annotated[Path | None, typer.Option(help="Write the figures as JSON.")] = None,
-    map_dir: Annotated[Path | None, typer.Option("--map", help="A map; default: the paper's settings, random weights.")] = None,
+    map_dir: Annotated[
+        Path | None, typer.Option("--map", help="A map; default: the paper's settings, random weights.")
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda[:i].")] = "auto",
     repeats: Annotated[int, typer.Option(help="Timed frames.")] = 50,
 ) -> None:

@@ -27,7 +27,11 @@ class Timing:
 
 def measure(name: str, function: Callable[[], object], device: torch.device, repeats: int, warm: int = 3) -> Timing:
     """Call ``function`` ``repeats`` times after ``warm`` calls; on a GPU every call is waited for."""
-    wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
+
+    def wait() -> None:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+
     for _ in range(warm):
         function()
     times = []

@@ -69,10 +69,8 @@ class CovarianceModel:
         Statistics that are not finite count as the strangest frame: the largest covariance.
         """
         x = np.asarray(statistics, dtype=np.float64)
-        if np.isfinite(x).all():
-            log_t, log_r = self.log_sigmas(x)
-        else:
-            log_t, log_r = self.limits[:, 1] + 1.0
+        known = bool(np.isfinite(x).all())
+        log_t, log_r = map(float, self.log_sigmas(x) if known else self.limits[:, 1] + 1.0)
         factor = float(np.interp(log_t, self.knots, self.factors))
         scale = np.repeat(np.exp([log_t, log_r]), 3) * np.sqrt(factor)
         turn = np.zeros((6, 6))
@@ -99,7 +97,9 @@ class CovarianceModel:
             arrays = {name: np.asarray(data[name], dtype=np.float64) for name in _ARRAYS}
             frames = int(data["frames"])
         except (KeyError, TypeError, ValueError) as problem:
-            raise CalibrationError(f"{where}: expected the fields of a covariance model, found {problem!r}") from problem
+            raise CalibrationError(
+                f"{where}: expected the fields of a covariance model, found {problem!r}"
+            ) from problem
         n, k = len(names), arrays["knots"].size
         shapes = {
             "center": (n,), "spread": (n,), "translation": (n + 1,), "rotation": (n + 1,), "limits": (2, 2),
@@ -122,14 +122,14 @@ def _regress(z: Array, log_error: Array, ridge: float) -> Array:
     """Robust ridge regression (Huber weights) of log errors on standardised statistics: (F + 1,) coefficients."""
     x = np.column_stack((np.ones(len(z)), z))
     penalty = ridge * np.diag([0.0] + [1.0] * z.shape[1])
-    weights = np.ones(len(z))
-    coefficients = np.zeros(x.shape[1])
+    weights: Array = np.ones(len(z), dtype=np.float64)
+    coefficients: Array = np.zeros(x.shape[1])
     for _ in range(20):
         weighted = x * weights[:, None]
-        coefficients = np.linalg.solve(x.T @ weighted + penalty, weighted.T @ log_error)
+        coefficients = np.asarray(np.linalg.solve(x.T @ weighted + penalty, weighted.T @ log_error), dtype=np.float64)
         residual = np.abs(log_error - x @ coefficients)
         knee = 1.5 * max(float(np.median(residual)), 1e-6)
-        weights = np.minimum(1.0, knee / np.maximum(residual, 1e-12))
+        weights[:] = np.minimum(1.0, knee / np.maximum(residual, 1e-12))
     return coefficients
 
 
@@ -162,7 +162,9 @@ def fit_covariance(
     spread = np.maximum(statistics.std(axis=0), 1e-3)
     z = np.clip((statistics - center) / spread, -_CLIP, _CLIP)
     # Errors in the camera's axes: across, down, along.
-    local = np.concatenate([np.einsum("nji,nj->ni", R_map_cam, part) for part in (errors[:, :3], errors[:, 3:])], axis=1)
+    local = np.concatenate(
+        [np.einsum("nji,nj->ni", R_map_cam, part) for part in (errors[:, :3], errors[:, 3:])], axis=1
+    )
     norms = np.stack([np.linalg.norm(local[:, :3], axis=1), np.linalg.norm(local[:, 3:], axis=1)], axis=1)
     floors = np.maximum(0.1 * np.median(norms, axis=0), 1e-6)  # a lucky frame says little about its sigma
     coefficients = [_regress(z, np.log(norms[:, i] + floors[i]), ridge) for i in (0, 1)]

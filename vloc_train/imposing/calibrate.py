@@ -20,7 +20,9 @@ from vloc_train.imposing.data import FrameSet
 __all__ = ["calibrate", "describe_errors"]
 
 
-def calibrate(bundle: MapBundle, held_out: Sequence[FrameSet], device: torch.device) -> tuple[dict[str, Any], dict[str, Any]]:
+def calibrate(
+    bundle: MapBundle, held_out: Sequence[FrameSet], device: torch.device
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """Localize the held-out frames of every scene; return the manifest's ``calibration`` and ``validation`` sections.
 
     Scenes with too few held-out frames stay uncalibrated, and say so.
@@ -31,7 +33,9 @@ def calibrate(bundle: MapBundle, held_out: Sequence[FrameSet], device: torch.dev
     for frames in held_out:
         rows, errors, rotations, scores = [], [], [], []
         for index in range(len(frames)):
-            query = Query(np.array(frames.images[index]), frames.camera, int(frames.stamps_ns[index]), scene=frames.scene)
+            query = Query(
+                np.array(frames.images[index]), frames.camera, int(frames.stamps_ns[index]), scene=frames.scene
+            )
             estimate = localizer.localize(query)
             rows.append([estimate.diagnostics[name] for name in STATISTICS])
             errors.append(pose_error(estimate.T_map_cam, frames.T_map_cam[index]))

@@ -16,11 +16,11 @@ from torch import Tensor
 from vloc_ros.geometry.torch_ops import rotation_angle_quaternion
 from vloc_ros.images.preprocess import Preprocess
 from vloc_ros.localizers.imposing.initial import initial_candidates
-from vloc_ros.localizers.imposing.network import ImPosingNetwork, PoseEncoder
+from vloc_ros.localizers.imposing.network import ImPosingNetwork
 from vloc_ros.localizers.imposing.search import draw, search
 from vloc_train.imposing.data import Batch, FrameSet, pose_vectors
 from vloc_train.imposing.objective import score_loss
-from vloc_train.imposing.proposals import score_steps
+from vloc_train.imposing.proposals import cosines, score_steps
 from vloc_train.imposing.settings import TrainSettings
 
 __all__ = ["ImPosingModule"]
@@ -53,9 +53,7 @@ class ImPosingModule(lightning.LightningModule):
         self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.averaged = copy.deepcopy(self.network).requires_grad_(False).eval() if settings.weight_average else None
         self._validation = list(validation)
-        self._initial = [
-            initial_candidates(settings.search, pose_vectors(f.T_map_cam), settings.seed) for f in scenes
-        ]
+        self._initial = [initial_candidates(settings.search, pose_vectors(f.T_map_cam), settings.seed) for f in scenes]
         self._seconds_before = 0.0
         self._started: float | None = None
         self.best_error = math.inf
@@ -109,10 +107,18 @@ class ImPosingModule(lightning.LightningModule):
         images = self.preprocess.normalize(batch.images).to(memory_format=torch.channels_last)
         if not torch.is_autocast_enabled(images.device.type):
             images = images.to(batch.truth.dtype)
-        vectors = self.network.image_encoder(images, batch.scene)
+        pooled = self.network.image_encoder.pooled(images)
+        vectors = self.network.image_encoder.heads[batch.scene](pooled)
         encoder = self.network.pose_encoder(batch.scene)
-        predicted, targets = score_steps(encoder, vectors, batch, self.settings, self._narrowing(progress), _encode)
-        return score_loss(predicted, targets), predicted
+        predicted, targets = score_steps(encoder, vectors, batch, self.settings, self._narrowing(progress))
+        loss = score_loss(predicted, targets)
+        if batch.rival is not None and batch.rival_poses is not None and self.settings.cross_scene > 0:
+            # Every pose of another scene should score 0: else scores of different scenes cannot be compared.
+            elsewhere = self.network.image_encoder.heads[batch.rival](pooled).to(batch.truth.dtype)
+            signatures = self.network.pose_encoder(batch.rival)(batch.rival_poses)
+            unit = torch.nn.functional.normalize(elsewhere, dim=-1)
+            loss = loss + self.settings.cross_scene * torch.relu(cosines(unit, signatures)).mean()
+        return loss, predicted
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         progress = self.progress()
@@ -172,7 +178,7 @@ class ImPosingModule(lightning.LightningModule):
             every = max(1, -(-len(frames) // self.settings.validation_frames))
             encoder = network.pose_encoder(index)
             initial = self._initial[index].to(self.device)
-            signatures = encoder(initial)
+            signatures = encoder.columns(initial, torch.float32)
             truths = torch.from_numpy(pose_vectors(frames.T_map_cam)).to(self.device)
             for frame in range(0, len(frames), every):
                 image = torch.from_numpy(np.array(frames.images[frame])).permute(2, 0, 1)[None].to(self.device)
@@ -185,8 +191,3 @@ class ImPosingModule(lightning.LightningModule):
         network.train(was_training and network is self.network)
         table = torch.stack(errors).cpu().numpy()
         return table[:, 0], table[:, 1]
-
-
-def _encode(encoder: PoseEncoder, poses: Tensor) -> Tensor:
-    """Signatures under mixed precision: the features in full precision, the MLP in whatever autocast chooses."""
-    return encoder.decode(encoder.features(poses))

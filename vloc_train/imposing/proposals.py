@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -54,20 +52,17 @@ def score_steps(
     batch: Batch,
     settings: TrainSettings,
     narrowing: float,
-    encode: Callable[[PoseEncoder, Tensor], Tensor] | None = None,
 ) -> tuple[list[Tensor], list[Tensor]]:
     """Predicted and target scores of every step k = 0 .. K - 1, each ``(B, N_k)``.
 
     :param image_vectors: ``(B, d)``, not normalised.
     :param narrowing: the widths of the last step relative to the first.
-    :param encode: how poses become signatures (default: the encoder itself).
     """
-    encode = encode or (lambda module, poses: module(poses))
     steps = settings.search.refinements
     scale = noise_scale(settings.search).to(batch.truth)
     image_unit = functional.normalize(image_vectors.to(batch.truth.dtype), dim=-1)
     poses = perturb(batch.initial, batch.initial_noise * scale * settings.uniform_noise)
-    cosine = cosines(image_unit, encode(encoder, poses))
+    cosine = cosines(image_unit, encoder(poses))
     predicted: list[Tensor] = []
     targets: list[Tensor] = []
     for k in range(steps):
@@ -82,6 +77,6 @@ def score_steps(
             noise = batch.normal[:, k] * (scale * 0.5**k)
             count = settings.search.components
             poses = _propose(poses, cosine.detach(), target, count, noise, batch.uniform[:, k])
-        signatures = encode(encoder, poses.flatten(0, 1))
+        signatures = encoder(poses.flatten(0, 1))
         cosine = cosines(image_unit, signatures.unflatten(0, poses.shape[:2]))
     return predicted, targets

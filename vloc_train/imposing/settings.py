@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -54,13 +53,16 @@ class TrainSettings:
     :param narrow_after: share of the run after which narrowing begins, so that the wide kernel has converged.
     :param keep_gradient: score candidates near the truth by the bare cosine, without the ReLU, while training.
         With the ReLU their gradient dies where the cosine is negative, and the loss can rest at the mean of the target.
+    :param cross_scene: weight of the scores that images get in scenes where they were not taken (multi-scene models).
+        Our extension: it makes scores of different scenes comparable.
     :param uniform_noise: share of v of the uniform noise on the first candidates (paper: 1).
     :param precision: ``auto`` is bfloat16 mixed precision where the device multiplies it faster.
     :param pretrained: ``False``, ``True`` (timm's hub) or a local file with backbone weights.
     :param validate_every: validations in a whole run.
     :param validation_frames: most frames localized in one validation.
     :param hold_out: every n-th frame is kept for validation and calibration when no calibration data is given.
-    :param reference_vectors: store the training images' vectors in the map: reports then show the nearest-neighbour baseline.
+    :param reference_vectors: store the training images' vectors in the map: reports then show the nearest-neighbour
+        baseline.
     :param weights: storage of the weights in the map.
     :param seed: of everything random.
     """
@@ -83,6 +85,7 @@ class TrainSettings:
     narrowing: float = ranged(1.0, minimum=1e-3, maximum=1.0)
     narrow_after: float = ranged(0.4, minimum=0.0, maximum=1.0)
     keep_gradient: bool = True
+    cross_scene: float = ranged(1.0, minimum=0.0)
     uniform_noise: float = ranged(1.0, minimum=0.0)
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     pretrained: bool | str = False
@@ -145,8 +148,3 @@ def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
         nested = isinstance(value, dict) and isinstance(out.get(key), dict) and key != "backbone_options"
         out[key] = _merged(out[key], value) if nested else value
     return out
-
-
-def with_changes(settings: TrainSettings, **changes: Any) -> TrainSettings:
-    """The same settings with some top-level fields replaced."""
-    return dataclasses.replace(settings, **changes)

@@ -66,6 +66,7 @@ def train_imposing(
     options: RunOptions | None = None,
     calibration: Mapping[str, Sequence[PosedSequence]] | None = None,
     work_dir: Path | None = None,
+    about: Mapping[str, Any] | None = None,
 ) -> MapBundle:
     """Train, calibrate and write a map.
 
@@ -73,6 +74,7 @@ def train_imposing(
     :param out: the map to write; an existing one is replaced at the very end only.
     :param calibration: other drives by scene, for validation and calibration; without them every
         ``settings.hold_out``-th training frame is kept out of training for it.
+    :param about: more fields for the map's provenance.
     :param work_dir: caches, logs and checkpoints (default: ``<out>.work`` beside the map).
     :raises TrainingError: the working directory belongs to a run with other settings.
     :raises DatasetError: no usable frames.
@@ -103,6 +105,7 @@ def train_imposing(
         "frames": {f.scene: len(f) for f in training},
         "calibration_data": {n: [s.name for s in v] for n, v in (calibration or {}).items()} or "held-out frames",
         "training_minutes": round(seconds / 60.0, 2),
+        **(about or {}),
     }
     device = torch.device("cuda" if options.device != "cpu" and torch.cuda.is_available() else "cpu")
     frame_id = frame_ids.pop() if len(frame_ids) == 1 else "map"

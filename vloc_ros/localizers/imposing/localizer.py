@@ -28,7 +28,15 @@ from vloc_ros.settings import settings_from_mapping, settings_to_mapping
 from vloc_ros.tracking.calibration import CovarianceModel
 from vloc_ros.types import Array, CandidateStep, Estimate, LocalizationState, PosePrior, Query
 
-__all__ = ["CANDIDATES_FILE", "REFERENCES_FILE", "WEIGHTS_FILE", "ImPosingLocalizer", "load_weights", "settings_mapping", "transforms"]
+__all__ = [
+    "CANDIDATES_FILE",
+    "REFERENCES_FILE",
+    "WEIGHTS_FILE",
+    "ImPosingLocalizer",
+    "load_weights",
+    "settings_mapping",
+    "transforms",
+]
 
 WEIGHTS_FILE = "weights.safetensors"
 CANDIDATES_FILE = "candidates.safetensors"
@@ -87,9 +95,8 @@ class ImPosingLocalizer(Localizer):
         for encoder in self._encoders:
             encoder.to(device)
             encoder.linears.to(self._dtype)  # positions keep their full precision: only the MLP is rounded
-        self._image_encoder = network.image_encoder.to(
-            device=device, dtype=self._dtype, memory_format=torch.channels_last
-        )
+        self._image_encoder = network.image_encoder.to(device, self._dtype)
+        self._image_encoder.to(memory_format=torch.channels_last)
         self._scenes = self._load_scenes(bundle)
         self._limits = (self._search.localized_sigma_m, self._search.lost_sigma_m)
 
@@ -130,14 +137,16 @@ class ImPosingLocalizer(Localizer):
         where, d = str(bundle.path), self._encoders[0].settings.embed_dim
         floats = (torch.float32, torch.float16)
         out = []
-        for index, scene in enumerate(bundle.manifest.scenes):
+        for scene in bundle.manifest.scenes:
             initial = expect(files, f"{scene.name}.poses", (None, 7), torch.float32, where).to(self._device)
             signatures = expect(files, f"{scene.name}.signatures", (len(initial), d), floats, where)
             if self._changed_candidates and self._search.candidates < len(initial):
                 keep = torch.linspace(0, len(initial) - 1, self._search.candidates).round().long()
                 initial, signatures = initial[keep.to(self._device)], signatures[keep]
             if len(initial) < max(self._search.components, 1):
-                raise MapTensorError(f"{where}: scene {scene.name!r}: expected at least {self._search.components} poses")
+                raise MapTensorError(
+                    f"{where}: scene {scene.name!r}: expected at least {self._search.components} poses"
+                )
             calibration = dict(bundle.manifest.calibration.get(scene.name, {}))
             model = calibration.get("covariance")
             covariance = CovarianceModel.from_mapping(model, f"{where}: calibration.{scene.name}") if model else None
@@ -151,7 +160,7 @@ class ImPosingLocalizer(Localizer):
                 _SceneData(
                     scene.name,
                     initial,
-                    signatures.to(self._device, self._dtype),
+                    signatures.T.contiguous().to(self._device, torch.float32),
                     covariance,
                     float(calibration.get("score_mean", 0.0)),
                     float(calibration.get("score_spread", 1.0)),
@@ -178,7 +187,7 @@ class ImPosingLocalizer(Localizer):
         """The pooled image features ``(C,)`` of an RGB image, shared by all scenes."""
         tensor = self._preprocess.apply(image_rgb)[None].to(self._device, self._dtype)
         with torch.inference_mode():
-            return self._image_encoder.pooled(tensor.to(memory_format=torch.channels_last))[0]
+            return torch.as_tensor(self._image_encoder.pooled(tensor.to(memory_format=torch.channels_last))[0])
 
     def image_vector(self, image_rgb: Any, scene: str | None = None) -> Tensor:
         """The image vector ``(d,)`` float32 in a scene (default: the first)."""
@@ -196,7 +205,9 @@ class ImPosingLocalizer(Localizer):
         seed = self._seed(query.stamp_ns)
         indices = [self._scene_index(query.scene)] if query.scene is not None else range(len(self._scenes))
         results = [(i, *self._search_scene(i, pooled, query.prior, seed, keep_candidates)) for i in indices]
-        index, result, vector = max(results, key=lambda r: self._relative_score(r[0], r[1])) if len(results) > 1 else results[0]
+        index, result, vector = (
+            max(results, key=lambda r: self._relative_score(r[0], r[1])) if len(results) > 1 else results[0]
+        )
         packed = [result.pose, result.score[None], result.statistics]
         scene = self._scenes[index]
         if scene.reference_vectors is not None:

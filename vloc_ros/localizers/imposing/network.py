@@ -6,6 +6,7 @@ metres, metric; scaling and Fourier features happen inside :class:`PoseEncoder`.
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any, cast
 
@@ -56,20 +57,18 @@ def fourier_features(x: Tensor, terms: int, frequencies: str = "octaves") -> Ten
     return torch.cat((x, angle.sin(), angle.cos()), dim=-1)
 
 
-def octave_features(x: Tensor, terms: int) -> Tensor:
-    """:func:`fourier_features` by angle doubling: one sine and cosine, then products only.
+def octave_rows(x: Tensor, sines: Tensor, cosines: Tensor) -> None:
+    """Sines and cosines of 2^k x by angle doubling: ``x`` (C, N) into two ``(C, terms, N)``.
 
-    The error doubles with each octave as the error of the angle 2^k x itself does in float32, and a
-    sine costs about twenty multiplications: on a CPU this takes the features out of the profile.
+    One sine and one cosine, then products only: a sine costs about twenty multiplications. The error doubles with each
+    octave, as the error of the angle 2^k x itself does in the same precision. Results are rounded to the type of the
+    outputs, the recurrence is not.
     """
-    sines, cosines = [x.sin()], [x.cos()]
-    for _ in range(terms - 1):
-        s, c = sines[-1], cosines[-1]
-        sines.append(2 * s * c)
-        cosines.append((c - s) * (c + s))
-    columns = torch.stack((*sines, *cosines), dim=-1)
-    s, c = columns[..., :terms].flatten(-2), columns[..., terms:].flatten(-2)
-    return torch.cat((x, s, c), dim=-1)
+    s, c = x.sin(), x.cos()
+    for k in range(sines.shape[1]):
+        if k:
+            s, c = 2.0 * s * c, (c - s) * (c + s)
+        sines[:, k], cosines[:, k] = s, c
 
 
 class PoseEncoder(nn.Module):
@@ -87,27 +86,56 @@ class PoseEncoder(nn.Module):
         self.register_buffer("centre", torch.zeros(3))
         self.register_buffer("half_extent", torch.ones(()))
         widths = [settings.pose_input_dim] + [settings.hidden] * (settings.layers - 1) + [settings.embed_dim]
-        self.linears = nn.ModuleList(nn.Linear(a, b) for a, b in zip(widths[:-1], widths[1:], strict=True))
+        self.linears = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise(widths))
 
     def set_area(self, area_min: Tensor, area_max: Tensor) -> None:
         """Fit the position scale to the box of mapped positions, metres in the map frame, ``(3,)`` each."""
         self.centre.copy_((area_min + area_max) / 2)
         self.half_extent.copy_(((area_max - area_min) / 2).max().clamp_min(1.0) * 1.1)
 
-    def features(self, poses: Tensor, fast: bool = False) -> Tensor:
-        """Fourier features of ``(N, 7)`` poses, in the precision of ``poses``."""
-        s = self.settings
+    def _components(self, poses: Tensor) -> tuple[Tensor, Tensor]:
+        """What is Fourier-encoded: positions in units of the map, ``(N, 3)``, and rotations, ``(N, 4)`` or ``(N, 9)``."""
         poses = canonical(poses)
         position = (poses[..., :3] - self.centre.to(poses)) * (math.pi / self.half_extent.to(poses))
-        rotation = poses[..., 3:] if s.rotation_input == "quaternion" else _quaternion_entries(poses[..., 3:])
-        if fast and s.frequencies == "octaves":
-            parts = (octave_features(position, s.position_octaves), octave_features(rotation, s.rotation_octaves))
-        else:
-            parts = (
-                fourier_features(position, s.position_octaves, s.frequencies),
-                fourier_features(rotation, s.rotation_octaves, s.frequencies),
-            )
+        quaternion = self.settings.rotation_input == "quaternion"
+        return position, poses[..., 3:] if quaternion else _quaternion_entries(poses[..., 3:])
+
+    def features(self, poses: Tensor) -> Tensor:
+        """Fourier features of ``(N, 7)`` poses, in the precision of ``poses``."""
+        s = self.settings
+        position, rotation = self._components(poses)
+        parts = (
+            fourier_features(position, s.position_octaves, s.frequencies),
+            fourier_features(rotation, s.rotation_octaves, s.frequencies),
+        )
         return torch.cat(parts, dim=-1)
+
+    def columns(self, poses: Tensor, compute: torch.dtype) -> Tensor:
+        """Signatures as columns ``(d, N)``, what :meth:`forward` gives, without gradients and faster.
+
+        Poses run along the last axis, so that every feature is one contiguous row, and the features are rounded to
+        ``compute`` (the type of the MLP) only when they are done.
+        """
+        s = self.settings
+        x = torch.empty(s.pose_input_dim, poses.shape[0], dtype=compute, device=poses.device)
+        row = 0
+        for part, terms in zip(self._components(poses), (s.position_octaves, s.rotation_octaves), strict=True):
+            rows, n = part.T.contiguous(), part.shape[1]
+            x[row : row + n] = rows
+            block = x[row + n : row + n * (1 + 2 * terms)].view(2, n, terms, -1)
+            if s.frequencies == "octaves":
+                octave_rows(rows, block[0], block[1])
+            else:
+                rate = 2.0 * torch.arange(terms, device=rows.device, dtype=rows.dtype)
+                angles = rows.unsqueeze(1) * rate.unsqueeze(-1)
+                block[0], block[1] = angles.sin(), angles.cos()
+            row += n * (1 + 2 * terms)
+        last = len(self.linears) - 1
+        for i, linear in enumerate(self.linears):
+            x = torch.addmm(linear.bias.unsqueeze(-1), linear.weight, x)
+            if i < last:
+                x.clamp_min_(0)
+        return x
 
     def forward(self, poses: Tensor) -> Tensor:
         """Signatures ``(N, d)`` of ``(N, 7)`` poses, not normalised."""

@@ -64,11 +64,11 @@ class SearchResult:
     steps: tuple[SearchStep, ...]
 
 
-def similarity(image_unit: Tensor, signatures: Tensor) -> Tensor:
-    """Eq. 1 for one unit image vector ``(d,)`` and raw signatures ``(N, d)``, in the precision of the image vector."""
-    dot = (signatures @ image_unit.to(signatures.dtype).unsqueeze(-1)).squeeze(-1)
-    norm = torch.linalg.vector_norm(signatures, dim=-1, dtype=image_unit.dtype)
-    return torch.relu(dot.to(image_unit.dtype) / norm.clamp_min(1e-12))
+def similarity(image_unit: Tensor, columns: Tensor) -> Tensor:
+    """Eq. 1 for one unit image vector ``(d,)`` and signatures ``(d, N)``, in the precision of the image vector."""
+    columns = columns.to(image_unit.dtype)
+    norms = columns.square().sum(dim=0).sqrt()  # several times faster than a norm along the slow axis
+    return torch.relu((image_unit @ columns) / norms.clamp_min(1e-12))
 
 
 def average(poses: Tensor, weights: Tensor) -> Tensor:
@@ -112,7 +112,7 @@ def search(
     :param encoder: the scene's pose encoder, its weights in ``compute``.
     :param image_vector: ``(d,)``, not normalised; its type is that of poses and scores.
     :param initial: ``(N, 7)`` first candidates.
-    :param signatures: ``(N, d)`` of ``initial``, or None to compute them.
+    :param signatures: ``(d, N)`` of ``initial``, or None to compute them.
     :param draws: random numbers; ``(K, N, ..)``.
     :param start: first step k (later with a prior); steps ``start .. K - 1`` are evaluated.
     :param compute: type of the MLP; default that of ``image_vector``.
@@ -124,6 +124,7 @@ def search(
     image_unit = torch.nn.functional.normalize(image_vector, dim=-1)
     poses = initial
     steps: list[SearchStep] = []
+    top_scores, top_indices = poses.new_empty(0), torch.empty(0, dtype=torch.long)
     best: list[tuple[Tensor, Tensor]] = []
     for k in range(start, settings.refinements):
         if k > start:
@@ -131,7 +132,7 @@ def search(
             poses = perturb(poses[chosen], draws.normal[k] * (scale * 0.5 ** (k - 1)))
             signatures = None
         if signatures is None:
-            signatures = encoder.decode(encoder.features(poses, fast=True).to(compute))
+            signatures = encoder.columns(poses, compute)
         values = similarity(image_unit, signatures)
         count = settings.averaged if k == settings.refinements - 1 else settings.components
         top_scores, top_indices = values.topk(min(count, len(values)))

@@ -30,7 +30,7 @@ def transcribed_search(
     poses = initial
     all_poses, all_scores = [], []
     for k in range(settings.refinements):
-        # Steps 3 and 4: Fourier features, MLP: signatures of all candidates, cosine with the image vector, ReLU (eq. 1).
+        # Steps 3 and 4: signatures of all candidates, cosine with the image vector, ReLU (eq. 1).
         s = scores(image_vector, encoder(poses))
         all_poses.append(poses)
         all_scores.append(s)
