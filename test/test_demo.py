@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from vloc_ros.commands import demo
 from vloc_ros.errors import ConfigError
 

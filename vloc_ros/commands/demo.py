@@ -34,9 +34,8 @@ def demo(
     town = plan["town"]
     number = int(town["traversal"])
     light = town.get("light")
-    typer.echo(
-        f"The synthetic town, {float(town['loop_m']):g} m of streets, drive {number}: never seen by the map {path.name}."
-    )
+    where = f"Synthetic town, {float(town['loop_m']):g} m loop, drive {number}"
+    typer.echo(f"{where}: streets that the map {path.name} knows, a drive that it has never seen.")
     with progress_bar("rendering the drive") as progress:
         bags = convert_town(
             out / "drive",
@@ -68,7 +67,7 @@ def _plan(path: Path) -> dict[str, Any]:
 
     from vloc_ros.errors import ConfigError
 
-    plan = yaml.safe_load(path.read_text(encoding="utf-8"))
+    plan: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
     town = plan.get("town") if isinstance(plan, dict) else None
     if not isinstance(town, dict) or "map" not in plan or not {"seed", "loop_m", "traversal"} <= set(town):
         raise ConfigError(f"{path}: expected map, and town with seed, loop_m and traversal, found {plan!r}")

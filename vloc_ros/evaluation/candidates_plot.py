@@ -45,7 +45,7 @@ def draw_candidates(
             order = np.argsort(step.scores)  # the best on top
             dots = axes.scatter(*points[order].T, c=step.scores[order], s=7, linewidths=0, zorder=2, **shades)
             if len(step.selected):
-                axes.scatter(*points[step.selected].T, s=14, fc="none", ec="#D55E00", lw=0.5, zorder=3)
+                axes.scatter(*points[step.selected].T, s=14, fc="none", ec="#D55E00", lw=0.4, alpha=0.5, zorder=3)
             if truth is not None:
                 axes.plot(*truth[:2, 3], "*", color="white", mec=REFERENCE, ms=12, zorder=5)
             axes.plot(*estimate.T_map_cam[:2, 3], "+", color="#D55E00", ms=11, mew=2, zorder=6)

@@ -121,6 +121,7 @@ def table_rows(report: Mapping[str, Any]) -> list[tuple[str, str]]:
             rows.append(
                 (name, _both(report["retrieval_median_translation_m"], report["retrieval_median_rotation_deg"]))
             )
+    rows += [("note", note) for note in report.get("notes", [])]
     time = report["latency_ms"]
     if not math.isnan(time["p50"]):
         rows.append(("time a frame", f"p50 {time['p50']:.1f} ms, p95 {time['p95']:.1f} ms, max {time['max']:.1f} ms"))

@@ -28,7 +28,7 @@ from vloc_ros.evaluation.report import build_report, write_report
 from vloc_ros.evaluation.tum import write_tum
 from vloc_ros.localizers.base import Localizer, load_localizer
 from vloc_ros.maps import read_map
-from vloc_ros.pipeline import Frame, FrameResult, Pipeline, PipelineSettings
+from vloc_ros.pipeline import REFUSALS, Frame, FrameResult, Pipeline, PipelineSettings
 from vloc_ros.replay.about import device_name, map_references, plain_settings
 from vloc_ros.replay.output import ResultBag
 from vloc_ros.replay.samples import CandidateSamples
@@ -109,6 +109,7 @@ def replay(
             "device": device_name(localizer.device),
             "problem": problem,
             "truth": drive.truth_name,
+            "notes": _notes(drive, frame_id),
             "map_bytes": bundle.size_bytes,
             "settings": plain_settings(localizer),
             "skipped_messages": len(drive.skipped),
@@ -196,6 +197,17 @@ class _Run:
         return out
 
 
+def _notes(drive: BagDrive, map_frame: str) -> list[str]:
+    notes = []
+    if drive.has_truth and drive.frame_id != map_frame:
+        notes.append(
+            f"the truth is in frame {drive.frame_id!r}, the map in {map_frame!r}: errors assume that they are one"
+        )
+    if drive.skipped:
+        notes.append(f"{len(drive.skipped)} messages were skipped; first: {drive.skipped[0]}")
+    return notes
+
+
 def _indices(total: int, wanted: str | None) -> set[int]:
     return set(select_frames(total, wanted).tolist()) if wanted else set(range(total))
 
@@ -210,4 +222,7 @@ def _problem(drive: BagDrive, records: list[FrameRecord]) -> str:
         return f"{path}: the bag has images but no truth, so errors are unknown; {done} (intended? say --truth none)"
     if drive.has_truth and records and not any(r.T_reference is not None for r in records):
         return f"{path}: no image has a reference pose: truth and images do not overlap in time; {done}"
+    reasons = sorted({r.refused for r in records})
+    if records and all(reasons):
+        return f"{path}: every frame was refused ({', '.join(f'{key}: {REFUSALS[key]}' for key in reasons)})"
     return ""

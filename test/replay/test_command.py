@@ -1,0 +1,78 @@
+"""``vloc replay`` from the command line: exit codes, and what is written when the bag is not all there."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from vloc_ros.cli import main
+from vloc_ros.convert.writer import BagWriter
+from vloc_ros.replay import runner
+
+
+@pytest.fixture
+def run(monkeypatch, bundle, knowing, make_drive, tmp_path, capsys):
+    """``run(bag, *options)`` -> (exit code, stdout, stderr), against the localizer that knows the truth."""
+    monkeypatch.setattr(runner, "load_localizer", lambda *_, **__: knowing(bundle, make_drive()))
+
+    def replay(bag, *options):
+        with pytest.raises(SystemExit) as stop:
+            main(
+                ["replay", str(bag), "--map", str(bundle.path), "--out", str(tmp_path / "out"), "--no-plots", *options]
+            )
+        out, err = capsys.readouterr()
+        return int(stop.value.code or 0), out, err
+
+    return replay
+
+
+def test_whole_bag_is_0_with_a_table(run, drive_bag, tmp_path):
+    code, out, err = run(drive_bag)
+    assert (code, err) == (0, "")
+    assert "median error" in out and "LOCALIZED" in out and "oracle" in out
+    assert (tmp_path / "out" / "result" / "metadata.yaml").exists()
+
+
+def test_unfinished_bag_is_1_and_everything_else_is_written(run, drive_bag, tmp_path):
+    broken = tmp_path / "broken.mcap"
+    data = (drive_bag / "drive.mcap").read_bytes()
+    broken.write_bytes(data[: len(data) // 2])
+    code, out, err = run(broken)
+    assert code == 1 and "unfinished" in err and err.count("\n") == 1
+    assert "median error" in out
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["published"] > 10 and "unfinished" in report["problem"]
+    assert (tmp_path / "out" / "trajectory.tum").read_text().count("\n") == report["published"]
+
+
+def test_empty_bag_is_1(run, tmp_path):
+    with BagWriter(tmp_path / "empty"):
+        pass
+    code, _, err = run(tmp_path / "empty")
+    assert code == 1 and "empty" in err and err.count("\n") == 1
+
+
+def test_bag_without_camera_info_is_1_and_says_why(run, make_drive, tmp_path):
+    sequence = make_drive()
+    with BagWriter(tmp_path / "blind") as bag:
+        stamp0 = int(sequence.stamps_ns[0])
+        bag.transforms("/tf_static", stamp0, [("base_link", "camera", stamp0, sequence.T_base_cam)])
+        for i, stamp in enumerate(sequence.stamps_ns.tolist()):
+            bag.pose("/reference/pose", stamp, "map", sequence.T_map_base[i])
+            bag.image("/camera/image", stamp, "camera", sequence.image(i))
+    code, _, err = run(tmp_path / "blind")
+    assert code == 1 and "every frame was refused (no_camera_info" in err and err.count("\n") == 1
+
+
+def test_truth_of_another_frame_is_noted(run, make_drive, tmp_path):
+    sequence = make_drive()
+    with BagWriter(tmp_path / "bag") as bag:
+        stamp0 = int(sequence.stamps_ns[0])
+        bag.transforms("/tf_static", stamp0, [("base_link", "camera", stamp0, sequence.T_base_cam)])
+        for i, stamp in enumerate(sequence.stamps_ns.tolist()):
+            bag.camera_info("/camera/camera_info", stamp, "camera", sequence.camera)
+            bag.pose("/reference/pose", stamp, "utm", sequence.T_map_base[i])
+            bag.image("/camera/image", stamp, "camera", sequence.image(i))
+    code, out, _ = run(tmp_path / "bag")
+    assert code == 0 and "'utm'" in out
