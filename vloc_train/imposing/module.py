@@ -126,7 +126,8 @@ class ImPosingModule(lightning.LightningModule):
         for group in cast(Any, self.optimizers()).param_groups:
             group["lr"] = rate
         loss, predicted = self.loss(batch, progress)
-        if self.global_step % 20 == 0:  # reading values off the device waits for it
+        # Reading values off the device waits for it; these are the steps that the trainer's logger writes down.
+        if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:
             self.log("loss", loss.detach(), prog_bar=True)
             for k, p in enumerate(predicted):
                 self.log(f"positive_share/step_{k}", (p.detach() > 0).float().mean(), prog_bar=k == 0)

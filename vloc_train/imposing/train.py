@@ -175,10 +175,15 @@ class _Validate(Callback):
         if due or over:
             self.done = int(progress * self.times)
             distance, angle = module.validate_frames()
-            module.log("validation_m", float(np.median(distance)), prog_bar=True)
-            module.log("validation_deg", float(np.median(angle)), prog_bar=True)
             recall = float(((distance <= 2.0) & (angle <= 5.0)).mean())
-            module.log("validation_recall", recall, prog_bar=True)
+            figures = {
+                "validation_m": float(np.median(distance)),
+                "validation_deg": float(np.median(angle)),
+                "validation_recall": recall,
+            }
+            # Straight to the file: what a module logs is written only at every log_every_n_steps-th step.
+            module.log_dict(figures, prog_bar=True, logger=False)
+            trainer.logger.log_metrics(figures, step=trainer.global_step)
             _log.info(
                 "step %d (%.0f s): validation median %.2f m %.2f deg, within 2 m 5 deg %.1f %%",
                 trainer.global_step, module.seconds(), np.median(distance), np.median(angle), 100 * recall,
