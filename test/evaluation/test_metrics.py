@@ -144,6 +144,13 @@ def test_oracle_is_the_nearest_map_camera():
     assert m.oracle_median_rotation_deg == pytest.approx(3.0)
 
 
+def test_what_the_localizer_said_is_shown_even_when_it_was_not_published():
+    records = [record(i, published=False, T_estimated=pose(i + 0.2 * i)) for i in range(3)]
+    m = evaluate(records)
+    assert np.isinf(m.median_translation_m)
+    assert m.localizer_median_translation_m == pytest.approx(0.2)
+
+
 def test_retrieval_baseline_counts_silence_too():
     found = [record(i, T_retrieved=pose(i + 0.5, yaw_deg=6.0)) for i in range(3)]
     m = evaluate(found)

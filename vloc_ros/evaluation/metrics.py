@@ -46,7 +46,8 @@ class FrameRecord:
 
     ``T_map_base`` and ``covariance`` are None unless a pose was published. ``T_reference`` is None where the
     reference does not reach. ``refused`` says why a frame never reached the localizer. ``T_retrieved`` is the base
-    pose of the map image that looks most alike by the model's own image vectors, where the backend tells.
+    pose of the map image that looks most alike by the model's own image vectors, where the backend tells;
+    ``T_estimated`` what the localizer alone said, published or not.
     """
 
     stamp_ns: int
@@ -59,6 +60,7 @@ class FrameRecord:
     refused: str = ""
     timings_ms: dict[str, float] = field(default_factory=dict)
     T_retrieved: Array | None = None
+    T_estimated: Array | None = None
 
     @property
     def published(self) -> bool:
@@ -114,6 +116,8 @@ class Metrics:
     nees_localized: Consistency
     oracle_median_translation_m: float
     oracle_median_rotation_deg: float
+    localizer_median_translation_m: float
+    localizer_median_rotation_deg: float
     retrieval_median_translation_m: float
     retrieval_median_rotation_deg: float
 
@@ -212,8 +216,8 @@ def evaluate(
     recall = tuple(Recall(dt, dr, float(((t <= dt) & (r <= dr)).mean()) if len(t) else nan) for dt, dr in thresholds)
     mounting = np.eye(4) if T_base_cam is None else T_base_cam
     oracle = _oracle(records, map_cameras, mounting)
-    retrieval = [replace(x, T_map_base=x.T_retrieved) for x in with_reference]
-    t_retrieval, r_retrieval = frame_errors(retrieval if any(x.T_retrieved is not None for x in records) else [])
+    retrieval = _medians([replace(x, T_map_base=x.T_retrieved) for x in with_reference])
+    alone = _medians([replace(x, T_map_base=x.T_estimated) for x in with_reference])
     return Metrics(
         frames=len(records),
         frames_with_reference=len(referenced),
@@ -233,9 +237,19 @@ def evaluate(
         nees_localized=consistency(localized),
         oracle_median_translation_m=oracle[0],
         oracle_median_rotation_deg=oracle[1],
-        retrieval_median_translation_m=float(np.median(t_retrieval)) if len(t_retrieval) else nan,
-        retrieval_median_rotation_deg=float(np.median(r_retrieval)) if len(r_retrieval) else nan,
+        localizer_median_translation_m=alone[0],
+        localizer_median_rotation_deg=alone[1],
+        retrieval_median_translation_m=retrieval[0],
+        retrieval_median_rotation_deg=retrieval[1],
     )
+
+
+def _medians(records: Sequence[FrameRecord]) -> tuple[float, float]:
+    """Median errors (m, degrees); NaN where not one record has a pose."""
+    if not any(r.published for r in records):
+        return float("nan"), float("nan")
+    translation, rotation = frame_errors(records)
+    return float(np.median(translation)), float(np.median(rotation))
 
 
 def _oracle(records: Sequence[FrameRecord], map_cameras: Array | None, T_base_cam: Array) -> tuple[float, float]:

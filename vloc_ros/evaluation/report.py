@@ -113,6 +113,11 @@ def table_rows(report: Mapping[str, Any]) -> list[tuple[str, str]]:
             ("NEES", _nees_text(report["nees"])),
             ("NEES, LOCALIZED only", _nees_text(report["nees_localized"])),
         ]
+        if not math.isnan(report["localizer_median_translation_m"]):
+            name = "localizer alone, published or not, median"
+            rows.append(
+                (name, _both(report["localizer_median_translation_m"], report["localizer_median_rotation_deg"]))
+            )
         if not math.isnan(report["oracle_median_translation_m"]):
             name = "oracle: nearest map pose, median"
             rows.append((name, _both(report["oracle_median_translation_m"], report["oracle_median_rotation_deg"])))

@@ -183,6 +183,7 @@ class _Run:
             refused=result.refused or "",
             timings_ms=result.timings_ms if result.refused is None else {},
             T_retrieved=self._retrieved(result.estimate),
+            T_estimated=result.T_map_base,
         )
 
     def _retrieved(self, estimate: Estimate | None) -> Array | None:
