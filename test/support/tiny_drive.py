@@ -1,0 +1,112 @@
+"""A drive round a painted cylinder: images that follow exactly from poses, in microseconds, for tests of ImPosing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from vloc_ros.datasets.sequence import R_BODY_OPTICAL, PosedSequence
+from vloc_ros.images.preprocess import Preprocess
+from vloc_ros.localizers.imposing.network import ImPosingNetwork
+from vloc_ros.localizers.imposing.settings import NetworkSettings, SearchSettings
+from vloc_ros.types import CameraModel
+from vloc_train.imposing.data import FrameSet
+from vloc_train.imposing.settings import AugmentSettings, TrainSettings
+
+WIDTH, HEIGHT = 64, 36
+CAMERA = CameraModel(WIDTH, HEIGHT, 42.0, 42.0, (WIDTH - 1) / 2, (HEIGHT - 1) / 2)
+START = 1_700_000_000_000_000_000
+
+
+def circle(count: int, radius: float = 12.0, phase: float = 0.0, centre: Sequence[float] = (0.0, 0.0)) -> np.ndarray:
+    """``T_map_cam`` (count, 4, 4) of a camera driving counter-clockwise, looking ahead, 1.5 m high."""
+    angle = phase + 2 * np.pi * np.arange(count) / count
+    T = np.tile(np.eye(4), (count, 1, 1))
+    c, s, heading = np.cos(angle), np.sin(angle), angle + np.pi / 2
+    T[:, 0, 3], T[:, 1, 3], T[:, 2, 3] = centre[0] + radius * c, centre[1] + radius * s, 1.5
+    yaw = np.tile(np.eye(3), (count, 1, 1))
+    yaw[:, 0, 0], yaw[:, 0, 1] = np.cos(heading), -np.sin(heading)
+    yaw[:, 1, 0], yaw[:, 1, 1] = np.sin(heading), np.cos(heading)
+    T[:, :3, :3] = yaw @ R_BODY_OPTICAL
+    return T
+
+
+def picture(T_map_cam: np.ndarray, camera: CameraModel = CAMERA, wall_m: float = 30.0, paint: int = 0) -> np.ndarray:
+    """What a camera inside a cylinder of radius ``wall_m`` sees of its painted wall: (H, W, 3) uint8."""
+    rng = np.random.default_rng(paint)
+    u, v = np.meshgrid(np.arange(camera.width), np.arange(camera.height))
+    rays = np.stack([(u - camera.cx) / camera.fx, (v - camera.cy) / camera.fy, np.ones(u.shape)], axis=-1)
+    rays = rays @ T_map_cam[:3, :3].T
+    p = T_map_cam[:3, 3]
+    a, b = (rays[..., :2] ** 2).sum(-1), (rays[..., :2] * p[:2]).sum(-1)
+    depth = (-b + np.sqrt(b * b - a * ((p[:2] ** 2).sum() - wall_m**2))) / a
+    hit = p + rays * depth[..., None]
+    azimuth, height = np.arctan2(hit[..., 1], hit[..., 0]), hit[..., 2]
+    out = np.zeros((*azimuth.shape, 3))
+    for k in range(1, 12):
+        phase, amplitude = rng.uniform(0, 6.28, 3), rng.normal(0, 1, 3)
+        out += amplitude * np.cos(k * azimuth[..., None] + 0.1 * k * height[..., None] + phase)
+    return np.clip(128 + 25 * out, 0, 255).astype(np.uint8)
+
+
+class Pictures:
+    """The images of some poses, drawn when they are asked for."""
+
+    def __init__(self, T_map_cam: np.ndarray, paint: int = 0, camera: CameraModel = CAMERA) -> None:
+        self.poses, self.paint, self.camera = T_map_cam, paint, camera
+
+    def image(self, index: int) -> np.ndarray:
+        return picture(self.poses[index], self.camera, paint=self.paint)
+
+    def frames(self):
+        return ((i, self.image(i)) for i in range(len(self.poses)))
+
+
+def drive(count: int = 40, name: str = "lap", phase: float = 0.0, paint: int = 0) -> PosedSequence:
+    """One lap as a sequence."""
+    poses = circle(count, phase=phase)
+    stamps = START + np.arange(count, dtype=np.int64) * 100_000_000
+    return PosedSequence(name, stamps, poses, np.eye(4), CAMERA, Pictures(poses, paint))
+
+
+def frames(count: int = 40, scene: str = "map", phase: float = 0.0, paint: int = 0) -> FrameSet:
+    """One lap as preprocessed frames."""
+    lap = drive(count, phase=phase, paint=paint)
+    images = np.stack([image for _, image in lap.frames()])
+    return FrameSet(images, lap.T_map_cam, lap.stamps_ns, CAMERA, scene)
+
+
+def settings(**changes: Any) -> TrainSettings:
+    """A trainer small enough for seconds. ``search`` and ``network`` fields by dictionaries of changes."""
+    network = {
+        "backbone": "resnet10t", "backbone_options": {"channels": [8, 16, 32, 64]}, "pooling": "grid",
+        "pool_grid": (1, 2), "embed_dim": 32, "hidden": 32, "position_octaves": 5, "rotation_octaves": 3,
+        "rotation_input": "matrix",
+    }  # fmt: skip
+    network.update(changes.pop("network", {}))
+    search = {"candidates": 48, "refinements": 3, "components": 12, "averaged": 16, "precision": "float32"}
+    search.update(changes.pop("search", {}))
+    base: dict[str, Any] = {
+        "image_width": WIDTH, "image_height": HEIGHT, "epochs": 3, "batch_size": 8, "learning_rate": 2e-3,
+        "train_candidates": 16, "train_initial": 32, "precision": "float32", "validate_every": 2,
+        "validation_frames": 4, "hold_out": 4, "augment": AugmentSettings(),
+    }  # fmt: skip
+    return TrainSettings(network=NetworkSettings(**network), search=SearchSettings(**search), **{**base, **changes})
+
+
+def preprocess() -> Preprocess:
+    """Of the images of :func:`drive`."""
+    return Preprocess(WIDTH, HEIGHT)
+
+
+def network(made: TrainSettings, scenes: Sequence[FrameSet], seed: int = 0) -> ImPosingNetwork:
+    """Random weights, fitted to the scenes' areas."""
+    torch.manual_seed(seed)
+    out = ImPosingNetwork(made.network, len(scenes))
+    for index, scene in enumerate(scenes):
+        positions = torch.from_numpy(scene.T_map_cam[:, :3, 3]).float()
+        out.pose_encoder(index).set_area(positions.amin(dim=0), positions.amax(dim=0))
+    return out.eval()
