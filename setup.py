@@ -52,14 +52,11 @@ setup(
     version=version(),
     description="Visual localization for ROS 2: a vehicle's camera in, a trustworthy pose out",
     license="Apache-2.0",
-    maintainer="The vloc_ros developers",
-    maintainer_email="vloc_ros@users.noreply.github.com",
     packages=find_packages(include=["vloc_ros", "vloc_ros.*", "vloc_train", "vloc_train.*"]),
     package_data={"": ["*.yaml", "*.yml", "*.json", "*.md", "py.typed"]},
     include_package_data=True,
     data_files=data_files,
     python_requires=">=3.10",
-    install_requires=["setuptools"],
     extras_require={"test": ["pytest"]},
     zip_safe=False,
     entry_points={
@@ -67,10 +64,9 @@ setup(
             "vloc = vloc_ros.cli:main",
             "localizer = vloc_ros.nodes.localizer:main",
         ],
-        # `vloc train` and `vloc bench` find their implementations here: the run time never imports vloc_train.
+        # `vloc train` finds its implementation here: the run time never imports vloc_train.
         "vloc_ros.commands": [
             "train = vloc_train.cli:train",
-            "bench = vloc_train.cli:bench",
         ],
     },
 )

@@ -11,7 +11,7 @@ from typing import Annotated, NoReturn
 import typer
 
 import vloc_ros
-from vloc_ros.commands import convert, demo, maps, replay
+from vloc_ros.commands import bench, convert, demo, maps, replay
 from vloc_ros.commands.plugins import run_plugin
 from vloc_ros.errors import VlocError
 
@@ -28,6 +28,7 @@ app.add_typer(convert.app, name="convert")
 app.add_typer(maps.app, name="map")
 app.command()(replay.replay)
 app.command()(demo.demo)
+app.command()(bench.bench)
 
 _PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
 
@@ -36,12 +37,6 @@ _PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
 def train(context: typer.Context) -> None:
     """Train a map: vloc train BACKEND --data SRC... --out MAP (vloc train --help)."""
     run_plugin("train", context.args, "vloc train")
-
-
-@app.command(context_settings=_PASS_ON, add_help_option=False)
-def bench(context: typer.Context) -> None:
-    """Measure a backend's stages: vloc bench [BACKEND] [--out FILE] (vloc bench --help)."""
-    run_plugin("bench", context.args, "vloc bench")
 
 
 def _version(asked: bool) -> None:

@@ -1,4 +1,4 @@
-"""``vloc train`` and ``vloc bench``, found by the command line through the entry-point group ``vloc_ros.commands``."""
+"""``vloc train``, found by the command line through the entry-point group ``vloc_ros.commands``."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rich.logging import RichHandler
 from vloc_ros.datasets import PosedSequence, open_sequence
 from vloc_ros.errors import ConfigError
 
-__all__ = ["bench", "train"]
+__all__ = ["train"]
 
 
 def _changes(config: Path | None, assignments: list[str], option: str = "--set") -> dict[str, Any]:
@@ -114,20 +114,3 @@ def train(
         recall = f"within 2 m and 5 deg {100 * found['recall_2m_5deg']:.1f} % of {found['frames']} frames"
         console.print(f"{scene}: held-out {median}, {recall}")
     console.print(f"map: {bundle.path} ({bundle.size_bytes / 1e6:.2f} MB); vloc map info {bundle.path}")
-
-
-def bench(
-    backend: Annotated[str, typer.Argument(help="Backend to measure: imposing.")] = "imposing",
-    out: Annotated[Path | None, typer.Option(help="Write the figures as JSON.")] = None,
-    map_dir: Annotated[
-        Path | None, typer.Option("--map", help="A map; default: the paper's settings, random weights.")
-    ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda[:i].")] = "auto",
-    repeats: Annotated[int, typer.Option(help="Timed frames.")] = 50,
-) -> None:
-    """Measure a backend's stages against a direct transcription of its paper, in the same run."""
-    if backend != "imposing":
-        raise ConfigError(f"bench: expected a backend that can be measured (imposing), found {backend!r}")
-    from vloc_train.imposing.bench import run_bench
-
-    run_bench(out=out, map_dir=map_dir, device=device, repeats=repeats)

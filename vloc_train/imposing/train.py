@@ -225,6 +225,8 @@ def _fit(
         callbacks.append(RichProgressBar(leave=True))
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+        warnings.filterwarnings("ignore", message=".*module\\(s\\) in eval mode.*")
+        warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*")
         warnings.filterwarnings("ignore", message=".*`isinstance\\(treespec, LeafSpec\\)`.*")
         trainer = lightning.Trainer(
             accelerator="gpu" if on_gpu else "cpu",

@@ -131,7 +131,8 @@ class PoseEncoder(nn.Module):
                 block[0], block[1] = angles.sin(), angles.cos()
             row += n * (1 + 2 * terms)
         last = len(self.linears) - 1
-        for i, linear in enumerate(self.linears):
+        for i, layer in enumerate(self.linears):
+            linear = cast(nn.Linear, layer)
             x = torch.addmm(linear.bias.unsqueeze(-1), linear.weight, x)
             if i < last:
                 x.clamp_min_(0)

@@ -1,0 +1,53 @@
+"""``vloc bench``: time a backend's stages against a literal transcription of its paper, in the same run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+__all__ = ["bench"]
+
+
+def bench(
+    backend: Annotated[str, typer.Argument(help="Backend to measure: imposing.")] = "imposing",
+    out: Annotated[Path | None, typer.Option("--out", help="Write the figures as JSON.")] = None,
+    map_path: Annotated[
+        Path | None, typer.Option("--map", help="A map; default: the paper's settings with random weights.")
+    ] = None,
+    accuracy: Annotated[
+        Path | None,
+        typer.Option(help="A drive with reference poses: also compare the accuracy of both paths (needs --map)."),
+    ] = None,
+    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")] = "auto",
+    repeats: Annotated[int, typer.Option(min=1, help="Timed calls of each stage.")] = 50,
+) -> None:
+    """Measure a backend's stages, throughput and memory against the direct transcription of its paper."""
+    from vloc_ros.bench.imposing import bench_imposing
+    from vloc_ros.errors import ConfigError
+    from vloc_ros.localizers.base import select_device
+
+    if backend != "imposing":
+        raise ConfigError(f"bench: expected a backend that can be measured (imposing), found {backend!r}")
+    if accuracy is not None and map_path is None:
+        raise ConfigError("bench: --accuracy needs a trained map: add --map")
+    result = bench_imposing(map_path, select_device(device), repeats, accuracy_bag=accuracy)
+    table = Table("stage", "p50 ms", "p95 ms", "max ms", title=f"{result['map']} on {result['device']}")
+    for row in result["rows"]:
+        table.add_row(row["name"], *(f"{row[key]:.2f}" for key in ("ms_p50", "ms_p95", "ms_max")))
+    console = Console()
+    console.print(table)
+    for key in (
+        "precision", "speedup_vs_naive", "max_abs_difference", "pose_difference_float64", "pose_difference_default_m",
+        "floor_ms", "times_floor", "memory_bytes", "accuracy",
+    ):  # fmt: skip
+        if key in result:
+            console.print(f"{key}: {result[key]}")
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(json.dumps(result, indent=2) + "\n")
+        console.print(f"written: {out}")
