@@ -150,7 +150,7 @@ def fit_covariance(
     :param inside: share of calibration frames to have inside the 95 % ellipsoid. A little above 0.95: other drives
         differ from the calibration drive, and an optimistic covariance does more harm than a cautious one.
     :param ridge: regularisation, in frames.
-    :raises CalibrationError: fewer than 20 frames, or values that are not finite.
+    :raises CalibrationError: fewer than 20 frames, values that are not finite, or no errors at all.
     """
     statistics, errors = np.asarray(statistics, dtype=np.float64), np.asarray(errors, dtype=np.float64)
     m = len(errors)
@@ -166,6 +166,8 @@ def fit_covariance(
         [np.einsum("nji,nj->ni", R_map_cam, part) for part in (errors[:, :3], errors[:, 3:])], axis=1
     )
     norms = np.stack([np.linalg.norm(local[:, :3], axis=1), np.linalg.norm(local[:, 3:], axis=1)], axis=1)
+    if not norms.any(axis=0).all():
+        raise CalibrationError("calibration: expected errors to learn from, found all of them zero")
     floors = np.maximum(0.1 * np.median(norms, axis=0), 1e-6)  # a lucky frame says little about its sigma
     coefficients = [_regress(z, np.log(norms[:, i] + floors[i]), ridge) for i in (0, 1)]
     predicted = np.stack([c[0] + z @ c[1:] for c in coefficients], axis=1)
@@ -175,6 +177,8 @@ def fit_covariance(
     shape = _robust_second_moment(normalised)
     nees = np.einsum("ni,ij,nj->n", normalised, np.linalg.inv(shape), normalised)
     knots, factors = _factors(predicted[:, 0], nees / CHI2_95_6DOF, inside)
+    # What was fitted to these frames fits them better than any others; the fewer they are, the more.
+    factors *= m / max(m - statistics.shape[1] - 7, 0.1 * m)
     return CovarianceModel(
         tuple(names), center, spread, coefficients[0], coefficients[1], limits, shape, knots, factors, m
     )
