@@ -1,0 +1,275 @@
+"""The documentation against the code: commands and options exist, links resolve, examples run, tables are current.
+
+``python test/test_docs.py`` writes the generated table of docs/training.md anew.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("vloc_ros/**/README.md")])
+BEGIN, END = "<!-- settings: begin", "<!-- settings: end -->"
+
+
+# -- commands -------------------------------------------------------------------------------------
+
+
+def command_lines() -> list[tuple[str, str]]:
+    """(page, line) of every ``vloc`` command: in fenced and indented blocks, and in backquotes."""
+    found = []
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8").replace("\\\n", " ")
+        blocks = re.findall(r"^```(?:sh|bash)?\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+        lines = [line.strip() for block in blocks for line in block.splitlines()]
+        lines += re.findall(r"^    (vloc .*)$", text, re.MULTILINE)
+        lines += re.findall(r"`(vloc [^`\n]+)`", re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL))
+        found += [(page.name, line) for line in lines if line.startswith("vloc ")]
+    return sorted(set(found))
+
+
+def parser_of(words: list[str]) -> tuple[Any, list[str]]:
+    """The command that ``vloc WORDS`` ends in, and what is left for it to parse."""
+    from vloc_ros.cli import app
+    from vloc_ros.commands import plugins
+
+    if words and words[0] in plugins.FALLBACK:
+        pytest.importorskip("lightning", reason="vloc train needs the extra [train]")
+        plugin = typer.Typer(add_completion=False)
+        plugin.command()(plugins._load(words[0]))
+        return typer.main.get_command(plugin), words[1:]
+    command: Any = typer.main.get_command(app)
+    while hasattr(command, "commands") and words and words[0] in command.commands:
+        command, words = command.commands[words[0]], words[1:]
+    return command, words
+
+
+def problem_of(line: str) -> str:
+    """Why a documented command is wrong usage; empty when it is right. Inline mentions may leave arguments out."""
+    words = shlex.split(line.partition(" #")[0])[1:]
+    command, rest = parser_of(words)
+    if hasattr(command, "commands"):
+        return f"no command {' '.join(words)!r}" if rest else ""  # a group by itself, in prose
+    known = {name for p in command.params for name in (*p.opts, *p.secondary_opts) if name.startswith("-")}
+    unknown = [w for w in rest if w.startswith("--") and w.partition("=")[0] not in known | {"--help"}]
+    return f"unknown option {', '.join(unknown)}" if unknown else ""
+
+
+@pytest.mark.parametrize(("page", "line"), command_lines())
+def test_documented_commands_exist(page, line):
+    assert not problem_of(line), f"{page}: {line}"
+
+
+@pytest.mark.parametrize("line", ["vloc replay BAG --mapp MAP", "vloc fly", "vloc convert moon SRC OUT"])
+def test_wrong_commands_are_noticed(line):
+    assert problem_of(line)
+
+
+def test_every_command_is_documented():
+    from vloc_ros.cli import app
+
+    text = "".join(page.read_text(encoding="utf-8") for page in PAGES)
+    for name in typer.main.get_command(app).commands:
+        assert f"vloc {name}" in text, name
+
+
+def full_lines() -> list[str]:
+    """The commands of code blocks with real values, which must parse completely."""
+    blocks = [
+        block
+        for page in PAGES
+        for block in re.findall(r"^```sh\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    ]
+    lines = {line.strip() for block in blocks for line in block.splitlines()}
+    return sorted(line for line in lines if line.startswith("vloc "))
+
+
+@pytest.mark.parametrize("line", full_lines())
+def test_code_blocks_parse(line):
+    command, rest = parser_of(shlex.split(line.partition(" #")[0])[1:])
+    command.make_context(command.name or "vloc", list(rest))  # raises a usage error
+
+
+def test_make_targets_exist():
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    targets = set(re.findall(r"^(\w+):", makefile, re.MULTILINE))
+    for page in PAGES:
+        for name in re.findall(r"(?:`|^)make (\w+)", page.read_text(encoding="utf-8"), re.MULTILINE):
+            assert name in targets, f"{page.name}: make {name}"
+
+
+def test_launch_arguments_exist():
+    launch = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "launch").glob("*.py"))
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        for file in re.findall(r"(\w+\.launch\.py)", text):
+            assert (ROOT / "launch" / file).is_file(), f"{page.name}: {file}"
+        for line in re.findall(r"ros2 launch .*", text):
+            for name in re.findall(r"(\w+):=", line):
+                assert f'("{name}"' in launch, f"{page.name}: {name}:="
+
+
+# -- links ----------------------------------------------------------------------------------------
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors that a page's headings get."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    titles = re.findall(r"^#+ +(.*)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_links_resolve(page):
+    text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if re.match(r"[a-z]+:", target):
+            continue
+        path, _, anchor = target.partition("#")
+        goal = (page.parent / path).resolve() if path else page
+        assert goal.exists(), f"{target}: nothing there"
+        if anchor:
+            assert anchor in anchors(goal), f"{target}: no such heading"
+
+
+# -- examples -------------------------------------------------------------------------------------
+
+
+def example(page: str, marker: str) -> str:
+    """The Python block behind ``<!-- marker -->``."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    found = re.search(rf"<!-- {re.escape(marker)} -->\n```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    assert found, f"{page}: no example {marker!r}"
+    return found[1]
+
+
+def test_library_snippet_runs(monkeypatch, capsys):
+    code = example("README.md", "snippet: library")
+    path = re.search(r'load_localizer\("([^"]+)"', code)[1]
+    if not (ROOT / path).exists():
+        pytest.skip(f"the demo map {path} is not in this checkout")
+    monkeypatch.chdir(ROOT)
+    exec(compile(code, "README.md", "exec"), {})
+    assert capsys.readouterr().out.startswith(("LOCALIZED", "DEGRADED", "LOST"))
+
+
+def test_backend_example_runs(monkeypatch, tmp_path):
+    """As docs/architecture.md says: write the module, build a map of a drive, and localize with it."""
+    import numpy as np
+
+    import vloc_ros
+    from vloc_ros.convert.town import convert_town
+    from vloc_ros.datasets import open_sequence
+    from vloc_ros.localizers import registry
+
+    pytest.importorskip("rosbags", reason="bags need the extra [replay]")
+    page = "docs/architecture.md"
+    (tmp_path / "thumbnail_localizer.py").write_text(example(page, "example: thumbnail_localizer.py"))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(registry.BUILT_IN, "thumbnail", "thumbnail_localizer:ThumbnailLocalizer")  # its entry point
+    convert_town("town", seed=1, loop_m=120.0, traversals=1, width=64, height=36, frames="0:40:2")
+    exec(compile(example(page, "example: build"), page, "exec"), {})
+    sequence = open_sequence("town/traversal_0")
+    with vloc_ros.load_localizer("maps/thumbs", device="cpu") as localizer:
+        query = vloc_ros.Query(sequence.image(7), sequence.camera, int(sequence.stamps_ns[7]))
+        estimate = localizer.localize(query)
+    np.testing.assert_allclose(estimate.T_map_cam, sequence.T_map_cam[7], atol=1e-9)
+    assert estimate.state is vloc_ros.LocalizationState.LOCALIZED
+    monkeypatch.delitem(sys.modules, "thumbnail_localizer", raising=False)
+
+
+# -- tables ---------------------------------------------------------------------------------------
+
+
+def settings_table() -> str:
+    """Every training setting: both presets' values, its range, and what its class says about it."""
+    from vloc_ros.settings import describe_settings
+    from vloc_train.imposing.settings import TrainSettings, preset
+
+    values = [preset(name).to_mapping() for name in ("paper", "small")]
+
+    def value(mapping, name):
+        for part in name.split("."):
+            mapping = mapping[part]
+        return "`none`" if mapping is None else f"`{str(mapping).lower() if isinstance(mapping, bool) else mapping}`"
+
+    rows = ["| setting | `paper` | `small` | allowed | meaning |", "|---|---|---|---|---|"]
+    for row in describe_settings(TrainSettings):
+        paper, small = (value(mapping, row.name) for mapping in values)
+        choices = re.findall(r"'(\w+)'", row.type) if row.type.startswith("Literal") else []
+        allowed = ", ".join(f"`{c}`" for c in choices) or row.range.replace("..", " .. ").strip()
+        rows.append(f"| `{row.name}` | {paper} | {small if small != paper else 'same'} | {allowed} | {row.doc} |")
+    return "\n".join(rows).replace("``", "`")
+
+
+def test_training_settings_are_current():
+    pytest.importorskip("lightning", reason="the trainer needs the extra [train]")
+    text = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
+    table = text[text.index("\n", text.index(BEGIN)) + 1 : text.index(END)].strip()
+    assert table == settings_table(), "docs/training.md is out of date: python test/test_docs.py"
+
+
+def test_every_figure_of_a_report_is_explained():
+    import numpy as np
+
+    from vloc_ros.evaluation.metrics import FrameRecord, evaluate
+    from vloc_ros.evaluation.report import build_report
+    from vloc_ros.types import LocalizationState
+
+    text = (ROOT / "docs" / "replay.md").read_text(encoding="utf-8")
+    section = text[text.index("## report.json") : text.index("## Plots")]
+    records = [FrameRecord(1, LocalizationState.LOCALIZED, np.eye(4), np.eye(6), np.eye(4))]
+    report = build_report(evaluate(records), records, {})
+    explained = set(re.findall(r"`([a-z_0-9]+)`", section))
+    nested = {key for name in ("nees", "latency_ms") for key in report[name]} | set(report["recall"][0])
+    missing = {name for name in {*report, *nested} if name not in explained}
+    assert not missing, missing
+
+
+def test_configuration_example_is_accepted():
+    pytest.importorskip("lightning", reason="the trainer needs the extra [train]")
+    import yaml
+
+    from vloc_train.imposing.settings import preset
+
+    text = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```yaml\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    assert blocks
+    for block in blocks:
+        changes = yaml.safe_load(block)
+        assert preset("small", changes).epochs == changes["epochs"]
+
+
+def test_backend_readme_names_settings_that_exist():
+    """Every dotted or starred setting of the comparison tables is one of the trainer's; none is left out."""
+    pytest.importorskip("lightning", reason="the trainer needs the extra [train]")
+    from vloc_ros.settings import describe_settings
+    from vloc_train.imposing.settings import TrainSettings
+
+    text = (ROOT / "vloc_ros/localizers/imposing/README.md").read_text(encoding="utf-8")
+    tables = "".join(line for line in text.splitlines(keepends=True) if line.startswith("| `"))
+    named = {name for line in tables.splitlines() for name in re.findall(r"`([a-z_.*]+)`", line.split("|")[1])}
+    known = {row.name for row in describe_settings(TrainSettings)}
+    assert named <= known | {"augment.*"}, named - known
+    # Not about the method: how long, how often, on what.
+    practical = {"max_minutes", "precision", "validation_frames", "seed", "network.backbone_options"}
+    practical |= {"network.pool_grid", "search.prior_sigmas"}  # stand beside the setting they belong to
+    missing = {n for n in known - named - practical if not n.startswith("augment.")}
+    assert not missing, missing
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(ROOT))
+    target = ROOT / "docs" / "training.md"
+    before, rest = target.read_text(encoding="utf-8").split(BEGIN)
+    target.write_text(
+        f"{before}{BEGIN}{rest.splitlines()[0]}\n{settings_table()}\n{END}{rest.split(END)[1]}", encoding="utf-8"
+    )
