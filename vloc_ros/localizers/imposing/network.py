@@ -152,6 +152,10 @@ class PoseEncoder(nn.Module):
         return x
 
 
+#: Options of ``timm.create_model`` that read files or addresses.
+_LOADING_OPTIONS = {"cache_dir", "checkpoint_path", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay"}
+
+
 class ImageEncoder(nn.Module):
     """CNN backbone, pooling and one linear head for each scene (Section 3.1, step 1; Section 4.2).
 
@@ -161,6 +165,11 @@ class ImageEncoder(nn.Module):
     def __init__(self, settings: NetworkSettings, scenes: int = 1, pretrained: bool | str = False) -> None:
         super().__init__()
         options: dict[str, Any] = dict(settings.backbone_options)
+        # A map is untrusted input: it names a network that timm defines, never a file or an address to load from.
+        loading = sorted(set(options) & _LOADING_OPTIONS)
+        if loading or not settings.backbone.replace(".", "").replace("_", "").isalnum():
+            found = f"option {loading[0]!r}" if loading else repr(settings.backbone)
+            raise ConfigError(f"imposing.backbone: expected the name and shape of a timm network, found {found}")
         if isinstance(pretrained, str):
             options["pretrained_cfg_overlay"] = {"file": pretrained}
         try:
