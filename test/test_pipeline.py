@@ -104,8 +104,8 @@ def test_a_drive(rig: Rig) -> None:
 
 
 def test_prior_reaches_the_localizer_only_when_known_and_wanted() -> None:
-    for wanted in (True, False):
-        rig = make_rig(use_prior=wanted)
+    for policy, wanted in (("always", True), ("initial_pose", False), ("never", False)):
+        rig = make_rig(prior=policy)
         rig.run(0, 6)
         assert [query.prior is not None for query in rig.localizer.queries] == [False] * 3 + [wanted] * 3
     prior = make_rig().pipeline.tracker.prior(SECOND)

@@ -12,6 +12,7 @@ from collections import Counter, OrderedDict, deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 
@@ -44,7 +45,9 @@ class PipelineSettings:
     :param reorder_tolerance_s: a frame older than its predecessor by at most this is refused as out of order; by
         more, the clock has jumped back (a bag loops), and the tracker starts over.
     :param publish_degraded: publish accepted poses in state DEGRADED too.
-    :param use_prior: give the tracker's prediction to the localizer as its search window.
+    :param prior: when the localizer gets a search window: ``initial_pose``, only an initial pose until it is confirmed,
+        so that the poses of successive frames stay independent, as filters that fuse them assume; ``always``, the
+        tracker's prediction too, which saves search steps; ``never``.
     :param min_standard_deviation: grey levels (of 255) under which an image counts as blank.
     :param bit_depth: significant bits of 16-bit images.
     :param scene: of a multi-scene map, when the vehicle never leaves it; empty: the localizer's choice.
@@ -54,7 +57,7 @@ class PipelineSettings:
     max_future_s: float = ranged(1.0, minimum=0.0)
     reorder_tolerance_s: float = ranged(0.2, minimum=0.0)
     publish_degraded: bool = True
-    use_prior: bool = True
+    prior: Literal["initial_pose", "always", "never"] = "initial_pose"
     min_standard_deviation: float = ranged(MIN_STANDARD_DEVIATION, minimum=0.0)
     bit_depth: int = ranged(16, minimum=8, maximum=16)
     scene: str = ""
@@ -210,8 +213,10 @@ class Pipeline:
             T_base_cam = np.eye(4) if frame.T_base_cam is None else check_transform(frame.T_base_cam, "T_base_cam")
         image, camera = self._image(frame, lens, timings)
 
-        prior = self.tracker.prior(frame.stamp_ns, odometry, T_base_cam) if self.settings.use_prior else None
-        scene = frame.scene or self.settings.scene or (self.tracker.scene if prior is not None else None)
+        known = self.tracker.prior(frame.stamp_ns, odometry, T_base_cam)
+        scene = frame.scene or self.settings.scene or (self.tracker.scene if known is not None else None)
+        wanted = self.settings.prior == "always" or (self.settings.prior == "initial_pose" and self.tracker.searching)
+        prior = known if wanted else None
         with _timed(timings, "localize"):
             try:
                 estimate = self.localizer.localize(Query(image, camera, frame.stamp_ns, prior, scene or None))

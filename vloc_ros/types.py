@@ -129,7 +129,8 @@ class CameraModel:
         counts = DISTORTION_COEFFICIENTS.get(self.distortion_model)
         if counts is None:
             raise CameraError(
-                f"camera: unknown distortion model {self.distortion_model!r}; known: {', '.join(DISTORTION_COEFFICIENTS)}"
+                f"camera: expected a distortion model out of {', '.join(DISTORTION_COEFFICIENTS)}, "
+                f"found {self.distortion_model!r}"
             )
         if len(self.distortion) not in counts:
             raise CameraError(

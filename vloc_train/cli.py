@@ -73,7 +73,7 @@ def train(
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Of everything random.")] = None,
     truth: Annotated[
-        str | None, typer.Option(help="Topic of the reference poses (default: /reference/pose or TF).")
+        str | None, typer.Option(help="Topic of the reference poses (default: /reference/pose, or the only pose topic).")
     ] = None,
     about: Annotated[
         list[str] | None, typer.Option(help="NAME=VALUE to note under provenance, for example town.seed=1; repeat.")
@@ -82,6 +82,7 @@ def train(
     devices: Annotated[int, typer.Option(help="GPUs (or processes) that share each batch.")] = 1,
     workers: Annotated[int, typer.Option(help="Processes that augment images; 0: none apart.")] = 0,
     resume: Annotated[bool, typer.Option(help="Continue an interrupted run of the same settings.")] = True,
+    checkpoint_minutes: Annotated[float, typer.Option(help="A checkpoint at least this often.")] = 2.0,
     progress: Annotated[bool, typer.Option(help="Show the progress bar.")] = True,
 ) -> None:
     """Train a map of recorded drives. The same command continues after an interruption."""
@@ -104,7 +105,7 @@ def train(
         _by_scene([*data, *(more or [])], truth),
         out,
         settings,
-        RunOptions(device=device, devices=devices, workers=workers, resume=resume, progress=progress),
+        RunOptions(device, devices, workers, checkpoint_minutes, resume, progress),
         _by_scene(calibration_data, truth) if calibration_data else None,
         about=_changes(None, about or [], "--about"),
     )

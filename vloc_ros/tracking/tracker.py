@@ -105,6 +105,11 @@ class Tracker:
         """Stamp of the last accepted estimate of this track."""
         return self._accepted_ns
 
+    @property
+    def searching(self) -> bool:
+        """Whether an initial pose is waiting to be confirmed."""
+        return self._track is None and self._window is not None
+
     def prior(
         self, stamp_ns: int, T_odom_base: Array | None = None, T_base_cam: Array | None = None
     ) -> PosePrior | None:

@@ -3,57 +3,91 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 
 from vloc_ros.errors import CalibrationError
+from vloc_ros.geometry.rotations import so3_exp
 from vloc_ros.geometry.se3 import pose_error
 from vloc_ros.localizers.imposing.localizer import ImPosingLocalizer
 from vloc_ros.localizers.imposing.statistics import STATISTICS
 from vloc_ros.maps import MapBundle
 from vloc_ros.tracking.calibration import fit_covariance
-from vloc_ros.types import Query
+from vloc_ros.types import Array, Estimate, PosePrior, Query
 from vloc_train.imposing.data import FrameSet
 
 __all__ = ["calibrate", "describe_errors"]
 
+#: Standard deviations of simulated priors, drawn log-uniformly: position (m); rotation takes 3 degrees per metre.
+PRIOR_SIGMA_M = (0.2, 3.0)
+
+
+@dataclass
+class _Sample:
+    """Statistics, errors and rotations of localized frames."""
+
+    statistics: list[list[float]] = field(default_factory=list)
+    errors: list[Array] = field(default_factory=list)
+    rotations: list[Array] = field(default_factory=list)
+
+    def add(self, estimate: Estimate, truth: Array) -> None:
+        self.statistics.append([estimate.diagnostics[name] for name in STATISTICS])
+        self.errors.append(pose_error(estimate.T_map_cam, truth))
+        self.rotations.append(estimate.T_map_cam[:3, :3])
+
+    def fit(self) -> dict[str, Any]:
+        arrays = (np.asarray(self.statistics), np.asarray(self.errors), np.asarray(self.rotations))
+        return fit_covariance(STATISTICS, *arrays).to_mapping()
+
+
+def _simulated_prior(truth: Array, rng: np.random.Generator) -> PosePrior:
+    """A prediction as a tracker makes it: off by what its covariance says."""
+    sigma = float(np.exp(rng.uniform(*np.log(PRIOR_SIGMA_M))))
+    std = np.array([sigma, sigma, 0.1 * sigma, *np.full(3, np.radians(3.0) * sigma)])
+    offset = rng.standard_normal(6) * std
+    T = np.array(truth)
+    T[:3, 3] += offset[:3]
+    T[:3, :3] = so3_exp(offset[3:]) @ T[:3, :3]
+    return PosePrior(T, np.diag(std**2))
+
 
 def calibrate(
-    bundle: MapBundle, held_out: Sequence[FrameSet], device: torch.device
+    bundle: MapBundle, held_out: Sequence[FrameSet], device: torch.device, seed: int = 0
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Localize the held-out frames of every scene; return the manifest's ``calibration`` and ``validation`` sections.
 
-    Scenes with too few held-out frames stay uncalibrated, and say so.
+    Every frame is localized twice: in the whole map, and from a simulated prior, for a search that starts late leaves
+    other traces of its certainty. Scenes with too few held-out frames stay uncalibrated, and say so.
     """
     localizer = ImPosingLocalizer.from_map(bundle, device)
+    rng = np.random.default_rng(seed)
     calibration: dict[str, Any] = {}
     validation: dict[str, Any] = {}
     for frames in held_out:
-        rows, errors, rotations, scores = [], [], [], []
-        for index in range(len(frames)):
-            query = Query(
-                np.array(frames.images[index]), frames.camera, int(frames.stamps_ns[index]), scene=frames.scene
-            )
-            estimate = localizer.localize(query)
-            rows.append([estimate.diagnostics[name] for name in STATISTICS])
-            errors.append(pose_error(estimate.T_map_cam, frames.T_map_cam[index]))
-            rotations.append(estimate.T_map_cam[:3, :3])
+        free, guided, scores = _Sample(), _Sample(), []
+        for index, truth in enumerate(frames.T_map_cam):
+            image, stamp = np.array(frames.images[index]), int(frames.stamps_ns[index])
+            estimate = localizer.localize(Query(image, frames.camera, stamp, None, frames.scene))
+            free.add(estimate, truth)
             scores.append(estimate.score)
-        if not rows:
+            prior = _simulated_prior(truth, rng)
+            guided.add(localizer.localize(Query(image, frames.camera, stamp, prior, frames.scene)), truth)
+        if not scores:
             continue
-        table = np.asarray(errors)
-        validation[frames.scene] = describe_errors(table)
+        errors = np.asarray(free.errors)
+        validation[frames.scene] = describe_errors(errors)
         try:
-            model = fit_covariance(STATISTICS, np.asarray(rows), table, np.asarray(rotations))
+            models = {"covariance": free.fit(), "covariance_prior": guided.fit()}
         except CalibrationError as problem:
             validation[frames.scene]["calibration"] = f"none: {problem}"
             continue
-        distance = np.linalg.norm(table[:, :3], axis=1)
+        distance = np.linalg.norm(errors[:, :3], axis=1)
         good = np.asarray(scores)[distance <= max(2.0, 3.0 * float(np.median(distance)))]
         calibration[frames.scene] = {
-            "covariance": model.to_mapping(),
+            **models,
             "score_mean": float(good.mean()),
             "score_spread": float(max(good.std(), 1e-3)),
             # Half of what the weakest good frame scored: below it a frame does not look like this map.
@@ -62,7 +96,7 @@ def calibrate(
     return calibration, validation
 
 
-def describe_errors(errors: np.ndarray) -> dict[str, Any]:
+def describe_errors(errors: Array) -> dict[str, Any]:
     """Medians, means and recall of ``(M, 6)`` errors, for a manifest."""
     distance, angle = np.linalg.norm(errors[:, :3], axis=1), np.degrees(np.linalg.norm(errors[:, 3:], axis=1))
     return {

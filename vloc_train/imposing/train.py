@@ -167,6 +167,8 @@ class _Validate(Callback):
         self.done = int(state["done"])
 
     def on_train_batch_end(self, trainer: Any, module: Any, *_: Any) -> None:
+        if trainer.should_stop:  # one more batch may come before the trainer stops
+            return
         over = self.limit is not None and module.seconds() >= 60.0 * self.limit
         progress = module.progress()
         due = progress * self.times >= self.done + 1

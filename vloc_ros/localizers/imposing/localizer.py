@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vloc_ros.errors import ConfigError, MapTensorError
+from vloc_ros.errors import ConfigError, MapFormatError, MapTensorError
 from vloc_ros.geometry.rotations import matrix_to_quaternion, quaternion_to_matrix
 from vloc_ros.images.preprocess import Preprocess
 from vloc_ros.localizers.base import Localizer, check_query
@@ -56,12 +56,27 @@ def transforms(poses: Tensor | Array) -> Array:
     return out
 
 
+def _section(mapping: Mapping[str, Any], name: str, where: str) -> dict[str, Any]:
+    value = mapping.get(name, {})
+    if not isinstance(value, Mapping):
+        raise MapFormatError(f"{where}.{name}: expected a mapping, found {type(value).__name__}")
+    return dict(value)
+
+
+def _number(mapping: Mapping[str, Any], name: str, default: float, where: str) -> float:
+    value = mapping.get(name, default)
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not np.isfinite(value):
+        raise MapFormatError(f"{where}.{name}: expected a finite number, found {value!r}")
+    return float(value)
+
+
 @dataclass(frozen=True)
 class _SceneData:
     name: str
     initial: Tensor
     signatures: Tensor
     covariance: CovarianceModel | None
+    covariance_prior: CovarianceModel | None
     score_mean: float
     score_spread: float
     min_score: float
@@ -81,11 +96,11 @@ class ImPosingLocalizer(Localizer):
     def __init__(self, bundle: MapBundle, device: torch.device, settings: Mapping[str, Any] | None = None) -> None:
         super().__init__(bundle, device)
         manifest, where = bundle.manifest, str(bundle.path)
-        stored = dict(manifest.settings)
-        network_settings = settings_from_mapping(NetworkSettings, stored.get("network"), f"{where}: settings.network")
-        search_mapping = {**stored.get("search", {}), **(settings or {})}
-        self._search = settings_from_mapping(SearchSettings, search_mapping, "imposing settings")
-        self._changed_candidates = self._search.candidates != stored.get("search", {}).get("candidates")
+        network_stored = _section(manifest.settings, "network", f"{where}: settings")
+        network_settings = settings_from_mapping(NetworkSettings, network_stored, f"{where}: settings.network")
+        stored = _section(manifest.settings, "search", f"{where}: settings")
+        self._search = settings_from_mapping(SearchSettings, {**stored, **(settings or {})}, "imposing settings")
+        self._changed_candidates = self._search.candidates != stored.get("candidates")
         self._preprocess = Preprocess.from_settings(manifest.preprocessing)
         network = ImPosingNetwork(network_settings, len(manifest.scenes))
         load_weights(network, bundle.tensors(WEIGHTS_FILE), f"{where}/{WEIGHTS_FILE}")
@@ -124,7 +139,7 @@ class ImPosingLocalizer(Localizer):
     def close(self) -> None:
         self._scenes = []
         self._encoders = []
-        del self._image_encoder
+        self.__dict__.pop("_image_encoder", None)
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
 
@@ -147,24 +162,19 @@ class ImPosingLocalizer(Localizer):
                 raise MapTensorError(
                     f"{where}: scene {scene.name!r}: expected at least {self._search.components} poses"
                 )
-            calibration = dict(bundle.manifest.calibration.get(scene.name, {}))
-            model = calibration.get("covariance")
-            covariance = CovarianceModel.from_mapping(model, f"{where}: calibration.{scene.name}") if model else None
-            if covariance is not None and covariance.names != STATISTICS:
-                raise ConfigError(
-                    f"{where}: calibration of {scene.name!r}: expected statistics {', '.join(STATISTICS)}, "
-                    f"found {', '.join(covariance.names)}; calibrate the map again with this release"
-                )
+            calibration = _section(bundle.manifest.calibration, scene.name, f"{where}: calibration")
+            place = f"{where}: calibration.{scene.name}"
             poses, vectors = references.get(f"{scene.name}.poses"), references.get(f"{scene.name}.vectors")
             out.append(
                 _SceneData(
                     scene.name,
                     initial,
                     signatures.T.contiguous().to(self._device, torch.float32),
-                    covariance,
-                    float(calibration.get("score_mean", 0.0)),
-                    float(calibration.get("score_spread", 1.0)),
-                    float(calibration.get("min_score", 0.0)),
+                    _covariance_model(calibration.get("covariance"), place),
+                    _covariance_model(calibration.get("covariance_prior"), place),
+                    _number(calibration, "score_mean", 0.0, place),
+                    max(_number(calibration, "score_spread", 1.0, place), 1e-9),
+                    _number(calibration, "min_score", 0.0, place),
                     poses,
                     None if vectors is None else vectors.to(self._device, torch.float32),
                 )
@@ -229,7 +239,7 @@ class ImPosingLocalizer(Localizer):
             vector = self._image_encoder.heads[index](pooled).float()
         draws = draw(settings, seed, self._device, torch.float32)
         initial, signatures, start = scene.initial, scene.signatures, 0
-        if prior is not None and settings.prior == "auto":
+        if prior is not None:
             std = torch.from_numpy(np.sqrt(np.diag(prior.covariance))).float()
             start = first_step(settings, std)
             mean = np.concatenate((prior.T_map_cam[:3, 3], matrix_to_quaternion(prior.T_map_cam[:3, :3])))
@@ -250,10 +260,11 @@ class ImPosingLocalizer(Localizer):
         diagnostics = dict(zip(STATISTICS, statistics.tolist(), strict=True))
         if len(host) > 8 + len(STATISTICS):
             diagnostics["nearest_reference"] = float(host[-1])
-        if scene.covariance is None:
+        model = scene.covariance if query.prior is None else scene.covariance_prior
+        if model is None:
             covariance, state = _UNCALIBRATED.copy(), LocalizationState.DEGRADED
         else:
-            covariance = scene.covariance.covariance(statistics, T_map_cam[:3, :3])
+            covariance = model.covariance(statistics, T_map_cam[:3, :3])
             sigma = float(np.sqrt(np.linalg.eigvalsh(covariance[:3, :3])[-1]))
             diagnostics["position_sigma_m"] = sigma
             state = self._verdict(sigma, score, scene.min_score)
@@ -286,6 +297,19 @@ class _Clock:
         now = time.perf_counter()
         self.laps[name] = 1e3 * (now - self._last)
         self._last = now
+
+
+def _covariance_model(data: Any, where: str) -> CovarianceModel | None:
+    """The calibration stored in a manifest, if it is there and speaks of this release's statistics."""
+    if not data:
+        return None
+    model = CovarianceModel.from_mapping(data, where)
+    if model.names != STATISTICS:
+        raise ConfigError(
+            f"{where}: expected statistics {', '.join(STATISTICS)}, found {', '.join(model.names)}; "
+            "calibrate the map again with this release"
+        )
+    return model
 
 
 def load_weights(network: ImPosingNetwork, tensors: dict[str, Tensor], where: str) -> None:

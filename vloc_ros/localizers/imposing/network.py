@@ -94,7 +94,7 @@ class PoseEncoder(nn.Module):
         self.half_extent.copy_(((area_max - area_min) / 2).max().clamp_min(1.0) * 1.1)
 
     def _components(self, poses: Tensor) -> tuple[Tensor, Tensor]:
-        """What is Fourier-encoded: positions in units of the map, ``(N, 3)``, and rotations, ``(N, 4)`` or ``(N, 9)``."""
+        """What is Fourier-encoded: positions in units of the map, ``(N, 3)``, rotations, ``(N, 4)`` or ``(N, 9)``."""
         poses = canonical(poses)
         position = (poses[..., :3] - self.centre.to(poses)) * (math.pi / self.half_extent.to(poses))
         quaternion = self.settings.rotation_input == "quaternion"

@@ -62,7 +62,6 @@ class SearchSettings:
     :param noise_rotation_deg: the same about the map's X, Y and Z axes.
     :param initial: first candidates: ``training`` poses or a ``grid`` over the mapped area.
     :param precision: ``auto`` takes bfloat16 where the processor multiplies it faster, ``float32`` never.
-    :param prior: ``auto`` starts from the tracker's prediction when there is one, ``off`` searches the whole map.
     :param prior_sigmas: how many standard deviations of the prior the search covers.
     :param localized_sigma_m: a frame is LOCALIZED up to this standard deviation of position (largest axis).
     :param lost_sigma_m: and LOST beyond this one.
@@ -76,7 +75,6 @@ class SearchSettings:
     noise_rotation_deg: tuple[float, float, float] = ranged((1.0, 1.0, 5.0), minimum=0.0, maximum=90.0)
     initial: Literal["training", "grid"] = "training"
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    prior: Literal["auto", "off"] = "auto"
     prior_sigmas: float = ranged(2.0, minimum=0.1, maximum=10.0)
     localized_sigma_m: float = ranged(2.0, minimum=0.0)
     lost_sigma_m: float = ranged(10.0, minimum=0.0)
