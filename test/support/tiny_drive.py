@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import atexit
+import functools
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import yaml
+from safetensors.torch import load as load_safetensors
+from safetensors.torch import save as save_safetensors
 
 from vloc_ros.datasets.sequence import R_BODY_OPTICAL, PosedSequence
 from vloc_ros.images.preprocess import Preprocess
 from vloc_ros.localizers.imposing.network import ImPosingNetwork
 from vloc_ros.localizers.imposing.settings import NetworkSettings, SearchSettings
+from vloc_ros.maps.checksums import file_entry
+from vloc_ros.maps.schema import MANIFEST_NAME
 from vloc_ros.types import CameraModel
 from vloc_train.imposing.data import FrameSet
 from vloc_train.imposing.settings import AugmentSettings, TrainSettings
@@ -110,3 +120,57 @@ def network(made: TrainSettings, scenes: Sequence[FrameSet], seed: int = 0) -> I
         positions = torch.from_numpy(scene.T_map_cam[:, :3, 3]).float()
         out.pose_encoder(index).set_area(positions.amin(dim=0), positions.amax(dim=0))
     return out.eval()
+
+
+def learnable(**changes: Any) -> TrainSettings:
+    """Settings that learn one lap of :func:`drive` to about a metre in some seconds."""
+    base: dict[str, Any] = {
+        "epochs": 50, "batch_size": 20, "width_m": 8.0, "width_deg": 40.0, "learning_rate": 3e-3, "schedule": "cosine",
+        "weight_average": 0.97, "train_candidates": 32, "train_initial": 64, "reference_vectors": True,
+        "augment": AugmentSettings(photometric=0.2, blur=0.0, erase=0.0, rotate_deg=(0.0, 1.0, 0.0)),
+        "network": {"embed_dim": 64, "hidden": 64},
+        "search": {"candidates": 128, "noise_translation_m": (3.0, 3.0, 0.2)},
+    }  # fmt: skip
+    return settings(**{**base, **changes})
+
+
+@functools.cache
+def trained_map() -> Path:
+    """A calibrated map of one lap, trained once in a test run; its training log lies in ``map.work/log``."""
+    from vloc_train.imposing.train import RunOptions, train_imposing
+
+    folder = Path(tempfile.mkdtemp(prefix="vloc-test-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    train_imposing(
+        {"map": [drive(40)]},
+        folder / "map",
+        learnable(),
+        RunOptions(device="cpu", progress=False),
+        {"map": [drive(30, name="calibration", phase=0.05)]},
+    )
+    return folder / "map"
+
+
+def rewritten(source: Path, target: Path, file: str, change: Callable[[dict[str, torch.Tensor]], None]) -> Path:
+    """A copy of a map with other tensors in ``file``, its size and checksum in the manifest set right again."""
+    shutil.copytree(source, target)
+    tensors = load_safetensors((target / file).read_bytes())
+    change(tensors)
+    content = save_safetensors({k: v.contiguous() for k, v in tensors.items()})
+    (target / file).write_bytes(content)
+    entry = file_entry(file, content)
+
+    def fix(manifest: dict[str, Any]) -> None:
+        for listed in manifest["files"]:
+            if listed["name"] == file:
+                listed.update(bytes=entry.bytes, sha256=entry.sha256)
+
+    return edited(target, fix)
+
+
+def edited(target: Path, change: Callable[[dict[str, Any]], None]) -> Path:
+    """Change a map's manifest in place."""
+    manifest = yaml.safe_load((target / MANIFEST_NAME).read_text())
+    change(manifest)
+    (target / MANIFEST_NAME).write_text(yaml.safe_dump(manifest))
+    return target
