@@ -20,7 +20,6 @@ GROUP = "vloc_ros.commands"
 #: What this project's setup.py declares, for a checkout that is not installed.
 FALLBACK = {
     "train": "vloc_train.cli:train",
-    "build": "vloc_train.cli:build",
 }
 
 
