@@ -121,6 +121,13 @@ def _run_elsewhere(session: pytest.Session) -> dict[str, dict[str, str]] | str:
     return {nodeid: found.get(nodeid, missing) for nodeid in wanted}
 
 
+def pytest_collection_modifyitems(items):
+    """Every test of this folder carries the marker ``ros``."""
+    for item in items:
+        if HERE in Path(item.path).parents:
+            item.add_marker("ros")
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_pyfunc_call(pyfuncitem):
     """In the outer process, replace the test's body by its result in the process with ROS."""

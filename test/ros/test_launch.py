@@ -197,3 +197,40 @@ def test_replay_bag_launch(live, params):
     assert launched.wait(90) == 0, launched.text[-3000:]
     assert poses, launched.text
     _check_drive(live, poses, stamps)
+
+
+def test_the_shipped_map_live(live):
+    """The demo's map through the real backend: a drive it has never seen, played by another process."""
+    import numpy as np
+    import yaml
+    from ros_harness import HERE, ROOT, stamp_of
+
+    from vloc_ros.convert.town import convert_town
+
+    plan = yaml.safe_load((ROOT / "models/demo.yaml").read_text())
+    path = ROOT / "models" / plan["map"]
+    if not path.exists():
+        pytest.skip(f"no map at {path}")
+    town = plan["town"]
+    (bag,) = convert_town(
+        live.tmp_path / "town", seed=town["seed"], loop_m=town["loop_m"], traversals=1, first=town["traversal"],
+        lights=[town["light"]] if town.get("light") else None, frames="0:80",
+    )  # fmt: skip
+    params = live.tmp_path / "params.yaml"
+    params.write_text("/**:\n  ros__parameters:\n    diagnostics_period: 0.2\n    max_image_age: 2.0\n")
+    live.launch("imposing.launch.py", map=path, device="cpu", params_file=params, use_sim_time="true")
+    live.wait_state("active", timeout=120)
+    from geometry_msgs.msg import PoseStamped
+
+    poses, reference = live.poses(), live.hear(PoseStamped, "/reference/pose")
+    player = live.run([sys.executable, str(HERE / "play_bag.py"), str(bag), "0.5"])
+    assert player.wait(120) == 0, player.text
+    truth = {stamp_of(p): p.pose.position for p in reference}
+    heard = {stamp_of(p): p.pose.pose.position for p in poses}
+    assert set(heard) <= set(truth)
+    worked_on = live.value("frames") - live.value("refused")
+    # A pose for every frame that the localizer had time for, but the first ones, which must agree.
+    assert len(heard) >= 0.8 * worked_on - 5, live.values()
+    assert worked_on > 10, live.values()
+    errors = [np.hypot(heard[s].x - truth[s].x, heard[s].y - truth[s].y) for s in heard]
+    assert np.median(errors) < 1.0

@@ -47,6 +47,7 @@ class Engine:
         self._log = node.get_logger()
         self._parameters = parameters
         self._tf = tf
+        self._cancelled = tf.cancelled
         self._broadcast = broadcast
         self._outputs = outputs
         self._localizer: Localizer | None = None
@@ -170,6 +171,11 @@ class Engine:
             self._broadcast.silence()
         self._outputs.state(state)
 
+    @property
+    def has_frames(self) -> bool:
+        """Whether a frame has been worked on since the last start."""
+        return self._last_stamp > 0
+
     def now_in_stamps(self) -> int | None:
         """The present in the camera's clock, which need not be ours: the last stamp plus the time since its turn."""
         if not self._last_stamp:
@@ -193,7 +199,8 @@ class Engine:
         self._watch_stamps(stamp)
         rectified = self._rectified
         try:
-            camera = None if received.info is None else camera_model(received.info, rectified)
+            info = self._camera_info(received)
+            camera = None if info is None else camera_model(info, rectified)
         except VlocError as error:
             self._publish(pipeline.refuse(stamp, "bad_camera_info", str(error)), None, received)
             return
@@ -249,6 +256,12 @@ class Engine:
         if others:
             self._say("tf_conflict", self.tf_conflict)
         return False
+
+    def _camera_info(self, received: ReceivedFrame) -> Any:
+        deadline = time.monotonic() + self._parameters["tf_timeout"]
+        while (info := received.info()) is None and time.monotonic() < deadline and not self._cancelled():
+            time.sleep(0.005)
+        return info
 
     def _extrinsics(self, received: ReceivedFrame) -> Array:
         if self._fixed_extrinsics is not None:

@@ -17,11 +17,10 @@ __all__ = ["CameraInput", "ReceivedFrame", "sibling_topic"]
 
 @dataclass(frozen=True)
 class ReceivedFrame:
-    """An image message with the newest camera info, and when it arrived (node clock, nanoseconds)."""
+    """An image message, and where the newest camera info is to be had: on a start it may come after its image."""
 
     image: Any
-    info: CameraInfo | None
-    received_ns: int
+    info: Callable[[], CameraInfo | None]
 
 
 def sibling_topic(image_topic: str) -> str:
@@ -82,4 +81,4 @@ class CameraInput:
     def _on_image(self, message: Any) -> None:
         self.received += 1
         self._last = time.monotonic()
-        self._on_frame(ReceivedFrame(message, self._info, self._node.get_clock().now().nanoseconds))
+        self._on_frame(ReceivedFrame(message, lambda: self._info))

@@ -186,7 +186,8 @@ class VlocLocalizer(LifecycleNode):
     def _on_clock_jump(self, jump: Any) -> None:
         if self.engine is None:
             return
-        self.get_logger().warning("the clock went back: TF buffer, tracker and TF output start anew")
+        if self.engine.has_frames:  # the first /clock of a simulation is a jump, too, but no news
+            self.get_logger().warning("the clock went back: TF buffer, tracker and TF output start anew")
         self.worker.discard()
         engine = self.engine
         engine.on_clock_jump()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from vloc_ros.diagnostics import DiagnosticSettings
 from vloc_ros.errors import ConfigError
@@ -185,12 +185,14 @@ def tuning_parameters() -> tuple[ParameterSpec, ...]:
     specs = []
     for prefix, cls, elsewhere in GROUPS:
         docs = {row.name: row.doc for row in describe_settings(cls)}
+        hints = get_type_hints(cls)
         for item in fields(cls):
             if item.name not in elsewhere:
                 doc = docs[item.name][:1].upper() + docs[item.name][1:]
                 low, high = item.metadata.get("minimum"), item.metadata.get("maximum")
+                choices = get_args(hints[item.name]) if get_origin(hints[item.name]) is Literal else ()
                 applies = AT_ONCE if cls is DiagnosticSettings else MAP
-                specs.append(ParameterSpec(f"{prefix}{item.name}", item.default, doc, applies, low, high))
+                specs.append(ParameterSpec(f"{prefix}{item.name}", item.default, doc, applies, low, high, choices))
     return tuple(specs)
 
 

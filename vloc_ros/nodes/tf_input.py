@@ -42,7 +42,7 @@ class TfInput:
         self.buffer = tf2_ros.Buffer(cache_time=Duration(seconds=30.0))
         self._node = node
         self._base = base_frame
-        self._cancelled = cancelled
+        self.cancelled = cancelled
         self._own: dict[tuple[str, str], deque[tuple[int, float, float]]] = {}
         #: The parent that another node gives the base, or "".
         self.foreign_base_parent = ""
@@ -88,7 +88,7 @@ class TfInput:
             try:
                 return transform(self.buffer.lookup_transform(target, source, when))
             except tf2_ros.TransformException:
-                if self._cancelled() or time.monotonic() >= deadline:
+                if self.cancelled() or time.monotonic() >= deadline:
                     return None
                 time.sleep(POLL_S)
             except VlocError:  # a publisher's zero quaternion: as good as no transform
