@@ -134,11 +134,16 @@ class ImPosingModule(lightning.LightningModule):
             self.log("learning_rate", rate)
         return loss
 
-    def on_train_batch_end(self, *_: Any) -> None:
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        super().optimizer_step(*args, **kwargs)
+        # Here and not in on_train_batch_end: callbacks come before that, and a checkpoint would miss the last step.
+        self._average_weights(self.global_step + 1)
+
+    def _average_weights(self, steps: int) -> None:
         if self.averaged is None:
             return
         # A short memory at first: early weights are soon no longer worth remembering.
-        decay = min(self.settings.weight_average, (1.0 + self.global_step) / (10.0 + self.global_step))
+        decay = min(self.settings.weight_average, (1.0 + steps) / (10.0 + steps))
         with torch.no_grad():
             mine, theirs = list(self.averaged.parameters()), list(self.network.parameters())
             torch._foreach_lerp_(mine, [p.detach() for p in theirs], 1.0 - decay)

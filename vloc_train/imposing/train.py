@@ -227,6 +227,8 @@ def _fit(
         callbacks.append(RichProgressBar(leave=True))
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+        # The sampler itself finds its place again after a resume.
+        warnings.filterwarnings("ignore", message=".*dataloader is\\s+not resumable.*")
         warnings.filterwarnings("ignore", message=".*module\\(s\\) in eval mode.*")
         warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*")
         warnings.filterwarnings("ignore", message=".*`isinstance\\(treespec, LeafSpec\\)`.*")
