@@ -7,7 +7,8 @@ import tiny_drive
 import torch
 
 from vloc_ros.bench.imposing import bench_imposing
-from vloc_ros.bench.timing import device_name, measure, peak_memory_bytes
+from vloc_ros.bench.timing import measure, peak_memory_bytes
+from vloc_ros.localizers.device import device_name
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,11 @@ def simulate(count: int, seed: int, spread: float = 1.0):
     rng = np.random.default_rng(seed)
     size = np.exp(rng.normal(-1.0, 0.7 * spread, count))
     statistics = np.stack(
-        (np.log(size) + rng.normal(0, 0.3, count), 2 * np.log(size) + rng.normal(0, 1.0, count), rng.normal(size=count)),
+        (
+            np.log(size) + rng.normal(0, 0.3, count),
+            2 * np.log(size) + rng.normal(0, 1.0, count),
+            rng.normal(size=count),
+        ),
         axis=1,
     )
     R = Rotation.random(count, random_state=seed).as_matrix()

@@ -1,0 +1,130 @@
+from __future__ import annotations
+
+import csv
+import socket
+
+import numpy as np
+import pytest
+import tiny_drive
+import torch
+import torch.multiprocessing
+from tiny_learner import gradient, gradient_in_process, learner
+
+from vloc_train.imposing.data import KeyedSampler
+from vloc_train.imposing.settings import AugmentSettings
+
+
+@pytest.mark.parametrize("scenes", [1, 2])
+def test_two_processes_average_to_the_gradient_of_one(tmp_path, scenes):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    path = tmp_path / "gradient.pt"
+    torch.multiprocessing.spawn(gradient_in_process, (2, scenes, port, str(path)), nprocs=2)
+    found, expected = torch.load(path, weights_only=True), gradient(0, 1, scenes)
+    assert found.shape == expected.shape and float(expected.abs().max()) > 1e-4
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+    # The agreement is far better than what was asked for, and no accident: each half alone is another gradient.
+    assert float((gradient(0, 2, scenes) - expected).abs().max()) > 100 * float((found - expected).abs().max())
+
+
+def test_the_loss_falls_below_that_of_saying_nothing():
+    augment = AugmentSettings(photometric=0.0, blur=0.0, erase=0.0, rotate_deg=(0.0, 0.0, 0.0))
+    module, data = learner(
+        width_m=8.0, width_deg=40.0, augment=augment, search={"noise_translation_m": (3.0, 3.0, 0.2)}
+    )
+    module.train()
+    optimiser = torch.optim.Adam(module.network.parameters(), lr=3e-3)
+    sampler, losses = KeyedSampler([20], 20, seed=0), []
+    for epoch in range(60):
+        sampler.set_epoch(epoch)
+        for items in sampler:
+            batch = data.collate([data[item] for item in items])
+            loss, predicted = module.loss(batch)
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            losses.append(float(loss.detach()))
+    with torch.no_grad():
+        from vloc_train.imposing.proposals import score_steps
+
+        vectors = torch.zeros(20, 32)
+        _, targets = score_steps(module.network.pose_encoder(), vectors, batch, data.settings, 1.0)
+    silent = sum(float(t.mean()) for t in targets)
+    assert np.mean(losses[-5:]) < 0.75 * np.mean(losses[:5])
+    assert np.mean(losses[-5:]) < 0.75 * silent
+    assert float((predicted[0] > 0).float().mean()) < 0.6 < float((predicted[-1] > 0).float().mean())
+
+
+def test_scores_of_other_scenes_are_pressed_down():
+    module, data = learner(scenes=2)
+    with torch.no_grad():  # a network that finds every image everywhere
+        for part in (*module.network.image_encoder.heads, *(e.linears[-1] for e in module.network.pose_encoders)):
+            part.weight.zero_()
+            part.bias.fill_(1.0)
+    batch = data.collate([data[(0, 0, 1, f)] for f in range(4)])
+    assert batch.rival == 0
+    both, _ = module.loss(batch)
+    batch.rival_poses = None
+    alone, _ = module.loss(batch)
+    assert float(both.detach() - alone.detach()) == pytest.approx(1.0, abs=1e-4)
+
+
+def test_learning_rate_and_narrowing_follow_the_progress():
+    module, _ = learner(schedule="cosine", learning_rate=1e-2, narrowing=0.2, narrow_after=0.5)
+    module.trainer = type("Trainer", (), {"global_step": 1000})()  # type: ignore[assignment]
+    rates = [module._learning_rate(p) for p in (0.0, 0.5, 1.0)]
+    np.testing.assert_allclose(rates, [1e-2, 5e-3, 0.0], atol=1e-12)
+    narrowing = [module._narrowing(p) for p in (0.0, 0.5, 0.6, 0.75, 1.0)]
+    assert narrowing[:2] == [1.0, 1.0] and 0.2 < narrowing[2] < 1.0
+    np.testing.assert_allclose(narrowing[3:], [0.2, 0.2])
+    assert learner(learning_rate=3e-4)[0]._learning_rate(0.7) == 3e-4
+
+
+def test_the_best_weights_are_kept():
+    module, _ = learner()
+    module.remember_best(2.0)
+    kept = {k: v.clone() for k, v in module.network.state_dict().items()}
+    with torch.no_grad():
+        for p in module.network.parameters():
+            p.add_(1.0)
+    module.remember_best(3.0)
+    assert all(torch.equal(v, kept[k]) for k, v in module.best_network().state_dict().items())
+    module.remember_best(1.0)
+    assert not torch.equal(
+        module.best_network().state_dict()["image_encoder.heads.0.bias"], kept["image_encoder.heads.0.bias"]
+    )
+
+
+def test_averaged_weights_follow_slowly():
+    module, _ = learner(weight_average=0.9)
+    name = "image_encoder.heads.0.bias"
+    before = module.averaged.state_dict()[name].clone()
+    with torch.no_grad():
+        module.network.image_encoder.heads[0].bias.add_(1.0)
+    module._average_weights(10_000)
+    torch.testing.assert_close(module.averaged.state_dict()[name], before + 0.1)
+    assert module.exported is module.averaged and not any(p.requires_grad for p in module.averaged.parameters())
+
+
+def test_validation_leaves_the_mode_alone_and_covers_all_scenes():
+    module, _ = learner(scenes=2)
+    for training in (True, False):
+        module.network.train(training)
+        distance, angle = module.validate_frames()
+        assert module.network.training is training
+        assert len(distance) == len(angle) == 8 and np.isfinite(distance).all() and (angle <= 180).all()
+    again, _ = module.validate_frames()
+    np.testing.assert_array_equal(distance, again)
+
+
+def test_the_log_of_a_run():
+    with (tiny_drive.trained_map().parent / "map.work" / "log" / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    for step in range(3):
+        shares = [float(row[f"positive_share/step_{step}"]) for row in rows if row[f"positive_share/step_{step}"]]
+        assert len(shares) >= 4 and all(0.0 <= s <= 1.0 for s in shares)
+    losses = [float(row["loss"]) for row in rows if row["loss"]]
+    assert losses[-1] < losses[0]
+    validations = [float(row["validation_m"]) for row in rows if row["validation_m"]]
+    assert len(validations) == 2
