@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import logging
 import os
 import signal
@@ -178,7 +179,7 @@ def test_every_epoch_brings_new_images_and_noise(tmp_path, monkeypatch):
     monkeypatch.setattr(ImPosingModule, "loss", recording)
     train(tmp_path / "map", batch_size=22)
     assert len(seen) == 3
-    for (images, noise), (others, other_noise) in zip(seen, seen[1:], strict=False):
+    for (images, noise), (others, other_noise) in itertools.pairwise(seen):
         assert not torch.equal(images, others) and not torch.equal(noise, other_noise)
 
 

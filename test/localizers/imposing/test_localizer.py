@@ -105,13 +105,15 @@ def test_candidates_of_every_step_on_demand(localizer):
 def test_another_resolution_of_the_same_lens(localizer):
     c = tiny_drive.CAMERA
     double = CameraModel(2 * c.width, 2 * c.height, 2 * c.fx, 2 * c.fy, 2 * c.cx + 0.5, 2 * c.cy + 0.5)
-    for i in range(4):
+    moved = []
+    for i in range(len(POSES)):
         plain, fine = localizer.localize(query(i)), localizer.localize(query(i, camera=double))
+        moved.append(np.linalg.norm(plain.T_map_cam[:3, 3] - fine.T_map_cam[:3, 3]))
         # Averaging pixels is not rendering: the vectors differ a little, and one swapped candidate moves the search.
         a, b = (localizer.image_vector(tiny_drive.picture(POSES[i], c)) for c in (tiny_drive.CAMERA, double))
-        assert float(torch.nn.functional.cosine_similarity(a, b, dim=0)) > 0.995
-        assert np.linalg.norm(plain.T_map_cam[:3, 3] - fine.T_map_cam[:3, 3]) < 0.8
-        assert fine.score == pytest.approx(plain.score, abs=0.03)
+        assert float(torch.nn.functional.cosine_similarity(a, b, dim=0)) > 0.99
+        assert fine.score == pytest.approx(plain.score, abs=0.05)
+    assert np.median(moved) < 0.4 and max(moved) < 2.0
 
 
 @pytest.mark.parametrize("factor", [0.8, 1.25])
@@ -169,9 +171,12 @@ def test_search_settings_may_change_at_run_time(town_map):
 def test_bfloat16_is_a_setting_and_stays_close(town_map, localizer):
     rounded = load_localizer(town_map, "cpu", settings={"precision": "bfloat16"})
     assert rounded.precision == torch.bfloat16 and localizer.precision == torch.float32
-    for i in range(3):
+    moved = []
+    for i in range(len(POSES)):
         a, b = rounded.localize(query(i)), localizer.localize(query(i))
-        assert np.linalg.norm(a.T_map_cam[:3, 3] - b.T_map_cam[:3, 3]) < 1.0
+        moved.append(np.linalg.norm(a.T_map_cam[:3, 3] - b.T_map_cam[:3, 3]))
+        assert a.score == pytest.approx(b.score, abs=0.03)
+    assert np.median(moved) < 0.8 and max(moved) < 4.0  # another rounding is like another seed
 
 
 def test_grid_candidates_in_the_map(tmp_path):
