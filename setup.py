@@ -64,9 +64,10 @@ setup(
             "vloc = vloc_ros.cli:main",
             "localizer = vloc_ros.nodes.localizer:main",
         ],
-        # `vloc train` finds its implementation here: the run time never imports vloc_train.
+        # `vloc train` and `vloc map calibrate` find their implementations here: the run time never imports vloc_train.
         "vloc_ros.commands": [
             "train = vloc_train.cli:train",
+            "calibrate = vloc_train.cli:calibrate",
         ],
     },
 )

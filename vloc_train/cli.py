@@ -1,4 +1,4 @@
-"""``vloc train``, found by the command line through the entry-point group ``vloc_ros.commands``."""
+"""``vloc train`` and ``vloc map calibrate``, which the command line finds by their entry points."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from rich.logging import RichHandler
 
 from vloc_ros.datasets import PosedSequence, open_sequence
 from vloc_ros.errors import ConfigError
+from vloc_ros.maps import MapBundle
 
-__all__ = ["train"]
+__all__ = ["calibrate", "train"]
 
 
 def _changes(config: Path | None, assignments: list[str], option: str = "--set") -> dict[str, Any]:
@@ -73,7 +74,8 @@ def train(
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Of everything random.")] = None,
     truth: Annotated[
-        str | None, typer.Option(help="Topic of the reference poses (default: /reference/pose, or the only pose topic).")
+        str | None,
+        typer.Option(help="Topic of the reference poses (default: /reference/pose, or the only pose topic)."),
     ] = None,
     about: Annotated[
         list[str] | None, typer.Option(help="NAME=VALUE to note under provenance, for example town.seed=1; repeat.")
@@ -109,6 +111,27 @@ def train(
         _by_scene(calibration_data, truth) if calibration_data else None,
         about=_changes(None, about or [], "--about"),
     )
+    _summary(bundle)
+
+
+def calibrate(
+    map_path: Annotated[Path, typer.Argument(metavar="MAP", help="An ImPosing map: a folder, or a .vmap file.")],
+    data: Annotated[list[str], typer.Option("--data", help="A drive that the map was not trained on, or SCENE=PATH.")],
+    out: Annotated[Path | None, typer.Option("--out", help="Write another map instead of changing this one.")] = None,
+    truth: Annotated[str | None, typer.Option(help="Topic of the reference poses.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+) -> None:
+    """Fit the covariance of a map to a drive of today: another season, another camera of the same lens.
+
+    The weights stay as they are, and with them the map's id.
+    """
+    from vloc_ros.localizers.base import select_device
+    from vloc_train.imposing.calibrate import recalibrate
+
+    _summary(recalibrate(map_path, _by_scene(data, truth), out or map_path, select_device(device)))
+
+
+def _summary(bundle: MapBundle) -> None:
     console = Console()
     for scene, found in bundle.manifest.validation.items():
         median = f"median {found['median_translation_m']:.2f} m {found['median_rotation_deg']:.2f} deg"

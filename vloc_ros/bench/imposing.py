@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from vloc_ros.bench.setup import BenchSetup
-from vloc_ros.bench.timing import device_name, measure, peak_memory_bytes
+from vloc_ros.bench.timing import measure, peak_memory_bytes
+from vloc_ros.localizers.device import device_name
 from vloc_ros.localizers.imposing.search import Draws, draw, search, similarity
 from vloc_ros.localizers.imposing.transcription import transcribed_search
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 import resource
 import sys
 import time
@@ -12,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-__all__ = ["Timing", "device_name", "measure", "peak_memory_bytes"]
+__all__ = ["Timing", "measure", "peak_memory_bytes"]
 
 
 @dataclass(frozen=True)
@@ -42,19 +41,6 @@ def measure(name: str, function: Callable[[], object], device: torch.device, rep
         wait()
         times.append(1e3 * (time.perf_counter() - start))
     return Timing(name, *(round(float(v), 4) for v in (np.median(times), np.quantile(times, 0.95), max(times))))
-
-
-def device_name(device: torch.device) -> str:
-    """The GPU's name, or the processor's with its cores in use."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    model = platform.processor() or platform.machine()
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
-            model = next((line.split(":", 1)[1].strip() for line in file if line.startswith("model name")), model)
-    except OSError:
-        pass
-    return f"{model}, {torch.get_num_threads()} threads"
 
 
 def peak_memory_bytes(device: torch.device) -> int:

@@ -1,4 +1,4 @@
-"""``vloc map``: explain, check, pack and build maps."""
+"""``vloc map``: explain, check, pack, calibrate and build maps."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from vloc_ros.errors import MapError
 
 __all__ = ["app"]
 
-app = typer.Typer(no_args_is_help=True, help="Explain, check, pack and build maps.")
+app = typer.Typer(no_args_is_help=True, help="Explain, check, pack, calibrate and build maps.")
 MapArgument = Annotated[Path, typer.Argument(metavar="MAP", help="A map directory or .vmap file.")]
 
 
@@ -76,7 +76,16 @@ def pack(
     typer.echo(pack_map(path, out, overwrite=overwrite))
 
 
-@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True}, add_help_option=False)
+_PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
+
+
+@app.command(context_settings=_PASS_ON, add_help_option=False)
+def calibrate(context: typer.Context) -> None:
+    """Fit a map's covariance to another drive: vloc map calibrate MAP --data SRC (vloc map calibrate --help)."""
+    run_plugin("calibrate", context.args, "vloc map calibrate")
+
+
+@app.command(context_settings=_PASS_ON, add_help_option=False)
 def build(context: typer.Context) -> None:
     """Build a map without training: vloc map build BACKEND --data SRC... --out MAP."""
     run_plugin("build", context.args, "vloc map build")

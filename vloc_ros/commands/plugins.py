@@ -20,6 +20,7 @@ GROUP = "vloc_ros.commands"
 #: What this project's setup.py declares, for a checkout that is not installed.
 FALLBACK = {
     "train": "vloc_train.cli:train",
+    "calibrate": "vloc_train.cli:calibrate",
 }
 
 

@@ -10,7 +10,6 @@ Maps whose manifest says ``backend: my_method`` then load with :func:`load_local
 
 from __future__ import annotations
 
-import logging
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -20,14 +19,13 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
-from vloc_ros.errors import ConfigError, ImageError, MapBackendError
+from vloc_ros.errors import ImageError, MapBackendError
+from vloc_ros.localizers.device import select_device
 from vloc_ros.localizers.registry import available_backends, backend_class
 from vloc_ros.maps import MapBundle, MapManifest, read_map
 from vloc_ros.types import CameraModel, Estimate, Query
 
 __all__ = ["Localizer", "available_backends", "check_query", "load_localizer", "select_device"]
-
-_log = logging.getLogger(__name__)
 
 
 class Localizer(ABC):
@@ -135,43 +133,6 @@ def check_query(query: Query) -> None:
             f"query: expected an image of the camera's {camera.width}x{camera.height}, "
             f"found {image.shape[1]}x{image.shape[0]}; rescale the intrinsics with the image"
         )
-
-
-def select_device(device: str = "auto") -> torch.device:
-    """Turn the ``device`` setting into a device that works.
-
-    :param device: ``auto`` (the first CUDA device that can compute, else the CPU), ``cpu``, ``cuda`` or ``cuda:i``.
-    :raises ConfigError: another word, or a CUDA device that was asked for by name and does not work.
-    """
-    if device == "cpu":
-        return torch.device("cpu")
-    if device == "auto":
-        problem = _cuda_problem(0)
-        if problem is None:
-            return torch.device("cuda", 0)
-        _log.info("device auto: computing on the CPU (%s)", problem)
-        return torch.device("cpu")
-    kind, _, index = device.partition(":")
-    if kind != "cuda" or (":" in device and not index.isdecimal()):
-        raise ConfigError(f"device: expected auto, cpu, cuda or cuda:<index>, found {device!r}")
-    number = int(index) if index else 0
-    problem = _cuda_problem(number)
-    if problem is not None:
-        raise ConfigError(f"device: expected {device} to work, found: {problem}; set device to auto or cpu")
-    return torch.device("cuda", number)
-
-
-def _cuda_problem(index: int) -> str | None:
-    """Why a CUDA device cannot be used, or None. A visible device may still be too old or full: compute on it."""
-    if not torch.cuda.is_available():
-        return "no CUDA device is available"
-    if index >= torch.cuda.device_count():
-        return f"there are only {torch.cuda.device_count()} CUDA devices"
-    try:
-        torch.ones(8, device=f"cuda:{index}").sum().item()
-    except RuntimeError as problem:
-        return str(problem).splitlines()[0]
-    return None
 
 
 def load_localizer(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Mapping
 from dataclasses import asdict, is_dataclass
 from typing import Any
@@ -15,27 +14,9 @@ from vloc_ros.localizers.base import Localizer
 from vloc_ros.maps import MapBundle
 from vloc_ros.types import Array
 
-__all__ = ["device_name", "map_references", "plain_settings"]
+__all__ = ["map_references", "plain_settings"]
 
 REFERENCES_FILE = "references.safetensors"
-
-
-def device_name(device: torch.device) -> str:
-    """The device in words, with its name, because a latency means nothing without it."""
-    if device.type == "cuda":
-        return f"{device} ({torch.cuda.get_device_name(device)})"
-    return f"{device} ({_cpu_name()}, {torch.get_num_threads()} threads)"
-
-
-def _cpu_name() -> str:
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
-            for line in file:
-                if line.startswith("model name"):
-                    return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
 
 
 def map_references(bundle: MapBundle) -> dict[str, Array]:

@@ -27,9 +27,10 @@ from vloc_ros.evaluation.plots import draw_all
 from vloc_ros.evaluation.report import build_report, write_report
 from vloc_ros.evaluation.tum import write_tum
 from vloc_ros.localizers.base import Localizer, load_localizer
+from vloc_ros.localizers.device import device_name
 from vloc_ros.maps import read_map
 from vloc_ros.pipeline import REFUSALS, Frame, FrameResult, Pipeline, PipelineSettings
-from vloc_ros.replay.about import device_name, map_references, plain_settings
+from vloc_ros.replay.about import map_references, plain_settings
 from vloc_ros.replay.output import ResultBag
 from vloc_ros.replay.samples import CandidateSamples
 from vloc_ros.tracking import Tracker, TrackerSettings

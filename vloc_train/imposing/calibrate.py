@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from vloc_ros.errors import CalibrationError
+from vloc_ros.datasets import PosedSequence
+from vloc_ros.errors import CalibrationError, ConfigError
 from vloc_ros.geometry.rotations import so3_exp
 from vloc_ros.geometry.se3 import pose_error
+from vloc_ros.images.preprocess import Preprocess
 from vloc_ros.localizers.imposing.localizer import ImPosingLocalizer
 from vloc_ros.localizers.imposing.statistics import STATISTICS
-from vloc_ros.maps import MapBundle
+from vloc_ros.maps import MapBundle, read_map, write_map
 from vloc_ros.tracking.calibration import fit_covariance
 from vloc_ros.types import Array, Estimate, PosePrior, Query
-from vloc_train.imposing.data import FrameSet
+from vloc_train.imposing.data import FrameSet, cache_frames
 
-__all__ = ["calibrate", "describe_errors"]
+__all__ = ["calibrate", "describe_errors", "recalibrate"]
 
 #: Standard deviations of simulated priors, drawn log-uniformly: position (m); rotation takes 3 degrees per metre.
 PRIOR_SIGMA_M = (0.2, 3.0)
@@ -94,6 +98,42 @@ def calibrate(
             "min_score": float(0.5 * np.quantile(good, 0.01)),
         }
     return calibration, validation
+
+
+def recalibrate(
+    source: Path, drives: Mapping[str, Sequence[PosedSequence]], target: Path, device: torch.device
+) -> MapBundle:
+    """Replace a map's ``calibration`` and ``validation`` by those of other drives; everything else stays.
+
+    :param drives: by scene; scenes that are not named keep what they have.
+    :raises ConfigError: a scene that the map does not have.
+    :raises CalibrationError: too few frames in a drive.
+    """
+    bundle = read_map(source)
+    known = [scene.name for scene in bundle.manifest.scenes]
+    # A drive without a name belongs to the only scene, whatever that is called.
+    named = {known[0] if name == "map" and len(known) == 1 else name: value for name, value in drives.items()}
+    for name in named:
+        if name not in known:
+            raise ConfigError(f"scene: expected one of {', '.join(known)}, found {name!r}; write SCENE=PATH")
+    preprocess = Preprocess.from_settings(bundle.manifest.preprocessing)
+    with tempfile.TemporaryDirectory() as folder:
+        frames = [cache_frames(drives_of, preprocess, Path(folder), name) for name, drives_of in named.items()]
+        calibration, validation = calibrate(bundle, frames, device)
+    for name, found in validation.items():
+        if "calibration" in found:
+            raise CalibrationError(f"scene {name!r}: {found['calibration']}; use a longer drive")
+    manifest = replace(
+        bundle.manifest,
+        calibration={**bundle.manifest.calibration, **calibration},
+        validation={**bundle.manifest.validation, **validation},
+        provenance={
+            **bundle.manifest.provenance,
+            "calibration_data": {name: [drive.name for drive in value] for name, value in named.items()},
+        },
+    )
+    files = {entry.name: bundle.read(entry.name) for entry in bundle.manifest.files}
+    return write_map(target, manifest, {}, extra_files=files, overwrite=target.exists())
 
 
 def describe_errors(errors: Array) -> dict[str, Any]:

@@ -1,0 +1,69 @@
+"""Which device computes, and what it is called in reports."""
+
+from __future__ import annotations
+
+import logging
+import platform
+
+import torch
+
+from vloc_ros.errors import ConfigError
+
+__all__ = ["device_name", "select_device"]
+
+_log = logging.getLogger(__name__)
+
+
+def select_device(device: str = "auto") -> torch.device:
+    """Turn the ``device`` setting into a device that works.
+
+    :param device: ``auto`` (the first CUDA device that can compute, else the CPU), ``cpu``, ``cuda`` or ``cuda:i``.
+    :raises ConfigError: another word, or a CUDA device that was asked for by name and does not work.
+    """
+    if device == "cpu":
+        return torch.device("cpu")
+    if device == "auto":
+        problem = _cuda_problem(0)
+        if problem is None:
+            return torch.device("cuda", 0)
+        _log.info("device auto: computing on the CPU (%s)", problem)
+        return torch.device("cpu")
+    kind, _, index = device.partition(":")
+    if kind != "cuda" or (":" in device and not index.isdecimal()):
+        raise ConfigError(f"device: expected auto, cpu, cuda or cuda:<index>, found {device!r}")
+    number = int(index) if index else 0
+    problem = _cuda_problem(number)
+    if problem is not None:
+        raise ConfigError(f"device: expected {device} to work, found: {problem}; set device to auto or cpu")
+    return torch.device("cuda", number)
+
+
+def _cuda_problem(index: int) -> str | None:
+    """Why a CUDA device cannot be used, or None. A visible device may still be too old or full: compute on it."""
+    if not torch.cuda.is_available():
+        return "no CUDA device is available"
+    if index >= torch.cuda.device_count():
+        return f"there are only {torch.cuda.device_count()} CUDA devices"
+    try:
+        torch.ones(8, device=f"cuda:{index}").sum().item()
+    except RuntimeError as problem:
+        return str(problem).splitlines()[0]
+    return None
+
+
+def device_name(device: torch.device) -> str:
+    """The device in words, with its name, because a latency means nothing without it."""
+    if device.type == "cuda":
+        return f"{device} ({torch.cuda.get_device_name(device)})"
+    return f"{device} ({_cpu_name()}, {torch.get_num_threads()} threads)"
+
+
+def _cpu_name() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            for line in file:
+                if line.startswith("model name"):
+                    return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
