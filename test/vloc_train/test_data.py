@@ -161,6 +161,18 @@ def test_the_cache_is_made_once_and_serves_again(tmp_path, monkeypatch):
         cache_frames([drives[0]], tiny_drive.preprocess(), tmp_path, "place")
 
 
+@pytest.mark.parametrize("changed", [0, 5])
+def test_other_images_with_the_same_poses_are_not_taken_from_the_cache(tmp_path, monkeypatch, changed):
+    drives = [tiny_drive.drive(6)]
+    old = cache_frames(drives, tiny_drive.preprocess(), tmp_path)
+    image = tiny_drive.Pictures.image
+    monkeypatch.setattr(
+        tiny_drive.Pictures, "image", lambda self, i: 255 - image(self, i) if i == changed else image(self, i)
+    )
+    new = cache_frames(drives, tiny_drive.preprocess(), tmp_path)
+    np.testing.assert_array_equal(new.images[changed], 255 - old.images[changed])
+
+
 def test_an_interrupted_cache_is_made_again(tmp_path, monkeypatch):
     drives = [tiny_drive.drive(6)]
 
@@ -172,6 +184,7 @@ def test_an_interrupted_cache_is_made_again(tmp_path, monkeypatch):
         patch.setattr(tiny_drive.Pictures, "frames", broken)
         with pytest.raises(OSError, match="pulled out"):
             cache_frames(drives, tiny_drive.preprocess(), tmp_path)
+    assert not list(tmp_path.iterdir())
     found = cache_frames(drives, tiny_drive.preprocess(), tmp_path)
     np.testing.assert_array_equal(found.images[5], drives[0].image(5))
 

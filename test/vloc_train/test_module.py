@@ -119,7 +119,7 @@ def test_validation_leaves_the_mode_alone_and_covers_all_scenes():
 
 
 def test_the_log_of_a_run():
-    with (tiny_drive.trained_map().parent / "map.work" / "log" / "metrics.csv").open() as file:
+    with (tiny_drive.trained_map().parent / "map.work" / "log" / "version_0" / "metrics.csv").open() as file:
         rows = list(csv.DictReader(file))
     for step in range(3):
         shares = [float(row[f"positive_share/step_{step}"]) for row in rows if row[f"positive_share/step_{step}"]]

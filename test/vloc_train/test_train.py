@@ -106,6 +106,8 @@ def test_a_run_that_was_cut_off_ends_like_one_that_was_not(tmp_path, monkeypatch
         train(tmp_path / "map", EVERY_STEP, weight_average=0.9)
     assert not (tmp_path / "map").exists()
     resumed = train(tmp_path / "map", EVERY_STEP, weight_average=0.9)
+    logs = tmp_path / "map.work" / "log"
+    assert sorted(p.name for p in logs.iterdir()) == ["version_0", "version_1"]  # the first part's log is kept
     assert resumed.manifest.settings == uninterrupted.manifest.settings
     for field in ("data", "frames", "calibration_data", "settings"):
         assert resumed.manifest.provenance[field] == uninterrupted.manifest.provenance[field]

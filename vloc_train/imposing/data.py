@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,21 +73,39 @@ def cache_frames(
     camera = rectifiers[0].target
     for rectifier in rectifiers[1:]:
         preprocess.check(rectifier.target, camera)
-    digest = hashlib.sha256(poses.tobytes() + stamps.tobytes() + repr(preprocess).encode()).hexdigest()[:16]
-    file = folder / f"frames-{digest}.npy"
+    file = folder / f"frames-{_digest(sequences, preprocess, poses, stamps)}.npy"
     shape = (total, preprocess.height, preprocess.width, 3)
     if not file.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        partial = file.with_suffix(".partial.npy")
+        # Processes that start together each write their own and rename the same content.
+        partial = file.with_suffix(f".partial-{os.getpid()}.npy")
         images = np.lib.format.open_memmap(partial, mode="w+", dtype=np.uint8, shape=shape)  # type: ignore[no-untyped-call]
-        row = 0
-        for sequence, rectifier in zip(sequences, rectifiers, strict=True):
-            for _, image in sequence.frames():
-                images[row] = preprocess.apply_uint8(rectifier.rectify(image)[0])
-                row += 1
-        images.flush()
-        partial.rename(file)
+        try:
+            row = 0
+            for sequence, rectifier in zip(sequences, rectifiers, strict=True):
+                for _, image in sequence.frames():
+                    images[row] = preprocess.apply_uint8(rectifier.rectify(image)[0])
+                    row += 1
+            images.flush()
+            partial.rename(file)
+        finally:
+            partial.unlink(missing_ok=True)
     return FrameSet(np.load(file, mmap_mode="r"), poses, stamps, preprocess.camera(camera), scene)
+
+
+def _digest(
+    sequences: Sequence[PosedSequence], preprocess: Preprocess, poses: Array, stamps: npt.NDArray[np.int64]
+) -> str:
+    """What a cache was made from: preprocessing, poses, stamps, cameras, and the first and last image of every drive.
+
+    The images are in it because a drive that was rendered or recorded anew can have the poses of the old one.
+    """
+    digest = hashlib.sha256(poses.tobytes() + stamps.tobytes() + repr(preprocess).encode())
+    for sequence in sequences:
+        digest.update(repr((len(sequence), sequence.camera)).encode())
+        for index in sorted({0, len(sequence) - 1}) if len(sequence) else ():
+            digest.update(np.ascontiguousarray(sequence.image(index)).tobytes())
+    return digest.hexdigest()[:16]
 
 
 @dataclass

@@ -239,7 +239,8 @@ def _fit(
             precision="bf16-mixed" if half else "32-true",
             max_epochs=settings.epochs,
             callbacks=callbacks,
-            logger=CSVLogger(str(work), name="log", version=""),
+            # A folder for each part of a resumed run: the logger deletes what an earlier part wrote to its own.
+            logger=CSVLogger(str(work), name="log"),
             log_every_n_steps=20,
             enable_progress_bar=options.progress,
             enable_model_summary=False,
