@@ -10,14 +10,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vloc_ros.errors import MapBackendError
+from vloc_ros.images.preprocess import Preprocess
 from vloc_ros.localizers.imposing.initial import initial_candidates
-from vloc_ros.localizers.imposing.localizer import CANDIDATES_FILE, WEIGHTS_FILE, load_weights
+from vloc_ros.localizers.imposing.localizer import CANDIDATES_FILE, WEIGHTS_FILE, load_network
 from vloc_ros.localizers.imposing.network import ImageEncoder, ImPosingNetwork, PoseEncoder
 from vloc_ros.localizers.imposing.precision import compute_dtype
 from vloc_ros.localizers.imposing.search import Draws, search
 from vloc_ros.localizers.imposing.settings import NetworkSettings, SearchSettings
 from vloc_ros.localizers.imposing.transcription import transcribed_search
-from vloc_ros.maps import read_map
+from vloc_ros.maps import expect, read_map
 from vloc_ros.settings import settings_from_mapping
 
 __all__ = ["BenchSetup"]
@@ -43,12 +45,18 @@ class BenchSetup:
         """From an ImPosing map, its first scene."""
         bundle = read_map(map_dir)
         stored, where = bundle.manifest.settings, str(map_dir)
-        network = ImPosingNetwork(
-            settings_from_mapping(NetworkSettings, stored.get("network"), where), len(bundle.manifest.scenes)
+        if bundle.manifest.backend != "imposing":
+            raise MapBackendError(f"{where}: expected a map of backend 'imposing', found {bundle.manifest.backend!r}")
+        network = load_network(
+            settings_from_mapping(NetworkSettings, stored.get("network"), where),
+            len(bundle.manifest.scenes),
+            bundle.tensors(WEIGHTS_FILE),
+            where,
         )
-        load_weights(network, bundle.tensors(WEIGHTS_FILE), where)
-        initial = bundle.tensors(CANDIDATES_FILE)[f"{bundle.manifest.scenes[0].name}.poses"]
-        size = (int(bundle.manifest.preprocessing["height"]), int(bundle.manifest.preprocessing["width"]))
+        first = f"{bundle.manifest.scenes[0].name}.poses"
+        initial = expect(bundle.tensors(CANDIDATES_FILE), first, (None, 7), torch.float32, where)
+        preprocess = Preprocess.from_settings(bundle.manifest.preprocessing)
+        size = (preprocess.height, preprocess.width)
         return cls._of(
             network, settings_from_mapping(SearchSettings, stored.get("search"), where), initial, size, device
         )

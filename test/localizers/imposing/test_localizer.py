@@ -23,6 +23,7 @@ from vloc_ros.errors import (
 from vloc_ros.geometry.se3 import make_transform, nees, pose_error
 from vloc_ros.localizers import load_localizer
 from vloc_ros.localizers.imposing.localizer import CANDIDATES_FILE, WEIGHTS_FILE, transforms
+from vloc_ros.localizers.imposing.network import ImPosingNetwork
 from vloc_ros.types import CameraModel, LocalizationState, PosePrior, Query
 from vloc_train.imposing.export import export_map
 
@@ -289,6 +290,22 @@ def test_weights_that_do_not_fit(tmp_path, town_map, change, match):
         load_localizer(path, "cpu")
 
 
+def test_a_network_larger_than_its_weights_takes_no_memory(copy, monkeypatch):
+    """Within the allowed ranges a manifest can still ask for gigabytes: shapes are compared before they are taken."""
+    made = []
+    original = ImPosingNetwork.__init__
+
+    def watched(self, *args, **kwargs):
+        original(self, *args, **kwargs)
+        made.append({p.device.type for p in self.parameters()})
+
+    monkeypatch.setattr(ImPosingNetwork, "__init__", watched)
+    tiny_drive.edited(copy, lambda m: m["settings"]["network"].update(hidden=4096, layers=16, embed_dim=4096))
+    with pytest.raises(MapTensorError, match="expected shape"):
+        load_localizer(copy, "cpu")
+    assert made == [{"meta"}]
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -358,6 +375,8 @@ def test_a_map_of_another_backend(copy):
         lambda m: m["settings"]["network"]["backbone_options"].update(checkpoint_path="/etc/passwd"),
         lambda m: m["settings"]["network"].update(embed_dim=-1),
         lambda m: m["settings"]["network"].update(embed_dim=1 << 40),
+        lambda m: m["settings"]["network"].update(hidden=65536, layers=64),
+        lambda m: m["settings"]["network"].update(pool_grid=[4096, 4096]),
         lambda m: m["settings"]["network"].update(surprise=1),
         lambda m: m["settings"]["search"].update(candidates="many"),
         lambda m: m["settings"].update(network=[1, 2]),

@@ -33,7 +33,7 @@ __all__ = [
     "REFERENCES_FILE",
     "WEIGHTS_FILE",
     "ImPosingLocalizer",
-    "load_weights",
+    "load_network",
     "settings_mapping",
     "transforms",
 ]
@@ -102,8 +102,8 @@ class ImPosingLocalizer(Localizer):
         self._search = settings_from_mapping(SearchSettings, {**stored, **(settings or {})}, "imposing settings")
         self._changed_candidates = self._search.candidates != stored.get("candidates")
         self._preprocess = Preprocess.from_settings(manifest.preprocessing)
-        network = ImPosingNetwork(network_settings, len(manifest.scenes))
-        load_weights(network, bundle.tensors(WEIGHTS_FILE), f"{where}/{WEIGHTS_FILE}")
+        weights, scenes = bundle.tensors(WEIGHTS_FILE), len(manifest.scenes)
+        network = load_network(network_settings, scenes, weights, f"{where}/{WEIGHTS_FILE}")
         self._dtype = compute_dtype(self._search.precision, device)
         network.eval().requires_grad_(False)
         self._encoders = [network.pose_encoder(i) for i in range(len(manifest.scenes))]
@@ -312,15 +312,32 @@ def _covariance_model(data: Any, where: str) -> CovarianceModel | None:
     return model
 
 
-def load_weights(network: ImPosingNetwork, tensors: dict[str, Tensor], where: str) -> None:
-    """Fill the network, naming the first tensor that is missing, unknown or of another shape."""
-    expected = network.state_dict()
+def load_network(settings: NetworkSettings, scenes: int, tensors: dict[str, Tensor], where: str) -> ImPosingNetwork:
+    """The network with a map's weights, naming the first tensor that is missing, unknown or of another shape.
+
+    Shapes are compared before memory is taken: a manifest can ask for a network far larger than its weight file.
+
+    :raises MapTensorError: weights and settings do not agree. :raises ConfigError: timm has no such backbone.
+    """
+    try:
+        with torch.device("meta"):
+            _check_shapes(ImPosingNetwork(settings, scenes), tensors, where)
+    except ConfigError:
+        pass  # some backbones compute while they are made, which needs memory; what is really wrong shows below
+    network = ImPosingNetwork(settings, scenes)
+    expected = _check_shapes(network, tensors, where)
+    network.load_state_dict({k: v.to(expected[k].dtype) for k, v in tensors.items()})
+    return network
+
+
+def _check_shapes(network: ImPosingNetwork, tensors: dict[str, Tensor], where: str) -> dict[str, Tensor]:
+    expected: dict[str, Tensor] = network.state_dict()
     for name, value in expected.items():
         expect(tensors, name, tuple(value.shape), None, where)
     unknown = sorted(set(tensors) - set(expected))
     if unknown:
         raise MapTensorError(f"{where}: unknown tensor {unknown[0]!r}: the map's settings and weights do not agree")
-    network.load_state_dict({k: v.to(expected[k].dtype) for k, v in tensors.items()})
+    return expected
 
 
 def settings_mapping(network: NetworkSettings, search_settings: SearchSettings) -> dict[str, Any]:

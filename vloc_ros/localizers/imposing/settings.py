@@ -32,10 +32,10 @@ class NetworkSettings:
     backbone: str = "resnet34"
     backbone_options: dict[str, Any] = field(default_factory=dict)
     pooling: Literal["gap", "grid"] = "gap"
-    pool_grid: tuple[int, int] = ranged((2, 4), minimum=1, maximum=64)
-    embed_dim: int = ranged(256, minimum=1, maximum=65536)
-    hidden: int = ranged(256, minimum=1, maximum=65536)
-    layers: int = ranged(4, minimum=1, maximum=64)
+    pool_grid: tuple[int, int] = ranged((2, 4), minimum=1, maximum=32)
+    embed_dim: int = ranged(256, minimum=1, maximum=4096)
+    hidden: int = ranged(256, minimum=1, maximum=4096)
+    layers: int = ranged(4, minimum=1, maximum=16)
     frequencies: Literal["octaves", "linear"] = "octaves"
     position_octaves: int = ranged(11, minimum=1, maximum=24)
     rotation_octaves: int = ranged(11, minimum=1, maximum=24)
