@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin
 
+import numpy as np
+
 from vloc_ros.errors import ConfigError, VlocError
 
 __all__ = ["SettingDescription", "describe_settings", "ranged", "settings_from_mapping", "settings_to_mapping"]
@@ -112,6 +114,8 @@ def _plain(value: Any) -> Any:
         return settings_to_mapping(value)
     if isinstance(value, Enum):
         return value.value
+    if isinstance(value, np.generic):
+        return value.item()
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

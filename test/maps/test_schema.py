@@ -36,6 +36,16 @@ def test_numpy_values_and_tuples_become_plain(manifest: MapManifest) -> None:
     assert parse_manifest(dump_manifest(odd), "map.yaml").validation == {"m": 0.5, "n": [1, 2]}
 
 
+def test_numpy_numbers_in_typed_fields_become_plain(manifest: MapManifest) -> None:
+    low, high = (tuple(row) for row in np.array([[-1.5, 0.0, 2.0], [1.0, 2.0, 3.0]]))
+    scene = dataclasses.replace(manifest.scenes[0], area_min=low, area_max=tuple(map(np.float32, high)))
+    found = parse_manifest(dump_manifest(dataclasses.replace(manifest, scenes=(scene,))), "map.yaml").scenes[0]
+    assert found.area_min == (-1.5, 0.0, 2.0) and found.area_max == (1.0, 2.0, 3.0)
+    odd = dataclasses.replace(scene, area_min=np.zeros(3))
+    with pytest.raises(MapFormatError, match="plain values"):
+        dump_manifest(dataclasses.replace(manifest, scenes=(odd,)))
+
+
 def test_values_that_are_not_plain_are_refused_by_name(manifest: MapManifest) -> None:
     with pytest.raises(MapFormatError, match=r"settings\.x.*ndarray"):
         dump_manifest(dataclasses.replace(manifest, settings={"x": np.zeros(3)}))

@@ -193,7 +193,10 @@ def dump_manifest(manifest: MapManifest, where: str = MANIFEST_NAME) -> str:
     for section in _FREE_SECTIONS:
         data[section] = plain_mapping(getattr(manifest, section), f"{where}: {section}")
     ordered = {"format_version": data.pop("format_version"), **data}
-    text = yaml.dump(ordered, Dumper=_ManifestDumper, sort_keys=False, allow_unicode=True, width=120)
+    try:
+        text = yaml.dump(ordered, Dumper=_ManifestDumper, sort_keys=False, allow_unicode=True, width=120)
+    except yaml.representer.RepresenterError as problem:
+        raise MapFormatError(f"{where}: expected plain values, found {' '.join(map(str, problem.args))}") from problem
     parse_manifest(text.encode(), where)
     return text
 
