@@ -9,13 +9,17 @@ from importlib import metadata
 import cv2
 import numpy as np
 import pytest
+import torch
 import typer
 
 import vloc_ros
+from vloc_ros import cli
 from vloc_ros.cli import main
 from vloc_ros.commands import plugins
 from vloc_ros.datasets import open_sequence
 from vloc_ros.errors import ConfigError
+from vloc_ros.maps import MapManifest, Scene, write_map
+from vloc_ros.types import CameraModel
 
 
 def run(*arguments: str, capsys) -> tuple[int, str, str]:
@@ -64,6 +68,10 @@ def test_convert_kitti(flat, tmp_path, capsys):
         ["convert", "kitti", "a", "b", "--storage", "hdf5"],
         ["replay"],
         ["replay", "a", "--map", "m", "--out", "o", "--set", "novalue"],
+        ["replay", "a", "--map", "m", "--out", "o", "--set", "candidates=[1,"],
+        ["train", "imposing", "--data", "a", "--out", "o", "--set", "network.embed_dim={"],
+        ["train", "imposing", "--data", "a", "--out", "o", "--set", "seed=1", "--set", "seed.deeper=1"],
+        ["train", "imposing"],
         ["map", "explode"],
         ["--nonsense"],
     ],
@@ -86,6 +94,42 @@ def test_failure_is_1_with_one_line(arguments, text, capsys, tmp_path, monkeypat
     monkeypatch.chdir(tmp_path)
     code, _, err = run(*arguments, capsys=capsys)
     assert code == 1 and text in err and err.count("\n") == 1 and "Traceback" not in err
+
+
+@pytest.mark.parametrize("where", ["inside a command", "before one", "in a plugin"])
+def test_an_interrupt_is_1_with_one_line(monkeypatch, capsys, where):
+    def interrupted(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    if where == "before one":
+        monkeypatch.setattr(cli, "app", interrupted)
+    elif where == "in a plugin":
+        module = type(sys)("somebodys_trainer")
+        module.train = lambda: interrupted()
+        monkeypatch.setitem(sys.modules, "somebodys_trainer", module)
+        provide(monkeypatch, "somebodys_trainer:train")
+    else:
+        monkeypatch.setattr("vloc_ros.maps.read_map", interrupted)
+    arguments = ["train"] if where == "in a plugin" else ["map", "info", "campus"]
+    code, _, err = run(*arguments, capsys=capsys)
+    assert (code, err.strip()) == (1, "vloc: interrupted")
+
+
+def test_maps_are_explained_without_interpreting_what_they_say(tmp_path, capsys):
+    """Texts of a map are untrusted: no markup, and no crash from what looks like some."""
+    manifest = MapManifest(
+        backend="fake",
+        scenes=(Scene("[/yard]", "map", (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),),
+        camera=CameraModel(64, 48, 50.0, 50.0, 31.5, 23.5),
+        provenance={"note": "[/] [bold]quoted[/bold]"},
+    )
+    write_map(tmp_path / "map", manifest, {"w.safetensors": {"w": torch.zeros(2)}})
+    code, out, err = run("map", "info", tmp_path / "map", capsys=capsys)
+    assert (code, err) == (0, "") and "[/yard]" in out and "[/] [bold]quoted[/bold]" in out
+    assert run("map", "verify", tmp_path / "map", capsys=capsys)[0] == 0
+    (tmp_path / "map" / "[bold]stranger.txt").write_text("x")
+    code, out, err = run("map", "verify", tmp_path / "map", capsys=capsys)
+    assert code == 1 and "[bold]stranger.txt" in out and "1 of 3 checks failed" in err and err.count("\n") == 1
 
 
 def test_python_dash_m():

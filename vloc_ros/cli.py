@@ -30,6 +30,8 @@ app.command()(replay.replay)
 app.command()(demo.demo)
 app.command()(bench.bench)
 
+#: What typer exits with after Ctrl-C.
+INTERRUPTED = 130
 _PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 
@@ -61,7 +63,18 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     except (VlocError, OSError) as error:
         print(f"vloc: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(1)
+    except KeyboardInterrupt:
+        _interrupted()
+    except SystemExit as stop:
+        if stop.code == INTERRUPTED:
+            _interrupted()
+        raise
     sys.exit(0)
+
+
+def _interrupted() -> NoReturn:
+    print("vloc: interrupted", file=sys.stderr)
+    sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import yaml
 from rich.console import Console
 from rich.logging import RichHandler
 
+from vloc_ros.commands.assignments import assigned
 from vloc_ros.datasets import PosedSequence, open_sequence
 from vloc_ros.errors import ConfigError
 from vloc_ros.maps import MapBundle
@@ -25,21 +26,12 @@ def _changes(config: Path | None, assignments: list[str], option: str = "--set")
     if config is not None:
         try:
             loaded = yaml.safe_load(config.read_text())
-        except (OSError, yaml.YAMLError) as problem:
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as problem:
             raise ConfigError(f"{config}: expected a YAML file of settings: {problem}") from problem
         if not isinstance(loaded, dict):
             raise ConfigError(f"{config}: expected a mapping of settings, found {type(loaded).__name__}")
         changes = loaded
-    for assignment in assignments:
-        name, separator, text = assignment.partition("=")
-        if not separator:
-            raise ConfigError(f"{option}: expected NAME=VALUE, found {assignment!r}")
-        target = changes
-        *groups, leaf = name.split(".")
-        for group in groups:
-            target = target.setdefault(group, {})
-        target[leaf] = yaml.safe_load(text)
-    return changes
+    return assigned(assignments, option, changes)
 
 
 def _by_scene(sources: list[str], truth: str | None) -> dict[str, list[PosedSequence]]:
@@ -136,5 +128,6 @@ def _summary(bundle: MapBundle) -> None:
     for scene, found in bundle.manifest.validation.items():
         median = f"median {found['median_translation_m']:.2f} m {found['median_rotation_deg']:.2f} deg"
         recall = f"within 2 m and 5 deg {100 * found['recall_2m_5deg']:.1f} % of {found['frames']} frames"
-        console.print(f"{scene}: held-out {median}, {recall}")
-    console.print(f"map: {bundle.path} ({bundle.size_bytes / 1e6:.2f} MB); vloc map info {bundle.path}")
+        console.print(f"{scene}: held-out {median}, {recall}", markup=False)
+    size = f"{bundle.size_bytes / 1e6:.2f} MB"
+    console.print(f"map: {bundle.path} ({size}); vloc map info {bundle.path}", markup=False)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import pytest
+from bag_copies import copy_without
 
 from vloc_ros.cli import main
 from vloc_ros.convert.writer import BagWriter
@@ -63,6 +65,30 @@ def test_bag_without_camera_info_is_1_and_says_why(run, make_drive, tmp_path):
             bag.image("/camera/image", stamp, "camera", sequence.image(i))
     code, _, err = run(tmp_path / "blind")
     assert code == 1 and "every frame was refused (no_camera_info" in err and err.count("\n") == 1
+
+
+def test_bag_without_images_is_1_and_says_so(run, drive_bag, tmp_path):
+    copy_without(drive_bag, tmp_path / "dark", "/camera/image")
+    code, _, err = run(tmp_path / "dark")
+    assert code == 1 and "holds no images" in err and err.count("\n") == 1
+
+
+def test_bag_without_truth_is_1_unless_that_is_intended(run, drive_bag, tmp_path):
+    copy_without(drive_bag, tmp_path / "bag", "/reference/pose")
+    code, _, err = run(tmp_path / "bag")
+    assert code == 1 and "no truth" in err and err.count("\n") == 1
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["published"] > 10 and (tmp_path / "out" / "result" / "metadata.yaml").exists()
+    assert run(tmp_path / "bag", "--truth", "none")[::2] == (0, "")
+
+
+def test_without_matplotlib_it_says_so_before_the_work(run, drive_bag, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    code, _, err = run(drive_bag, "--plots")
+    assert code == 1 and "vloc_ros[replay]" in err and err.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+    assert run(drive_bag)[0] == 0
 
 
 def test_truth_of_another_frame_is_noted(run, make_drive, tmp_path):

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-import shutil
 
 import numpy as np
 import pytest
+from bag_copies import copy_without
 
 from vloc_ros.convert.sequence import write_sequence
 from vloc_ros.datasets.bag import BagOptions
@@ -213,21 +213,3 @@ def test_sqlite_result(bundle, knowing, make_drive, drive_bag, tmp_path):
     assert [p.suffix for p in sorted(out.bag_path.iterdir())] == [".yaml", ".db3"] or (
         out.bag_path / "result.db3"
     ).exists()
-
-
-def copy_without(source, target, topic):
-    """The same bag without one topic."""
-    from rosbags.highlevel import AnyReader
-    from rosbags.rosbag2 import StoragePlugin, Writer
-
-    shutil.rmtree(target, ignore_errors=True)
-    with AnyReader([source]) as reader, Writer(target, version=8, storage_plugin=StoragePlugin.MCAP) as writer:
-        made = {}
-        for connection, time, data in reader.messages():
-            if connection.topic == topic:
-                continue
-            if connection.topic not in made:
-                made[connection.topic] = writer.add_connection(
-                    connection.topic, connection.msgtype, typestore=reader.typestore
-                )
-            writer.write(made[connection.topic], time, data)

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 __all__ = ["bench"]
 
@@ -36,7 +37,7 @@ def bench(
     if accuracy is not None and map_path is None:
         raise ConfigError("bench: --accuracy needs a trained map: add --map")
     result = bench_imposing(map_path, select_device(device), repeats, accuracy_bag=accuracy)
-    table = Table("stage", "p50 ms", "p95 ms", "max ms", title=f"{result['map']} on {result['device']}")
+    table = Table("stage", "p50 ms", "p95 ms", "max ms", title=Text(f"{result['map']} on {result['device']}"))
     for row in result["rows"]:
         table.add_row(row["name"], *(f"{row[key]:.2f}" for key in ("ms_p50", "ms_p95", "ms_max")))
     console = Console()
@@ -46,8 +47,8 @@ def bench(
         "floor_ms", "times_floor", "memory_bytes", "accuracy",
     ):  # fmt: skip
         if key in result:
-            console.print(f"{key}: {result[key]}")
+            console.print(f"{key}: {result[key]}", markup=False)
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(json.dumps(result, indent=2) + "\n")
-        console.print(f"written: {out}")
+        console.print(f"written: {out}", markup=False)

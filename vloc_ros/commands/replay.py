@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from vloc_ros.commands.assignments import assigned
 from vloc_ros.commands.convert import StorageName
 from vloc_ros.commands.progress import progress_bar
 
@@ -52,18 +53,12 @@ def replay(
     ] = None,
 ) -> None:
     """Localize a recorded drive: result bag, trajectory.tum, report.json, report.md and plots."""
-    import yaml
+    settings = assigned(set_ or [], "--set")
 
     from vloc_ros.datasets.bag import BagOptions
     from vloc_ros.evaluation.report import print_table
     from vloc_ros.replay import replay as run
 
-    settings = {}
-    for item in set_ or []:
-        name, equals, value = item.partition("=")
-        if not equals:
-            raise typer.BadParameter(f"expected NAME=VALUE, found {item!r}", param_hint="--set")
-        settings[name] = yaml.safe_load(value)
     options = BagOptions(
         image=image,
         camera_info=camera_info,

@@ -9,7 +9,7 @@ from typing import Any
 from vloc_ros.errors import ConfigError
 from vloc_ros.types import LocalizationState
 
-__all__ = ["REFERENCE", "STATE_COLOURS", "new_figure", "save", "shade_states"]
+__all__ = ["REFERENCE", "STATE_COLOURS", "new_figure", "require_matplotlib", "save", "shade_states"]
 
 #: Distinguishable without red-green vision (Okabe and Ito).
 STATE_COLOURS = {
@@ -21,16 +21,26 @@ STATE_COLOURS = {
 REFERENCE = "#222222"
 
 
+def require_matplotlib() -> None:
+    """Ask before the work whose result is to be drawn.
+
+    :raises ConfigError: matplotlib is not installed.
+    """
+    try:
+        import matplotlib.figure  # noqa: F401
+    except ImportError as error:
+        raise ConfigError("plots need matplotlib: pip install 'vloc_ros[replay]', or --no-plots") from error
+
+
 def new_figure(width: float, height: float) -> Any:
     """A matplotlib figure (inches) drawn by Agg; works without a display and from any thread.
 
     :raises ConfigError: matplotlib is not installed.
     """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ConfigError("plots need matplotlib: pip install 'vloc_ros[replay]', or ask for no plots") from error
+    require_matplotlib()
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure

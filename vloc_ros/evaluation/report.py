@@ -137,12 +137,13 @@ def print_table(report: Mapping[str, Any]) -> None:
     """The report on the terminal."""
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
-    table = Table(title=f"{report.get('bag', 'replay')}", show_header=False, title_justify="left")
+    table = Table(title=Text(str(report.get("bag", "replay"))), show_header=False, title_justify="left")
     table.add_column(style="bold")
     table.add_column(overflow="fold")
     for name, value in table_rows(report):
-        table.add_row(name, value)
+        table.add_row(name, Text(value))  # file names are no markup
     Console().print(table)
 
 

@@ -22,6 +22,7 @@ from vloc_ros.datasets.bag import NO_TRUTH, BagDrive, BagFrame, BagOptions
 from vloc_ros.diagnostics import diagnose
 from vloc_ros.errors import BagError
 from vloc_ros.evaluation.candidates_plot import draw_candidates
+from vloc_ros.evaluation.canvas import require_matplotlib
 from vloc_ros.evaluation.metrics import FrameRecord, evaluate
 from vloc_ros.evaluation.plots import draw_all
 from vloc_ros.evaluation.report import build_report, write_report
@@ -83,6 +84,8 @@ def replay(
     :raises BagError: nothing can be localized at all (no bag, empty, no images). :raises MapError: a bad map.
     """
     out = Path(out)
+    if plots:
+        require_matplotlib()
     bundle = read_map(map_path)
     with ExitStack() as stack:
         drive = stack.enter_context(BagDrive(bag, options))
