@@ -8,12 +8,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from vloc_ros.convert.writer import BagWriter
 from vloc_ros.datasets import is_bag, open_sequence
 from vloc_ros.datasets.bag import BagDrive, BagOptions, open_bag_sequence
 from vloc_ros.datasets.bag_reader import BagReader
-from vloc_ros.errors import BagError
+from vloc_ros.errors import BagError, VlocError
 
 
 def assert_same_drive(found, expected):
@@ -220,6 +222,33 @@ def test_unfinished_mcap_gives_what_is_there(make, write, share):
         open_bag_sequence(path)
     partial = open_bag_sequence(path, allow_partial=True)
     np.testing.assert_array_equal(partial.image(1), sequence.image(1))
+
+
+@pytest.fixture
+def damaged_bags(sequence, write, ros1_bag, tmp_path):
+    """A file to damage and what belongs in it, by whether it is a ROS 1 bag."""
+    mcap = (write(sequence) / "bag.mcap").read_bytes()
+    return {False: (tmp_path / "damaged.mcap", mcap), True: (tmp_path / "damaged.bag", ros1_bag.read_bytes())}
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.booleans(),
+    st.floats(0.2, 1.0),
+    st.lists(st.tuples(st.floats(0.0, 0.999), st.binary(min_size=1, max_size=9)), min_size=1, max_size=6),
+)
+def test_a_damaged_bag_is_read_in_part_or_refused_by_name(damaged_bags, ros1, share, changes):
+    file, content = damaged_bags[ros1]
+    data = bytearray(content[: int(share * len(content))])
+    for place, junk in changes:
+        start = int(place * len(data))
+        data[start : start + len(junk)] = junk[: len(data) - start]
+    file.write_bytes(data)
+    try:
+        with BagDrive(file) as drive:
+            list(drive.frames())
+    except VlocError as error:
+        assert "\n" not in str(error)
 
 
 def test_mcap_whose_footer_alone_is_missing(sequence, write):

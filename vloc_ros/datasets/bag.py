@@ -169,7 +169,9 @@ class BagDrive:
             self.tree.path(*self._truth_edge)  # raises where TF does not connect them
             self.frame_id, self._truth_child = self._truth_edge
         if not self.camera_frame:
-            first = next(iter(reader.messages([str(self.image_topic)])))
+            first = next(reader.messages([str(self.image_topic)]), None)
+            if first is None:
+                raise BagError(f"{reader.path}: not one image can be read: {reader.problem}")
             self.camera_frame = msgs.frame_id(first.message)
         self.T_base_cam = self._mounting(options.base_frame, self.camera_frame)
 

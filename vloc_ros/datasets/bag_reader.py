@@ -6,7 +6,7 @@ says so, and a caller that wants whole bags only asks :meth:`BagReader.require_c
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Protocol
@@ -165,13 +165,22 @@ class BagReader:
             from vloc_ros.datasets.mcap_salvage import McapSalvage
 
             self.problem = f"the bag is unfinished: {path.name} has no readable footer ({why})"
-            return McapSalvage(path)
+            return _salvaged(McapSalvage, path)
         if path.suffix == ".bag":
             from vloc_ros.datasets.rosbag1_salvage import Rosbag1Salvage
 
             self.problem = f"the bag is unfinished: {path.name} has no readable index ({why})"
-            return Rosbag1Salvage(path)
+            return _salvaged(Rosbag1Salvage, path)
         raise BagError(f"{path}: the bag cannot be opened: {why}")
+
+
+def _salvaged(reader: Callable[[Path], _Source], path: Path) -> _Source:
+    try:
+        return reader(path)
+    except BagError:
+        raise
+    except Exception as error:  # whatever a damaged file makes the decoders raise
+        raise BagError(f"{path}: the bag is damaged and cannot be read ({_one_line(error)})") from error
 
 
 def _one_line(error: BaseException) -> str:
