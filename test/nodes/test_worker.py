@@ -105,3 +105,49 @@ def test_a_discarded_frame_is_not_handled(worker, recorder):
     worker.submit(done.set)
     assert done.wait(5)
     assert recorder.seen == [1]
+
+
+def test_a_worker_that_is_started_again_while_its_last_frame_is_at_work(worker, recorder):
+    """A localizer slower than the wait of stop(): the new thread waits for it, and then takes frames."""
+    stopping = []
+    worker.offer(1)
+    assert recorder.entered.acquire(timeout=5)
+    assert not worker.stop(0.01)
+    assert not worker.submit(lambda: None)
+    worker.start()
+    assert worker.running and not worker.stopping
+    assert worker.submit(lambda: stopping.append(worker.stopping))
+    worker.offer(2)
+    assert not recorder.entered.acquire(timeout=0.05), "two frames at work at once"
+    recorder.release.release()
+    assert recorder.entered.acquire(timeout=5)
+    recorder.release.release()
+    done = threading.Event()
+    assert worker.submit(done.set)
+    assert done.wait(5)
+    assert recorder.seen == [1, 2] and stopping == [False]
+
+
+def test_the_thread_that_was_replaced_knows_that_it_is_over(recorder):
+    seen = []
+    entered, release = threading.Event(), threading.Event()
+
+    def handle(frame):
+        entered.set()
+        assert release.wait(5)
+        seen.append((frame, made.stopping))
+
+    made = Worker(handle, recorder.errors.append)
+    made.start()
+    made.offer(1)
+    assert entered.wait(5)
+    assert not made.stop(0.01)
+    made.start()
+    made.offer(2)
+    release.set()
+    done = threading.Event()
+    while not seen or seen[-1][0] != 2:
+        assert made.running
+        done.wait(0.01)
+    assert seen == [(1, True), (2, False)] and not recorder.errors
+    assert made.stop(5)

@@ -124,6 +124,7 @@ class Engine:
         if self._last_stamp:
             self.pipeline.reset()
         self._last_stamp = 0
+        self._outputs.state(self.state)
 
     def finish(self) -> None:
         """After the last frame before a deactivation: keep the pose, withdraw the state."""
@@ -215,6 +216,8 @@ class Engine:
         scene = self._parameters["scene"] or None
         frame = Frame(stamp, image, camera, rectified, T_base_cam, T_odom_base, turn, scene)
         result = pipeline.process(frame)
+        if self._cancelled():
+            return  # deactivated meanwhile: TF is no lifecycle publisher, nobody else would hold it back
         if stamp > 0:
             self._last_stamp, self._last_turn_ns = stamp, turn
         self._publish(result, T_base_cam, received)
@@ -251,7 +254,7 @@ class Engine:
             )
             self._say("tf_conflict", self.tf_conflict)
             return True
-        others = [f"{a} -> {b}" for a, b in self._tf.foreign if a == map_frame]
+        others = [f"{a} -> {b}" for a, b in list(self._tf.foreign) if a == map_frame]
         self.tf_conflict = f"another node sends {', '.join(others)} too: use tf_mode none" if others else ""
         if others:
             self._say("tf_conflict", self.tf_conflict)

@@ -108,10 +108,9 @@ class VlocLocalizer(LifecycleNode):
         result = super().on_activate(state)
         if result != SUCCESS:
             return result
-        self.engine.start()
         self.worker.start()
+        self.worker.submit(self.engine.start)  # before the first frame, and never beside a last one from before
         self.camera.restart_silence()
-        self.outputs.state(self.engine.state)
         return SUCCESS
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -245,6 +244,8 @@ class VlocLocalizer(LifecycleNode):
             return response
         while not pending.finished and self.worker.running:
             await pending
+        if not pending.finished:
+            response.success, response.message = False, f"the node was stopped before: it is {self.lifecycle_label}"
         return response
 
     def _answer(self, response: Trigger.Response, work: Callable[[], None], done: str) -> None:

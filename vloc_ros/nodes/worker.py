@@ -15,6 +15,7 @@ from typing import Generic, TypeVar
 __all__ = ["Worker"]
 
 T = TypeVar("T")
+THREAD_NAME = "vloc-worker"
 
 
 class Worker(Generic[T]):
@@ -42,15 +43,28 @@ class Worker(Generic[T]):
 
     @property
     def stopping(self) -> bool:
-        """Whether :meth:`stop` was called: whoever waits inside the thread gives up."""
-        return self._stopping
+        """Whether :meth:`stop` was called: whoever waits inside the thread gives up, and drops its result."""
+        return self._over
+
+    @property
+    def _over(self) -> bool:
+        """Whether the calling thread is to end: it was stopped, or another has taken its place since."""
+        current = threading.current_thread()
+        return self._stopping or (current is not self._thread and current.name == THREAD_NAME)
 
     def start(self) -> None:
-        """Start the thread; nothing happens when it runs already."""
-        if self.running:
+        """Start the thread; nothing happens when it runs already.
+
+        One that was told to stop but still works on its last frame is waited for inside the new thread: there is
+        never more than one at work.
+        """
+        if self.running and not self._stopping:
             return
-        self._stopping = False
-        self._thread = threading.Thread(target=self._run, name="vloc-worker", daemon=True)
+        with self._wake:
+            before = self._thread
+            self._thread = threading.Thread(target=self._run, args=(before,), name=THREAD_NAME, daemon=True)
+            self._stopping = False
+            self._wake.notify_all()
         self._thread.start()
 
     def offer(self, frame: T) -> None:
@@ -92,12 +106,14 @@ class Worker(Generic[T]):
         self._thread = None
         return True
 
-    def _run(self) -> None:
+    def _run(self, before: threading.Thread | None) -> None:
+        if before is not None:
+            before.join()
         while True:
             with self._wake:
-                while not (self._stopping or self._jobs or self._frame is not None):
+                while not (self._over or self._jobs or self._frame is not None):
                     self._wake.wait()
-                if self._stopping:
+                if self._over:
                     return
                 job = self._jobs.popleft() if self._jobs else None
                 frame = None
