@@ -1,4 +1,4 @@
-"""``vloc demo``: the plan beside the shipped map, and the whole run on a tiny town."""
+"""``vloc demo``: the plan beside the shipped map. The whole run is in test/replay/test_command.py."""
 
 from __future__ import annotations
 

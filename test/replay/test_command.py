@@ -9,7 +9,9 @@ import pytest
 from bag_copies import copy_without
 
 from vloc_ros.cli import main
+from vloc_ros.convert import town
 from vloc_ros.convert.writer import BagWriter
+from vloc_ros.datasets import open_sequence
 from vloc_ros.replay import runner
 
 
@@ -102,3 +104,25 @@ def test_truth_of_another_frame_is_noted(run, make_drive, tmp_path):
             bag.image("/camera/image", stamp, "camera", sequence.image(i))
     code, out, _ = run(tmp_path / "bag")
     assert code == 0 and "'utm'" in out
+
+
+def test_demo_renders_a_drive_localizes_it_and_says_where_things_are(
+    monkeypatch, bundle, knowing, tmp_path, capsys, repo_root
+):
+    """With a small camera, few frames, and the localizer that knows the truth in place of the shipped map."""
+    out, original = tmp_path / "demo", town.convert_town
+    small = {"width": 64, "height": 36, "spacing_m": 5.0}
+    monkeypatch.setattr(town, "convert_town", lambda *args, **options: original(*args, **{**options, **small}))
+
+    def load(*_, **__):
+        return knowing(bundle, open_sequence(next((out / "drive").iterdir())))
+
+    monkeypatch.setattr(runner, "load_localizer", load)
+    with pytest.raises(SystemExit) as stop:
+        main(["demo", "--out", str(out), "--map", str(bundle.path)])
+    said, err = capsys.readouterr()
+    assert (stop.value.code, err) == (0, "")
+    assert "median error" in said and "LOCALIZED" in said
+    for made in ("plots/trajectory.png", "plots/nees.png", "plots/candidates.png", "report.md", "result/metadata.yaml"):
+        assert (out / made).exists(), made
+    assert all(str(out / place) in said.replace("\n", "") for place in ("plots", "report.md", "result"))

@@ -14,7 +14,9 @@ from vloc_ros.datasets.bag_reader import BagReader
 from vloc_ros.errors import BagError
 from vloc_ros.evaluation.metrics import RECALL_THRESHOLDS
 from vloc_ros.messages import pose_covariance, stamp_ns, transform
+from vloc_ros.pipeline import PipelineSettings
 from vloc_ros.replay import replay
+from vloc_ros.types import LocalizationState
 
 REPORT_KEYS = {
     "backend", "map", "device", "frames", "localized", "lost", "median_translation_m", "median_rotation_deg",
@@ -130,6 +132,45 @@ def test_silence_while_lost_counts_as_infinite_error(drive_bag, bundle, knowing,
     assert json.loads((tmp_path / "out" / "report.json").read_text())["median_translation_m"] is None
     silent = [r for r in out.records if r.state.value == "LOST"]
     assert silent and not any(r.published for r in silent)
+    # The bag is as silent: odometry goes on, but nothing connects it with the map.
+    stamps = {r.stamp_ns for r in silent}
+    assert stamps <= {s for s, _, _ in transforms_of(out.bag_path) if s}
+    assert not stamps & {s for s, parent, _ in transforms_of(out.bag_path) if parent == "map"}
+    with BagReader(out.bag_path) as reader:
+        assert not stamps & {stamp_ns(m.message) for m in reader.messages(["/vloc/pose"])}
+
+
+@pytest.mark.parametrize("publish_degraded", [True, False])
+def test_degraded_poses_are_written_as_the_setting_says(
+    drive_bag, bundle, knowing, make_drive, tmp_path, publish_degraded
+):
+    sequence = make_drive()
+    weak = set(sequence.stamps_ns[20:25].tolist())
+    localizer = knowing(bundle, sequence)
+    localize = localizer.localize
+    localizer.localize = lambda query: (
+        localize(query).with_state(LocalizationState.DEGRADED) if query.stamp_ns in weak else localize(query)
+    )
+    out = replay(
+        drive_bag, bundle.path, tmp_path / "out", localizer=localizer, plots=False,
+        pipeline_settings=PipelineSettings(publish_degraded=publish_degraded),
+    )  # fmt: skip
+    assert {r.stamp_ns for r in out.records if r.state is LocalizationState.DEGRADED} == weak
+    with BagReader(out.bag_path) as reader:
+        posed = {stamp_ns(m.message) for m in reader.messages(["/vloc/pose"])}
+    placed = {s for s, parent, _ in transforms_of(out.bag_path) if parent == "map"}
+    assert (weak <= posed, weak <= placed) == (publish_degraded, publish_degraded)
+    assert bool(weak & posed) == bool(weak & placed) == publish_degraded
+
+
+def transforms_of(bag):
+    """(stamp, parent, child) of everything on /tf."""
+    with BagReader(bag) as reader:
+        return [
+            (stamp_ns(item), item.header.frame_id, item.child_frame_id)
+            for message in reader.messages(["/tf"])
+            for item in message.message.transforms
+        ]
 
 
 def test_without_truth_everything_is_written_and_the_result_says_so(bundle, knowing, make_drive, drive_bag, tmp_path):
