@@ -106,14 +106,15 @@ def _small() -> TrainSettings:
     return TrainSettings(
         network=NetworkSettings(
             backbone="resnet10t",
-            backbone_options={"channels": [32, 64, 128, 256]},
+            backbone_options={"channels": [32, 64, 128, 256], "stem_width": 16, "output_stride": 16},
             pooling="grid",
-            pool_grid=(2, 6),
+            pool_grid=(2, 10),
             position_octaves=8,
             rotation_octaves=4,
             rotation_input="matrix",
         ),
         search=SearchSettings(candidates=1024),
+        augment=AugmentSettings(rotate_deg=(1.5, 4.0, 1.5)),
         image_width=160,
         image_height=90,
         epochs=1000,
