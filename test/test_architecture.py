@@ -193,8 +193,15 @@ class Hide:
 sys.meta_path.insert(0, Hide())
 import vloc_ros.cli, vloc_ros.pipeline, vloc_ros.messages, vloc_ros.localizers.base
 print(vloc_ros.load_localizer.__name__)
+import tempfile, torch
+from vloc_ros.maps import MapManifest, Scene, write_map
+scene, camera = Scene("yard", "map", (0., 0., 0.), (1., 1., 1.)), vloc_ros.CameraModel(64, 48, 50., 50., 31.5, 23.5)
+folder = tempfile.mkdtemp()
+write_map(folder + "/map", MapManifest("fake", (scene,), camera), {{"w.safetensors": {{"w": torch.zeros(1)}}}})
+vloc_ros.cli.main(["map", "info", folder + "/map"])
 """
-    assert run_python(code) == "load_localizer"
+    out = run_python(code)
+    assert out.startswith("load_localizer") and "yard" in out
 
 
 # The checks themselves: each must find what it is there for.

@@ -167,6 +167,29 @@ def test_absent_trainer_is_one_line(monkeypatch, capsys):
     assert code == 1 and "no_such_package" in err and err.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [["train", "imposing", "--data", "{bag}", "--out", "{bag}.map"], ["map", "calibrate", "no_map", "--data", "{bag}"]],
+)
+def test_training_without_its_extra_names_it(arguments, flat, tmp_path, repo_root, capsys):
+    """As in an installation with the run-time dependencies and rosbags only."""
+    bag = tmp_path / "bag"
+    assert run("convert", "kitti", flat, bag, "--intrinsics", "30,30,15.5,8.5", capsys=capsys)[0] == 0
+    code = f"""
+import sys
+class Hide:
+    def find_spec(self, name, path=None, target=None):
+        if name.split('.')[0] in ('lightning', 'pytorch_lightning', 'matplotlib'):
+            raise ModuleNotFoundError('hidden: ' + name, name=name)
+sys.meta_path.insert(0, Hide())
+from vloc_ros.cli import main
+main({[a.format(bag=bag) for a in arguments]!r})
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=repo_root, check=False)
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1), done.stderr
+    assert "needs lightning: pip install 'vloc_ros[train]'" in done.stderr
+
+
 def test_a_command_nobody_provides(monkeypatch):
     monkeypatch.setattr(metadata, "entry_points", lambda group: [])
     with pytest.raises(ConfigError, match=plugins.GROUP):

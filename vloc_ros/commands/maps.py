@@ -68,4 +68,3 @@ def calibrate(context: typer.Context) -> None:
 def build(context: typer.Context) -> None:
     """Build a map without training: vloc map build BACKEND --data SRC... --out MAP."""
     run_plugin("build", context.args, "vloc map build")
-

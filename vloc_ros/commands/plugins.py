@@ -35,7 +35,10 @@ def run_plugin(name: str, arguments: list[str], usage: str) -> None:
     else:
         app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
         app.command()(loaded)
-    typer.main.get_command(app)(args=arguments, prog_name=usage)
+    try:
+        typer.main.get_command(app)(args=arguments, prog_name=usage)
+    except ModuleNotFoundError as error:  # a command may import what it needs when it runs
+        raise _needs(name, error) from error
 
 
 def _load(name: str) -> Any:
@@ -49,8 +52,12 @@ def _load(name: str) -> Any:
             raise ConfigError(
                 f"no command {name!r}: expected module {module}, found none; is vloc_train installed?"
             ) from error
-        raise ConfigError(f"{name} needs {error.name}: pip install 'vloc_ros[train]'") from error
+        raise _needs(name, error) from error
     except (AttributeError, ValueError) as error:
         raise ConfigError(
             f"no command {name!r} is provided by the installed packages (entry-point group {GROUP})"
         ) from error
+
+
+def _needs(name: str, error: ModuleNotFoundError) -> ConfigError:
+    return ConfigError(f"{name} needs {error.name or error}: pip install 'vloc_ros[train]'")
