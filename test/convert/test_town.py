@@ -30,6 +30,11 @@ def test_bad_requests_fail_before_rendering(tmp_path):
         convert_town(tmp_path, seed=1, traversals=0)
     with pytest.raises(ConfigError, match="lights"):
         convert_town(tmp_path, seed=1, traversals=2, lights=["ultraviolet"])
+    wrong = {"width": 1, "height": 10**6, "seed": -1, "traffic": -1.0, "laps": float("nan"), "first": -1}
+    for name, value in wrong.items():
+        with pytest.raises(ConfigError, match=r"expected.*found"):
+            convert_town(tmp_path, **{"seed": 1, "traversals": 1, name: value})
+    assert not list(tmp_path.iterdir())
     (tmp_path / "traversal_0").mkdir()
     with pytest.raises(BagError, match="already exists"):
         convert_town(tmp_path, seed=1, traversals=1)

@@ -149,6 +149,19 @@ def test_missing_things_are_named(flat, tmp_path, odometry):
         open_kitti(flat, KittiOptions(intrinsics=INTRINSICS))
 
 
+def test_values_that_are_no_camera_clock_or_text_are_refused(flat, odometry):
+    (flat / "times_full.txt").unlink()
+    for rate in (0.0, -1.0, float("nan")):
+        with pytest.raises(DatasetError, match="frames per second"):
+            open_kitti(flat, KittiOptions(intrinsics=INTRINSICS, rate_hz=rate))
+    (flat / "poses.txt").write_bytes(b"\xff\xfe\x00poses")
+    with pytest.raises(DatasetError, match=r"poses.txt:1: expected numbers"):
+        open_kitti(flat, KittiOptions(intrinsics=INTRINSICS))
+    (odometry / "sequences" / "07" / "calib.txt").write_text("P2: " + " ".join(["0"] * 12))
+    with pytest.raises(DatasetError, match="singular"):
+        open_kitti(odometry / "sequences" / "07")
+
+
 def test_real_stereo_pair_has_its_baseline(shared_data):
     folder = shared_data("kitti00_full_res")
     left = open_kitti(folder, KittiOptions(images="left"))

@@ -75,6 +75,8 @@ def convert_town(
     """
     if traversals < 1:
         raise ConfigError(f"traversals: expected at least 1, found {traversals}")
+    if not (16 <= width <= 4096 and 16 <= height <= 4096):
+        raise ConfigError(f"image: expected 16 to 4096 pixels in width and height, found {width}x{height}")
     if lights is not None and len(lights) not in (1, traversals):
         raise ConfigError(f"lights: expected 1 or {traversals} names, found {len(lights)}")
     unknown = sorted(set(lights or ()) - set(CONDITIONS))

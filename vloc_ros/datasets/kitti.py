@@ -119,7 +119,7 @@ def read_poses(path: Path) -> Array:
 def _rows(path: Path) -> Iterator[tuple[int, list[float]]]:
     if not path.is_file():
         raise DatasetError(f"{path}: no such file")
-    for number, line in enumerate(path.read_text().splitlines(), 1):
+    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
         if line.strip():
             try:
                 values = [float(v) for v in line.replace(",", " ").split()]
@@ -179,6 +179,8 @@ def _numbers(images: list[Path], poses: int, poses_file: Path) -> list[int]:
 def _stamps(folder: Path, numbers: list[int], options: KittiOptions) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
     files = sorted(folder.glob("times*.txt"))
     if not files:
+        if not 0 < options.rate_hz < float("inf"):
+            raise DatasetError(f"rate: expected frames per second above 0, found {options.rate_hz}")
         return np.array([START_NS + round(n * 1e9 / options.rate_hz) for n in numbers], dtype=np.int64)
     seconds: list[float] = []
     for line, values in _rows(files[0]):
@@ -204,7 +206,10 @@ def _camera(folder: Path, first: Path, options: KittiOptions) -> tuple[CameraMod
         P = _projection(folder / "calib.txt", first.parent.name)
         if options.camera_offset is None:
             # P = K [I | t] with x_camera = x_camera0 + t: the camera's centre is at -t in camera 0.
-            offset = np.asarray(-np.linalg.solve(P[:, :3], P[:, 3]), dtype=np.float64)
+            try:
+                offset = np.asarray(-np.linalg.solve(P[:, :3], P[:, 3]), dtype=np.float64)
+            except np.linalg.LinAlgError as error:
+                raise DatasetError(f"{folder / 'calib.txt'}: expected P = K [I | t], found a singular K") from error
         return CameraModel(width, height, float(P[0, 0]), float(P[1, 1]), float(P[0, 2]), float(P[1, 2])), offset
     if (folder / "K.txt").is_file():
         rows = [values for _, values in _rows(folder / "K.txt")]
@@ -225,7 +230,7 @@ def _projection(path: Path, images: str) -> Array:
         raise DatasetError(
             f"{path}: cannot tell which line is for {images!r} (known: {known}); give --intrinsics fx,fy,cx,cy"
         )
-    for number, line in enumerate(path.read_text().splitlines(), 1):
+    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
         name, _, rest = line.partition(":")
         if name.strip() == wanted:
             try:

@@ -30,7 +30,7 @@ class Town:
     The map frame has x east, y north, z up, its origin near the loop's middle at mean ground height.
     Building takes some seconds for 200 m and grows with the length.
 
-    :raises ConfigError: a loop shorter than 120 m or longer than 20 km.
+    :raises ConfigError: a loop shorter than 120 m or longer than 20 km, or a negative seed.
     """
 
     #: Raised whenever the same seed and length make another town; belongs into the provenance of what is made from one.
@@ -39,6 +39,8 @@ class Town:
     def __init__(self, seed: int, loop_m: float = 200.0) -> None:
         if not 120.0 <= loop_m <= 20000.0:
             raise ConfigError(f"town: expected a loop of 120 to 20000 metres, found {loop_m}")
+        if seed < 0:
+            raise ConfigError(f"town: expected a seed of at least 0, found {seed}")
         self.seed, self.loop_m = int(seed), float(loop_m)
         rng = np.random.default_rng([self.seed, round(loop_m * 10), 77])
         self.layout = build_layout(rng, loop_m)

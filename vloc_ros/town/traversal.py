@@ -47,10 +47,11 @@ class Traversal:
         self, town: Town, index: int, spacing_m: float = 0.5, laps: float = 1.0, light: str | None = None,
         lane_offset_m: float | None = None, weave_m: float = 0.3, traffic: float = 1.0,
     ) -> None:  # fmt: skip
-        if index < 0 or not 0.02 <= spacing_m <= 20.0 or not 0.0 < laps <= 100.0:
+        known = index >= 0 and 0.02 <= spacing_m <= 20.0 and 0.0 < laps <= 100.0 and 0.0 <= traffic <= 20.0
+        if not known:
             raise ConfigError(
-                "traversal: expected index >= 0, spacing 0.02 to 20 m, laps 0 to 100; "
-                f"found {index}, {spacing_m}, {laps}"
+                "traversal: expected index >= 0, spacing 0.02 to 20 m, laps 0 to 100, traffic 0 to 20; "
+                f"found {index}, {spacing_m}, {laps}, {traffic}"
             )
         self.town, self.index = town, int(index)
         self.name = f"town{town.seed}_{index}"
