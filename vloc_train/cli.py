@@ -62,9 +62,9 @@ def train(
         list[str] | None, typer.Option("--set", help="One setting, for example network.embed_dim=128.")
     ] = None,
     max_minutes: Annotated[
-        float | None, typer.Option(help="End the run after this long, resumed parts included.")
+        float | None, typer.Option(min=0.01, help="End the run after this long, resumed parts included.")
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="Of everything random.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Of everything random.")] = None,
     truth: Annotated[
         str | None,
         typer.Option(help="Topic of the reference poses (default: /reference/pose, or the only pose topic)."),
@@ -73,10 +73,10 @@ def train(
         list[str] | None, typer.Option(help="NAME=VALUE to note under provenance, for example town.seed=1; repeat.")
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    devices: Annotated[int, typer.Option(help="GPUs (or processes) that share each batch.")] = 1,
-    workers: Annotated[int, typer.Option(help="Processes that augment images; 0: none apart.")] = 0,
+    devices: Annotated[int, typer.Option(min=1, help="GPUs (or processes) that share each batch.")] = 1,
+    workers: Annotated[int, typer.Option(min=0, help="Processes that augment images; 0: none apart.")] = 0,
     resume: Annotated[bool, typer.Option(help="Continue an interrupted run of the same settings.")] = True,
-    checkpoint_minutes: Annotated[float, typer.Option(help="A checkpoint at least this often.")] = 2.0,
+    checkpoint_minutes: Annotated[float, typer.Option(min=0.01, help="A checkpoint at least this often.")] = 2.0,
     progress: Annotated[bool, typer.Option(help="Show the progress bar.")] = True,
 ) -> None:
     """Train a map of recorded drives. The same command continues after an interruption."""
