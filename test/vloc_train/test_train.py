@@ -15,7 +15,7 @@ import pytest
 import tiny_drive
 import torch
 
-from vloc_ros.errors import DatasetError, TrainingError
+from vloc_ros.errors import DatasetError, MapError, TrainingError
 from vloc_ros.localizers import load_localizer
 from vloc_ros.localizers.imposing.localizer import WEIGHTS_FILE
 from vloc_ros.localizers.imposing.statistics import STATISTICS
@@ -218,6 +218,17 @@ def test_a_run_that_is_over_is_only_exported_again(tmp_path, monkeypatch):
 
     monkeypatch.setattr(ImPosingModule, "training_step", forbidden)
     assert train(tmp_path / "map").id == first.id
+
+
+def test_what_cannot_be_written_is_said_before_the_training(tmp_path, monkeypatch):
+    monkeypatch.setattr("vloc_train.imposing.train.cache_frames", None)
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "cat.jpg").touch()
+    with pytest.raises(MapError, match=r"without map\.yaml"):
+        train(tmp_path / "photos")
+    with pytest.raises(TrainingError, match="auto, cpu or cuda"):
+        train(tmp_path / "map", dataclasses.replace(QUIET, device="tpu"))
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["photos"]
 
 
 def test_what_cannot_be_trained(tmp_path):

@@ -19,7 +19,7 @@ from vloc_ros.maps.reader import MapBundle, read_map
 from vloc_ros.maps.schema import MANIFEST_NAME, MapManifest, check_file_name, dump_manifest
 from vloc_ros.maps.tensors import encode_tensors
 
-__all__ = ["pack_map", "write_map"]
+__all__ = ["check_target", "pack_map", "write_map"]
 
 _RENAME_EXCHANGE = 2
 _AT_FDCWD = -100
@@ -45,7 +45,7 @@ def write_map(
     :raises MapFormatError: a file name or the manifest is not valid.
     """
     target = Path(path).expanduser()
-    _check_target(target, overwrite)
+    check_target(target, overwrite)
     contents: dict[str, bytes] = {}
     for name, group in tensors.items():
         contents[check_file_name(name)] = encode_tensors(group, str(target / name))
@@ -79,7 +79,7 @@ def pack_map(
     file = Path(target).expanduser() if target is not None else bundle.path.with_name(bundle.path.name + ".vmap")
     if file.suffix != ".vmap":
         raise MapError(f"{file}: expected a file name that ends in .vmap")
-    _check_target(file, overwrite)
+    check_target(file, overwrite)
     contents = {entry.name: bundle.read(entry.name) for entry in bundle.manifest.files}
     contents[MANIFEST_NAME] = dump_manifest(bundle.manifest, str(file)).encode()
     try:
@@ -89,7 +89,11 @@ def pack_map(
     return file
 
 
-def _check_target(target: Path, overwrite: bool) -> None:
+def check_target(target: Path, overwrite: bool) -> None:
+    """Whether a map may be written there; long work asks before it begins.
+
+    :raises MapError: something is there, and without ``overwrite`` or not a map of the same form.
+    """
     if not os.path.lexists(target):
         return
     if not overwrite:

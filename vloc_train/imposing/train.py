@@ -22,6 +22,7 @@ from vloc_ros.errors import DatasetError, TrainingError
 from vloc_ros.images.preprocess import Preprocess
 from vloc_ros.localizers.imposing.precision import has_fast_bfloat16
 from vloc_ros.maps import MapBundle
+from vloc_ros.maps.writer import check_target
 from vloc_train.imposing.calibrate import calibrate
 from vloc_train.imposing.data import FrameSet, TrainingData, cache_frames
 from vloc_train.imposing.export import export_map
@@ -78,8 +79,12 @@ def train_imposing(
     :param work_dir: caches, logs and checkpoints (default: ``<out>.work`` beside the map).
     :raises TrainingError: the working directory belongs to a run with other settings.
     :raises DatasetError: no usable frames.
+    :raises MapError: something else than a map is at ``out``.
     """
     options = options or RunOptions()
+    if options.device not in ("auto", "cpu", "cuda"):
+        raise TrainingError(f"device: expected auto, cpu or cuda, found {options.device!r}")
+    check_target(out, overwrite=True)  # now, not after the training
     work = work_dir or out.with_name(out.name + ".work")
     _claim(work, settings, scenes, calibration, options.resume)
     preprocess = Preprocess(settings.image_width, settings.image_height)
