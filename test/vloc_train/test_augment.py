@@ -7,7 +7,7 @@ import torch
 
 from vloc_ros.geometry.rotations import so3_exp
 from vloc_ros.town import Renderer, Town, Traversal, default_camera
-from vloc_train.imposing.augment import augment, photometric, virtual_rotation
+from vloc_train.imposing.augment import augment, photometric, virtual_rotation, virtual_step
 from vloc_train.imposing.settings import AugmentSettings
 
 OFF = AugmentSettings(photometric=0.0, blur=0.0, erase=0.0, rotate_deg=(0.0, 0.0, 0.0))
@@ -41,9 +41,40 @@ def test_a_virtual_rotation_is_what_the_turned_camera_sees(scene, degrees):
     assert difference.mean() < 0.5 * unturned.mean() < wrong.mean()
 
 
+@pytest.mark.parametrize("step", [0.5, -0.4])
+def test_a_virtual_step_comes_near_what_the_moved_camera_sees(scene, step):
+    drive, renderer = scene
+    before, after, wrong = [], [], []
+    for frame in range(10, 250, 40):
+        T = drive.T_map_cam[frame]
+        moved = T.copy()
+        moved[:3, 3] += step * T[:3, 0]
+        image = renderer.render_at(drive, frame, T).rgb
+        seen = renderer.render_at(drive, frame, moved).rgb.astype(float)
+        before.append(np.abs(image.astype(float) - seen).mean())
+        after.append(np.abs(virtual_step(image, renderer.camera, step, OFF).astype(float) - seen).mean())
+        wrong.append(np.abs(virtual_step(image, renderer.camera, -step, OFF).astype(float) - seen).mean())
+    # The street is a model, not the scene: it explains a good part of the change, not all of it.
+    assert np.mean(after) < 0.8 * np.mean(before) < np.mean(wrong)
+
+
+def test_a_step_moves_the_pose_to_the_side():
+    T = tiny_drive.circle(5)[2]
+    settings = AugmentSettings(photometric=0.0, blur=0.0, erase=0.0, rotate_deg=(0.0, 0.0, 0.0), shift_m=0.5)
+    steps = []
+    for seed in range(8):
+        _, moved = augment(tiny_drive.picture(T), T, tiny_drive.CAMERA, settings, np.random.default_rng(seed))
+        offset = T[:3, :3].T @ (moved[:3, 3] - T[:3, 3])
+        np.testing.assert_allclose(moved[:3, :3], T[:3, :3])
+        np.testing.assert_allclose(offset[1:], 0.0, atol=1e-12)
+        steps.append(offset[0])
+    assert max(map(abs, steps)) <= 0.5 and min(steps) < -0.05 and max(steps) > 0.05
+
+
 def test_no_rotation_keeps_the_image():
     image = tiny_drive.picture(tiny_drive.circle(1)[0])
     np.testing.assert_array_equal(virtual_rotation(image, tiny_drive.CAMERA, np.eye(3)), image)
+    np.testing.assert_array_equal(virtual_step(image, tiny_drive.CAMERA, 0.0, OFF), image)
 
 
 def test_augment_turns_image_and_pose_together():

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import cv2
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
@@ -12,7 +15,7 @@ from vloc_ros.geometry.rotations import so3_exp
 from vloc_ros.types import Array, CameraModel, RgbImage
 from vloc_train.imposing.settings import AugmentSettings
 
-__all__ = ["augment", "photometric", "virtual_rotation"]
+__all__ = ["augment", "photometric", "virtual_rotation", "virtual_step"]
 
 
 def virtual_rotation(image: RgbImage, camera: CameraModel, R_old_new: Array) -> RgbImage:
@@ -23,6 +26,31 @@ def virtual_rotation(image: RgbImage, camera: CameraModel, R_old_new: Array) -> 
     H = camera.K @ R_old_new.T @ np.linalg.inv(camera.K)
     size = (camera.width, camera.height)
     out = cv2.warpPerspective(image, H, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    return np.asarray(out, dtype=np.uint8)
+
+
+#: Depth of everything that is neither ground nor wall, metres.
+_FAR_M = 60.0
+
+
+@lru_cache(maxsize=16)
+def _street_parallax(camera: CameraModel, height_m: float, half_width_m: float) -> npt.NDArray[np.float32]:
+    """Pixels that the image of a street moves to the left for a step of one metre to the right: ``(H, W)``.
+
+    The street is seen along its axis: ground ``height_m`` below the camera, walls ``half_width_m`` to either side.
+    """
+    x = np.abs((np.arange(camera.width) - camera.cx) / camera.fx)[None, :]
+    y = (np.arange(camera.height) - camera.cy)[:, None] / camera.fy
+    inverse_depth = np.maximum(np.maximum(y / height_m, x / half_width_m), 1.0 / _FAR_M)
+    return (camera.fx * inverse_depth).astype(np.float32)
+
+
+def virtual_step(image: RgbImage, camera: CameraModel, step_m: float, settings: AugmentSettings) -> RgbImage:
+    """About what the same camera would see after a step of ``step_m`` to its right, if it stood in a street."""
+    parallax = _street_parallax(camera, settings.camera_height_m, settings.street_half_width_m)
+    rows, columns = np.indices(parallax.shape, dtype=np.float32)
+    source = columns + np.float32(step_m) * parallax
+    out = cv2.remap(image, source, rows, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     return np.asarray(out, dtype=np.uint8)
 
 
@@ -54,6 +82,11 @@ def augment(
     image: RgbImage, T_map_cam: Array, camera: CameraModel, settings: AugmentSettings, rng: np.random.Generator
 ) -> tuple[Tensor, Array]:
     """An augmented image ``(3, H, W)`` uint8 and the pose ``T_map_cam`` that belongs to it."""
+    if settings.shift_m:
+        step = float(rng.uniform(-1.0, 1.0)) * settings.shift_m
+        image = virtual_step(image, camera, step, settings)
+        T_map_cam = np.array(T_map_cam)
+        T_map_cam[:3, 3] += step * T_map_cam[:3, 0]
     limit = np.radians(settings.rotate_deg)
     angles = rng.uniform(-1.0, 1.0, 3) * limit
     if limit.any():

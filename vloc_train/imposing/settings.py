@@ -21,12 +21,20 @@ class AugmentSettings:
     :param erase: share of the images in which a rectangle is painted over, as traffic does.
     :param rotate_deg: virtual camera rotations (pitch, yaw, roll), uniform in plus or minus these angles. A rotation
         about the optical centre is an exact homography of the image whatever the scene, and the pose turns with it.
+    :param shift_m: virtual steps to the side, uniform in plus or minus this. Drives of a road are a few lines, and what
+        lies between them is never seen; a step needs the depth, which is taken from a street: flat ground, a wall on
+        either side, the rest far away. An approximation, unlike the rotations; 0 for scenes that are no streets.
+    :param camera_height_m: of that street: height of the camera above the ground.
+    :param street_half_width_m: of that street: distance of the walls.
     """
 
     photometric: float = ranged(0.5, minimum=0.0, maximum=1.0)
     blur: float = ranged(0.1, minimum=0.0, maximum=1.0)
     erase: float = ranged(0.3, minimum=0.0, maximum=1.0)
     rotate_deg: tuple[float, float, float] = ranged((1.0, 2.0, 1.0), minimum=0.0, maximum=30.0)
+    shift_m: float = ranged(0.0, minimum=0.0, maximum=5.0)
+    camera_height_m: float = ranged(1.6, minimum=0.1, maximum=10.0)
+    street_half_width_m: float = ranged(10.0, minimum=1.0, maximum=100.0)
 
 
 @dataclass(frozen=True)
@@ -113,14 +121,15 @@ def _small() -> TrainSettings:
             rotation_octaves=4,
             rotation_input="matrix",
         ),
-        search=SearchSettings(candidates=1024),
-        augment=AugmentSettings(rotate_deg=(1.5, 4.0, 1.5)),
+        search=SearchSettings(candidates=1024, noise_rotation_deg=(0.3, 0.3, 5.0)),
+        augment=AugmentSettings(rotate_deg=(1.5, 4.0, 1.5), shift_m=0.5),
         image_width=160,
         image_height=90,
         epochs=1000,
         learning_rate=1e-3,
         schedule="cosine",
         weight_average=0.998,
+        narrowing=0.5,
         train_candidates=96,
         train_initial=512,
         reference_vectors=True,

@@ -76,7 +76,7 @@ class SearchSettings:
     initial: Literal["training", "grid"] = "training"
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     prior_sigmas: float = ranged(2.0, minimum=0.1, maximum=10.0)
-    localized_sigma_m: float = ranged(2.0, minimum=0.0)
+    localized_sigma_m: float = ranged(3.0, minimum=0.0)
     lost_sigma_m: float = ranged(10.0, minimum=0.0)
 
     def __post_init__(self) -> None:
