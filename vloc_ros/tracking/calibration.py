@@ -202,18 +202,21 @@ def _factors(log_sigma: Array, ratio: Array, inside: float) -> tuple[Array, Arra
     """Factors on the covariance by predicted sigma: the ``inside`` quantile of NEES / limit in groups of frames.
 
     The logarithm of the ratio is taken as normal: its median in a group (60 frames or more, at most six groups, each
-    drawn towards the median of all) and one spread for all groups. An order statistic would hang on the two or three
-    worst frames of a group; gross errors are for the gates to refuse, not for the covariance to swallow. On errors that
-    are normal this quantile is a little cautious, on heavy tails it is not, and it holds better on other drives.
+    drawn towards the median of all) and one spread for all groups, from the middle 80 % of frames. An order statistic
+    would hang on the two or three worst frames of a group; gross errors are for the gates to refuse, not for the
+    covariance to swallow. On normal errors this quantile is a little cautious.
     """
     log_ratio = np.log(np.maximum(ratio, 1e-9))
     groups = int(np.clip(len(ratio) // 60, 1, 6))
     order = np.argsort(log_sigma)
-    knots, medians = [], []
+    knots, medians, rest = [], [], np.empty_like(log_ratio)
     for part in np.array_split(order, groups):
         weight = len(part) / (len(part) + 40.0)
         knots.append(float(np.median(log_sigma[part])))
         medians.append(float(weight * np.median(log_ratio[part]) + (1.0 - weight) * np.median(log_ratio)))
-    reach = NormalDist().inv_cdf(inside) * float(log_ratio.std())
+        rest[part] = log_ratio[part] - medians[-1]
+    normal = NormalDist()
+    low, high = np.quantile(rest, (0.1, 0.9))
+    spread = float(high - low) / (2.0 * normal.inv_cdf(0.9))
     knots_array, first = np.unique(np.asarray(knots), return_index=True)
-    return knots_array, np.exp(np.asarray(medians)[first] + reach)
+    return knots_array, np.exp(np.asarray(medians)[first] + normal.inv_cdf(inside) * spread)
