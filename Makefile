@@ -21,7 +21,7 @@ $(STAMP): pyproject.toml setup.py setup.cfg package.xml
 	@if ! $(PYTHON) -c 'import ensurepip, venv' 2>/dev/null; then \
 		echo "make setup: $(PYTHON) cannot make virtual environments; install the package python3-venv (apt install python3-venv)" >&2; exit 1; fi
 	@if ! $(BIN)/python -m pip --version >/dev/null 2>&1; then $(PYTHON) -m venv --clear $(VENV); fi
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[$(EXTRAS)]'
+	$(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check --editable '.[$(EXTRAS)]'
 	@# An editable installation has no data files: make the environment an ament prefix with links, so that
 	@# ros2 launch and ros2 run find the package once AMENT_PREFIX_PATH names it (docs/ros.md).
 	@mkdir -p $(VENV)/share/ament_index/resource_index/packages $(VENV)/lib/vloc_ros
