@@ -2,8 +2,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import multiprocessing
-import pickle
 
 import numpy as np
 import pytest
@@ -15,7 +13,7 @@ from hypothesis import strategies as st
 from vloc_ros.errors import CameraMismatchError, DatasetError
 from vloc_ros.geometry.rotations import quaternion_to_matrix
 from vloc_ros.types import CameraModel
-from vloc_train.imposing.data import KeyedFrames, KeyedSampler, cache_frames, pose_vectors
+from vloc_train.imposing.data import KeyedFrames, KeyedSampler, TrainingData, cache_frames, pose_vectors
 
 scenes = st.lists(st.integers(1, 40), min_size=1, max_size=3)
 
@@ -82,11 +80,6 @@ def same(a, b) -> bool:
     return a[0] == b[0] and all(torch.equal(x, y) for x, y in zip(a[1:], b[1:], strict=True))
 
 
-def _fetch(pipe, items):
-    data = keyed()
-    pipe.send_bytes(pickle.dumps([tuple(np.asarray(x) for x in data[item][1:]) for item in items]))
-
-
 def test_items_are_the_same_whoever_asks():
     one, other = keyed(), keyed()
     items = [(0, 0, 0, 3), (4, 2, 1, 7), (0, 1, 0, 3)]
@@ -100,19 +93,13 @@ def test_items_are_the_same_whoever_asks():
     assert not torch.equal(one[(0, 0, 0, 3)][3], keyed(seed=1)[(0, 0, 0, 3)][3])
 
 
-def test_items_are_the_same_in_another_process():
-    context = multiprocessing.get_context("fork")
-    receiver, sender = context.Pipe(False)
-    items = [(0, 0, 0, 3), (4, 2, 1, 7)]
-    process = context.Process(target=_fetch, args=(sender, items))
-    process.start()
-    assert receiver.poll(60)
-    found = pickle.loads(receiver.recv_bytes())
-    process.join()
+def test_batches_are_the_same_from_another_process():
     data = keyed()
-    for item, arrays in zip(items, found, strict=True):
-        for mine, theirs in zip(data[item][1:], arrays, strict=True):
-            np.testing.assert_array_equal(mine.numpy(), theirs)
+    batches = [next(iter(TrainingData(data.scenes, data.settings, workers).train_dataloader())) for workers in (0, 1)]
+    mine, theirs = (dataclasses.asdict(batch) for batch in batches)
+    assert mine.keys() == theirs.keys()
+    for name, value in mine.items():
+        assert torch.equal(value, theirs[name]) if isinstance(value, torch.Tensor) else value == theirs[name], name
 
 
 def test_shapes_of_items_and_batches():

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import cv2
 import lightning
 import numpy as np
 import numpy.typing as npt
@@ -132,6 +133,11 @@ def _generator(*key: int) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(np.random.SeedSequence(key)))
 
 
+def _one_thread(_worker: int) -> None:
+    """Keep OpenCV in a worker from waiting for threads that were not forked with it (torch sees to its own)."""
+    cv2.setNumThreads(1)
+
+
 Item = tuple[int, int, int, int]  # epoch, global step, scene, frame
 
 
@@ -247,6 +253,7 @@ class TrainingData(lightning.LightningDataModule):
             batch_sampler=sampler,
             collate_fn=self.frames.collate,
             num_workers=self.workers,
+            worker_init_fn=_one_thread,
             persistent_workers=self.workers > 0,
             pin_memory=torch.cuda.is_available(),
         )
