@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import pickle
 import shutil
 from dataclasses import replace
+from multiprocessing.reduction import ForkingPickler
 
 import numpy as np
 import pytest
@@ -56,7 +56,7 @@ def test_ros1_bag(ros1_bag, sequence):
 def test_sequences_survive_pickling_into_worker_processes(sequence, write):
     found = open_sequence(write(sequence))
     found.image(0)
-    other = pickle.loads(pickle.dumps(found))
+    other = ForkingPickler.loads(ForkingPickler.dumps(found))
     np.testing.assert_array_equal(other.image(7), sequence.image(7))
 
 
