@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import pickle
 
+import cv2
 import numpy as np
 import pytest
 import tiny_drive
@@ -93,8 +95,11 @@ def test_items_are_the_same_whoever_asks():
     assert not torch.equal(one[(0, 0, 0, 3)][3], keyed(seed=1)[(0, 0, 0, 3)][3])
 
 
-def test_batches_are_the_same_from_another_process():
-    data = keyed()
+def test_batches_are_the_same_from_another_process(tmp_path):
+    # OpenCV's threads exist here, as they do in a training: a worker that was forked would wait for them forever.
+    cv2.resize(np.zeros((2000, 2000, 3), np.uint8), (900, 900), interpolation=cv2.INTER_AREA)
+    mapped = cache_frames([tiny_drive.drive(12)], tiny_drive.preprocess(), tmp_path, "a").select(np.arange(2, 10))
+    data = KeyedFrames([mapped, tiny_drive.frames(8, "b", paint=1)], tiny_drive.settings())
     batches = [next(iter(TrainingData(data.scenes, data.settings, workers).train_dataloader())) for workers in (0, 1)]
     mine, theirs = (dataclasses.asdict(batch) for batch in batches)
     assert mine.keys() == theirs.keys()
@@ -192,6 +197,17 @@ def test_what_cannot_be_trained_on(tmp_path):
     )
     with pytest.raises(CameraMismatchError):
         cache_frames([tiny_drive.drive(4), other], tiny_drive.preprocess(), tmp_path)
+
+
+def test_a_cache_travels_by_name(tmp_path):
+    cached = cache_frames([tiny_drive.drive(12)], tiny_drive.preprocess(), tmp_path)
+    part = cached.select(np.arange(1, 12, 2)).select(np.array([4, 0, 2]))
+    sent = pickle.dumps(part.images)
+    assert len(sent) < 1000 < part.images[0].nbytes
+    for images in (part.images, pickle.loads(sent)):
+        np.testing.assert_array_equal(images, np.array(cached.images)[[9, 1, 5]])
+        assert images.shape == (3, *cached.images.shape[1:]) and len(images) == 3
+        np.testing.assert_array_equal(images[1:], np.array(cached.images)[[1, 5]])
 
 
 def test_selecting_frames():

@@ -34,11 +34,44 @@ def pose_vectors(T_map_cam: Array) -> npt.NDArray[np.float32]:
     return np.concatenate((T_map_cam[..., :3, 3], q), axis=-1).astype(np.float32)
 
 
+class MappedImages:
+    """Some rows of an (N, h, w, 3) uint8 file, read when asked for.
+
+    A drive's images need not fit into memory, and a worker process receives the name of the file and not a copy of it.
+    """
+
+    def __init__(self, file: Path, rows: npt.NDArray[np.int64] | None = None) -> None:
+        self._file = file
+        self._array = np.load(file, mmap_mode="r")
+        self._rows = np.arange(len(self._array)) if rows is None else rows
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """As an array's."""
+        return (len(self._rows), *self._array.shape[1:])
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: int | slice | npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
+        return np.asarray(self._array[self._rows[index]])
+
+    def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> npt.NDArray[np.uint8]:
+        return self[:]
+
+    def __reduce__(self) -> tuple[type[MappedImages], tuple[Path, npt.NDArray[np.int64]]]:
+        return MappedImages, (self._file, self._rows)
+
+    def select(self, indices: npt.NDArray[np.int64]) -> MappedImages:
+        """The images at these places among this object's rows."""
+        return MappedImages(self._file, self._rows[indices])
+
+
 @dataclass(frozen=True)
 class FrameSet:
     """Preprocessed frames of one scene: ``images`` (N, h, w, 3) uint8, ``T_map_cam`` (N, 4, 4), their stamps."""
 
-    images: npt.NDArray[np.uint8]
+    images: npt.NDArray[np.uint8] | MappedImages
     T_map_cam: Array
     stamps_ns: npt.NDArray[np.int64]
     camera: CameraModel
@@ -49,7 +82,9 @@ class FrameSet:
 
     def select(self, indices: npt.NDArray[np.int64]) -> FrameSet:
         """The frames with these numbers."""
-        return FrameSet(self.images[indices], self.T_map_cam[indices], self.stamps_ns[indices], self.camera, self.scene)
+        images = self.images
+        images = images.select(indices) if isinstance(images, MappedImages) else images[indices]
+        return FrameSet(images, self.T_map_cam[indices], self.stamps_ns[indices], self.camera, self.scene)
 
 
 def cache_frames(
@@ -91,7 +126,7 @@ def cache_frames(
             partial.rename(file)
         finally:
             partial.unlink(missing_ok=True)
-    return FrameSet(np.load(file, mmap_mode="r"), poses, stamps, preprocess.camera(camera), scene)
+    return FrameSet(MappedImages(file), poses, stamps, preprocess.camera(camera), scene)
 
 
 def _digest(
@@ -134,7 +169,7 @@ def _generator(*key: int) -> np.random.Generator:
 
 
 def _one_thread(_worker: int) -> None:
-    """Keep OpenCV in a worker from waiting for threads that were not forked with it (torch sees to its own)."""
+    """Workers share the cores: one OpenCV thread each (torch sees to its own)."""
     cv2.setNumThreads(1)
 
 
@@ -254,6 +289,8 @@ class TrainingData(lightning.LightningDataModule):
             collate_fn=self.frames.collate,
             num_workers=self.workers,
             worker_init_fn=_one_thread,
+            # Never fork: OpenCV's and OpenMP's threads do not exist in the copy, which then waits for them forever.
+            multiprocessing_context="spawn" if self.workers else None,
             persistent_workers=self.workers > 0,
             pin_memory=torch.cuda.is_available(),
         )
