@@ -41,6 +41,12 @@ def train(context: typer.Context) -> None:
     run_plugin("train", context.args, "vloc train")
 
 
+@app.command(context_settings=_PASS_ON, add_help_option=False)
+def evaluate(context: typer.Context) -> None:
+    """A whole table, methods x splits: vloc evaluate NAME|FILE --out DIR (vloc evaluate --help)."""
+    run_plugin("evaluate", context.args, "vloc evaluate")
+
+
 def _version(asked: bool) -> None:
     if asked:
         typer.echo(vloc_ros.__version__)

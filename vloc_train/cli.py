@@ -1,9 +1,9 @@
-"""``vloc train`` and ``vloc map calibrate``, which the command line finds by their entry points."""
+"""``vloc train``, ``vloc map build`` and ``vloc map calibrate``, which the command line finds by their entry points."""
 
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,7 +17,7 @@ from vloc_ros.datasets import PosedSequence, open_sequence
 from vloc_ros.errors import ConfigError
 from vloc_ros.maps import MapBundle
 
-__all__ = ["calibrate", "train"]
+__all__ = ["build", "calibrate", "train"]
 
 
 def _changes(config: Path | None, assignments: list[str], option: str = "--set") -> dict[str, Any]:
@@ -45,33 +45,45 @@ def _by_scene(sources: list[str], truth: str | None) -> dict[str, list[PosedSequ
     return scenes
 
 
+Data = Annotated[list[str], typer.Option("--data", help="Bag or data-set folder, or SCENE=PATH; repeat for more.")]
+Out = Annotated[Path, typer.Option("--out", help="The map to write: a folder, or a file ending in .vmap.")]
+More = Annotated[list[str] | None, typer.Argument(help="More drives after --data.", metavar="[SRC]...")]
+CalibrationData = Annotated[
+    list[str] | None,
+    typer.Option(help="Other drives for validation and covariance calibration; default: held-out frames of --data."),
+]
+Config = Annotated[Path | None, typer.Option(help="YAML file of settings that differ from the preset.")]
+Assign = Annotated[list[str] | None, typer.Option("--set", help="One setting, for example network.embed_dim=128.")]
+Seed = Annotated[int | None, typer.Option(min=0, help="Of everything random.")]
+Truth = Annotated[
+    str | None, typer.Option(help="Topic of the reference poses (default: /reference/pose, or the only pose topic).")
+]
+About = Annotated[
+    list[str] | None, typer.Option(help="NAME=VALUE to note under provenance, for example town.seed=1; repeat.")
+]
+Extractor = Annotated[
+    Path | None, typer.Option(help="A map whose descriptor extractor to use (retrieval, irpnet, copr).")
+]
+
+
 def train(
-    backend: Annotated[str, typer.Argument(help="Backend to train: imposing.")],
-    data: Annotated[list[str], typer.Option("--data", help="Bag or data-set folder, or SCENE=PATH; repeat for more.")],
-    out: Annotated[Path, typer.Option("--out", help="The map to write: a folder, or a file ending in .vmap.")],
-    more: Annotated[list[str] | None, typer.Argument(help="More drives after --data.", metavar="[SRC]...")] = None,
-    calibration_data: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Other drives for validation and covariance calibration; default: held-out frames of --data."
-        ),
-    ] = None,
-    preset: Annotated[str, typer.Option(help="paper: the publication's settings; small: minutes on a CPU.")] = "paper",
-    config: Annotated[Path | None, typer.Option(help="YAML file of settings that differ from the preset.")] = None,
-    assign: Annotated[
-        list[str] | None, typer.Option("--set", help="One setting, for example network.embed_dim=128.")
-    ] = None,
+    backend: Annotated[str, typer.Argument(help="Backend to train: imposing, retrieval, irpnet, camnet or copr.")],
+    data: Data,
+    out: Out,
+    more: More = None,
+    calibration_data: CalibrationData = None,
+    extractor: Extractor = None,
+    preset: Annotated[
+        str, typer.Option(help="paper: the publication's settings; small: minutes on a CPU; others by backend.")
+    ] = "paper",
+    config: Config = None,
+    assign: Assign = None,
     max_minutes: Annotated[
         float | None, typer.Option(min=0.01, help="End the run after this long, resumed parts included.")
     ] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="Of everything random.")] = None,
-    truth: Annotated[
-        str | None,
-        typer.Option(help="Topic of the reference poses (default: /reference/pose, or the only pose topic)."),
-    ] = None,
-    about: Annotated[
-        list[str] | None, typer.Option(help="NAME=VALUE to note under provenance, for example town.seed=1; repeat.")
-    ] = None,
+    seed: Seed = None,
+    truth: Truth = None,
+    about: About = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     devices: Annotated[int, typer.Option(min=1, help="GPUs (or processes) that share each batch.")] = 1,
     workers: Annotated[int, typer.Option(min=0, help="Processes that augment images; 0: none apart.")] = 0,
@@ -80,34 +92,83 @@ def train(
     progress: Annotated[bool, typer.Option(help="Show the progress bar.")] = True,
 ) -> None:
     """Train a map of recorded drives. The same command continues after an interruption."""
-    if backend != "imposing":
-        raise ConfigError(f"train: expected a trainable backend (imposing), found {backend!r}")
-    from vloc_train.imposing.settings import preset as make_settings
-    from vloc_train.imposing.train import RunOptions, train_imposing
+    from vloc_train.registry import TRAINERS, find
+    from vloc_train.run import RunOptions
 
+    _show_progress()
+    trainer = find(TRAINERS, backend, "train")
+    settings = trainer.settings(preset, _changes(config, assign or []), str(config or "command line"))
+    limits = {"max_minutes": max_minutes, "seed": seed}
+    settings = _with(settings, {k: v for k, v in limits.items() if v is not None}, backend)
+    _summary(
+        trainer.run(
+            _by_scene([*data, *(more or [])], truth),
+            out,
+            settings,
+            RunOptions(device, devices, workers, checkpoint_minutes, resume, progress),
+            calibration=_by_scene(calibration_data, truth) if calibration_data else None,
+            about=_changes(None, about or [], "--about"),
+            extractor=extractor,
+        )
+    )
+
+
+def build(
+    backend: Annotated[str, typer.Argument(help="Backend whose map is built without training: retrieval or camnet.")],
+    data: Data,
+    out: Out,
+    more: More = None,
+    calibration_data: CalibrationData = None,
+    extractor: Extractor = None,
+    preset: Annotated[str | None, typer.Option(help="Named settings; the default is the backend's first.")] = None,
+    config: Config = None,
+    assign: Assign = None,
+    seed: Seed = None,
+    truth: Truth = None,
+    about: About = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    progress: Annotated[bool, typer.Option(help="Show progress.")] = True,
+) -> None:
+    """Build a map of recorded drives with what another map has learned (--extractor)."""
+    from vloc_train.registry import BUILDERS, find
+    from vloc_train.run import RunOptions
+
+    _show_progress()
+    builder = find(BUILDERS, backend, "map build")
+    named = preset or builder.presets[0]
+    settings = builder.settings(named, _changes(config, assign or []), str(config or "command line"))
+    settings = _with(settings, {} if seed is None else {"seed": seed}, backend)
+    _summary(
+        builder.run(
+            _by_scene([*data, *(more or [])], truth),
+            out,
+            settings,
+            RunOptions(device, progress=progress),
+            calibration=_by_scene(calibration_data, truth) if calibration_data else None,
+            about=_changes(None, about or [], "--about"),
+            extractor=extractor,
+        )
+    )
+
+
+def _show_progress() -> None:
     logging.basicConfig(
         level=logging.INFO, format="%(message)s", handlers=[RichHandler(show_path=False, show_level=False)]
     )
     for noisy in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
-    settings = make_settings(preset, _changes(config, assign or []), str(config or "command line"))
-    if max_minutes is not None:
-        settings = replace(settings, max_minutes=max_minutes)
-    if seed is not None:
-        settings = replace(settings, seed=seed)
-    bundle = train_imposing(
-        _by_scene([*data, *(more or [])], truth),
-        out,
-        settings,
-        RunOptions(device, devices, workers, checkpoint_minutes, resume, progress),
-        _by_scene(calibration_data, truth) if calibration_data else None,
-        about=_changes(None, about or [], "--about"),
-    )
-    _summary(bundle)
+
+
+def _with(settings: Any, changes: dict[str, Any], backend: str) -> Any:
+    known = {f.name for f in fields(settings)}
+    for name in changes:
+        if name not in known:
+            raise ConfigError(f"{backend}: has no setting {name!r}; leave out --{name.replace('_', '-')}")
+    return replace(settings, **changes)
 
 
 def calibrate(
-    map_path: Annotated[Path, typer.Argument(metavar="MAP", help="An ImPosing map: a folder, or a .vmap file.")],
+    map_path: Annotated[Path, typer.Argument(metavar="MAP", help="A map: a folder, or a .vmap file.")],
     data: Annotated[list[str], typer.Option("--data", help="A drive that the map was not trained on, or SCENE=PATH.")],
     out: Annotated[Path | None, typer.Option("--out", help="Write another map instead of changing this one.")] = None,
     truth: Annotated[str | None, typer.Option(help="Topic of the reference poses.")] = None,
@@ -117,10 +178,9 @@ def calibrate(
 
     The weights stay as they are, and with them the map's id.
     """
-    from vloc_ros.localizers.base import select_device
-    from vloc_train.imposing.calibrate import recalibrate
+    from vloc_train.calibration import recalibrate
 
-    _summary(recalibrate(map_path, _by_scene(data, truth), out or map_path, select_device(device)))
+    _summary(recalibrate(map_path, _by_scene(data, truth), out or map_path, device))
 
 
 def _summary(bundle: MapBundle) -> None:

@@ -7,8 +7,7 @@ import torch
 
 from vloc_ros.geometry.rotations import so3_exp
 from vloc_ros.town import Renderer, Town, Traversal, default_camera
-from vloc_train.imposing.augment import augment, photometric, virtual_rotation, virtual_step
-from vloc_train.imposing.settings import AugmentSettings
+from vloc_train.augment import AugmentSettings, augment, photometric, virtual_rotation, virtual_step
 
 OFF = AugmentSettings(photometric=0.0, blur=0.0, erase=0.0, rotate_deg=(0.0, 0.0, 0.0))
 

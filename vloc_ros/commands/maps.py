@@ -1,4 +1,4 @@
-"""``vloc map``: explain, check, pack, calibrate and build maps."""
+"""``vloc map``: explain, check, pack, calibrate, build, extend and densify maps."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from vloc_ros.errors import MapError
 
 __all__ = ["app"]
 
-app = typer.Typer(no_args_is_help=True, help="Explain, check, pack, calibrate and build maps.")
+app = typer.Typer(no_args_is_help=True, help="Explain, check, pack, calibrate, build, extend and densify maps.")
 MapArgument = Annotated[Path, typer.Argument(metavar="MAP", help="A map directory or .vmap file.")]
 
 
@@ -66,5 +66,17 @@ def calibrate(context: typer.Context) -> None:
 
 @app.command(context_settings=_PASS_ON, add_help_option=False)
 def build(context: typer.Context) -> None:
-    """Build a map without training: vloc map build BACKEND --data SRC... --out MAP."""
+    """Build a map without training: vloc map build BACKEND --data SRC... --extractor MAP0 --out MAP."""
     run_plugin("build", context.args, "vloc map build")
+
+
+@app.command(context_settings=_PASS_ON, add_help_option=False)
+def add(context: typer.Context) -> None:
+    """Add a drive's images to a retrieval map: vloc map add MAP --data SRC (vloc map add --help)."""
+    run_plugin("add", context.args, "vloc map add")
+
+
+@app.command(context_settings=_PASS_ON, add_help_option=False)
+def densify(context: typer.Context) -> None:
+    """Add regressed descriptors to a descriptor map: vloc map densify MAP --scheme ... --step ... --span ..."""
+    run_plugin("densify", context.args, "vloc map densify")

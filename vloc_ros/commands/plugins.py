@@ -21,6 +21,10 @@ GROUP = "vloc_ros.commands"
 FALLBACK = {
     "train": "vloc_train.cli:train",
     "calibrate": "vloc_train.cli:calibrate",
+    "build": "vloc_train.cli:build",
+    "add": "vloc_train.retrieval.build:add",
+    "densify": "vloc_train.copr.densify:command",
+    "evaluate": "vloc_train.evaluate.command:evaluate",
 }
 
 

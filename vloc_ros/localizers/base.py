@@ -37,6 +37,10 @@ class Localizer(ABC):
 
     #: The name in manifests, parameters and reports.
     backend: ClassVar[str]
+    #: The diagnostics that the covariance is made from; empty for a backend that is not calibrated on frames.
+    statistics: ClassVar[tuple[str, ...]] = ()
+    #: Whether a frame localized from a prior leaves other statistics, which want a calibration of their own.
+    prior_changes_statistics: ClassVar[bool] = False
 
     def __init__(self, bundle: MapBundle, device: torch.device) -> None:
         self._manifest = bundle.manifest

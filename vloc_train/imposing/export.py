@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Sequence
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +10,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-import vloc_ros
+from vloc_ros.geometry.vectors import to_vectors
 from vloc_ros.images.preprocess import Preprocess
 from vloc_ros.localizers.imposing.initial import initial_candidates
 from vloc_ros.localizers.imposing.localizer import CANDIDATES_FILE, REFERENCES_FILE, WEIGHTS_FILE, settings_mapping
 from vloc_ros.localizers.imposing.network import ImPosingNetwork
-from vloc_ros.maps import MapBundle, MapManifest, Scene, write_map
+from vloc_ros.maps import MapBundle, MapManifest, write_map
 from vloc_ros.maps.tensors import dequantise_tensors, quantise_tensors
-from vloc_train.imposing.data import FrameSet, pose_vectors
+from vloc_train.export import scene_of
+from vloc_train.frames import FrameSet
 from vloc_train.imposing.settings import TrainSettings
 
 __all__ = ["export_map"]
@@ -34,22 +33,6 @@ def _stored(network: ImPosingNetwork, kind: str) -> dict[str, Tensor]:
     if kind == "int8":
         return quantise_tensors(state)
     return {k: v.half() if v.ndim >= 2 and v.is_floating_point() else v for k, v in state.items()}
-
-
-def _commit() -> str:
-    """The commit of the code, where it lies in a checkout."""
-    root = Path(vloc_ros.__file__).resolve().parents[1]
-    try:
-        done = subprocess.run(
-            ["git", "-C", str(root), "rev-parse", "--short", "HEAD"],
-            capture_output=True,
-            text=True,
-            timeout=5,
-            check=True,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return "unknown"
-    return done.stdout.strip()
 
 
 @torch.inference_mode()
@@ -89,7 +72,7 @@ def export_map(
     references: dict[str, Tensor] = {}
     manifest_scenes = []
     for index, frames in enumerate(scenes):
-        poses = pose_vectors(frames.T_map_cam)
+        poses = to_vectors(frames.T_map_cam)
         initial = initial_candidates(settings.search, poses, settings.seed)
         with torch.inference_mode():
             signatures = network.pose_encoder(index)(initial.to(device))
@@ -99,8 +82,7 @@ def export_map(
             kept = np.unique(np.linspace(0, len(frames) - 1, min(len(frames), MAX_REFERENCES)).round().astype(np.int64))
             references[f"{frames.scene}.poses"] = torch.from_numpy(poses[kept])
             references[f"{frames.scene}.vectors"] = _image_vectors(network, preprocess, frames.select(kept), index)
-        low, high = poses[:, :3].min(axis=0), poses[:, :3].max(axis=0)
-        manifest_scenes.append(Scene(frames.scene, frame_id, tuple(map(float, low)), tuple(map(float, high))))
+        manifest_scenes.append(scene_of(frames.scene, poses[:, :3], frame_id))
     tensors = {WEIGHTS_FILE: weights, CANDIDATES_FILE: candidates}
     if references:
         tensors[REFERENCES_FILE] = references
@@ -110,13 +92,7 @@ def export_map(
         camera=scenes[0].camera,
         preprocessing=preprocess.settings(),
         settings=settings_mapping(settings.network, settings.search),
-        provenance={
-            **provenance,
-            "vloc_ros": vloc_ros.__version__,
-            "commit": _commit(),
-            "date": datetime.now(timezone.utc).date().isoformat(),
-            "settings": settings.to_mapping(),
-        },
+        provenance={**provenance, "settings": settings.to_mapping()},
         validation=validation,
         calibration=calibration or {},
     )

@@ -14,11 +14,13 @@ import torch
 from torch import Tensor
 
 from vloc_ros.geometry.torch_ops import rotation_angle_quaternion
+from vloc_ros.geometry.vectors import to_vectors
 from vloc_ros.images.preprocess import Preprocess
 from vloc_ros.localizers.imposing.initial import initial_candidates
 from vloc_ros.localizers.imposing.network import ImPosingNetwork
 from vloc_ros.localizers.imposing.search import draw, search
-from vloc_train.imposing.data import Batch, FrameSet, pose_vectors
+from vloc_train.frames import FrameSet
+from vloc_train.imposing.data import Batch
 from vloc_train.imposing.objective import score_loss
 from vloc_train.imposing.proposals import cosines, score_steps
 from vloc_train.imposing.settings import TrainSettings
@@ -53,7 +55,7 @@ class ImPosingModule(lightning.LightningModule):
         self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.averaged = copy.deepcopy(self.network).requires_grad_(False).eval() if settings.weight_average else None
         self._validation = list(validation)
-        self._initial = [initial_candidates(settings.search, pose_vectors(f.T_map_cam), settings.seed) for f in scenes]
+        self._initial = [initial_candidates(settings.search, to_vectors(f.T_map_cam), settings.seed) for f in scenes]
         self._seconds_before = 0.0
         self._started: float | None = None
         self.best_error = math.inf
@@ -185,7 +187,7 @@ class ImPosingModule(lightning.LightningModule):
             encoder = network.pose_encoder(index)
             initial = self._initial[index].to(self.device)
             signatures = encoder.columns(initial, torch.float32)
-            truths = torch.from_numpy(pose_vectors(frames.T_map_cam)).to(self.device)
+            truths = torch.from_numpy(to_vectors(frames.T_map_cam)).to(self.device)
             for frame in range(0, len(frames), every):
                 image = torch.from_numpy(np.array(frames.images[frame])).permute(2, 0, 1)[None].to(self.device)
                 vector = network.image_encoder(self.preprocess.normalize(image), index)[0].float()

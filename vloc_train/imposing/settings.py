@@ -5,36 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from vloc_ros.errors import ConfigError
 from vloc_ros.localizers.imposing.settings import NetworkSettings, SearchSettings
-from vloc_ros.settings import ranged, settings_from_mapping, settings_to_mapping
+from vloc_ros.settings import ranged, settings_to_mapping
+from vloc_train.augment import AugmentSettings
+from vloc_train.presets import from_preset
 
-__all__ = ["PRESETS", "AugmentSettings", "TrainSettings", "preset"]
-
-
-@dataclass(frozen=True)
-class AugmentSettings:
-    """Changes of the training images that keep their poses known. Our choice; the paper states none.
-
-    :param photometric: strength of brightness, contrast, saturation, colour cast and gamma jitter, 0 to 1.
-    :param blur: share of the images that are blurred.
-    :param erase: share of the images in which a rectangle is painted over, as traffic does.
-    :param rotate_deg: virtual camera rotations (pitch, yaw, roll), uniform in plus or minus these angles. A rotation
-        about the optical centre is an exact homography of the image whatever the scene, and the pose turns with it.
-    :param shift_m: virtual steps to the side, uniform in plus or minus this. Drives of a road are a few lines, and what
-        lies between them is never seen; a step needs the depth, which is taken from a street: flat ground, a wall on
-        either side, the rest far away. An approximation, unlike the rotations; 0 for scenes that are no streets.
-    :param camera_height_m: of that street: height of the camera above the ground.
-    :param street_half_width_m: of that street: distance of the walls.
-    """
-
-    photometric: float = ranged(0.5, minimum=0.0, maximum=1.0)
-    blur: float = ranged(0.1, minimum=0.0, maximum=1.0)
-    erase: float = ranged(0.3, minimum=0.0, maximum=1.0)
-    rotate_deg: tuple[float, float, float] = ranged((1.0, 2.0, 1.0), minimum=0.0, maximum=30.0)
-    shift_m: float = ranged(0.0, minimum=0.0, maximum=5.0)
-    camera_height_m: float = ranged(1.6, minimum=0.1, maximum=10.0)
-    street_half_width_m: float = ranged(10.0, minimum=1.0, maximum=100.0)
+__all__ = ["PRESETS", "TrainSettings", "preset"]
 
 
 @dataclass(frozen=True)
@@ -137,24 +113,10 @@ def _small() -> TrainSettings:
 
 
 #: ``paper``: Section 4 of the paper, the default. ``small``: see :func:`_small`.
-PRESETS = ("paper", "small")
+_MAKERS = {"paper": lambda: TrainSettings(pretrained=True), "small": _small}
+PRESETS = tuple(_MAKERS)
 
 
-def preset(name: str, changes: dict[str, Any] | None = None, where: str = "training settings") -> TrainSettings:
-    """The settings of a preset with some fields changed.
-
-    :param changes: nested mappings of fields, as in a configuration file.
-    :raises ConfigError: unknown preset or field, or a value out of range.
-    """
-    if name not in PRESETS:
-        raise ConfigError(f"preset: expected one of {', '.join(PRESETS)}, found {name!r}")
-    base = TrainSettings(pretrained=True) if name == "paper" else _small()
-    return settings_from_mapping(TrainSettings, _merged(base.to_mapping(), changes or {}), where)
-
-
-def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    out = dict(base)
-    for key, value in changes.items():
-        nested = isinstance(value, dict) and isinstance(out.get(key), dict) and key != "backbone_options"
-        out[key] = _merged(out[key], value) if nested else value
-    return out
+def preset(name: str, changes: dict[str, Any] | None = None, where: str = "") -> TrainSettings:
+    """See :func:`vloc_train.presets.from_preset`."""
+    return from_preset(_MAKERS, name, changes, where)

@@ -3,61 +3,33 @@
 from __future__ import annotations
 
 import logging
-import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import lightning
 import numpy as np
-import torch
-import yaml
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint, RichProgressBar
-from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.callbacks import Callback
 
 from vloc_ros.datasets import PosedSequence
-from vloc_ros.errors import DatasetError, TrainingError
+from vloc_ros.errors import ConfigError, DatasetError, TrainingError
 from vloc_ros.images.preprocess import Preprocess
-from vloc_ros.localizers.imposing.precision import has_fast_bfloat16
+from vloc_ros.localizers.imposing.localizer import ImPosingLocalizer
 from vloc_ros.maps import MapBundle
 from vloc_ros.maps.writer import check_target
-from vloc_train.imposing.calibrate import calibrate
-from vloc_train.imposing.data import FrameSet, TrainingData, cache_frames
+from vloc_train.calibration import calibrate_scenes
+from vloc_train.export import frame_id_of, provenance
+from vloc_train.frames import FrameSet, cache_frames, hold_out
+from vloc_train.imposing.data import TrainingData
 from vloc_train.imposing.export import export_map
 from vloc_train.imposing.module import ImPosingModule
-from vloc_train.imposing.settings import TrainSettings
+from vloc_train.imposing.settings import PRESETS, TrainSettings, preset
+from vloc_train.registry import Trainer
+from vloc_train.run import RunOptions, claim, fit, identity_of, training_device, use_half
 
-__all__ = ["RunOptions", "train_imposing"]
+__all__ = ["TRAINER", "train_imposing"]
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class RunOptions:
-    """What does not change the map, only how it is made.
-
-    :param device: ``auto``, ``cpu`` or ``cuda``.
-    :param devices: processes, or GPUs, that share each batch.
-    :param workers: processes that augment images (0: the training process itself).
-    :param checkpoint_minutes: a checkpoint at least this often.
-    :param resume: continue an interrupted run of the same settings.
-    :param progress: show the progress bar.
-    """
-
-    device: str = "auto"
-    devices: int = 1
-    workers: int = 0
-    checkpoint_minutes: float = 2.0
-    resume: bool = True
-    progress: bool = True
-
-
-def hold_out(frames: FrameSet, every: int) -> tuple[FrameSet, FrameSet]:
-    """Split a scene into training frames and every n-th frame for validation and calibration."""
-    held = np.arange(len(frames)) % every == every // 2
-    return frames.select(np.flatnonzero(~held)), frames.select(np.flatnonzero(held))
 
 
 def train_imposing(
@@ -82,11 +54,10 @@ def train_imposing(
     :raises MapError: something else than a map is at ``out``.
     """
     options = options or RunOptions()
-    if options.device not in ("auto", "cpu", "cuda"):
-        raise TrainingError(f"device: expected auto, cpu or cuda, found {options.device!r}")
+    device = training_device(options)
     check_target(out, overwrite=True)  # now, not after the training
     work = work_dir or out.with_name(out.name + ".work")
-    _claim(work, settings, scenes, calibration, options.resume)
+    claim(work, identity_of(settings.to_mapping(), scenes, calibration), options.resume)
     preprocess = Preprocess(settings.image_width, settings.image_height)
     training: list[FrameSet] = []
     held_out: list[FrameSet] = []
@@ -101,61 +72,24 @@ def train_imposing(
             held_out.append(held)
     if training and any(len(f) < 2 for f in (*training, *held_out)):
         raise DatasetError("expected at least 2 frames to train on and 2 to validate on in every scene")
-    frame_ids = {s.frame_id for sequences in scenes.values() for s in sequences}
     network, seconds = _fit(training, held_out, settings, preprocess, options, work)
     if network is None:  # another process than the first of a distributed run
         raise SystemExit(0)
-    provenance = {
-        "data": {name: [s.name for s in sequences] for name, sequences in scenes.items()},
-        "frames": {f.scene: len(f) for f in training},
-        "calibration_data": {n: [s.name for s in v] for n, v in (calibration or {}).items()} or "held-out frames",
-        "training_minutes": round(seconds / 60.0, 2),
+    made = provenance(
+        scenes,
+        frames={f.scene: len(f) for f in training},
+        calibration_data={n: [s.name for s in v] for n, v in (calibration or {}).items()} or "held-out frames",
+        training_minutes=round(seconds / 60.0, 2),
         **(about or {}),
-    }
-    device = torch.device("cuda" if options.device != "cpu" and torch.cuda.is_available() else "cpu")
-    frame_id = frame_ids.pop() if len(frame_ids) == 1 else "map"
-    common: dict[str, Any] = {"provenance": provenance, "frame_id": frame_id}
+    )
+    common: dict[str, Any] = {"provenance": made, "frame_id": frame_id_of(scenes)}
     staged = work / "uncalibrated"
     bundle = export_map(network, training, settings, preprocess, staged, validation={}, **common)
-    sections, validation = calibrate(bundle, held_out, device)
+    with ImPosingLocalizer.from_map(bundle, device) as localizer:
+        sections, validation = calibrate_scenes(localizer, held_out, localizer.statistics, prior=True)
     return export_map(
         network, training, settings, preprocess, out, validation=validation, calibration=sections, **common
     )
-
-
-def _claim(
-    work: Path,
-    settings: TrainSettings,
-    scenes: Mapping[str, Sequence[PosedSequence]],
-    calibration: Mapping[str, Sequence[PosedSequence]] | None,
-    resume: bool,
-) -> None:
-    """Mark a working directory as this run's, so that no checkpoint is ever continued with other settings or data."""
-    work.mkdir(parents=True, exist_ok=True)
-    identity = {
-        "settings": settings.to_mapping(),
-        "data": {n: [(s.name, len(s)) for s in v] for n, v in scenes.items()},
-        "calibration": {n: [(s.name, len(s)) for s in v] for n, v in (calibration or {}).items()},
-    }
-    text = yaml.safe_dump(_plain(identity), sort_keys=True)
-    file = work / "run.yaml"
-    if not resume:
-        for old in work.glob("*.ckpt"):
-            old.unlink()
-    elif file.exists() and file.read_text() != text and list(work.glob("*.ckpt")):
-        raise TrainingError(
-            f"{file}: expected the settings and data of this run, found those of another; "
-            "start over with --no-resume, or train to another --out"
-        )
-    file.write_text(text)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {str(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(v) for v in value]
-    return value
 
 
 class _Validate(Callback):
@@ -209,59 +143,40 @@ def _fit(
     work: Path,
 ) -> tuple[Any, float]:
     """Run Lightning; the network to export (None in every process but the first) and the seconds it took."""
-    on_gpu = options.device != "cpu" and torch.cuda.is_available()
-    if options.device == "cuda" and not on_gpu:
-        raise TrainingError("device: expected a CUDA device, found none; use --device cpu or auto")
-    device = torch.device("cuda" if on_gpu else "cpu")
-    half = settings.precision == "bfloat16" or (settings.precision == "auto" and has_fast_bfloat16(device))
+    half = use_half(settings.precision, training_device(options))
     lightning.seed_everything(settings.seed, workers=True, verbose=False)
     last = work / "last.ckpt"
     pretrained = False if last.exists() and options.resume else settings.pretrained
     module = ImPosingModule(settings, training, held_out, preprocess, _pretrained(pretrained))
     data = TrainingData(training, settings, options.workers)
-    checkpoint = ModelCheckpoint(
-        dirpath=work,
-        filename="step",
-        save_last=True,
-        save_top_k=0,
-        train_time_interval=timedelta(minutes=options.checkpoint_minutes),
-        enable_version_counter=False,
-    )
-    callbacks: list[Callback] = [_Validate(settings.validate_every, settings.max_minutes), checkpoint]
-    if options.progress:
-        callbacks.append(RichProgressBar(leave=True))
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-        # The sampler itself finds its place again after a resume.
-        warnings.filterwarnings("ignore", message=".*dataloader is\\s+not resumable.*")
-        warnings.filterwarnings("ignore", message=".*module\\(s\\) in eval mode.*")
-        warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*")
-        warnings.filterwarnings("ignore", message=".*`isinstance\\(treespec, LeafSpec\\)`.*")
-        trainer = lightning.Trainer(
-            accelerator="gpu" if on_gpu else "cpu",
-            devices=options.devices,
-            strategy="ddp" if options.devices > 1 else "auto",
-            precision="bf16-mixed" if half else "32-true",
-            max_epochs=settings.epochs,
-            callbacks=callbacks,
-            # A folder for each part of a resumed run: the logger deletes what an earlier part wrote to its own.
-            logger=CSVLogger(str(work), name="log"),
-            log_every_n_steps=20,
-            enable_progress_bar=options.progress,
-            enable_model_summary=False,
-            use_distributed_sampler=False,
-            default_root_dir=str(work),
-        )
-        trainer.fit(module, data, ckpt_path=str(last) if last.exists() and options.resume else None, weights_only=True)
-    if trainer.interrupted:
-        raise TrainingError(f"interrupted; the same command continues from {last}")
-    trainer.save_checkpoint(last)
-    if trainer.global_rank != 0:
+    first, _ = fit(
+        module, data, options, work, epochs=settings.epochs, half=half,
+        callbacks=[_Validate(settings.validate_every, settings.max_minutes)],
+    )  # fmt: skip
+    if not first:
         return None, module.seconds()
-    return module.best_network().to(device), module.seconds()
+    return module.best_network().to(training_device(options)), module.seconds()
 
 
 def _pretrained(value: bool | str) -> bool | str:
     if isinstance(value, str) and not Path(value).is_file():
         raise TrainingError(f"pretrained: expected a weight file, found nothing at {value}")
     return value
+
+
+def _run(
+    scenes: Mapping[str, Sequence[PosedSequence]],
+    out: Path,
+    settings: TrainSettings,
+    options: RunOptions,
+    calibration: Mapping[str, Sequence[PosedSequence]] | None = None,
+    work_dir: Path | None = None,
+    about: Mapping[str, Any] | None = None,
+    extractor: Path | None = None,
+) -> MapBundle:
+    if extractor is not None:
+        raise ConfigError("train imposing: has no extractor; leave out --extractor")
+    return train_imposing(scenes, out, settings, options, calibration, work_dir, about)
+
+
+TRAINER = Trainer(PRESETS, preset, _run)

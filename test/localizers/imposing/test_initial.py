@@ -5,9 +5,9 @@ import pytest
 import tiny_drive
 
 from vloc_ros.geometry.rotations import quaternion_to_matrix
+from vloc_ros.geometry.vectors import to_vectors
 from vloc_ros.localizers.imposing.initial import grid_candidates, initial_candidates
 from vloc_ros.localizers.imposing.settings import SearchSettings
-from vloc_train.imposing.data import pose_vectors
 
 
 def settings(count: int, initial: str = "training") -> SearchSettings:
@@ -15,14 +15,14 @@ def settings(count: int, initial: str = "training") -> SearchSettings:
 
 
 def test_many_training_poses_are_thinned_evenly():
-    training = pose_vectors(tiny_drive.circle(100))
+    training = to_vectors(tiny_drive.circle(100))
     found = initial_candidates(settings(25), training, 0).numpy()
     rows = [int(np.flatnonzero((training == pose).all(axis=1))[0]) for pose in found]
     assert rows[0] == 0 and rows[-1] == 99 and set(np.diff(rows)) <= {4, 5}
 
 
 def test_few_training_poses_are_all_taken_and_copied_with_noise():
-    training = pose_vectors(tiny_drive.circle(10))
+    training = to_vectors(tiny_drive.circle(10))
     made = settings(64)
     found = initial_candidates(made, training, 3).numpy()
     assert found.shape == (64, 7) and found.dtype == np.float32
@@ -36,7 +36,7 @@ def test_few_training_poses_are_all_taken_and_copied_with_noise():
 
 @pytest.mark.parametrize("count", [7, 64, 500])
 def test_the_grid_covers_the_area_with_all_headings(count):
-    training = pose_vectors(tiny_drive.circle(40))
+    training = to_vectors(tiny_drive.circle(40))
     found = initial_candidates(settings(count, "grid"), training, 0).numpy()
     assert found.shape == (count, 7) and found.dtype == np.float32
     np.testing.assert_allclose(np.linalg.norm(found[:, 3:], axis=1), 1.0, atol=1e-5)
@@ -52,5 +52,5 @@ def test_the_grid_covers_the_area_with_all_headings(count):
 
 
 def test_a_grid_over_a_single_place():
-    training = pose_vectors(tiny_drive.circle(1))
+    training = to_vectors(tiny_drive.circle(1))
     assert np.isfinite(grid_candidates(32, training)).all()

@@ -21,8 +21,9 @@ from vloc_ros.errors import (
     MapVersionError,
 )
 from vloc_ros.geometry.se3 import make_transform, nees, pose_error
+from vloc_ros.geometry.vectors import from_vectors
 from vloc_ros.localizers import load_localizer
-from vloc_ros.localizers.imposing.localizer import CANDIDATES_FILE, WEIGHTS_FILE, transforms
+from vloc_ros.localizers.imposing.localizer import CANDIDATES_FILE, WEIGHTS_FILE
 from vloc_ros.localizers.imposing.network import ImPosingNetwork
 from vloc_ros.types import CameraModel, LocalizationState, PosePrior, Query
 from vloc_train.imposing.export import export_map
@@ -195,7 +196,7 @@ def test_warm_up_close_and_context(town_map):
 def test_transforms_of_pose_vectors():
     vectors = torch.tensor([[1.0, 2.0, 3.0, 0.0, 0.0, np.sqrt(0.5), np.sqrt(0.5)]], dtype=torch.float64)
     expected = [[0, -1, 0, 1], [1, 0, 0, 2], [0, 0, 1, 3], [0, 0, 0, 1]]
-    np.testing.assert_allclose(transforms(vectors)[0], expected, atol=1e-12)
+    np.testing.assert_allclose(from_vectors(vectors)[0], expected, atol=1e-12)
 
 
 # -- verdict and covariance ---------------------------------------------------------------------------

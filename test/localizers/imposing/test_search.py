@@ -8,13 +8,13 @@ import tiny_drive
 import torch
 
 from vloc_ros.geometry.torch_ops import rotation_angle_quaternion
+from vloc_ros.geometry.vectors import to_vectors
 from vloc_ros.localizers.imposing.network import PoseEncoder, scores
 from vloc_ros.localizers.imposing.sampling import noise_scale, perturb
 from vloc_ros.localizers.imposing.search import average, draw, first_step, search, similarity
 from vloc_ros.localizers.imposing.settings import NetworkSettings, SearchSettings
 from vloc_ros.localizers.imposing.statistics import STATISTICS
 from vloc_ros.localizers.imposing.transcription import transcribed_search
-from vloc_train.imposing.data import pose_vectors
 
 CPU = torch.device("cpu")
 SMALL = SearchSettings(candidates=256, refinements=5, components=40, averaged=64)
@@ -29,7 +29,7 @@ def random_encoder(seed: int, dtype: torch.dtype, **changes) -> PoseEncoder:
 
 
 def first_poses(settings: SearchSettings, dtype: torch.dtype) -> torch.Tensor:
-    return torch.from_numpy(pose_vectors(tiny_drive.circle(settings.candidates))).to(dtype)
+    return torch.from_numpy(to_vectors(tiny_drive.circle(settings.candidates))).to(dtype)
 
 
 class PaintedScore:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -12,21 +11,24 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vloc_ros.errors import ConfigError, MapFormatError, MapTensorError
-from vloc_ros.geometry.rotations import matrix_to_quaternion, quaternion_to_matrix
+from vloc_ros.errors import ConfigError, MapTensorError
+from vloc_ros.geometry.rotations import matrix_to_quaternion
+from vloc_ros.geometry.vectors import from_vectors
 from vloc_ros.images.preprocess import Preprocess
 from vloc_ros.localizers.base import Localizer, check_query
+from vloc_ros.localizers.clock import Clock
 from vloc_ros.localizers.imposing.network import ImPosingNetwork
 from vloc_ros.localizers.imposing.precision import compute_dtype
 from vloc_ros.localizers.imposing.sampling import perturb
 from vloc_ros.localizers.imposing.search import SearchResult, draw, first_step, search
 from vloc_ros.localizers.imposing.settings import NetworkSettings, SearchSettings
 from vloc_ros.localizers.imposing.statistics import STATISTICS
+from vloc_ros.localizers.verdict import SceneCalibration, section
+from vloc_ros.localizers.weights import load_module
 from vloc_ros.maps import MapBundle
 from vloc_ros.maps.tensors import expect
 from vloc_ros.settings import settings_from_mapping, settings_to_mapping
-from vloc_ros.tracking.calibration import CovarianceModel
-from vloc_ros.types import Array, CandidateStep, Estimate, LocalizationState, PosePrior, Query
+from vloc_ros.types import Array, CandidateStep, Estimate, PosePrior, Query
 
 __all__ = [
     "CANDIDATES_FILE",
@@ -35,39 +37,11 @@ __all__ = [
     "ImPosingLocalizer",
     "load_network",
     "settings_mapping",
-    "transforms",
 ]
 
 WEIGHTS_FILE = "weights.safetensors"
 CANDIDATES_FILE = "candidates.safetensors"
 REFERENCES_FILE = "references.safetensors"
-
-#: Covariance of a map without calibration, metres and radians: cautious on purpose.
-_UNCALIBRATED = np.diag([25.0, 25.0, 4.0, 0.03, 0.03, 0.03])
-
-
-def transforms(poses: Tensor | Array) -> Array:
-    """``(..., 7)`` pose vectors to ``(..., 4, 4)`` float64 transforms."""
-    vectors = np.asarray(poses.cpu() if isinstance(poses, Tensor) else poses, dtype=np.float64)
-    out = np.zeros((*vectors.shape[:-1], 4, 4))
-    out[..., :3, :3] = quaternion_to_matrix(vectors[..., 3:])
-    out[..., :3, 3] = vectors[..., :3]
-    out[..., 3, 3] = 1.0
-    return out
-
-
-def _section(mapping: Mapping[str, Any], name: str, where: str) -> dict[str, Any]:
-    value = mapping.get(name, {})
-    if not isinstance(value, Mapping):
-        raise MapFormatError(f"{where}.{name}: expected a mapping, found {type(value).__name__}")
-    return dict(value)
-
-
-def _number(mapping: Mapping[str, Any], name: str, default: float, where: str) -> float:
-    value = mapping.get(name, default)
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not np.isfinite(value):
-        raise MapFormatError(f"{where}.{name}: expected a finite number, found {value!r}")
-    return float(value)
 
 
 @dataclass(frozen=True)
@@ -75,11 +49,7 @@ class _SceneData:
     name: str
     initial: Tensor
     signatures: Tensor
-    covariance: CovarianceModel | None
-    covariance_prior: CovarianceModel | None
-    score_mean: float
-    score_spread: float
-    min_score: float
+    calibration: SceneCalibration
     reference_poses: Tensor | None
     reference_vectors: Tensor | None
 
@@ -92,13 +62,15 @@ class ImPosingLocalizer(Localizer):
     """
 
     backend: ClassVar[str] = "imposing"
+    statistics: ClassVar[tuple[str, ...]] = STATISTICS
+    prior_changes_statistics: ClassVar[bool] = True
 
     def __init__(self, bundle: MapBundle, device: torch.device, settings: Mapping[str, Any] | None = None) -> None:
         super().__init__(bundle, device)
         manifest, where = bundle.manifest, str(bundle.path)
-        network_stored = _section(manifest.settings, "network", f"{where}: settings")
+        network_stored = section(manifest.settings, "network", f"{where}: settings")
         network_settings = settings_from_mapping(NetworkSettings, network_stored, f"{where}: settings.network")
-        stored = _section(manifest.settings, "search", f"{where}: settings")
+        stored = section(manifest.settings, "search", f"{where}: settings")
         self._search = settings_from_mapping(SearchSettings, {**stored, **(settings or {})}, "imposing settings")
         self._changed_candidates = self._search.candidates != stored.get("candidates")
         self._preprocess = Preprocess.from_settings(manifest.preprocessing)
@@ -134,7 +106,7 @@ class ImPosingLocalizer(Localizer):
     def reference_poses(self, scene: str | None = None) -> Array | None:
         """``T_map_cam`` (M, 4, 4) of the training frames of a scene (default: the first), where the map has them."""
         poses = self._scenes[0 if scene is None else self._scene_index(scene)].reference_poses
-        return None if poses is None else transforms(poses)
+        return None if poses is None else from_vectors(poses)
 
     def close(self) -> None:
         self._scenes = []
@@ -162,19 +134,13 @@ class ImPosingLocalizer(Localizer):
                 raise MapTensorError(
                     f"{where}: scene {scene.name!r}: expected at least {self._search.components} poses"
                 )
-            calibration = _section(bundle.manifest.calibration, scene.name, f"{where}: calibration")
-            place = f"{where}: calibration.{scene.name}"
             poses, vectors = references.get(f"{scene.name}.poses"), references.get(f"{scene.name}.vectors")
             out.append(
                 _SceneData(
                     scene.name,
                     initial,
                     signatures.T.contiguous().to(self._device, torch.float32),
-                    _covariance_model(calibration.get("covariance"), place),
-                    _covariance_model(calibration.get("covariance_prior"), place),
-                    _number(calibration, "score_mean", 0.0, place),
-                    max(_number(calibration, "score_spread", 1.0, place), 1e-9),
-                    _number(calibration, "min_score", 0.0, place),
+                    SceneCalibration.read(bundle, scene.name, STATISTICS),
                     poses,
                     None if vectors is None else vectors.to(self._device, torch.float32),
                 )
@@ -209,7 +175,7 @@ class ImPosingLocalizer(Localizer):
         """See :meth:`Localizer.localize`. ``keep_candidates`` also returns every step's candidates."""
         check_query(query)
         self.check_camera(query.camera)
-        clock = _Clock(self._device)
+        clock = Clock(self._device)
         pooled = self.encode(query.image_rgb)
         clock.lap("encode")
         seed = self._seed(query.stamp_ns)
@@ -228,8 +194,7 @@ class ImPosingLocalizer(Localizer):
         return self._estimate(query, scene, result, host, clock.laps)
 
     def _relative_score(self, index: int, result: SearchResult) -> float:
-        scene = self._scenes[index]
-        return (float(result.score) - scene.score_mean) / scene.score_spread
+        return self._scenes[index].calibration.relative(float(result.score))
 
     def _search_scene(
         self, index: int, pooled: Tensor, prior: PosePrior | None, seed: int, keep: bool
@@ -255,89 +220,30 @@ class ImPosingLocalizer(Localizer):
     def _estimate(
         self, query: Query, scene: _SceneData, result: SearchResult, host: Array, laps: dict[str, float]
     ) -> Estimate:
-        T_map_cam, score = transforms(host[:7]), float(np.clip(host[7], 0.0, 1.0))
+        T_map_cam, score = from_vectors(host[:7]), float(np.clip(host[7], 0.0, 1.0))
         statistics = host[8 : 8 + len(STATISTICS)]
         diagnostics = dict(zip(STATISTICS, statistics.tolist(), strict=True))
         if len(host) > 8 + len(STATISTICS):
             diagnostics["nearest_reference"] = float(host[-1])
-        model = scene.covariance if query.prior is None else scene.covariance_prior
-        if model is None:
-            covariance, state = _UNCALIBRATED.copy(), LocalizationState.DEGRADED
-        else:
-            covariance = model.covariance(statistics, T_map_cam[:3, :3])
-            sigma = float(np.sqrt(np.linalg.eigvalsh(covariance[:3, :3])[-1]))
-            diagnostics["position_sigma_m"] = sigma
-            state = self._verdict(sigma, score, scene.min_score)
+        verdict = scene.calibration.judge(statistics, T_map_cam, score, *self._limits, query.prior is not None)
+        if verdict.position_sigma_m is not None:
+            diagnostics["position_sigma_m"] = verdict.position_sigma_m
         candidates = tuple(
-            CandidateStep(transforms(s.poses), s.scores.double().cpu().numpy(), s.selected.cpu().numpy())
+            CandidateStep(from_vectors(s.poses), s.scores.double().cpu().numpy(), s.selected.cpu().numpy())
             for s in result.steps
         )
         return Estimate(
-            query.stamp_ns, T_map_cam, covariance, score, state, self.backend, self.map_id, scene.name,
+            query.stamp_ns, T_map_cam, verdict.covariance, score, verdict.state, self.backend, self.map_id, scene.name,
             candidates, laps, diagnostics,
         )  # fmt: skip
 
-    def _verdict(self, sigma: float, score: float, min_score: float) -> LocalizationState:
-        localized, lost = self._limits
-        if not np.isfinite(sigma) or sigma > lost or score < 0.5 * min_score:
-            return LocalizationState.LOST
-        if sigma > localized or score < min_score:
-            return LocalizationState.DEGRADED
-        return LocalizationState.LOCALIZED
-
-
-class _Clock:
-    """Stage times in milliseconds; on a GPU the encode stage is only what it takes to launch it."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.laps: dict[str, float] = {}
-        self._device, self._last = device, time.perf_counter()
-
-    def lap(self, name: str) -> None:
-        now = time.perf_counter()
-        self.laps[name] = 1e3 * (now - self._last)
-        self._last = now
-
-
-def _covariance_model(data: Any, where: str) -> CovarianceModel | None:
-    """The calibration stored in a manifest, if it is there and speaks of this release's statistics."""
-    if not data:
-        return None
-    model = CovarianceModel.from_mapping(data, where)
-    if model.names != STATISTICS:
-        raise ConfigError(
-            f"{where}: expected statistics {', '.join(STATISTICS)}, found {', '.join(model.names)}; "
-            "calibrate the map again with this release"
-        )
-    return model
-
 
 def load_network(settings: NetworkSettings, scenes: int, tensors: dict[str, Tensor], where: str) -> ImPosingNetwork:
-    """The network with a map's weights, naming the first tensor that is missing, unknown or of another shape.
-
-    Shapes are compared before memory is taken: a manifest can ask for a network far larger than its weight file.
+    """The network with a map's weights.
 
     :raises MapTensorError: weights and settings do not agree. :raises ConfigError: timm has no such backbone.
     """
-    try:
-        with torch.device("meta"):
-            _check_shapes(ImPosingNetwork(settings, scenes), tensors, where)
-    except ConfigError:
-        pass  # some backbones compute while they are made, which needs memory; what is really wrong shows below
-    network = ImPosingNetwork(settings, scenes)
-    expected = _check_shapes(network, tensors, where)
-    network.load_state_dict({k: v.to(expected[k].dtype) for k, v in tensors.items()})
-    return network
-
-
-def _check_shapes(network: ImPosingNetwork, tensors: dict[str, Tensor], where: str) -> dict[str, Tensor]:
-    expected: dict[str, Tensor] = network.state_dict()
-    for name, value in expected.items():
-        expect(tensors, name, tuple(value.shape), None, where)
-    unknown = sorted(set(tensors) - set(expected))
-    if unknown:
-        raise MapTensorError(f"{where}: unknown tensor {unknown[0]!r}: the map's settings and weights do not agree")
-    return expected
+    return load_module(lambda: ImPosingNetwork(settings, scenes), tensors, where)
 
 
 def settings_mapping(network: NetworkSettings, search_settings: SearchSettings) -> dict[str, Any]:

@@ -10,8 +10,8 @@ import torch
 import torch.multiprocessing
 from tiny_learner import gradient, gradient_in_process, learner
 
+from vloc_train.augment import AugmentSettings
 from vloc_train.imposing.data import KeyedSampler
-from vloc_train.imposing.settings import AugmentSettings
 
 
 @pytest.mark.parametrize("scenes", [1, 2])

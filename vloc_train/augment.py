@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import lru_cache
 
 import cv2
@@ -12,10 +13,35 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
 from vloc_ros.geometry.rotations import so3_exp
+from vloc_ros.settings import ranged
 from vloc_ros.types import Array, CameraModel, RgbImage
-from vloc_train.imposing.settings import AugmentSettings
 
-__all__ = ["augment", "photometric", "virtual_rotation", "virtual_step"]
+__all__ = ["AugmentSettings", "augment", "photometric", "virtual_rotation", "virtual_step"]
+
+
+@dataclass(frozen=True)
+class AugmentSettings:
+    """Changes of the training images that keep their poses known. Our choice; the paper states none.
+
+    :param photometric: strength of brightness, contrast, saturation, colour cast and gamma jitter, 0 to 1.
+    :param blur: share of the images that are blurred.
+    :param erase: share of the images in which a rectangle is painted over, as traffic does.
+    :param rotate_deg: virtual camera rotations (pitch, yaw, roll), uniform in plus or minus these angles. A rotation
+        about the optical centre is an exact homography of the image whatever the scene, and the pose turns with it.
+    :param shift_m: virtual steps to the side, uniform in plus or minus this. Drives of a road are a few lines, and what
+        lies between them is never seen; a step needs the depth, which is taken from a street: flat ground, a wall on
+        either side, the rest far away. An approximation, unlike the rotations; 0 for scenes that are no streets.
+    :param camera_height_m: of that street: height of the camera above the ground.
+    :param street_half_width_m: of that street: distance of the walls.
+    """
+
+    photometric: float = ranged(0.5, minimum=0.0, maximum=1.0)
+    blur: float = ranged(0.1, minimum=0.0, maximum=1.0)
+    erase: float = ranged(0.3, minimum=0.0, maximum=1.0)
+    rotate_deg: tuple[float, float, float] = ranged((1.0, 2.0, 1.0), minimum=0.0, maximum=30.0)
+    shift_m: float = ranged(0.0, minimum=0.0, maximum=5.0)
+    camera_height_m: float = ranged(1.6, minimum=0.1, maximum=10.0)
+    street_half_width_m: float = ranged(10.0, minimum=1.0, maximum=100.0)
 
 
 def virtual_rotation(image: RgbImage, camera: CameraModel, R_old_new: Array) -> RgbImage:

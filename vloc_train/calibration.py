@@ -1,4 +1,4 @@
-"""Calibrate a map's covariance: localize held-out frames with the map itself and fit what the errors were."""
+"""Calibrate any backend's map: localize held-out frames with the map itself and fit what the errors were."""
 
 from __future__ import annotations
 
@@ -9,21 +9,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from vloc_ros.datasets import PosedSequence
 from vloc_ros.errors import CalibrationError, ConfigError
 from vloc_ros.geometry.rotations import so3_exp
 from vloc_ros.geometry.se3 import pose_error
 from vloc_ros.images.preprocess import Preprocess
-from vloc_ros.localizers.imposing.localizer import ImPosingLocalizer
-from vloc_ros.localizers.imposing.statistics import STATISTICS
+from vloc_ros.localizers.base import Localizer
+from vloc_ros.localizers.registry import backend_class
 from vloc_ros.maps import MapBundle, read_map, write_map
 from vloc_ros.tracking.calibration import fit_covariance
 from vloc_ros.types import Array, Estimate, PosePrior, Query
-from vloc_train.imposing.data import FrameSet, cache_frames
+from vloc_train.frames import FrameSet, cache_frames
 
-__all__ = ["calibrate", "describe_errors", "recalibrate"]
+__all__ = ["calibrate_scenes", "describe_errors", "recalibrate"]
 
 #: Standard deviations of simulated priors, drawn log-uniformly: position (m); rotation takes 3 degrees per metre.
 PRIOR_SIGMA_M = (0.2, 3.0)
@@ -33,18 +32,19 @@ PRIOR_SIGMA_M = (0.2, 3.0)
 class _Sample:
     """Statistics, errors and rotations of localized frames."""
 
+    names: Sequence[str]
     statistics: list[list[float]] = field(default_factory=list)
     errors: list[Array] = field(default_factory=list)
     rotations: list[Array] = field(default_factory=list)
 
     def add(self, estimate: Estimate, truth: Array) -> None:
-        self.statistics.append([estimate.diagnostics[name] for name in STATISTICS])
+        self.statistics.append([estimate.diagnostics[name] for name in self.names])
         self.errors.append(pose_error(estimate.T_map_cam, truth))
         self.rotations.append(estimate.T_map_cam[:3, :3])
 
     def fit(self) -> dict[str, Any]:
         arrays = (np.asarray(self.statistics), np.asarray(self.errors), np.asarray(self.rotations))
-        return fit_covariance(STATISTICS, *arrays).to_mapping()
+        return fit_covariance(tuple(self.names), *arrays).to_mapping()
 
 
 def _simulated_prior(truth: Array, rng: np.random.Generator) -> PosePrior:
@@ -58,36 +58,42 @@ def _simulated_prior(truth: Array, rng: np.random.Generator) -> PosePrior:
     return PosePrior(T, np.diag(std**2))
 
 
-def calibrate(
-    bundle: MapBundle, held_out: Sequence[FrameSet], device: torch.device, seed: int = 0
+def calibrate_scenes(
+    localizer: Localizer, held_out: Sequence[FrameSet], names: Sequence[str], prior: bool = False, seed: int = 0
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Localize the held-out frames of every scene; return the manifest's ``calibration`` and ``validation`` sections.
 
-    Every frame is localized twice: in the whole map, and from a simulated prior, for a search that starts late leaves
-    other traces of its certainty. Scenes with too few held-out frames stay uncalibrated, and say so.
+    Scenes with too few held-out frames stay uncalibrated, and say so.
+
+    :param localizer: over the map as it will be, without calibration.
+    :param names: the diagnostics of an estimate that the covariance is made from.
+    :param prior: localize every frame a second time from a simulated prior, for backends whose search starts
+        elsewhere then and leaves other traces of its certainty.
     """
-    localizer = ImPosingLocalizer.from_map(bundle, device)
     rng = np.random.default_rng(seed)
     calibration: dict[str, Any] = {}
     validation: dict[str, Any] = {}
     for frames in held_out:
-        free, guided, scores = _Sample(), _Sample(), []
+        free, guided, scores = _Sample(names), _Sample(names), []
         for index, truth in enumerate(frames.T_map_cam):
             image, stamp = np.array(frames.images[index]), int(frames.stamps_ns[index])
             estimate = localizer.localize(Query(image, frames.camera, stamp, None, frames.scene))
             free.add(estimate, truth)
             scores.append(estimate.score)
-            prior = _simulated_prior(truth, rng)
-            guided.add(localizer.localize(Query(image, frames.camera, stamp, prior, frames.scene)), truth)
+            if prior:
+                guess = _simulated_prior(truth, rng)
+                guided.add(localizer.localize(Query(image, frames.camera, stamp, guess, frames.scene)), truth)
         if not scores:
             continue
         errors = np.asarray(free.errors)
         validation[frames.scene] = describe_errors(errors)
         try:
-            models = {"covariance": free.fit(), "covariance_prior": guided.fit()}
+            models = {"covariance": free.fit(), **({"covariance_prior": guided.fit()} if prior else {})}
         except CalibrationError as problem:
             validation[frames.scene]["calibration"] = f"none: {problem}"
             continue
+        if not prior:
+            models["covariance_prior"] = models["covariance"]
         distance = np.linalg.norm(errors[:, :3], axis=1)
         good = np.asarray(scores)[distance <= max(2.0, 3.0 * float(np.median(distance)))]
         calibration[frames.scene] = {
@@ -101,14 +107,16 @@ def calibrate(
 
 
 def recalibrate(
-    source: Path, drives: Mapping[str, Sequence[PosedSequence]], target: Path, device: torch.device
+    source: Path, drives: Mapping[str, Sequence[PosedSequence]], target: Path, device: str = "auto"
 ) -> MapBundle:
     """Replace a map's ``calibration`` and ``validation`` by those of other drives; everything else stays.
 
     :param drives: by scene; scenes that are not named keep what they have.
-    :raises ConfigError: a scene that the map does not have.
+    :raises ConfigError: a scene that the map does not have, or a backend that has no calibrated covariance.
     :raises CalibrationError: too few frames in a drive.
     """
+    from vloc_ros.localizers.base import select_device
+
     bundle = read_map(source)
     known = [scene.name for scene in bundle.manifest.scenes]
     # A drive without a name belongs to the only scene, whatever that is called.
@@ -117,9 +125,14 @@ def recalibrate(
         if name not in known:
             raise ConfigError(f"scene: expected one of {', '.join(known)}, found {name!r}; write SCENE=PATH")
     preprocess = Preprocess.from_settings(bundle.manifest.preprocessing)
-    with tempfile.TemporaryDirectory() as folder:
-        frames = [cache_frames(drives_of, preprocess, Path(folder), name) for name, drives_of in named.items()]
-        calibration, validation = calibrate(bundle, frames, device)
+    with backend_class(bundle.manifest.backend).from_map(bundle, select_device(device)) as localizer:
+        if not localizer.statistics:
+            raise ConfigError(f"{source}: backend {bundle.manifest.backend!r} has no covariance to calibrate")
+        with tempfile.TemporaryDirectory() as folder:
+            frames = [cache_frames(drives_of, preprocess, Path(folder), name) for name, drives_of in named.items()]
+            calibration, validation = calibrate_scenes(
+                localizer, frames, localizer.statistics, localizer.prior_changes_statistics
+            )
     for name, found in validation.items():
         if "calibration" in found:
             raise CalibrationError(f"scene {name!r}: {found['calibration']}; use a longer drive")

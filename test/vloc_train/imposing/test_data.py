@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import pickle
 
 import cv2
 import numpy as np
@@ -12,10 +11,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vloc_ros.errors import CameraMismatchError, DatasetError
-from vloc_ros.geometry.rotations import quaternion_to_matrix
-from vloc_ros.types import CameraModel
-from vloc_train.imposing.data import KeyedFrames, KeyedSampler, TrainingData, cache_frames, pose_vectors
+from vloc_ros.errors import DatasetError
+from vloc_ros.geometry.vectors import to_vectors
+from vloc_train.frames import cache_frames
+from vloc_train.imposing.data import KeyedFrames, KeyedSampler, TrainingData
 
 scenes = st.lists(st.integers(1, 40), min_size=1, max_size=3)
 
@@ -117,7 +116,7 @@ def test_shapes_of_items_and_batches():
     assert batch.images.shape == (3, 3, 36, 64) and batch.truth.shape == (3, 7) and batch.scene == 1
     assert batch.initial.shape == (32, 7) and batch.initial_noise.abs().max() <= 1
     assert batch.rival == 0 and batch.rival_poses.shape == (32, 7)
-    training = pose_vectors(data.scenes[1].T_map_cam)
+    training = to_vectors(data.scenes[1].T_map_cam)
     assert all((training == pose).all(axis=1).any() for pose in batch.initial.numpy())
 
 
@@ -126,93 +125,3 @@ def test_first_candidates_belong_to_the_step_so_that_processes_share_them():
     a, b, c = (data.collate([data[item]]) for item in [(0, 5, 0, 1), (0, 5, 0, 2), (0, 6, 0, 1)])
     assert torch.equal(a.initial, b.initial) and torch.equal(a.initial_noise, b.initial_noise)
     assert not torch.equal(a.initial, c.initial)
-
-
-def test_pose_vectors_of_transforms():
-    T = tiny_drive.circle(7, phase=0.3)
-    found = pose_vectors(T)
-    assert found.dtype == np.float32 and (found[:, 6] >= 0).all()
-    np.testing.assert_allclose(found[:, :3], T[:, :3, 3], atol=1e-6)
-    np.testing.assert_allclose(quaternion_to_matrix(found[:, 3:].astype(float)), T[:, :3, :3], atol=1e-6)
-
-
-def test_the_cache_is_made_once_and_serves_again(tmp_path, monkeypatch):
-    drives = [tiny_drive.drive(6), tiny_drive.drive(5, "second", phase=0.2)]
-    first = cache_frames(drives, tiny_drive.preprocess(), tmp_path, "place")
-    assert len(first) == 11 and first.scene == "place" and first.images.shape == (11, 36, 64, 3)
-    np.testing.assert_array_equal(first.images[7], drives[1].image(1))
-    np.testing.assert_array_equal(first.T_map_cam[6:], drives[1].T_map_cam)
-
-    def forbidden(self):
-        raise AssertionError("images were read again")
-
-    monkeypatch.setattr(tiny_drive.Pictures, "frames", forbidden)
-    again = cache_frames(drives, tiny_drive.preprocess(), tmp_path, "place")
-    np.testing.assert_array_equal(again.images, first.images)
-    with pytest.raises(AssertionError, match="read again"):
-        cache_frames([drives[0]], tiny_drive.preprocess(), tmp_path, "place")
-
-
-@pytest.mark.parametrize("changed", [0, 5])
-def test_other_images_with_the_same_poses_are_not_taken_from_the_cache(tmp_path, monkeypatch, changed):
-    drives = [tiny_drive.drive(6)]
-    old = cache_frames(drives, tiny_drive.preprocess(), tmp_path)
-    image = tiny_drive.Pictures.image
-    monkeypatch.setattr(
-        tiny_drive.Pictures, "image", lambda self, i: 255 - image(self, i) if i == changed else image(self, i)
-    )
-    new = cache_frames(drives, tiny_drive.preprocess(), tmp_path)
-    np.testing.assert_array_equal(new.images[changed], 255 - old.images[changed])
-
-
-def test_an_interrupted_cache_is_made_again(tmp_path, monkeypatch):
-    drives = [tiny_drive.drive(6)]
-
-    def broken(self):
-        yield 0, self.image(0)
-        raise OSError("pulled out")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(tiny_drive.Pictures, "frames", broken)
-        with pytest.raises(OSError, match="pulled out"):
-            cache_frames(drives, tiny_drive.preprocess(), tmp_path)
-    assert not list(tmp_path.iterdir())
-    found = cache_frames(drives, tiny_drive.preprocess(), tmp_path)
-    np.testing.assert_array_equal(found.images[5], drives[0].image(5))
-
-
-def test_what_cannot_be_trained_on(tmp_path):
-    with pytest.raises(DatasetError, match="nothing"):
-        cache_frames([], tiny_drive.preprocess(), tmp_path)
-    empty = tiny_drive.drive(3).select(np.array([], dtype=np.int64))
-    with pytest.raises(DatasetError, match="lap"):
-        cache_frames([empty], tiny_drive.preprocess(), tmp_path)
-    lost = tiny_drive.drive(4)
-    lost.T_map_cam[2, 0, 3] = np.nan
-    with pytest.raises(DatasetError, match="frame 2"):
-        cache_frames([lost], tiny_drive.preprocess(), tmp_path)
-    c = tiny_drive.CAMERA
-    other = dataclasses.replace(
-        tiny_drive.drive(4), camera=CameraModel(c.width, c.height, 1.5 * c.fx, 1.5 * c.fy, c.cx, c.cy)
-    )
-    with pytest.raises(CameraMismatchError):
-        cache_frames([tiny_drive.drive(4), other], tiny_drive.preprocess(), tmp_path)
-
-
-def test_a_cache_travels_by_name(tmp_path):
-    cached = cache_frames([tiny_drive.drive(12)], tiny_drive.preprocess(), tmp_path)
-    part = cached.select(np.arange(1, 12, 2)).select(np.array([4, 0, 2]))
-    sent = pickle.dumps(part.images)
-    assert len(sent) < 1000 < part.images[0].nbytes
-    for images in (part.images, pickle.loads(sent)):
-        np.testing.assert_array_equal(images, np.array(cached.images)[[9, 1, 5]])
-        assert images.shape == (3, *cached.images.shape[1:]) and len(images) == 3
-        np.testing.assert_array_equal(images[1:], np.array(cached.images)[[1, 5]])
-
-
-def test_selecting_frames():
-    frames = tiny_drive.frames(10)
-    some = frames.select(np.array([2, 5]))
-    np.testing.assert_array_equal(some.images, frames.images[[2, 5]])
-    np.testing.assert_array_equal(some.stamps_ns, frames.stamps_ns[[2, 5]])
-    np.testing.assert_array_equal(some.T_map_cam, frames.T_map_cam[[2, 5]])

@@ -1,0 +1,147 @@
+"""Training frames: posed images in a memory-mapped cache, hold-outs, and random numbers keyed by what they are for."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from vloc_ros.datasets.sequence import PosedSequence
+from vloc_ros.errors import DatasetError
+from vloc_ros.images.preprocess import Preprocess
+from vloc_ros.images.rectify import Rectifier
+from vloc_ros.types import Array, CameraModel
+
+__all__ = ["FrameSet", "MappedImages", "cache_frames", "hold_out", "keyed_rng", "one_thread"]
+
+
+def keyed_rng(*key: int) -> np.random.Generator:
+    """A generator whose numbers depend on ``key`` alone, whatever process asks, and however often."""
+    return np.random.Generator(np.random.Philox(np.random.SeedSequence(key)))
+
+
+def one_thread(_worker: int) -> None:
+    """Worker processes share the cores: one OpenCV thread each (torch sees to its own)."""
+    cv2.setNumThreads(1)
+
+
+class MappedImages:
+    """Some rows of an (N, h, w, 3) uint8 file, read when asked for.
+
+    A drive's images need not fit into memory, and a worker process receives the name of the file and not a copy of it.
+    """
+
+    def __init__(self, file: Path, rows: npt.NDArray[np.int64] | None = None) -> None:
+        self._file = file
+        self._array = np.load(file, mmap_mode="r")
+        self._rows = np.arange(len(self._array)) if rows is None else rows
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """As an array's."""
+        return (len(self._rows), *self._array.shape[1:])
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: int | slice | npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
+        return np.asarray(self._array[self._rows[index]])
+
+    def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> npt.NDArray[np.uint8]:
+        return self[:]
+
+    def __reduce__(self) -> tuple[type[MappedImages], tuple[Path, npt.NDArray[np.int64]]]:
+        return MappedImages, (self._file, self._rows)
+
+    def select(self, indices: npt.NDArray[np.int64]) -> MappedImages:
+        """The images at these places among this object's rows."""
+        return MappedImages(self._file, self._rows[indices])
+
+
+@dataclass(frozen=True)
+class FrameSet:
+    """Preprocessed frames of one scene: ``images`` (N, h, w, 3) uint8, ``T_map_cam`` (N, 4, 4), their stamps."""
+
+    images: npt.NDArray[np.uint8] | MappedImages
+    T_map_cam: Array
+    stamps_ns: npt.NDArray[np.int64]
+    camera: CameraModel
+    scene: str = "map"
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def select(self, indices: npt.NDArray[np.int64]) -> FrameSet:
+        """The frames with these numbers."""
+        images = self.images
+        images = images.select(indices) if isinstance(images, MappedImages) else images[indices]
+        return FrameSet(images, self.T_map_cam[indices], self.stamps_ns[indices], self.camera, self.scene)
+
+
+def cache_frames(
+    sequences: Sequence[PosedSequence], preprocess: Preprocess, folder: Path, scene: str = "map"
+) -> FrameSet:
+    """Decode, rectify and fit every frame once, into a memory-mapped file that a resumed run uses again.
+
+    :param folder: where the cache lies; its name holds a digest of what was asked for.
+    :raises DatasetError: no frames, or a non-finite pose.
+    :raises CameraMismatchError: the drives were recorded with different cameras.
+    """
+    total = sum(len(s) for s in sequences)
+    if total == 0:
+        names = ", ".join(s.name for s in sequences) or "nothing"
+        raise DatasetError(f"expected frames with images and reference poses to train on, found none in {names}")
+    poses = np.concatenate([s.T_map_cam for s in sequences])
+    stamps = np.concatenate([s.stamps_ns for s in sequences])
+    if not np.isfinite(poses).all():
+        bad = int(np.flatnonzero(~np.isfinite(poses).all(axis=(1, 2)))[0])
+        raise DatasetError(f"expected finite reference poses, found NaN at frame {bad}; drop frames without a pose")
+    rectifiers = [Rectifier(sequence.camera) for sequence in sequences]
+    camera = rectifiers[0].target
+    for rectifier in rectifiers[1:]:
+        preprocess.check(rectifier.target, camera)
+    file = folder / f"frames-{_digest(sequences, preprocess, poses, stamps)}.npy"
+    shape = (total, preprocess.height, preprocess.width, 3)
+    if not file.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        # Processes that start together each write their own and rename the same content.
+        partial = file.with_suffix(f".partial-{os.getpid()}.npy")
+        images = np.lib.format.open_memmap(partial, mode="w+", dtype=np.uint8, shape=shape)  # type: ignore[no-untyped-call]
+        try:
+            row = 0
+            for sequence, rectifier in zip(sequences, rectifiers, strict=True):
+                for _, image in sequence.frames():
+                    images[row] = preprocess.apply_uint8(rectifier.rectify(image)[0])
+                    row += 1
+            images.flush()
+            partial.rename(file)
+        finally:
+            partial.unlink(missing_ok=True)
+    return FrameSet(MappedImages(file), poses, stamps, preprocess.camera(camera), scene)
+
+
+def _digest(
+    sequences: Sequence[PosedSequence], preprocess: Preprocess, poses: Array, stamps: npt.NDArray[np.int64]
+) -> str:
+    """What a cache was made from: preprocessing, poses, stamps, cameras, and the first and last image of every drive.
+
+    The images are in it because a drive that was rendered or recorded anew can have the poses of the old one.
+    """
+    digest = hashlib.sha256(poses.tobytes() + stamps.tobytes() + repr(preprocess).encode())
+    for sequence in sequences:
+        digest.update(repr((len(sequence), sequence.camera)).encode())
+        for index in sorted({0, len(sequence) - 1}) if len(sequence) else ():
+            digest.update(np.ascontiguousarray(sequence.image(index)).tobytes())
+    return digest.hexdigest()[:16]
+
+
+def hold_out(frames: FrameSet, every: int) -> tuple[FrameSet, FrameSet]:
+    """Split a scene into training frames and every n-th frame for validation and calibration."""
+    held = np.arange(len(frames)) % every == every // 2
+    return frames.select(np.flatnonzero(~held)), frames.select(np.flatnonzero(held))
