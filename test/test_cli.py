@@ -172,7 +172,7 @@ def test_absent_trainer_is_one_line(monkeypatch, capsys):
 
 @pytest.mark.parametrize(
     "arguments",
-    [["train", "imposing", "--data", "{bag}", "--out", "{bag}.map"], ["map", "calibrate", "no_map", "--data", "{bag}"]],
+    [["train", "imposing", "--data", "{bag}", "--out", "{bag}.map"]],
 )
 def test_training_without_its_extra_names_it(arguments, flat, tmp_path, repo_root, capsys):
     """As in an installation with the run-time dependencies and rosbags only."""

@@ -84,6 +84,8 @@ _SCALES = (0.5 ** np.arange(LEVELS + 1)).astype(np.float32)
 def remap(image: U8 | F32, x: F32, y: F32) -> npt.NDArray[np.generic]:
     """Bilinear look-up at N points; reshaped because OpenCV bounds a side by 32767."""
     n = x.shape[0]
+    if n == 0:  # OpenCV refuses; a vehicle can hide all of the sky
+        return np.empty((0, *image.shape[2:]), image.dtype)
     rows = -(-n // 256)
     grid = np.zeros((2, rows * 256), np.float32)
     grid[0, :n], grid[1, :n] = x, y

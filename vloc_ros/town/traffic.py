@@ -31,10 +31,15 @@ def _ease(x: Array) -> Array:
 
 
 class Traffic:
-    """Occluders of one traversal; ``arc_m`` and ``time_s`` are the ego vehicle's, ``density`` 1 is ordinary."""
+    """Occluders of one traversal; ``density`` 1 is ordinary.
 
-    def __init__(self, rng: np.random.Generator, town: Town, arc_m: Array, time_s: Array, density: float) -> None:
-        self._town, self._arc = town, arc_m
+    ``arc_m``, ``time_s`` and ``lane_m`` (to the right of the centre line) are the ego vehicle's.
+    """
+
+    def __init__(
+        self, rng: np.random.Generator, town: Town, arc_m: Array, time_s: Array, lane_m: float, density: float
+    ) -> None:
+        self._town, self._arc, self._lane = town, arc_m, lane_m
         self.parked_blocks: list[tuple[Array, float]] = []
         self.parked = self._park(rng, density)
         self._movers: list[_Mover] = []
@@ -127,7 +132,7 @@ class Traffic:
         for m in self._movers:
             gap = (m.arc[i] - ego + loop.length / 2) % loop.length - loop.length / 2
             # Nothing drives through the ego vehicle: what is right here in its lane is left out.
-            if abs(gap) < SEEN_M and not (-4.0 < m.offset_m < 0.0 and abs(gap) < 7.0):
+            if abs(gap) < SEEN_M and not (abs(m.offset_m + self._lane) < 2.8 and abs(gap) < 7.0):
                 near.append(m)
         if not near:
             return near, np.zeros((0, 4, 4))

@@ -60,15 +60,15 @@ class Traversal:
         condition = CONDITIONS[index % len(CONDITIONS)] if light is None else light
         self.light: Light = make_light(np.random.default_rng([*self._seed, 1]), condition)
         self.T_base_cam = _camera_mount()
-        self._drive(rng, spacing_m, laps, lane_offset_m, weave_m)
+        lane = self._drive(rng, spacing_m, laps, lane_offset_m, weave_m)
         self.T_map_cam: Array = self.T_map_base @ self.T_base_cam
         self.T_odom_base = drifting_odometry(np.random.default_rng([*self._seed, 2]), self.T_map_base)
-        self.traffic = Traffic(np.random.default_rng([*self._seed, 3]), town, self.arc_m, self.time_s, traffic)
+        self.traffic = Traffic(np.random.default_rng([*self._seed, 3]), town, self.arc_m, self.time_s, lane, traffic)
 
     def __len__(self) -> int:
         return len(self.stamps_ns)
 
-    def _drive(self, rng: np.random.Generator, spacing: float, laps: float, lane: float | None, weave: float) -> None:
+    def _drive(self, rng: np.random.Generator, spacing: float, laps: float, lane: float | None, weave: float) -> float:
         loop = self.town.loop
         total = loop.length * laps
         n = max(2, round(total / spacing))
@@ -112,6 +112,7 @@ class Traversal:
         T[:, :2, 3] = xy
         T[:, 2, 3] = terrain.height(xy[:, 0], xy[:, 1]) + lift
         self.T_map_base: Array = T
+        return right
 
     @cached_property
     def static_rows(self) -> Array:
