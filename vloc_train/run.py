@@ -19,7 +19,7 @@ from lightning.pytorch.loggers import CSVLogger
 
 from vloc_ros.datasets import PosedSequence
 from vloc_ros.errors import TrainingError
-from vloc_ros.localizers.imposing.precision import has_fast_bfloat16
+from vloc_ros.localizers.precision import has_fast_bfloat16
 
 __all__ = ["RunOptions", "TimeLimit", "claim", "fit", "identity_of", "training_device", "use_half"]
 

@@ -15,10 +15,10 @@ from vloc_ros.images.preprocess import Preprocess
 from vloc_ros.localizers.imposing.initial import initial_candidates
 from vloc_ros.localizers.imposing.localizer import CANDIDATES_FILE, WEIGHTS_FILE, load_network
 from vloc_ros.localizers.imposing.network import ImageEncoder, ImPosingNetwork, PoseEncoder
-from vloc_ros.localizers.imposing.precision import compute_dtype
 from vloc_ros.localizers.imposing.search import Draws, search
 from vloc_ros.localizers.imposing.settings import NetworkSettings, SearchSettings
 from vloc_ros.localizers.imposing.transcription import transcribed_search
+from vloc_ros.localizers.precision import compute_dtype
 from vloc_ros.maps import expect, read_map
 from vloc_ros.settings import settings_from_mapping
 
