@@ -180,3 +180,26 @@ def test_real_drive_moves_forward_and_stays_level(shared_data):
     assert np.abs(np.median(steps[:, 1:3, 3], axis=0)).max() < 0.05
     path = np.linalg.norm(np.diff(drive.T_map_base[:, :3, 3], axis=0), axis=1).sum()
     assert path == pytest.approx(731, abs=2)
+
+
+@pytest.mark.parametrize(("world", "axis"), [("camera", -1), ("y_up", 1), ("z_up", 2)])
+def test_the_worlds_vertical_becomes_the_maps(flat, world, axis):
+    found = open_kitti(flat, KittiOptions(intrinsics=INTRINSICS, world=world))
+    up = np.zeros(3)
+    up[abs(axis)] = np.sign(axis)
+    original = world_poses(6)
+    heights = (original[:, :3, 3] - original[0, :3, 3]) @ up
+    np.testing.assert_allclose(found.T_map_cam[:, 2, 3] - found.T_map_cam[0, 2, 3], heights, atol=1e-9)
+    np.testing.assert_allclose(np.linalg.det(found.T_map_cam[:, :3, :3]), 1.0)
+
+
+def test_an_unknown_vertical_is_refused(flat):
+    with pytest.raises(DatasetError, match="world: expected camera, y_up, z_up, found 'x_up'"):
+        open_kitti(flat, KittiOptions(intrinsics=INTRINSICS, world="x_up"))
+
+
+def test_head_mounted_walk_stands_upright(shared_data):
+    walk = open_kitti(shared_data("hololens_indoor"), KittiOptions(world="y_up"))
+    assert len(walk) == 373
+    assert np.ptp(walk.T_map_cam[:, 2, 3]) < 0.2  # at head height
+    assert (walk.T_map_cam[:, 2, 1] < -0.7).all()  # image down is down

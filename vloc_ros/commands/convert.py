@@ -32,6 +32,14 @@ class ImageFormatName(str, Enum):
     jpeg = "jpeg"
 
 
+class WorldName(str, Enum):
+    """How the world of the poses stands."""
+
+    camera = "camera"
+    y_up = "y_up"
+    z_up = "z_up"
+
+
 class PartName(str, Enum):
     """Which side of a hold-out."""
 
@@ -90,6 +98,9 @@ def kitti(
         ),
     ] = None,
     rate: Annotated[float, typer.Option(help="Frames a second where there is no times file.")] = 10.0,
+    world: Annotated[
+        WorldName, typer.Option(help="How the poses' world stands: as its first camera (KITTI), or with y or z up.")
+    ] = WorldName.camera,
     frames: FramesOption = None,
     hold_out: HoldOutOption = None,
     part: PartOption = PartName.train,
@@ -119,6 +130,7 @@ def kitti(
         intrinsics=None if fx_fy_cx_cy is None else (fx_fy_cx_cy[0], fx_fy_cx_cy[1], fx_fy_cx_cy[2], fx_fy_cx_cy[3]),
         camera_offset=None if offset is None else (offset[0], offset[1], offset[2]),
         rate_hz=rate,
+        world=world.value,
     )
     with progress_bar("frames") as progress:
         convert_kitti(

@@ -6,7 +6,8 @@ Layout ``flat``: one folder with an image folder (``left``, ``rgb``, ``image_2``
 ``poses.txt``, optionally ``times*.txt``, and ``calib.txt`` or ``K.txt`` unless the intrinsics are given.
 
 Poses are lines of 12 (3x4) or 16 (4x4) values, camera 0 to world, OpenCV axes. KITTI's world is its first camera
-(z forward); the map frame is that world turned to REP-103 axes (x forward, y left, z up). There is no vehicle in
+(z forward); the map frame is that world turned to REP-103 axes (x forward, y left, z up). Flat folders of other
+devices say where their world has its vertical: ``world="y_up"`` (HoloLens, ARKit) or ``"z_up"``. There is no vehicle in
 such a data set: ``base_link`` is at the camera, with body axes.
 """
 
@@ -15,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -29,6 +31,12 @@ __all__ = ["START_NS", "FolderImages", "KittiOptions", "open_kitti"]
 START_NS = 1_000_000_000
 IMAGE_FOLDERS = ("image_2", "left", "rgb", "image_0", "images", "right")
 SUFFIXES = (".png", ".jpg", ".jpeg")
+#: From the world of the poses to a map frame with z up.
+T_MAP_WORLD: dict[str, Array] = {
+    "camera": T_BODY_OPTICAL,
+    "y_up": np.array([[1.0, 0.0, 0.0, 0.0], [0.0, 0.0, -1.0, 0.0], [0.0, 1.0, 0.0, 0.0], [0.0, 0.0, 0.0, 1.0]]),
+    "z_up": np.eye(4),
+}
 #: Which projection matrix of calib.txt belongs to which image folder.
 PROJECTIONS = {"image_0": "P0", "image_1": "P1", "image_2": "P2", "image_3": "P3", "left": "P0", "right": "P1"}
 
@@ -39,7 +47,8 @@ class KittiOptions:
 
     ``intrinsics`` are fx, fy, cx, cy in pixels of the images on disk. ``camera_offset`` is where the images'
     camera sits in the axes of the camera that the poses are of (metres, x right, y down, z forward); None takes it
-    from calib.txt, or zero. ``rate_hz`` makes stamps where there is no times file.
+    from calib.txt, or zero. ``rate_hz`` makes stamps where there is no times file. ``world`` is how the poses' world
+    stands: as its first camera does (x right, y down), or with y or z up.
     """
 
     layout: str | None = None
@@ -48,6 +57,7 @@ class KittiOptions:
     intrinsics: tuple[float, float, float, float] | None = None
     camera_offset: tuple[float, float, float] | None = None
     rate_hz: float = 10.0
+    world: Literal["camera", "y_up", "z_up"] = "camera"
 
 
 @dataclass(frozen=True)
@@ -90,7 +100,9 @@ def open_kitti(source: str | Path, options: KittiOptions | None = None) -> Posed
     camera, offset = _camera(folder, images[0], options)
     T_camera0_camera = np.eye(4)
     T_camera0_camera[:3, 3] = offset
-    T_map_cam = T_BODY_OPTICAL @ world[numbers] @ T_camera0_camera
+    if options.world not in T_MAP_WORLD:
+        raise DatasetError(f"world: expected {', '.join(T_MAP_WORLD)}, found {options.world!r}")
+    T_map_cam = T_MAP_WORLD[options.world] @ world[numbers] @ T_camera0_camera
     return PosedSequence(folder.name, stamps, T_map_cam, T_BODY_OPTICAL.copy(), camera, FolderImages(tuple(images)))
 
 
