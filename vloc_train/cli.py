@@ -17,7 +17,7 @@ from vloc_ros.datasets import PosedSequence, open_sequence
 from vloc_ros.errors import ConfigError
 from vloc_ros.maps import MapBundle
 
-__all__ = ["build", "calibrate", "train"]
+__all__ = ["build", "calibrate", "show_progress", "train"]
 
 
 def _changes(config: Path | None, assignments: list[str], option: str = "--set") -> dict[str, Any]:
@@ -95,7 +95,7 @@ def train(
     from vloc_train.registry import TRAINERS, find
     from vloc_train.run import RunOptions
 
-    _show_progress()
+    show_progress()
     trainer = find(TRAINERS, backend, "train")
     settings = trainer.settings(preset, _changes(config, assign or []), str(config or "command line"))
     limits = {"max_minutes": max_minutes, "seed": seed}
@@ -133,7 +133,7 @@ def build(
     from vloc_train.registry import BUILDERS, find
     from vloc_train.run import RunOptions
 
-    _show_progress()
+    show_progress()
     builder = find(BUILDERS, backend, "map build")
     named = preset or builder.presets[0]
     settings = builder.settings(named, _changes(config, assign or []), str(config or "command line"))
@@ -151,7 +151,8 @@ def build(
     )
 
 
-def _show_progress() -> None:
+def show_progress() -> None:
+    """Messages of long work as plain lines on the terminal."""
     logging.basicConfig(
         level=logging.INFO, format="%(message)s", handlers=[RichHandler(show_path=False, show_level=False)]
     )

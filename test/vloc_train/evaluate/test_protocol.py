@@ -1,0 +1,128 @@
+"""Protocols: references that stand for something, circles refused, any YAML read or refused by name."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vloc_ros.errors import ConfigError
+from vloc_ros.protocols import built_in
+from vloc_train.evaluate.protocol import load, parse
+
+GOOD = {
+    "name": "tiny",
+    "baseline": "nearest",
+    "data": {
+        "a": {"town": {"seed": 1, "index": 0}},
+        "b": {"town": {"seed": 1, "index": 1, "lane_offset_m": -1.0}},
+        "c": {"folder": {"path": "rgb"}},
+    },
+    "splits": {"full": {"map": ["a"], "query": ["b"]}, "sparse": {"map": ["a[::5]"], "query": ["b"]}},
+    "steps": {
+        "encoder": {"train": "retrieval", "data": ["c"]},
+        "map": {"build": "retrieval", "data": ["$map"], "extractor": "encoder"},
+        "dense": {"densify": "map", "settings": {"scheme": "plane"}},
+    },
+    "rows": [
+        {"method": "nearest", "map": "map", "splits": ["full", "sparse"]},
+        {"method": "plane", "map": "dense", "splits": ["sparse"], "against": "nearest"},
+    ],
+    "claims": [{"text": "t", "split": "sparse", "method": "plane", "against": "nearest", "factor": 0.7}],
+}
+
+
+def changed(**paths):
+    """GOOD with values at dotted paths replaced; None deletes."""
+    out = copy.deepcopy(GOOD)
+    for path, value in paths.items():
+        target, keys = out, path.split("__")
+        for key in keys[:-1]:
+            target = target[int(key) if key.isdigit() else key]
+        last = int(keys[-1]) if keys[-1].isdigit() else keys[-1]
+        if value is None:
+            del target[last]
+        else:
+            target[last] = value
+    return yaml.safe_dump(out, sort_keys=False)
+
+
+def test_a_good_protocol_is_read():
+    found = parse(changed(), "here")
+    assert found.order("dense") == ["encoder", "map", "dense"]
+    assert [(split, row.method) for split, row in found.table()] == [
+        ("full", "nearest"), ("sparse", "nearest"), ("sparse", "plane"),
+    ]  # fmt: skip
+
+
+def test_names_with_a_point_only_carry_anchors():
+    text = ".lane: &lane {lane_offset_m: 1.0}\n" + changed()
+    assert parse(text, "here").name == "tiny"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"baseline": "other"}, "baseline: expected a row 'other'"),
+        ({"rows": []}, "rows: expected at least one"),
+        ({"rows__0__map": "nothing"}, "expected one of encoder, map, dense, found 'nothing'"),
+        ({"rows__0__splits": ["none"]}, "expected one of full, sparse"),
+        ({"rows__1__against": "x"}, "expected a row 'x' on split 'sparse'"),
+        ({"rows__1__method": "nearest"}, "found .* again"),
+        ({"rows__1__method": "oracle"}, "'oracle' is the row"),
+        ({"steps__encoder__data": ["d"]}, "expected one of a, b, c, found 'd'"),
+        ({"steps__encoder__data": []}, "expected data"),
+        ({"steps__encoder__build": "retrieval"}, "one of train, build and densify"),
+        ({"steps__encoder__regressor": "map"}, "only densify takes one"),
+        ({"steps__encoder__extractor": "map"}, "expected no circle"),
+        ({"steps__dense__data": ["a"]}, "expected no data"),
+        ({"splits__full__map": ["$map"]}, r"found \$map"),
+        ({"splits__full__query": []}, "expected map and query"),
+        ({"splits__full__folds": 0}, "folds"),
+        ({"data__a__folder": {"path": "x"}}, "either town or folder"),
+        ({"data__a__town__speed": 3}, "unknown field 'speed'"),
+        ({"claims__0__at_most": 3.0}, "either at_most, or against"),
+        ({"claims__0__method": "other"}, "claims: expected a row 'other'"),
+        ({"name": None}, "missing field 'name'"),
+    ],
+)
+def test_what_stands_for_nothing_is_named(change, message):
+    with pytest.raises(ConfigError, match=message) as caught:
+        parse(changed(**change), "here")
+    assert str(caught.value).startswith("here")
+
+
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=6),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(st.sampled_from(sorted(GOOD)), values)
+def test_any_value_anywhere_is_read_or_refused(key, value):
+    try:
+        parse(yaml.safe_dump({**GOOD, key: value}, sort_keys=False), "here")
+    except ConfigError as problem:
+        assert str(problem).startswith("here")
+
+
+@given(st.text(max_size=40))
+def test_any_text_is_refused(text):
+    with pytest.raises(ConfigError):
+        parse(text, "here")
+
+
+def test_files_and_built_in_names(tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text(changed())
+    assert load(str(file)).name == "tiny"
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load(str(tmp_path / "absent.yaml"))
+    with pytest.raises(ConfigError, match="found 'no_such'"):
+        load("no_such")
+    for name in built_in():
+        assert load(name).name == name

@@ -1,0 +1,193 @@
+"""The drives of a protocol as sequences. What is rendered is kept: a town's frames are made once."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from vloc_ros.datasets import is_bag, open_sequence
+from vloc_ros.datasets.kitti import KittiOptions, open_kitti
+from vloc_ros.datasets.sequence import ImageSource, PosedSequence
+from vloc_ros.errors import ConfigError
+from vloc_ros.town import Renderer, Town, Traversal, default_camera
+from vloc_ros.types import RgbImage
+from vloc_train.evaluate.protocol import Drive, FolderDrive, TownDrive
+from vloc_train.evaluate.selection import Selection
+
+__all__ = ["Drives", "Part", "overlap"]
+
+#: Raise when the town's pictures change, so that no old ones are used.
+_RENDERING = 1
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some frames of a named drive; ``digest`` stands for their images and poses."""
+
+    name: str
+    rows: npt.NDArray[np.int64]
+    sequence: PosedSequence
+    source_digest: str
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def digest(self) -> str:
+        """Equal for equal frames of an equal drive."""
+        return hashlib.sha256(self.source_digest.encode() + self.rows.tobytes()).hexdigest()[:16]
+
+    def frames(self) -> PosedSequence:
+        """The frames as a sequence of their own."""
+        return self.sequence if len(self.rows) == len(self.sequence) else self.sequence.select(self.rows)
+
+    def keep(self, kept: npt.NDArray[np.int64] | npt.NDArray[np.bool_]) -> Part:
+        """Some of these frames."""
+        return replace(self, rows=self.rows[kept])
+
+
+def overlap(a: Sequence[Part], b: Sequence[Part]) -> str:
+    """The name of a drive of which both have a frame, or nothing."""
+    for x in a:
+        for y in b:
+            if x.source_digest == y.source_digest and len(np.intersect1d(x.rows, y.rows)):
+                return x.name
+    return ""
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """Rendered images in a file that is read where it is asked for."""
+
+    file: Path
+
+    def image(self, index: int) -> RgbImage:
+        return np.array(np.load(self.file, mmap_mode="r")[index])
+
+    def frames(self) -> Iterator[tuple[int, RgbImage]]:
+        images = np.load(self.file, mmap_mode="r")
+        for index in range(len(images)):
+            yield index, np.array(images[index])
+
+
+@dataclass(frozen=True)
+class _Grey:
+    """Images without their colour."""
+
+    source: ImageSource
+
+    @staticmethod
+    def _grey(image: RgbImage) -> RgbImage:
+        return np.asarray(cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB), dtype=np.uint8)
+
+    def image(self, index: int) -> RgbImage:
+        return self._grey(self.source.image(index))
+
+    def frames(self) -> Iterator[tuple[int, RgbImage]]:
+        return ((index, self._grey(image)) for index, image in self.source.frames())
+
+
+class Drives:
+    """Opens the drives of a protocol by name, each when it is first asked for.
+
+    :param data: by name.
+    :param root: what folders are relative to; None where there are none.
+    :param cache: where rendered frames are kept.
+    :param report: told what is being rendered.
+    """
+
+    def __init__(
+        self, data: Mapping[str, Drive], root: Path | None, cache: Path, report: Callable[[str], None] | None = None
+    ) -> None:
+        self._data, self._root, self._cache = data, root, cache
+        self._report = report or (lambda _: None)
+        self._open: dict[str, tuple[PosedSequence, str]] = {}
+        self._towns: dict[tuple[int, float, int, int], tuple[Town, Renderer]] = {}
+
+    def part(self, selection: Selection) -> Part:
+        """The frames that a selection names. :raises ConfigError, DatasetError, BagError: there are none."""
+        if selection.name not in self._open:
+            drive = self._data[selection.name]
+            made = self._town(drive.town) if drive.town else self._folder(selection.name, drive.folder)
+            self._open[selection.name] = made
+        sequence, digest = self._open[selection.name]
+        return Part(selection.name, selection.rows(len(sequence)), sequence, digest)
+
+    def _folder(self, name: str, drive: FolderDrive | None) -> tuple[PosedSequence, str]:
+        assert drive is not None
+        if self._root is None:
+            raise ConfigError(f"data.{name}: expected --root, the folder that holds {drive.path}")
+        path = self._root / drive.path
+        if is_bag(path):
+            sequence = open_sequence(path, image=drive.images)
+        else:
+            options = KittiOptions(
+                images=drive.images,
+                intrinsics=drive.intrinsics,
+                camera_offset=drive.camera_offset,
+                world=drive.world,
+            )
+            sequence = open_kitti(path, options)
+        if drive.grey:
+            sequence = replace(sequence, source=_Grey(sequence.source))
+        digest = hashlib.sha256(sequence.T_map_cam.tobytes() + sequence.stamps_ns.tobytes())
+        digest.update(repr((sequence.camera, sequence.T_base_cam.tolist())).encode())
+        for index in sorted({0, len(sequence) // 2, len(sequence) - 1}):
+            digest.update(np.ascontiguousarray(sequence.image(index)).tobytes())
+        return sequence, digest.hexdigest()[:16]
+
+    def _town(self, drive: TownDrive) -> tuple[PosedSequence, str]:
+        text = repr((_RENDERING, sorted(asdict(drive).items())))
+        digest = hashlib.sha256(text.encode()).hexdigest()[:16]
+        name = f"town{drive.seed}_{drive.index}"
+        images, poses = (self._cache / f"{name}-{digest}.{kind}" for kind in ("npy", "npz"))
+        if not (images.exists() and poses.exists()):
+            self._report(f"rendering town {drive.seed}, drive {drive.index}")
+            self._render(drive, images, poses)
+        with np.load(poses, allow_pickle=False) as stored:
+            fields = {key: stored[key] for key in ("stamps_ns", "T_map_cam", "T_base_cam", "T_odom_base")}
+        odometry = fields.pop("T_odom_base")
+        camera = default_camera(drive.width, drive.height)
+        return PosedSequence(name, camera=camera, source=_Kept(images), T_odom_base=odometry, **fields), digest
+
+    def _render(self, drive: TownDrive, images: Path, poses: Path) -> None:
+        key = (drive.seed, drive.loop_m, drive.width, drive.height)
+        if key not in self._towns:
+            town = Town(drive.seed, drive.loop_m)
+            self._towns[key] = town, Renderer(town, default_camera(drive.width, drive.height))
+        town, renderer = self._towns[key]
+        made = Traversal(
+            town,
+            drive.index,
+            spacing_m=drive.spacing_m,
+            laps=drive.laps,
+            light=drive.light,
+            lane_offset_m=drive.lane_offset_m,
+            weave_m=drive.weave_m,
+            traffic=drive.traffic,
+        )
+        images.parent.mkdir(parents=True, exist_ok=True)
+        partial = images.with_suffix(f".partial-{os.getpid()}.npy")
+        shape = (len(made), drive.height, drive.width, 3)
+        try:
+            out = np.lib.format.open_memmap(partial, mode="w+", dtype=np.uint8, shape=shape)
+            for index in range(len(made)):
+                out[index] = renderer.render(made, index).rgb
+            out.flush()
+            partial.rename(images)
+        finally:
+            partial.unlink(missing_ok=True)
+        np.savez(
+            poses,
+            stamps_ns=made.stamps_ns,
+            T_map_cam=made.T_map_cam,
+            T_base_cam=made.T_base_cam,
+            T_odom_base=made.T_odom_base,
+        )

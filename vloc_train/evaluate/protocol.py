@@ -1,0 +1,334 @@
+"""A protocol: drives, splits of them into map and queries, the steps that make maps, and the rows of the table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from vloc_ros.errors import ConfigError
+from vloc_ros.protocols import protocol_text
+from vloc_ros.settings import ranged, settings_from_mapping
+from vloc_train.evaluate.selection import MAP, Selection
+
+__all__ = ["ORACLE", "Claim", "Drive", "FolderDrive", "Protocol", "Row", "Split", "Step", "Stray", "TownDrive", "load"]
+
+#: The method whose row every split gets: always answer with the map image nearest to the truth.
+ORACLE = "oracle"
+_MAX_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class TownDrive:
+    """A drive of the synthetic town, see :class:`vloc_ros.town.Traversal`; sizes in pixels and metres."""
+
+    seed: int = ranged(1, minimum=0)
+    index: int = ranged(0, minimum=0)
+    lane_offset_m: float | None = ranged(None, minimum=-20.0, maximum=20.0)
+    loop_m: float = ranged(200.0, minimum=120.0, maximum=20000.0)
+    width: int = ranged(240, minimum=16, maximum=4096)
+    height: int = ranged(135, minimum=16, maximum=4096)
+    spacing_m: float = ranged(0.5, minimum=0.02, maximum=20.0)
+    laps: float = ranged(1.0, minimum=0.01, maximum=100.0)
+    weave_m: float = ranged(0.3, minimum=0.0, maximum=5.0)
+    traffic: float = ranged(1.0, minimum=0.0, maximum=20.0)
+    light: str | None = None
+
+
+@dataclass(frozen=True)
+class FolderDrive:
+    """A bag or data-set folder below ``--root``; the other fields are those of KITTI's and flat folders
+    (:class:`vloc_ros.datasets.kitti.KittiOptions`). ``grey`` takes the colour out of the images."""
+
+    path: str
+    images: str | None = None
+    intrinsics: tuple[float, float, float, float] | None = None
+    camera_offset: tuple[float, float, float] | None = None
+    world: Literal["camera", "y_up", "z_up"] = "camera"
+    grey: bool = False
+
+
+@dataclass(frozen=True)
+class Drive:
+    """Where a drive comes from: one of the two."""
+
+    town: TownDrive | None = None
+    folder: FolderDrive | None = None
+
+    def __post_init__(self) -> None:
+        if (self.town is None) == (self.folder is None):
+            raise ConfigError("expected either town or folder")
+
+
+@dataclass(frozen=True)
+class Split:
+    """What the map is made from and what is localized in it.
+
+    :param map: selections of drives.
+    :param query: selections of drives.
+    :param folds: with n above 1 there are n maps; fold r asks every n-th query from the r-th on.
+    :param apart_frames: map frames less than so many frames from the stamp of one of the fold's queries are left out.
+    :param within_m: only queries that come so close to a map frame; 0: all.
+    :param within_deg: and look at most so far away from its viewing direction.
+    :param about: what it is, for the table.
+    """
+
+    map: tuple[str, ...]
+    query: tuple[str, ...]
+    folds: int = ranged(1, minimum=1, maximum=1000)
+    apart_frames: int = ranged(0, minimum=0)
+    within_m: float = ranged(0.0, minimum=0.0)
+    within_deg: float = ranged(180.0, minimum=0.0, maximum=180.0)
+    about: str = ""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One map: trained, built with what another one has learned, or densified. ``$map`` is the split's map frames.
+
+    :param train: a backend of ``vloc train``.
+    :param build: a backend of ``vloc map build``.
+    :param densify: the step whose map to densify, as ``vloc map densify`` does.
+    :param data: selections of drives, or such lists by scene.
+    :param calibration: other drives, for the covariance.
+    :param extractor: the step whose extractor to use.
+    :param regressor: the step whose descriptor regressor to use (densify).
+    :param preset: of the trainer or builder; empty: its first.
+    :param settings: what differs from the preset.
+    """
+
+    train: str | None = None
+    build: str | None = None
+    densify: str | None = None
+    data: Any = ()
+    calibration: Any = ()
+    extractor: str | None = None
+    regressor: str | None = None
+    preset: str = ""
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if sum(v is not None for v in (self.train, self.build, self.densify)) != 1:
+            raise ConfigError("expected one of train, build and densify")
+        if self.densify is None:
+            if not self.data:
+                raise ConfigError("expected data to make the map from")
+            if self.regressor is not None:
+                raise ConfigError("regressor: only densify takes one")
+        elif self.data or self.extractor or self.preset:
+            raise ConfigError("densify: expected no data, extractor or preset, the map has them")
+        for name in ("data", "calibration"):
+            self.selections(name)
+
+    def selections(self, name: str) -> dict[str, list[Selection]]:
+        """``data`` or ``calibration`` by scene. :raises ConfigError: neither a list nor lists by scene."""
+        given = getattr(self, name)
+        scenes = given if isinstance(given, Mapping) else ({"map": given} if given else {})
+        out: dict[str, list[Selection]] = {}
+        for scene, texts in scenes.items():
+            if not isinstance(scene, str) or not scene.isidentifier():
+                raise ConfigError(f"{name}: expected a name of a scene, found {scene!r}")
+            if not isinstance(texts, (list, tuple)) or not texts:
+                raise ConfigError(f"{name}: expected a list of selections, found {texts!r}")
+            out[scene] = [Selection.parse(text, name) for text in texts]
+        return out
+
+    def parents(self) -> list[str]:
+        """The steps that must be made before."""
+        return [name for name in (self.densify, self.extractor, self.regressor) if name is not None]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One method on one or more splits.
+
+    :param method: its name in the table.
+    :param map: the step that makes its map.
+    :param splits: names of splits.
+    :param settings: of the backend, as ``vloc replay --set`` takes them.
+    :param against: the method whose row this one is compared with; empty: the baseline.
+    :param about: for the table.
+    """
+
+    method: str
+    map: str
+    splits: tuple[str, ...]
+    settings: dict[str, Any] = field(default_factory=dict)
+    against: str = ""
+    about: str = ""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A statement about figures of the table, checked and printed with them.
+
+    It holds where ``figure`` of the row is at most ``at_most``, or at most ``factor`` times that of ``against``.
+
+    :param text: the claim in words.
+    :param split: name of a split. :param method: the row. :param against: the row to compare with.
+    :param figure: a number of the rows. :param factor: see above. :param at_most: see above.
+    """
+
+    text: str
+    split: str
+    method: str
+    figure: str = "localizer_median_translation_m"
+    against: str = ""
+    factor: float = ranged(1.0, minimum=0.0)
+    at_most: float | None = None
+
+    def __post_init__(self) -> None:
+        if (self.at_most is None) == (not self.against):
+            raise ConfigError("expected either at_most, or against with a factor")
+
+
+@dataclass(frozen=True)
+class Stray:
+    """The stray-image test of CoPR (section IV-G), see :mod:`vloc_train.evaluate.stray`.
+
+    :param map: the step whose map gives descriptors of the references.
+    :param regressor: the step whose regressor makes the descriptor at the query's pose.
+    :param split: whose map frames and queries to take.
+    :param strays: selections of drives in another place.
+    :param references: images around the query.
+    :param spacing_m: least distance between them.
+    """
+
+    map: str
+    regressor: str
+    split: str
+    strays: tuple[str, ...]
+    references: int = ranged(4, minimum=1, maximum=100)
+    spacing_m: float = ranged(2.0, minimum=0.0)
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """See the module. :param baseline: the method that stands beside every other on its split."""
+
+    name: str
+    data: dict[str, Drive]
+    splits: dict[str, Split]
+    steps: dict[str, Step]
+    rows: tuple[Row, ...]
+    baseline: str
+    title: str = ""
+    about: str = ""
+    seed: int = ranged(0, minimum=0)
+    claims: tuple[Claim, ...] = ()
+    strays: tuple[Stray, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.rows:
+            raise ConfigError("rows: expected at least one")
+        for name, split in self.splits.items():
+            for text in (*split.map, *split.query):
+                self._drive(Selection.parse(text, f"splits.{name}"), f"splits.{name}", with_map=False)
+            if not split.map or not split.query:
+                raise ConfigError(f"splits.{name}: expected map and query")
+        for name, step in self.steps.items():
+            for kind in ("data", "calibration"):
+                for selection in (s for group in step.selections(kind).values() for s in group):
+                    self._drive(selection, f"steps.{name}.{kind}", with_map=True)
+            for parent in step.parents():
+                self._known(parent, self.steps, f"steps.{name}")
+        for name in self.steps:
+            self.order(name)
+        self._check_rows()
+
+    def _check_rows(self) -> None:
+        table = [(split, row.method) for row in self.rows for split in row.splits]
+        for row in self.rows:
+            where = f"rows: {row.method!r}"
+            self._known(row.map, self.steps, where)
+            if not row.splits:
+                raise ConfigError(f"{where}: expected at least one split")
+            for split in row.splits:
+                self._known(split, self.splits, where)
+                if row.against and (split, row.against) not in table:
+                    raise ConfigError(f"{where}: expected a row {row.against!r} on split {split!r}, found none")
+        twice = {entry for entry in table if table.count(entry) > 1}
+        if twice:
+            raise ConfigError(f"rows: expected each method once on a split, found {sorted(twice)[0]} again")
+        if any(row.method == ORACLE for row in self.rows):
+            raise ConfigError(f"rows: {ORACLE!r} is the row that every split gets by itself")
+        for split in {split for split, _ in table}:
+            if (split, self.baseline) not in table:
+                raise ConfigError(f"baseline: expected a row {self.baseline!r} on split {split!r}, found none")
+        for claim in self.claims:
+            for method in (claim.method, *((claim.against,) if claim.against else ())):
+                if (claim.split, method) not in table and method != ORACLE:
+                    raise ConfigError(f"claims: expected a row {method!r} on split {claim.split!r}, found none")
+        for stray in self.strays:
+            self._known(stray.split, self.splits, "strays")
+            for step in (stray.map, stray.regressor):
+                self._known(step, self.steps, "strays")
+            for text in stray.strays:
+                self._drive(Selection.parse(text, "strays"), "strays", with_map=False)
+
+    def _drive(self, selection: Selection, where: str, with_map: bool) -> None:
+        if selection.name == MAP:
+            if not with_map:
+                raise ConfigError(f"{where}: expected the name of a drive, found {MAP}")
+        else:
+            self._known(selection.name, self.data, where)
+
+    @staticmethod
+    def _known(name: str, table: Mapping[str, Any], where: str) -> None:
+        if name not in table:
+            raise ConfigError(f"{where}: expected one of {', '.join(table) or 'nothing'}, found {name!r}")
+
+    def order(self, step: str) -> list[str]:
+        """``step`` after all that it needs. :raises ConfigError: it needs itself."""
+        done: list[str] = []
+
+        def visit(name: str, path: tuple[str, ...]) -> None:
+            if name in path:
+                raise ConfigError(f"steps: {' needs '.join([*path, name])}: expected no circle")
+            if name not in done:
+                for parent in self.steps[name].parents():
+                    visit(parent, (*path, name))
+                done.append(name)
+
+        visit(step, ())
+        return done
+
+    def table(self) -> Iterator[tuple[str, Row]]:
+        """Every split with every row on it, split by split in the order of the file."""
+        for split in self.splits:
+            for row in self.rows:
+                if split in row.splits:
+                    yield split, row
+
+
+def load(name_or_file: str) -> Protocol:
+    """A built-in protocol by name, or one from a YAML file.
+
+    :raises ConfigError: no such protocol, no YAML, an unknown field, or a name that stands for nothing.
+    """
+    path = Path(name_or_file)
+    if path.suffix in (".yaml", ".yml") or path.is_file():
+        try:
+            if path.stat().st_size > _MAX_BYTES:
+                raise ConfigError(f"{path}: expected a protocol of at most {_MAX_BYTES} bytes")
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as problem:
+            raise ConfigError(f"{path}: cannot be read: {problem}") from problem
+        where = str(path)
+    else:
+        text, where = protocol_text(name_or_file), f"protocol {name_or_file}"
+    return parse(text, where)
+
+
+def parse(text: str, where: str) -> Protocol:
+    """A protocol from its YAML. Top-level names that start with a point only carry anchors. :raises ConfigError."""
+    try:
+        loaded = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError) as problem:
+        raise ConfigError(f"{where}: expected YAML: {problem}") from problem
+    if isinstance(loaded, dict):
+        loaded = {k: v for k, v in loaded.items() if not (isinstance(k, str) and k.startswith("."))}
+    return settings_from_mapping(Protocol, loaded, where)

@@ -1,0 +1,224 @@
+"""A whole protocol: every row on every split, its steps first, everything that was made kept for the next time."""
+
+from __future__ import annotations
+
+import fnmatch
+import hashlib
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vloc_ros.errors import TrainingError, VlocError
+from vloc_ros.evaluation.tum import write_tum
+from vloc_ros.localizers.base import load_localizer
+from vloc_ros.maps import MapBundle
+from vloc_ros.types import Array
+from vloc_train.evaluate.claims import check_claims
+from vloc_train.evaluate.drives import Drives
+from vloc_train.evaluate.mapped import map_figures, reference_cameras
+from vloc_train.evaluate.protocol import ORACLE, Protocol, Row
+from vloc_train.evaluate.score import Answers, answer, figures, oracle_figures, records_of
+from vloc_train.evaluate.splits import Fold, folds_of
+from vloc_train.evaluate.steps import Made, Steps
+from vloc_train.run import RunOptions
+
+__all__ = ["Table", "evaluate_protocol", "wanted"]
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass
+class Table:
+    """What came out.
+
+    ``rows``, ``splits``, ``claims`` and ``strays`` are plain values that two runs of one seed have equal; what a clock
+    measured is in ``timings``. ``failed`` says why a row is missing.
+    """
+
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    splits: dict[str, dict[str, Any]] = field(default_factory=dict)
+    claims: list[dict[str, Any]] = field(default_factory=list)
+    strays: list[dict[str, Any]] = field(default_factory=list)
+    timings: list[dict[str, Any]] = field(default_factory=list)
+    failed: list[dict[str, str]] = field(default_factory=list)
+
+
+def wanted(only: Sequence[str], split: str, row: Row) -> bool:
+    """Whether a row is asked for: by the name of its method, ``split/method``, or such a pattern with ``*``."""
+    names = (row.method, f"{split}/{row.method}")
+    return not only or any(fnmatch.fnmatchcase(name, pattern) for name in names for pattern in only)
+
+
+def evaluate_protocol(
+    protocol: Protocol, root: Path | None, cache: Path, out: Path, options: RunOptions, only: Sequence[str] = ()
+) -> Table:
+    """Make what is missing and count every row.
+
+    The baseline and what a row is compared with are computed with it, whatever ``only`` says. A step that fails costs
+    the rows that need it and no others.
+
+    :param root: of the protocol's folders. :param cache: of drives, maps and answers.
+    :param out: for the trajectories; the tables are written by :func:`vloc_train.evaluate.table.write_table`.
+    :param only: rows to compute, see :func:`wanted`; empty: all.
+    :raises VlocError: the data is not there, or the run was interrupted.
+    """
+    drives = Drives(protocol.data, root, cache / "drives", lambda text: _log.info("%s", text))
+    steps = Steps(protocol, drives, cache / "maps", options)
+    table = Table()
+    splits: dict[str, list[Fold]] = {}
+    for split, rows in _chosen(protocol, only).items():
+        splits[split] = folds_of(split, protocol.splits[split], drives)
+        table.splits[split] = _about(protocol, split, splits[split])
+        table.rows.append(_oracle_row(split, splits[split]))
+        for row in rows:
+            try:
+                counted, timing = _row(protocol, split, row, splits[split], steps, cache, out, options)
+            except VlocError as problem:
+                _stop_if_interrupted(problem)
+                _log.warning("%s / %s: %s", split, row.method, problem)
+                table.failed.append({"split": split, "method": row.method, "problem": str(problem)})
+            else:
+                table.rows.append(counted)
+                table.timings.append(timing)
+                _log.info(
+                    "%s / %s: median %.2f m %.1f deg", split, row.method,
+                    counted["localizer_median_translation_m"], counted["localizer_median_rotation_deg"],
+                )  # fmt: skip
+    _compare(protocol, table.rows)
+    table.claims = check_claims(protocol.claims, table.rows)
+    for stray in protocol.strays if not only else ():
+        from vloc_train.evaluate.stray import stray_test
+
+        try:
+            table.strays.append(stray_test(stray, folds_of(stray.split, protocol.splits[stray.split], drives), steps,
+                                           drives, options.device))  # fmt: skip
+        except VlocError as problem:
+            _stop_if_interrupted(problem)
+            table.failed.append({"split": stray.split, "method": "stray images", "problem": str(problem)})
+    return table
+
+
+def _stop_if_interrupted(problem: VlocError) -> None:
+    """A step that the user ended is no failed step."""
+    if isinstance(problem, TrainingError) and str(problem).startswith("interrupted"):
+        raise problem
+
+
+def _chosen(protocol: Protocol, only: Sequence[str]) -> dict[str, list[Row]]:
+    """The rows to compute by split, with what stands beside them."""
+    asked = {(split, row.method) for split, row in protocol.table() if wanted(only, split, row)}
+    for split, row in protocol.table():
+        if (split, row.method) in asked:
+            asked |= {(split, protocol.baseline), (split, row.against or protocol.baseline)}
+    out: dict[str, list[Row]] = {}
+    for split, row in protocol.table():
+        if (split, row.method) in asked:
+            out.setdefault(split, []).append(row)
+    return out
+
+
+def _about(protocol: Protocol, split: str, folds: Sequence[Fold]) -> dict[str, Any]:
+    given = protocol.splits[split]
+    return {
+        "about": given.about,
+        "map": list(given.map),
+        "query": list(given.query),
+        "folds": len(folds),
+        "map_frames": [sum(len(p) for p in fold.map) for fold in folds],
+        "queries": sum(len(p) for fold in folds for p in fold.query),
+    }
+
+
+def _cameras(fold: Fold) -> Array:
+    return np.concatenate([p.sequence.T_map_cam[p.rows] for p in fold.map])
+
+
+def _oracle_row(split: str, folds: Sequence[Fold]) -> dict[str, Any]:
+    found = oracle_figures([(fold.query, _cameras(fold)) for fold in folds])
+    return {"method": ORACLE, "split": split, "about": "the map image nearest to the truth", **found}
+
+
+def _row(
+    protocol: Protocol, split: str, row: Row, folds: Sequence[Fold], steps: Steps, cache: Path, out: Path,
+    options: RunOptions,
+) -> tuple[dict[str, Any], dict[str, Any]]:  # fmt: skip
+    made = [steps.make(row.map, fold) for fold in folds]
+    bundles = [m.bundle() for m in made]
+    answers = Answers.join([
+        _answers(cache / "answers", m, row.settings, fold, options.device) for m, fold in zip(made, folds, strict=True)
+    ])  # fmt: skip
+    queries = [part for fold in folds for part in fold.query]
+    records = records_of(answers, queries)
+    oracle = oracle_figures([
+        (fold.query, _references(bundle, fold)) for bundle, fold in zip(bundles, folds, strict=True)
+    ])  # fmt: skip
+    counted = {
+        "method": row.method,
+        "split": split,
+        "about": row.about,
+        "backend": bundles[0].manifest.backend,
+        "step": row.map,
+        "settings": dict(row.settings),
+        "against": row.against or protocol.baseline,
+        **figures(records),
+        "oracle_median_translation_m": oracle["median_translation_m"],
+        "oracle_median_rotation_deg": oracle["median_rotation_deg"],
+        **map_figures(bundles),
+    }
+    folder = out / "trajectories" / _file_name(split)
+    posed = [(r.stamp_ns, r.T_estimated) for r in records if r.T_estimated is not None]
+    folder.mkdir(parents=True, exist_ok=True)
+    write_tum(folder / f"{_file_name(row.method)}.tum", sorted(posed, key=lambda item: item[0]))
+    truth = [(r.stamp_ns, r.T_reference) for r in records if r.T_reference is not None]
+    write_tum(folder / "reference.tum", sorted(truth, key=lambda item: item[0]))
+    milliseconds = answers.milliseconds
+    timing = {
+        "method": row.method,
+        "split": split,
+        "train_seconds": sum(m.total_seconds for m in made),
+        "map_seconds": sum(m.seconds for m in made),
+        "ms_p50": float(np.percentile(milliseconds, 50)),
+        "ms_p95": float(np.percentile(milliseconds, 95)),
+    }
+    return counted, timing
+
+
+def _answers(cache: Path, made: Made, settings: Mapping[str, Any], fold: Fold, device: str) -> Answers:
+    """What the map says to the fold's queries, from the cache where it has been asked before."""
+    asked = [part.digest for part in fold.query]
+    content = json.dumps([made.key, made.bundle().id, dict(settings), asked], sort_keys=True, default=str)
+    file = cache / f"{hashlib.sha256(content.encode()).hexdigest()[:16]}.npz"
+    if not file.exists():
+        with load_localizer(made.path, device, settings=dict(settings) or None) as localizer:
+            localizer.warm_up()
+            answer(localizer, fold.query).save(file)
+    return Answers.load(file)
+
+
+def _references(bundle: MapBundle, fold: Fold) -> Array:
+    found = reference_cameras(bundle)
+    return _cameras(fold) if found is None else found
+
+
+def _compare(protocol: Protocol, rows: Sequence[dict[str, Any]]) -> None:
+    """Every row beside the baseline of its split and what it is compared with, by the localizer alone."""
+    table = {(row["split"], row["method"]): row for row in rows}
+    for row in rows:
+        baseline = table.get((row["split"], protocol.baseline))
+        if baseline is not None:
+            row["baseline_median_translation_m"] = baseline["localizer_median_translation_m"]
+            row["baseline_median_rotation_deg"] = baseline["localizer_median_rotation_deg"]
+        other = table.get((row["split"], row.get("against", protocol.baseline)))
+        if other is not None and row["method"] != ORACLE and other is not row:
+            for kind in ("translation_m", "rotation_deg"):
+                before, after = (x[f"localizer_median_{kind}"] for x in (other, row))
+                row[f"change_median_{kind}"] = after / before - 1.0 if before > 0 else float("nan")
+
+
+def _file_name(text: str) -> str:
+    return "".join(c if c.isalnum() or c in "-_." else "_" for c in text)

@@ -1,0 +1,212 @@
+"""The maps of a protocol: each made once for equal data, settings and ancestors, and found again by a digest of them.
+
+A step that was interrupted continues from its last checkpoint: its working directory stays until its map is there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import vloc_ros
+from vloc_ros.datasets import PosedSequence
+from vloc_ros.errors import ConfigError
+from vloc_ros.maps import MapBundle, read_map
+from vloc_ros.settings import settings_to_mapping
+from vloc_train.evaluate.drives import Drives, Part, overlap
+from vloc_train.evaluate.protocol import Protocol, Step
+from vloc_train.evaluate.selection import MAP, Selection
+from vloc_train.evaluate.splits import Fold
+from vloc_train.registry import BUILDERS, TRAINERS, Trainer, find
+from vloc_train.run import RunOptions
+
+__all__ = ["Made", "Steps"]
+
+_log = logging.getLogger(__name__)
+#: Raise when maps that lie in caches must be made anew.
+_GENERATION = 1
+
+
+@dataclass(frozen=True)
+class Made:
+    """A map that is there: its folder, the digest it is found by, the seconds it took, and those with its ancestors."""
+
+    path: Path
+    key: str
+    seconds: float
+    total_seconds: float
+
+    def bundle(self) -> MapBundle:
+        """The map, opened."""
+        return read_map(self.path)
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """One step for one fold, before it is made."""
+
+    name: str
+    step: Step
+    data: dict[str, list[Part]]
+    calibration: dict[str, list[Part]]
+    parents: dict[str, _Plan]
+    settings: Any
+    key: str
+
+
+class Steps:
+    """Makes the maps of a protocol.
+
+    :param protocol: whose steps. :param drives: its data. :param cache: where maps are kept.
+    :param options: how to train.
+    """
+
+    def __init__(self, protocol: Protocol, drives: Drives, cache: Path, options: RunOptions) -> None:
+        self._protocol, self._drives, self._cache, self._options = protocol, drives, cache, options
+        self._made: dict[str, Made] = {}
+        self._failed: dict[str, Exception] = {}
+
+    def key(self, name: str, fold: Fold) -> str:
+        """The digest that stands for a step's map, without making it."""
+        return self._plan(name, fold).key
+
+    def make(self, name: str, fold: Fold) -> Made:
+        """The map of a step with the fold's frames as ``$map``; its ancestors first.
+
+        :raises ConfigError: a query of the fold is among what it, or an ancestor, learns from.
+        :raises VlocError: what its trainer or builder raises; asked again it is raised again without another try.
+        """
+        plan = self._plan(name, fold)
+        self._check_unseen(plan, fold)
+        return self._make(plan)
+
+    def _make(self, plan: _Plan) -> Made:
+        if plan.key in self._failed:
+            raise self._failed[plan.key]
+        if plan.key not in self._made:
+            parents = {kind: self._make(parent) for kind, parent in plan.parents.items()}
+            try:
+                self._made[plan.key] = self._one(plan, parents)
+            except Exception as problem:
+                self._failed[plan.key] = problem
+                raise
+        return self._made[plan.key]
+
+    def _one(self, plan: _Plan, parents: Mapping[str, Made]) -> Made:
+        folder = self._cache / f"{plan.name}-{plan.key}"
+        note, out, work = folder / "made.json", folder / "map", folder / "work"
+        if not note.exists():
+            _log.info("step %s: %s", plan.name, _in_words(plan))
+            folder.mkdir(parents=True, exist_ok=True)
+            begin = time.perf_counter()
+            self._run(plan, parents, out, work)
+            seconds = time.perf_counter() - begin
+            total = seconds + sum(made.total_seconds for made in _distinct(parents.values()))
+            note.write_text(json.dumps({"step": plan.name, "seconds": seconds, "total_seconds": total}) + "\n")
+            shutil.rmtree(work, ignore_errors=True)
+        stored = json.loads(note.read_text())
+        return Made(out, plan.key, float(stored["seconds"]), float(stored["total_seconds"]))
+
+    def _run(self, plan: _Plan, parents: Mapping[str, Made], out: Path, work: Path) -> None:
+        if plan.step.densify is not None:
+            from vloc_train.evaluate.densify import densify
+
+            densify(
+                parents["densify"].path,
+                parents["regressor"].path if "regressor" in parents else None,
+                out,
+                plan.settings,
+                _sequences(plan.calibration),
+                self._options,
+            )
+            return
+        extractor = parents["extractor"].path if "extractor" in parents else None
+        _trainer(plan.step).run(
+            _sequences(plan.data), out, plan.settings, self._options,
+            calibration=_sequences(plan.calibration) or None, work_dir=work,
+            about={"protocol": self._protocol.name, "step": plan.name}, extractor=extractor,
+        )  # fmt: skip
+
+    def _plan(self, name: str, fold: Fold) -> _Plan:
+        step = self._protocol.steps[name]
+        parents = {
+            kind: self._plan(parent, fold)
+            for kind in ("densify", "extractor", "regressor")
+            if (parent := getattr(step, kind)) is not None
+        }
+        data, calibration = (self._parts(step.selections(kind), fold) for kind in ("data", "calibration"))
+        settings = self._settings(name, step)
+        content = {
+            "generation": _GENERATION,
+            "version": vloc_ros.__version__,
+            "how": [step.train, step.build, step.densify is not None],
+            "settings": settings_to_mapping(settings) if is_dataclass(settings) else settings,
+            "data": {scene: [part.digest for part in parts] for scene, parts in data.items()},
+            "calibration": {scene: [part.digest for part in parts] for scene, parts in calibration.items()},
+            "parents": {kind: parent.key for kind, parent in parents.items()},
+        }
+        key = hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:12]
+        return _Plan(name, step, data, calibration, parents, settings, key)
+
+    def _settings(self, name: str, step: Step) -> Any:
+        """The step's settings in full, with the protocol's seed unless it has its own."""
+        where = f"steps.{name}.settings"
+        if step.densify is not None:
+            from vloc_train.evaluate.densify import densify_settings
+
+            return densify_settings(step.settings, where)
+        trainer = _trainer(step)
+        settings = trainer.settings(step.preset or trainer.presets[0], dict(step.settings), where)
+        if "seed" not in step.settings and any(f.name == "seed" for f in fields(settings)):
+            settings = replace(settings, seed=self._protocol.seed)
+        return settings
+
+    def _parts(self, scenes: Mapping[str, Sequence[Selection]], fold: Fold) -> dict[str, list[Part]]:
+        out: dict[str, list[Part]] = {}
+        for scene, selections in scenes.items():
+            parts: list[Part] = []
+            for selection in selections:
+                if selection.name == MAP:
+                    parts += [part.keep(selection.rows(len(part))) for part in fold.map]
+                else:
+                    parts.append(self._drives.part(selection))
+            out[scene] = parts
+        return out
+
+    def _check_unseen(self, plan: _Plan, fold: Fold) -> None:
+        seen = [part for scenes in (plan.data, plan.calibration) for parts in scenes.values() for part in parts]
+        shared = overlap(seen, fold.query)
+        if shared:
+            raise ConfigError(f"steps.{plan.name}: expected frames that are no queries, found some of {shared}")
+        for parent in plan.parents.values():
+            self._check_unseen(parent, fold)
+
+
+def _trainer(step: Step) -> Trainer:
+    if step.train is not None:
+        return find(TRAINERS, step.train, "train")
+    assert step.build is not None
+    return find(BUILDERS, step.build, "build")
+
+
+def _sequences(scenes: Mapping[str, Sequence[Part]]) -> dict[str, list[PosedSequence]]:
+    return {scene: [part.frames() for part in parts] for scene, parts in scenes.items()}
+
+
+def _distinct(made: Any) -> list[Made]:
+    return list({m.key: m for m in made}.values())
+
+
+def _in_words(plan: _Plan) -> str:
+    step = plan.step
+    if step.densify is not None:
+        return f"densify the map of {step.densify}"
+    frames = sum(len(part) for parts in plan.data.values() for part in parts)
+    return f"{'train' if step.train else 'build'} {step.train or step.build} on {frames} frames"

@@ -1,0 +1,175 @@
+"""``table.json`` for programs, ``table.md`` and a plot for people; what a clock measured stands in ``timings.json``."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from vloc_ros.evaluation.canvas import new_figure, save
+from vloc_train.evaluate.protocol import ORACLE, Protocol
+from vloc_train.evaluate.runner import Table
+
+__all__ = ["markdown", "plot", "write_table"]
+
+_COUNTED = (
+    "Errors are of the base. *Localizer* columns are over every query whatever its state, as the papers count. "
+    "*Published* columns count a frame whose verdict is LOST as an infinite error. *Change* is of the localizer's "
+    "median translation against the method named under *against*. *Oracle* is the median of always answering with the "
+    "reference pose of the same map that is nearest to the truth; the row *oracle* the same for the images of the "
+    "split's map."
+)
+
+
+def write_table(table: Table, protocol: Protocol, about: Mapping[str, Any], out: Path, plots: bool = True) -> Path:
+    """Write the files and return the path of ``table.md``.
+
+    :param about: seed, device, version: what the run was.
+    :raises ConfigError: plots are wanted and matplotlib is not installed.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    head = {"protocol": protocol.name, "title": protocol.title, "about": protocol.about, **about}
+    body = {"splits": table.splits, "rows": table.rows, "claims": table.claims, "strays": table.strays}
+    _write_json(out / "table.json", {**head, "baseline": protocol.baseline, **body, "failed": table.failed})
+    _write_json(out / "timings.json", {"rows": table.timings})
+    pictures = [plot(table, split, out / f"{split}.png") for split in table.splits] if plots else []
+    path = out / "table.md"
+    path.write_text(markdown(table, protocol, about, pictures), encoding="utf-8")
+    return path
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(_finite(content), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Mapping):
+        return {str(k): _finite(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(v) for v in value]
+    return value
+
+
+def markdown(table: Table, protocol: Protocol, about: Mapping[str, Any], pictures: Sequence[Path] = ()) -> str:
+    """The table as a page."""
+    lines = [f"# {protocol.title or protocol.name}", ""]
+    if protocol.about:
+        lines += [" ".join(protocol.about.split()), ""]
+    lines += ["| | |", "|---|---|", *(f"| {k} | {v} |" for k, v in about.items()), "", _COUNTED, ""]
+    times = {(t["split"], t["method"]): t for t in table.timings}
+    for name, split in table.splits.items():
+        frames = split["map_frames"]
+        folds = f" in {split['folds']} folds" if split["folds"] > 1 else ""
+        size = f"{min(frames)}" if min(frames) == max(frames) else f"{min(frames)} to {max(frames)}"
+        title = f"## {name}: {size} map frames, {split['queries']} queries{folds}"
+        lines += [title, "", " ".join(split["about"].split()), ""]
+        lines += _rows([row for row in table.rows if row["split"] == name], times)
+        lines += [f"![{name}]({name}.png)", ""] if any(p.stem == name for p in pictures) else []
+    lines += _claims(table.claims) + _strays(table.strays)
+    if table.failed:
+        lines += ["## Rows that failed", ""]
+        lines += [f"- {f['split']} / {f['method']}: {f['problem']}" for f in table.failed] + [""]
+    return "\n".join(lines)
+
+
+def _rows(rows: Sequence[Mapping[str, Any]], times: Mapping[tuple[str, str], Mapping[str, Any]]) -> list[str]:
+    head = (
+        "method", "localizer median", "localizer mean", "within 0.25 m 2°", "0.5 m 5°", "2 m 5°", "5 m 10°",
+        "oracle", "change", "against", "published median", "LOCALIZED / DEGRADED / LOST", "NEES in 95 %", "map",
+        "descriptors", "training", "a frame",
+    )  # fmt: skip
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    for row in rows:
+        time = times.get((row["split"], row["method"]), {})
+        recall = {(r["translation_m"], r["rotation_deg"]): r["share"] for r in row["localizer_recall"]}
+        nearest = row["method"] == ORACLE
+        cells = [
+            row["method"],
+            _pose(row["localizer_median_translation_m"], row["localizer_median_rotation_deg"]),
+            _pose(row["localizer_mean_translation_m"], row["localizer_mean_rotation_deg"]),
+            *(_percent(recall[limit]) for limit in ((0.25, 2.0), (0.5, 5.0), (2.0, 5.0), (5.0, 10.0))),
+            _pose(row.get("oracle_median_translation_m"), row.get("oracle_median_rotation_deg")),
+            _change(row.get("change_median_translation_m")),
+            row.get("against", "") if row.get("change_median_translation_m") is not None else "",
+            "" if nearest else _pose(row["median_translation_m"], row["median_rotation_deg"]),
+            "" if nearest else " / ".join(_percent(row["states"][s]) for s in ("LOCALIZED", "DEGRADED", "LOST")),
+            "" if nearest else _percent(row["nees_share_in_95"]),
+            f"{row['map_bytes'] / 1e6:.2f} MB" if "map_bytes" in row else "",
+            _descriptors(row),
+            f"{time['train_seconds']:.0f} s" if time else "",
+            f"{time['ms_p50']:.1f} ms" if time else "",
+        ]
+        lines.append("| " + " | ".join(str(c).replace("|", "/") for c in cells) + " |")
+    return [*lines, ""]
+
+
+def _claims(claims: Sequence[Mapping[str, Any]]) -> list[str]:
+    if not claims:
+        return []
+    lines = ["## Claims", "", "| claim | split | found | limit | holds |", "|---|---|---|---|---|"]
+    for claim in claims:
+        verdict = {True: "yes", False: "**no**", None: "not computed"}[claim["holds"]]
+        found, limit = ("" if claim[k] is None else f"{claim[k]:.3g}" for k in ("found", "limit"))
+        lines.append(f"| {' '.join(claim['text'].split())} | {claim['split']} | {found} | {limit} | {verdict} |")
+    return [*lines, ""]
+
+
+def _strays(strays: Sequence[Mapping[str, Any]]) -> list[str]:
+    if not strays:
+        return []
+    head = (
+        "map", "split", "queries", "stray image chosen without", "with the regressed descriptor",
+        "of the former, cured", "regressed one chosen",
+    )  # fmt: skip
+    lines = ["## Stray images", "", "| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    for s in strays:
+        shares = (_percent(s[k]) for k in ("stray_first_without", "stray_first_with", "cured", "regressed_first"))
+        lines.append(f"| {s['map']} | {s['split']} | {s['queries']} | " + " | ".join(shares) + " |")
+    return [*lines, ""]
+
+
+def _pose(metres: float | None, degrees: float | None) -> str:
+    if metres is None or degrees is None or math.isnan(metres):
+        return ""
+    return "none" if math.isinf(metres) else f"{metres:.2f} m {degrees:.1f}°"
+
+
+def _percent(share: float | None) -> str:
+    return "" if share is None or math.isnan(share) else f"{100 * share:.0f} %"
+
+
+def _change(change: float | None) -> str:
+    return "" if change is None or math.isnan(change) else f"{100 * change:+.0f} %"
+
+
+def _descriptors(row: Mapping[str, Any]) -> str:
+    if "descriptors" not in row:
+        return ""
+    share = row["regressed_share"]
+    return f"{row['descriptors']:.0f}" + (f" ({_percent(share)} regressed)" if share else "")
+
+
+def plot(table: Table, split: str, path: Path) -> Path:
+    """Bars of the localizer's median translation on one split, the oracle of each map inside the bar."""
+    rows = [row for row in table.rows if row["split"] == split and row["method"] != ORACLE]
+    own = [row for row in table.rows if row["split"] == split and row["method"] == ORACLE]
+    figure = new_figure(8.0, 1.2 + 0.28 * max(len(rows), 1))
+    axes = figure.subplots()
+    values = [row["localizer_median_translation_m"] for row in rows]
+    limit = max([v for v in values if math.isfinite(v)], default=1.0)
+    places = list(range(len(rows)))
+    axes.barh(places, [v if math.isfinite(v) else limit for v in values], color="#0072B2", height=0.7)
+    oracles = [row["oracle_median_translation_m"] for row in rows]
+    axes.scatter(oracles, places, marker="|", s=120, color="#E69F00", label="oracle of the row's map", zorder=3)
+    for row in own:
+        axes.axvline(row["localizer_median_translation_m"], color="#999999", lw=1, label="oracle of the split's images")
+    axes.set_yticks(places, [row["method"] for row in rows])
+    axes.invert_yaxis()
+    axes.set_xlabel("median translation error (m), every query")
+    axes.set_title(split)
+    axes.legend(fontsize=7)
+    return save(figure, path)
