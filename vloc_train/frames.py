@@ -18,7 +18,7 @@ from vloc_ros.images.preprocess import Preprocess
 from vloc_ros.images.rectify import Rectifier
 from vloc_ros.types import Array, CameraModel
 
-__all__ = ["FrameSet", "MappedImages", "cache_frames", "hold_out", "keyed_rng", "one_thread"]
+__all__ = ["FrameSet", "MappedImages", "cache_drives", "cache_frames", "hold_out", "join", "keyed_rng", "one_thread"]
 
 
 def keyed_rng(*key: int) -> np.random.Generator:
@@ -63,6 +63,12 @@ class MappedImages:
         """The images at these places among this object's rows."""
         return MappedImages(self._file, self._rows[indices])
 
+    def followed_by(self, other: MappedImages) -> MappedImages | None:
+        """This object's images and then another's, where both are of one file."""
+        if self._file != other._file:
+            return None
+        return MappedImages(self._file, np.concatenate([self._rows, other._rows]))
+
 
 @dataclass(frozen=True)
 class FrameSet:
@@ -82,6 +88,26 @@ class FrameSet:
         images = self.images
         images = images.select(indices) if isinstance(images, MappedImages) else images[indices]
         return FrameSet(images, self.T_map_cam[indices], self.stamps_ns[indices], self.camera, self.scene)
+
+
+def join(sets: Sequence[FrameSet]) -> FrameSet:
+    """The frames of several sets of one camera, in this order; images of one cache file stay in it.
+
+    :param sets: at least one; scene and camera of the result are the first's.
+    """
+    images = sets[0].images
+    for other in sets[1:]:
+        both = None
+        if isinstance(images, MappedImages) and isinstance(other.images, MappedImages):
+            both = images.followed_by(other.images)
+        images = both if both is not None else np.concatenate([np.asarray(images), np.asarray(other.images)])
+    return FrameSet(
+        images,
+        np.concatenate([s.T_map_cam for s in sets]),
+        np.concatenate([s.stamps_ns for s in sets]),
+        sets[0].camera,
+        sets[0].scene,
+    )
 
 
 def cache_frames(
@@ -124,6 +150,15 @@ def cache_frames(
         finally:
             partial.unlink(missing_ok=True)
     return FrameSet(MappedImages(file), poses, stamps, preprocess.camera(camera), scene)
+
+
+def cache_drives(
+    sequences: Sequence[PosedSequence], preprocess: Preprocess, folder: Path, scene: str = "map"
+) -> list[FrameSet]:
+    """As :func:`cache_frames`, each drive by itself; all lie in one file."""
+    frames = cache_frames(sequences, preprocess, folder, scene)
+    ends = np.cumsum([len(s) for s in sequences])
+    return [frames.select(np.arange(end - len(s), end)) for s, end in zip(sequences, ends, strict=True)]
 
 
 def _digest(
