@@ -1,0 +1,161 @@
+"""The run itself: from frames of drives to a trained extractor, without any map."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import lightning
+import numpy as np
+from lightning.pytorch.callbacks import Callback
+
+from vloc_ros.errors import DatasetError
+from vloc_ros.images.preprocess import Preprocess
+from vloc_ros.localizers.retrieval.extractors import Extractor, build_extractor
+from vloc_train.frames import FrameSet, join
+from vloc_train.retrieval.clusters import fit_extractor_whitening, initialise_clusters
+from vloc_train.retrieval.module import ExtractorModule, ValidationSet
+from vloc_train.retrieval.sampling import TrainingImages
+from vloc_train.retrieval.settings import TrainSettings
+from vloc_train.run import RunOptions, fit, training_device, use_half
+
+__all__ = ["HeldOut", "check_trainable", "train_extractor", "validation_sets"]
+
+_log = logging.getLogger(__name__)
+
+
+def check_trainable(drives: Sequence[FrameSet], settings: TrainSettings) -> None:
+    """:raises DatasetError: too few frames, or one place without negatives for a triplet loss."""
+    total = sum(len(d) for d in drives)
+    if total < 2:
+        raise DatasetError(f"expected at least 2 frames to train on, found {total}")
+    alone = len({d.scene for d in drives}) == 1
+    if settings.loss.kind != "triplet" or not alone:
+        return
+    if settings.sampling.negative_m is None:
+        raise DatasetError(
+            "triplet loss: expected images of several places (--data PLACE=DRIVE), found one; give more, or say from "
+            "what distance on images of one place are negatives (sampling.negative_m)"
+        )
+    positions = np.concatenate([d.T_map_cam[:, :3, 3] for d in drives])
+    extent = float(np.linalg.norm(np.ptp(positions, axis=0)))
+    if extent <= settings.sampling.negative_m:
+        raise DatasetError(
+            f"triplet loss: expected images farther apart than sampling.negative_m {settings.sampling.negative_m:g} m, "
+            f"found a place of {extent:.1f} m"
+        )
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Frames that are not trained on; ``drive`` is the number of the training drive that they were taken out of."""
+
+    frames: FrameSet
+    drive: int | None = None
+
+
+def validation_sets(training: Sequence[FrameSet], held_out: Sequence[HeldOut]) -> list[ValidationSet]:
+    """What validation finds among what: images across drives where there are several, so that light differs.
+
+    Frames of a held-out drive are found among the place's other held-out drives, else among its training drives. Frames
+    taken out of a training drive are found among the place's *other* training drives, else among the rest of their own.
+    """
+    sets = []
+    for held in held_out:
+        scene = held.frames.scene
+        others = [h.frames for h in held_out if h is not held and h.drive is None and h.frames.scene == scene]
+        known = [d for i, d in enumerate(training) if i != held.drive and d.scene == scene]
+        references = (others if held.drive is None else []) or known
+        if not references and held.drive is not None:
+            references = [training[held.drive]]
+        if references and len(held.frames):
+            sets.append(ValidationSet(held.frames, join(references)))
+    return sets
+
+
+class _Validate(Callback):
+    """Finds held-out frames a fixed number of times in a run, and ends the run when its minutes are over."""
+
+    def __init__(self, times: int, limit_minutes: float | None) -> None:
+        self.times, self.limit = times, limit_minutes
+        self.done = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"done": self.done}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.done = int(state["done"])
+
+    def on_train_batch_end(self, trainer: Any, module: Any, *_: Any) -> None:
+        if trainer.should_stop:  # one more batch may come before the trainer stops
+            return
+        over = self.limit is not None and module.seconds() >= 60.0 * self.limit
+        progress = module.progress()
+        due = progress * self.times >= self.done + 1
+        # All processes must agree, whatever their clocks say.
+        due, over = trainer.strategy.broadcast((due, over))
+        if due or over:
+            self.done = int(progress * self.times)
+            distance, angle = module.validate_frames()
+            if len(distance):
+                # The mean of a capped error rather than the median: of one drive the median neighbour is the next frame
+                # long before the last wrong place is gone.
+                error = float(np.median(distance) + np.minimum(distance, 20.0).mean())
+                figures = {"validation_m": float(np.median(distance)), "validation_deg": float(np.median(angle))}
+                figures["validation_within_5m"] = float((distance <= 5.0).mean())
+                module.log_dict(figures, prog_bar=True, logger=False)
+                trainer.logger.log_metrics(figures, step=trainer.global_step)
+                _log.info(
+                    "step %d (%.0f s): nearest neighbour median %.2f m %.2f deg, within 5 m %.1f %%",
+                    trainer.global_step, module.seconds(), figures["validation_m"], figures["validation_deg"],
+                    100 * figures["validation_within_5m"],
+                )  # fmt: skip
+                module.remember_best(error)
+        if over:
+            trainer.should_stop = True
+
+
+def train_extractor(
+    training: Sequence[FrameSet],
+    held_out: Sequence[HeldOut],
+    settings: TrainSettings,
+    preprocess: Preprocess,
+    options: RunOptions,
+    work: Path,
+    start: Extractor | None = None,
+) -> tuple[Extractor | None, float]:
+    """Train without writing a map.
+
+    :param training: frames of each drive; drives of one place have the same ``scene``.
+    :param start: an extractor to go on from; without it ``settings.pretrained`` decides.
+    :return: the extractor (None in every process but the first of a distributed run) and the seconds it took.
+    """
+    device = training_device(options)
+    lightning.seed_everything(settings.seed, workers=True, verbose=False)
+    last = work / "last.ckpt"
+    resumed = last.exists() and options.resume
+    sample = (training, preprocess, settings.fit_images, settings.seed, device)
+    if start is not None:
+        extractor = copy.deepcopy(start)
+    else:
+        # A whitening is fitted to what training leaves; until then there is none.
+        plain = replace(settings.extractor, whiten=None)
+        extractor = build_extractor(plain, False if resumed else settings.pretrained)
+        if not resumed:
+            initialise_clusters(extractor, *sample)
+    module = ExtractorModule(extractor, settings, preprocess, validation_sets(training, held_out))
+    data = TrainingImages(training, settings.sampling, settings.augment, settings.seed, options.workers)
+    first, _ = fit(
+        module, data, options, work, epochs=settings.epochs, half=use_half(settings.precision, device),
+        callbacks=[_Validate(settings.validate_every, settings.max_minutes)],
+    )  # fmt: skip
+    if not first:
+        return None, module.seconds()
+    best = module.best_extractor()
+    if settings.extractor.whiten is not None:
+        fit_extractor_whitening(best, settings.extractor.whiten, *sample)
+    return best, module.seconds()
