@@ -1,0 +1,100 @@
+"""A backend without a network: an image is described by its thumbnail, a map is a list of them. For tests of tables."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+
+from vloc_ros.errors import ConfigError, TrainingError
+from vloc_ros.geometry.vectors import from_vectors, to_vectors
+from vloc_ros.images.preprocess import Preprocess
+from vloc_ros.localizers.base import Localizer, check_query
+from vloc_ros.maps import MapManifest, write_map
+from vloc_ros.settings import ranged, settings_from_mapping
+from vloc_ros.types import Estimate, LocalizationState
+from vloc_train.export import scene_of
+from vloc_train.registry import Trainer
+
+FILE = "database.safetensors"
+
+
+def thumbnail(image: np.ndarray, size: int) -> np.ndarray:
+    return cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA).astype(np.float32).reshape(-1) / 255.0
+
+
+@dataclass(frozen=True)
+class Settings:
+    """:param size: of the thumbnail. :param fail: raise instead. :param seed: unused, as a seed should be."""
+
+    size: int = ranged(6, minimum=1)
+    fail: str = ""
+    seed: int = 0
+
+
+@dataclass
+class Made:
+    """What :func:`run` was asked for, for tests that count."""
+
+    out: list[str] = field(default_factory=list)
+
+
+MADE = Made()
+
+
+def run(scenes, out, settings, options, calibration=None, work_dir=None, about=None, extractor=None):
+    if settings.fail:
+        raise TrainingError(settings.fail)
+    MADE.out.append(str((about or {}).get("step", "?")))
+    drives = [d for group in scenes.values() for d in group]
+    rows = np.stack([thumbnail(image, settings.size) for d in drives for _, image in d.frames()])
+    poses = to_vectors(np.concatenate([d.T_map_cam for d in drives]))
+    tensors = {
+        "map.descriptors": torch.from_numpy(rows).half(),
+        "map.poses": torch.from_numpy(poses),
+        "map.origin": torch.zeros(len(rows), dtype=torch.uint8),
+    }
+    camera = drives[0].camera
+    manifest = MapManifest(
+        backend="thumbnails", scenes=(scene_of("map", poses[:, :3]),), camera=camera,
+        preprocessing=Preprocess(camera.width, camera.height).settings(), settings={"size": settings.size},
+    )  # fmt: skip
+    return write_map(out, manifest, {FILE: tensors}, overwrite=out.exists())
+
+
+TRAINER = Trainer(("small",), lambda name, changes, where: settings_from_mapping(Settings, changes, where), run)
+
+
+class Thumbnails(Localizer):
+    """Nearest thumbnail; every fifth frame is called LOST if ``lost`` is set."""
+
+    backend = "thumbnails"
+
+    def __init__(self, bundle, device, settings):
+        super().__init__(bundle, device)
+        unknown = set(settings or {}) - {"last", "lost"}
+        if unknown:
+            raise ConfigError(f"unknown setting {sorted(unknown)}")
+        tensors = bundle.tensors(FILE)
+        self.rows = tensors["map.descriptors"].float().numpy()
+        self.T = from_vectors(tensors["map.poses"])
+        self.size = int(bundle.manifest.settings["size"])
+        self.asked = 0
+        self.last, self.lost = (bool((settings or {}).get(k)) for k in ("last", "lost"))
+
+    @classmethod
+    def from_map(cls, bundle, device, settings: Any = None):
+        return cls(bundle, device, settings)
+
+    def localize(self, query):
+        check_query(query)
+        self.asked += 1
+        distance = np.abs(self.rows - thumbnail(query.image_rgb, self.size)).sum(axis=1)
+        row = int(distance.argmax() if self.last else distance.argmin())
+        state = LocalizationState.LOST if self.lost and self.asked % 5 == 0 else LocalizationState.LOCALIZED
+        return Estimate(
+            query.stamp_ns, self.T[row], np.eye(6) * 4.0, 0.5, state, self.backend, self.map_id
+        )  # fmt: skip
