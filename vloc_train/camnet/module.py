@@ -1,0 +1,220 @@
+"""The Lightning module: the losses of a batch, Algorithm 1, optimiser and schedule, averaged weights."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import math
+from typing import Any, cast
+
+import lightning
+import torch
+from torch import Tensor, nn
+
+from vloc_ros.geometry.vectors import to_vectors
+from vloc_ros.images.preprocess import Preprocess
+from vloc_ros.localizers.camnet.network import CamNetNetwork, Features
+from vloc_ros.localizers.camnet.relative import absolute_poses, mirrored_poses, nearest_poses, relative_poses
+from vloc_train.camnet.data import Batch, KeyedGroups
+from vloc_train.camnet.losses import angle_loss, angle_target, frustum_loss, hard_triplet_loss, relative_pose_loss
+from vloc_train.camnet.settings import TrainSettings
+from vloc_train.frames import keyed_rng
+from vloc_train.run import TimeLimit
+
+__all__ = ["CamNetModule"]
+
+#: Ordered pairs of a group: the anchor (0) with its partners first.
+_ANCHOR_PAIRS = [(0, 1), (0, 2), (0, 3)]
+_ALL_PAIRS = _ANCHOR_PAIRS + [p for p in itertools.permutations(range(4), 2) if p not in _ANCHOR_PAIRS]
+
+
+class CamNetModule(lightning.LightningModule):
+    """Trains :class:`CamNetNetwork` on groups of an anchor and its partners.
+
+    Every image of a batch is encoded once, and pairs are formed from features. The learning rate follows the progress
+    of the run: the larger of the share of the epochs and the share of the minutes that are used up.
+    """
+
+    def __init__(
+        self, settings: TrainSettings, groups: KeyedGroups, preprocess: Preprocess, pretrained: bool | str = False
+    ) -> None:
+        super().__init__()
+        self.settings, self.preprocess, self._groups = settings, preprocess, groups
+        self.network = CamNetNetwork(settings.network, pretrained)
+        self._freeze_untrained()
+        self.network.trunk.to(memory_format=torch.channels_last)
+        self.averaged = copy.deepcopy(self.network).requires_grad_(False).eval() if settings.weight_average else None
+        self._references: dict[tuple[int, torch.device], Tensor] = {}
+
+    def _freeze_untrained(self) -> None:
+        """Parts without a loss get no gradient, so that processes that share a batch do not wait for one."""
+        wanted, net = set(self.settings.losses), self.network
+        for part, losses in (
+            (net.icr, {"frustum", "angle", "triplet"}),
+            (net.icr_pair, {"frustum", "angle"}),
+            (net.pfr, {"pfr"}),
+            (net.pfr_pair, {"pfr"}),
+            (net.prp, {"prp"}),
+            (net.prp_pair, {"prp"}),
+        ):
+            part.requires_grad_(bool(wanted & losses))
+
+    def configure_model(self) -> None:
+        """Batch statistics are those of the whole batch, whatever the number of GPUs (Section 4.2)."""
+        trainer = getattr(self, "_trainer", None)
+        if trainer is not None and trainer.world_size > 1 and trainer.strategy.root_device.type == "cuda":
+            converted: Any = nn.SyncBatchNorm.convert_sync_batchnorm(self.network)  # type: ignore[no-untyped-call]
+            self.network = converted
+
+    # -- optimiser --------------------------------------------------------------------------------
+
+    def progress(self) -> float:
+        """Share of the run that lies behind, 0 to 1."""
+        steps = float(self.trainer.estimated_stepping_batches)
+        share = self.global_step / steps if math.isfinite(steps) and steps > 0 else 0.0
+        for callback in cast(Any, self.trainer).callbacks:
+            if isinstance(callback, TimeLimit) and callback.minutes is not None:
+                share = max(share, callback.seconds / (60.0 * callback.minutes))
+        return min(1.0, share)
+
+    def learning_rate(self, progress: float) -> float:
+        """At a share of the run: ``poly`` is base (1 - progress)^power."""
+        s = self.settings
+        if s.schedule == "poly":
+            return s.learning_rate * float((1.0 - progress) ** s.poly_power)
+        if s.schedule == "cosine":
+            warm = min(1.0, (self.global_step + 1) / 50.0)
+            return s.learning_rate * warm * 0.5 * (1.0 + math.cos(math.pi * progress))
+        return s.learning_rate
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        s = self.settings
+        parameters = [p for p in self.network.parameters() if p.requires_grad]
+        if s.optimizer == "sgd":
+            return torch.optim.SGD(parameters, s.learning_rate, s.momentum, weight_decay=s.weight_decay)
+        return torch.optim.AdamW(parameters, s.learning_rate, weight_decay=s.weight_decay)
+
+    # -- losses -----------------------------------------------------------------------------------
+
+    def _encode(self, images: Tensor) -> Features:
+        normal = self.preprocess.normalize(images).to(memory_format=torch.channels_last)
+        return Features(*(f.float() for f in self.network.encode(normal)))
+
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        """The terms of eq. 1 that the settings ask for, by name."""
+        s, net, count = self.settings, self.network, len(batch.images)
+        features = self._encode(batch.images.flatten(0, 1))
+        icr, pfr, prp = (f.reshape(count, 4, -1) for f in features)
+        out: dict[str, Tensor] = {}
+        if "frustum" in s.losses or "angle" in s.losses:
+            distances, angles = net.overlap(icr[:, :1].expand(-1, 3, -1), icr[:, 1:])
+            if "frustum" in s.losses:
+                out["frustum"] = frustum_loss(distances, 1.0 - batch.overlap)
+            if "angle" in s.losses:
+                anchor = batch.poses[:, :1].expand(-1, 3, -1)
+                out["angle"] = angle_loss(angles, angle_target(anchor, batch.poses[:, 1:]))
+        if "triplet" in s.losses:
+            vectors = net.retrieval_vectors(icr)
+            out["triplet"] = hard_triplet_loss(
+                vectors[:, 0], vectors[:, 1], vectors[:, 2], vectors[:, 3], batch.valid, s.margin
+            )
+        if "pfr" in s.losses:
+            chosen = _ANCHOR_PAIRS if s.pairs == "anchor" else _ALL_PAIRS
+            one, two = [a for a, _ in chosen], [b for _, b in chosen]
+            predicted = net.coarse(pfr[:, one], pfr[:, two])
+            target = relative_poses(batch.poses[:, one], batch.poses[:, two], s.network.relative_frame)
+            out["pfr"] = relative_pose_loss(predicted, target, s.rotation_weight)
+            if "prp" in s.losses:
+                out["prp"] = self._precise(batch, prp[:, 0], predicted[:, :3].detach())
+        return out
+
+    def _precise(self, batch: Batch, anchors: Tensor, predicted: Tensor) -> Tensor:
+        """Algorithm 1: the anchor's pose by each of the three partners (PFR), the database image closest to it, and the
+        loss of PRP on anchor and that image.
+
+        :param anchors: PRP features ``(N, F)``. :param predicted: PFR's relative poses ``(N, 3, 7)``, without gradient.
+        """
+        s = self.settings
+        estimated = absolute_poses(batch.poses[:, 1:], predicted, s.network.relative_frame)
+        rows = self.closest(batch, estimated)
+        unique, inverse = torch.unique(rows, return_inverse=True)
+        rng = keyed_rng(s.seed, 43, *batch.key, batch.scene, int(batch.frames[0, 0]))
+        made = [self._groups.image(batch.scene, frame, batch.mirrored, rng) for frame in unique.tolist()]
+        images = torch.stack([image for image, _ in made]).to(self.device)
+        poses = torch.stack([pose for _, pose in made]).to(self.device)
+        normal = self.preprocess.normalize(images).to(memory_format=torch.channels_last)
+        found = self.network.encode_precise(normal).float()
+        one, two = anchors[:, None].expand(-1, 3, -1), found[inverse]
+        pose_1, pose_2 = batch.poses[:, :1].expand(-1, 3, -1), poses[inverse]
+        loss = relative_pose_loss(
+            self.network.precise(one, two),
+            relative_poses(pose_1, pose_2, s.network.relative_frame),
+            s.rotation_weight,
+        )
+        if s.pairs == "group":  # the same pairs the other way round
+            swapped = relative_pose_loss(
+                self.network.precise(two, one),
+                relative_poses(pose_2, pose_1, s.network.relative_frame),
+                s.rotation_weight,
+            )
+            loss = 0.5 * (loss + swapped)
+        return loss
+
+    def closest(self, batch: Batch, estimated: Tensor) -> Tensor:
+        """Frames ``(N, 3)`` of the scene that are closest to estimated poses ``(N, 3, 7)``, never the anchor itself."""
+        place = self._groups.places[batch.scene]
+        key = (batch.scene, self.device)
+        if key not in self._references:
+            self._references[key] = torch.from_numpy(to_vectors(place.frames.T_map_cam)).to(self.device)
+        references = self._references[key]
+        drive = torch.from_numpy(place.drive).to(self.device)
+        anchor = batch.frames[:, 0].to(self.device)
+        itself = torch.arange(len(references), device=self.device)[None] == anchor[:, None]
+        if self.settings.refine_exclude == "drive":
+            same = drive[None] == drive[anchor][:, None]
+            excluded = torch.where(same.all(dim=1, keepdim=True), itself, same)
+        else:
+            excluded = itself
+        world = mirrored_poses(estimated) if batch.mirrored else estimated  # back to the world of the database
+        weight = self.settings.inference.rotation_weight_m
+        rows = nearest_poses(world.flatten(0, 1), references, weight, excluded.repeat_interleave(3, dim=0))
+        return rows.reshape(-1, 3)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        rate = self.learning_rate(self.progress())
+        for group in cast(Any, self.optimizers()).param_groups:
+            group["lr"] = rate
+        terms = self.losses(batch)
+        loss = torch.stack(list(terms.values())).sum()
+        # Reading values off the device waits for it; these are the steps that the trainer's logger writes down.
+        if (self.global_step + 1) % cast(Any, self.trainer).log_every_n_steps == 0:
+            self.log("loss", loss.detach(), prog_bar=True)
+            for name, value in terms.items():
+                self.log(f"loss/{name}", value.detach())
+            self.log("learning_rate", rate)
+        return loss
+
+    # -- averaged weights -------------------------------------------------------------------------
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        super().optimizer_step(*args, **kwargs)
+        # Here and not in on_train_batch_end: callbacks come before that, and a checkpoint would miss the last step.
+        self._average_weights(self.global_step + 1)
+
+    @torch.no_grad()
+    def _average_weights(self, steps: int) -> None:
+        if self.averaged is None:
+            return
+        # A short memory at first: early weights are soon no longer worth remembering.
+        decay = min(self.settings.weight_average, (1.0 + steps) / (10.0 + steps))
+        mine, theirs = self.averaged.state_dict(), self.network.state_dict()
+        for name, value in mine.items():
+            if value.is_floating_point():
+                value.lerp_(theirs[name], 1.0 - decay)
+            else:
+                value.copy_(theirs[name])
+
+    @property
+    def exported(self) -> CamNetNetwork:
+        """The weights that are written to the map."""
+        return self.averaged if self.averaged is not None else self.network
