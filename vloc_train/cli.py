@@ -17,7 +17,7 @@ from vloc_ros.datasets import PosedSequence, open_sequence
 from vloc_ros.errors import ConfigError
 from vloc_ros.maps import MapBundle
 
-__all__ = ["build", "calibrate", "show_progress", "train"]
+__all__ = ["build", "by_scene", "calibrate", "show_progress", "train"]
 
 
 def _changes(config: Path | None, assignments: list[str], option: str = "--set") -> dict[str, Any]:
@@ -34,7 +34,7 @@ def _changes(config: Path | None, assignments: list[str], option: str = "--set")
     return assigned(assignments, option, changes)
 
 
-def _by_scene(sources: list[str], truth: str | None) -> dict[str, list[PosedSequence]]:
+def by_scene(sources: list[str], truth: str | None) -> dict[str, list[PosedSequence]]:
     """``SRC`` or ``SCENE=SRC`` arguments to drives by scene; sources without a name belong to the scene ``map``."""
     scenes: dict[str, list[PosedSequence]] = {}
     for source in sources:
@@ -102,11 +102,11 @@ def train(
     settings = _with(settings, {k: v for k, v in limits.items() if v is not None}, backend)
     _summary(
         trainer.run(
-            _by_scene([*data, *(more or [])], truth),
+            by_scene([*data, *(more or [])], truth),
             out,
             settings,
             RunOptions(device, devices, workers, checkpoint_minutes, resume, progress),
-            calibration=_by_scene(calibration_data, truth) if calibration_data else None,
+            calibration=by_scene(calibration_data, truth) if calibration_data else None,
             about=_changes(None, about or [], "--about"),
             extractor=extractor,
         )
@@ -140,11 +140,11 @@ def build(
     settings = _with(settings, {} if seed is None else {"seed": seed}, backend)
     _summary(
         builder.run(
-            _by_scene([*data, *(more or [])], truth),
+            by_scene([*data, *(more or [])], truth),
             out,
             settings,
             RunOptions(device, progress=progress),
-            calibration=_by_scene(calibration_data, truth) if calibration_data else None,
+            calibration=by_scene(calibration_data, truth) if calibration_data else None,
             about=_changes(None, about or [], "--about"),
             extractor=extractor,
         )
@@ -181,7 +181,7 @@ def calibrate(
     """
     from vloc_train.calibration import recalibrate
 
-    _summary(recalibrate(map_path, _by_scene(data, truth), out or map_path, device))
+    _summary(recalibrate(map_path, by_scene(data, truth), out or map_path, device))
 
 
 def _summary(bundle: MapBundle) -> None:

@@ -8,11 +8,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
+import typer
 
 from vloc_ros.datasets import PosedSequence
 from vloc_ros.errors import ConfigError, DatasetError, MapBackendError
@@ -22,21 +23,22 @@ from vloc_ros.images.rectify import Rectifier
 from vloc_ros.localizers.base import select_device
 from vloc_ros.localizers.retrieval.database import DATABASE_FILE, Database
 from vloc_ros.localizers.retrieval.descriptor import EXTRACTOR_FILE, SECTION, Descriptor, preprocess_for
-from vloc_ros.localizers.retrieval.extractors import Extractor, build_extractor
+from vloc_ros.localizers.retrieval.extractors import Extractor
 from vloc_ros.localizers.retrieval.localizer import RetrievalLocalizer, RetrievalSettings
 from vloc_ros.maps import MapBundle, MapManifest, read_map, write_map
 from vloc_ros.maps.writer import check_target
 from vloc_ros.settings import settings_to_mapping
 from vloc_train.calibration import calibrate_scenes
+from vloc_train.cli import Data, More, Truth, by_scene, show_progress
 from vloc_train.export import commit, frame_id_of, provenance, scene_of
 from vloc_train.frames import FrameSet, cache_drives, cache_frames, hold_out, join
 from vloc_train.registry import Trainer
-from vloc_train.retrieval.clusters import fit_extractor_whitening, initialise_clusters
+from vloc_train.retrieval.clusters import fit_extractor_whitening, initialise_clusters, untrained_extractor
 from vloc_train.retrieval.describe import describe_frames
 from vloc_train.retrieval.settings import BUILD_PRESETS, BuildSettings, DatabaseChoice, build_preset
 from vloc_train.run import RunOptions, training_device
 
-__all__ = ["BUILDER", "add_images", "build_retrieval", "build_retrieval_map", "database_of", "spaced"]
+__all__ = ["BUILDER", "add", "add_images", "build_retrieval", "build_retrieval_map", "database_of", "spaced"]
 
 _log = logging.getLogger(__name__)
 
@@ -204,12 +206,10 @@ def _public_extractor(
             "map build retrieval: expected an extractor, found none; give --extractor MAP, or public weights with "
             "--set pretrained=true or --set pretrained=FILE"
         )
-    extractor = build_extractor(
-        replace(settings.extractor, whiten=None), settings.pretrained, trust_hub=settings.extractor.kind == "hub"
-    )
+    extractor = untrained_extractor(settings.extractor, settings.pretrained)
     sample = (drives, preprocess, settings.fit_images, settings.seed, device)
     initialise_clusters(extractor, *sample)
-    if settings.extractor.whiten is not None:
+    if extractor.needs_whitening and settings.extractor.whiten is not None:
         fit_extractor_whitening(extractor, settings.extractor.whiten, *sample)
     return extractor
 
@@ -300,3 +300,24 @@ def _new_frames(drive: FrameSet, database: Database, name: str) -> FrameSet:
     if known.any():
         _log.warning("%s: %d of %d frames are in the map already and are left out", name, known.sum(), len(drive))
     return drive.select(np.flatnonzero(~known))
+
+
+def add(
+    map_path: Annotated[Path, typer.Argument(metavar="MAP", help="A retrieval or copr map.")],
+    data: Data,
+    more: More = None,
+    out: Annotated[Path | None, typer.Option(help="Write another map instead of changing this one.")] = None,
+    spacing_m: Annotated[float, typer.Option(min=0.0, help="Frames this far apart only; 0: all.")] = 0.0,
+    spacing_deg: Annotated[float, typer.Option(min=0.0, help="With --spacing-m: or turned by this much.")] = 0.0,
+    truth: Truth = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+) -> None:
+    """Add images of more drives to a map's database. Nothing is trained, and the covariance stays calibrated as it was;
+    vloc map calibrate fits it anew."""
+    show_progress()
+    scenes = by_scene([*data, *(more or [])], truth)
+    bundle = add_images(map_path, scenes, out, device, DatabaseChoice(spacing_m, spacing_deg))
+    note = bundle.manifest.provenance["added"][-1]
+    for name in scenes:
+        scene = name if name in note else bundle.manifest.scenes[0].name
+        typer.echo(f"{scene}: {note[scene]['frames']} images added; map: {bundle.path}")

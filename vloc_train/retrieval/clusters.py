@@ -11,18 +11,24 @@ from torch import Tensor
 from torch.nn import functional
 
 from vloc_ros.images.preprocess import Preprocess
-from vloc_ros.localizers.retrieval.extractors import Extractor
+from vloc_ros.localizers.retrieval.extractors import Extractor, build_extractor
 from vloc_ros.localizers.retrieval.netvlad import NetVLAD, k_means
+from vloc_ros.localizers.retrieval.settings import ExtractorSettings
 from vloc_ros.localizers.retrieval.whitening import fit_whitening
 from vloc_train.frames import FrameSet, keyed_rng
 
-__all__ = ["fit_extractor_whitening", "initialise_clusters"]
+__all__ = ["fit_extractor_whitening", "initialise_clusters", "untrained_extractor"]
 
 _log = logging.getLogger(__name__)
 
 #: Local features taken of each image; NetVLAD's appendix A uses 50000 in all.
 FEATURES_AN_IMAGE = 100
 _BATCH = 16
+
+
+def untrained_extractor(settings: ExtractorSettings, pretrained: bool | str) -> Extractor:
+    """A new extractor of the user's own settings, which may name a repository of torch.hub to run code of."""
+    return build_extractor(settings, pretrained, trust_hub=settings.kind == "hub")
 
 
 def _sampled(
@@ -49,11 +55,11 @@ def initialise_clusters(
     """Put NetVLAD's centres where the local features of training images cluster (its appendix A).
 
     :param images: most images to look at.
-    :return: whether the extractor has clusters; others are left as they are.
+    :return: whether that was to be done: other extractors, and clusters that came with weights, stay as they are.
     :raises VlocError: fewer local features than clusters.
     """
     pooling = getattr(extractor, "pooling", None)
-    if not isinstance(pooling, NetVLAD):
+    if not isinstance(pooling, NetVLAD) or not extractor.needs_clusters:
         return False
     was_training, home = extractor.training, next(extractor.parameters()).device
     extractor.eval().to(device)

@@ -15,9 +15,9 @@ from lightning.pytorch.callbacks import Callback
 
 from vloc_ros.errors import DatasetError
 from vloc_ros.images.preprocess import Preprocess
-from vloc_ros.localizers.retrieval.extractors import Extractor, build_extractor
+from vloc_ros.localizers.retrieval.extractors import Extractor
 from vloc_train.frames import FrameSet, join
-from vloc_train.retrieval.clusters import fit_extractor_whitening, initialise_clusters
+from vloc_train.retrieval.clusters import fit_extractor_whitening, initialise_clusters, untrained_extractor
 from vloc_train.retrieval.module import ExtractorModule, ValidationSet
 from vloc_train.retrieval.sampling import TrainingImages
 from vloc_train.retrieval.settings import TrainSettings
@@ -142,9 +142,11 @@ def train_extractor(
     if start is not None:
         extractor = copy.deepcopy(start)
     else:
-        # A whitening is fitted to what training leaves; until then there is none.
-        plain = replace(settings.extractor, whiten=None)
-        extractor = build_extractor(plain, False if resumed else settings.pretrained)
+        # What comes from a server is in the checkpoint already.
+        weights = False if resumed and settings.pretrained is True else settings.pretrained
+        extractor = untrained_extractor(settings.extractor, weights)
+        if extractor.needs_whitening:  # it is fitted to what training leaves; until then there is none
+            extractor = untrained_extractor(replace(settings.extractor, whiten=None), weights)
         if not resumed:
             initialise_clusters(extractor, *sample)
     module = ExtractorModule(extractor, settings, preprocess, validation_sets(training, held_out))

@@ -87,12 +87,13 @@ def relative_pose_loss(descriptors: Tensor, poses: Tensor, pairs: Tensor, regres
     a, b = pairs[:, 0], pairs[:, 1]
     truth = relative_pose(poses[a], poses[b])
     estimate = regressor(descriptors[a], descriptors[b]).to(truth.dtype)
-    return torch.linalg.vector_norm(estimate - truth, dim=-1).mean()
+    error: Tensor = torch.linalg.vector_norm(estimate - truth, dim=-1)
+    return error.mean()
 
 
 def pose_distance(a: Tensor, b: Tensor, rotation_m_per_deg: float = 0.0) -> Tensor:
     """The distance (m) that descriptors should have: ``sqrt(||t_a - t_b||^2 + (w angle)^2)``; w = 0 is the paper's."""
-    distance = torch.linalg.vector_norm(a[..., :3] - b[..., :3], dim=-1)
+    distance: Tensor = torch.linalg.vector_norm(a[..., :3] - b[..., :3], dim=-1)
     if rotation_m_per_deg:
         angle = rotation_angle_quaternion(a[..., 3:], b[..., 3:]) * (180.0 / math.pi)
         distance = torch.hypot(distance, rotation_m_per_deg * angle)
@@ -121,7 +122,7 @@ def distance_loss(
     if not len(pairs):
         return descriptors.sum() * 0.0
     a, b = pairs[:, 0], pairs[:, 1]
-    found = torch.linalg.vector_norm(descriptors[a] - descriptors[b], dim=-1)
+    found: Tensor = torch.linalg.vector_norm(descriptors[a] - descriptors[b], dim=-1)
     wanted = pose_distance(poses[a], poses[b], rotation_m_per_deg).to(found.dtype)
     if elsewhere is not None and bool(elsewhere.any()):
         if max_distance_m is None:

@@ -50,7 +50,7 @@ class ExtractorModule(lightning.LightningModule):
     ) -> None:
         super().__init__()
         self.settings, self.preprocess, self._validation = settings, preprocess, list(validation)
-        self.extractor = extractor.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.extractor = extractor.to(memory_format=torch.channels_last)
         self.averaged = copy.deepcopy(extractor).requires_grad_(False).eval() if settings.weight_average else None
         relative = settings.loss.kind == "relative"
         self.regressor = RelativePoseRegressor(extractor.dimension, settings.loss.hidden) if relative else None
@@ -123,7 +123,7 @@ class ExtractorModule(lightning.LightningModule):
             group["lr"] = rate
         loss = self.loss(batch)
         # Reading values off the device waits for it; these are the steps that the trainer's logger writes down.
-        if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:
+        if (self.global_step + 1) % cast(Any, self.trainer).log_every_n_steps == 0:
             self.log("loss", loss.detach(), prog_bar=True)
             self.log("learning_rate", rate)
         return loss
@@ -139,8 +139,8 @@ class ExtractorModule(lightning.LightningModule):
         # A short memory at first: early weights are soon no longer worth remembering.
         decay = min(self.settings.weight_average, (1.0 + steps) / (10.0 + steps))
         with torch.no_grad():
-            mine, theirs = list(self.averaged.parameters()), list(self.extractor.parameters())
-            torch._foreach_lerp_(mine, [p.detach() for p in theirs], 1.0 - decay)
+            mine, theirs = ([p.detach() for p in e.parameters()] for e in (self.averaged, self.extractor))
+            torch._foreach_lerp_(mine, theirs, 1.0 - decay)
             for a, b in zip(self.averaged.buffers(), self.extractor.buffers(), strict=True):
                 if a.is_floating_point():
                     a.lerp_(b, 1.0 - decay)

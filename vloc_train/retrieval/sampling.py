@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, cast
 
 import lightning
 import numpy as np
@@ -104,7 +104,7 @@ class KeyedImages(Dataset[tuple[Tensor, Tensor, int, int]]):
     def __len__(self) -> int:
         return sum(len(d) for d in self.drives)
 
-    def __getitem__(self, item: Item) -> tuple[Tensor, Tensor, int, int]:  # type: ignore[override]
+    def __getitem__(self, item: Item) -> tuple[Tensor, Tensor, int, int]:
         rng = keyed_rng(self.seed, 1, item.epoch, item.step, item.slot)
         drive = self.drives[item.drive]
         image, T = augment(
@@ -261,7 +261,7 @@ class TrainingImages(lightning.LightningDataModule):
         position = (lambda: int(trainer.global_step)) if trainer else None
         images = self.images
         return DataLoader(
-            images,
+            cast(Any, images),
             batch_sampler=GroupSampler(images.drives, self.sampling, images.seed, rank, world, position),
             collate_fn=images.collate,
             num_workers=self.workers,

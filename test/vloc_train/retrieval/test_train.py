@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import tiny_drive
+import tiny_extractor
+import torch
+
+from vloc_ros.errors import DatasetError, TrainingError
+from vloc_ros.localizers.retrieval.database import Database
+from vloc_ros.localizers.retrieval.descriptor import Descriptor
+from vloc_train.registry import BUILDERS, TRAINERS, find
+from vloc_train.retrieval.train import train_retrieval
+from vloc_train.run import RunOptions
+
+OPTIONS = RunOptions(device="cpu", progress=False)
+
+
+def drives():
+    second = tiny_drive.drive(20, "second", phase=0.1)
+    return {"map": [tiny_drive.drive(24), dataclasses.replace(second, stamps_ns=second.stamps_ns + 10**13)]}
+
+
+def test_from_drives_to_a_map_that_localizes(tmp_path):
+    settings = tiny_extractor.settings("distance", epochs=30)
+    calibration = {"map": [tiny_drive.drive(30, "third", phase=0.05)]}
+    bundle = train_retrieval(drives(), tmp_path / "map", settings, OPTIONS, calibration, about={"town": 1})
+    assert len(Database.read(bundle, "map")) == 44
+    found = bundle.manifest.validation["map"]
+    assert found["frames"] == 30 and found["median_translation_m"] < 3.0
+    assert bundle.manifest.provenance["town"] == 1 and bundle.manifest.provenance["training_minutes"] >= 0
+    assert bundle.manifest.provenance["data"] == {"map": ["lap", "second"]}
+    assert bundle.manifest.settings["extractor"]["normalise"] is False
+    # And on from it, with another loss: the network is the map's, not the settings'.
+    more = tiny_extractor.settings(
+        "triplet", epochs=1, learning_rate=0.0, weight_average=0.0, extractor={"dimension": 4}
+    )
+    other = train_retrieval(drives(), tmp_path / "other", more, OPTIONS, calibration, extractor=bundle.path)
+    a, b = (Descriptor.from_bundle(m, torch.device("cpu")) for m in (bundle, other))
+    assert b.metric == "cosine" and b.dimension == a.dimension == 32
+    assert other.manifest.provenance["started_from"] == {"map": "map", "extractor": a.identity}
+    for (name, p), (_, q) in zip(a.extractor.named_parameters(), b.extractor.named_parameters(), strict=True):
+        torch.testing.assert_close(p, q, rtol=0, atol=0, msg=name)
+
+
+def test_frames_are_held_out_where_no_other_drive_calibrates(tmp_path):
+    bundle = train_retrieval(drives(), tmp_path / "map", tiny_extractor.settings(epochs=1), OPTIONS)
+    assert len(Database.read(bundle, "map")) == 18 + 15 and bundle.manifest.validation["map"]["frames"] == 11
+
+
+def test_a_working_directory_of_another_run_is_refused(tmp_path):
+    work = tmp_path / "work"
+    train_retrieval(drives(), tmp_path / "map", tiny_extractor.settings(epochs=1), OPTIONS, work_dir=work)
+    with pytest.raises(TrainingError, match="another"):
+        train_retrieval(drives(), tmp_path / "map", tiny_extractor.settings(epochs=2), OPTIONS, work_dir=work)
+
+
+def test_what_cannot_be_trained_on(tmp_path):
+    with pytest.raises(DatasetError, match="several places"):
+        train_retrieval(
+            drives(), tmp_path / "map", tiny_extractor.settings("triplet", sampling={"negative_m": None}), OPTIONS
+        )
+    with pytest.raises(DatasetError):
+        train_retrieval({"map": [tiny_drive.drive(1)]}, tmp_path / "one", tiny_extractor.settings(), OPTIONS)
+    assert not (tmp_path / "map").exists()
+
+
+def test_the_command_line_finds_trainer_and_builder():
+    trainer, builder = find(TRAINERS, "retrieval", "train"), find(BUILDERS, "retrieval", "map build")
+    assert trainer.presets[0] == "paper" and trainer.settings("small", None, "").loss.kind == "distance"
+    assert builder.settings(builder.presets[0], {"hold_out": 5}, "").hold_out == 5
