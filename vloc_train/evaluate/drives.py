@@ -64,9 +64,10 @@ def overlap(a: Sequence[Part], b: Sequence[Part]) -> str:
 
 @dataclass(frozen=True)
 class _Kept:
-    """Rendered images in a file that is read where it is asked for."""
+    """Rendered images, and how far everything in them is, in files that are read where they are asked for."""
 
     file: Path
+    depths: Path
 
     def image(self, index: int) -> RgbImage:
         return np.array(np.load(self.file, mmap_mode="r")[index])
@@ -75,6 +76,10 @@ class _Kept:
         images = np.load(self.file, mmap_mode="r")
         for index in range(len(images)):
             yield index, np.array(images[index])
+
+    def depth(self, index: int) -> npt.NDArray[np.float32]:
+        """(H, W) metres along the optical axis, infinite in the sky."""
+        return np.asarray(np.load(self.depths, mmap_mode="r")[index], dtype=np.float32)
 
 
 @dataclass(frozen=True)
@@ -147,17 +152,17 @@ class Drives:
         text = repr((_RENDERING, sorted(asdict(drive).items())))
         digest = hashlib.sha256(text.encode()).hexdigest()[:16]
         name = f"town{drive.seed}_{drive.index}"
-        images, poses = (self._cache / f"{name}-{digest}.{kind}" for kind in ("npy", "npz"))
-        if not (images.exists() and poses.exists()):
+        images, depths, poses = (self._cache / f"{name}-{digest}{end}" for end in (".npy", "-depth.npy", ".npz"))
+        if not all(file.exists() for file in (images, depths, poses)):
             self._report(f"rendering town {drive.seed}, drive {drive.index}")
-            self._render(drive, images, poses)
+            self._render(drive, images, depths, poses)
         with np.load(poses, allow_pickle=False) as stored:
             fields = {key: stored[key] for key in ("stamps_ns", "T_map_cam", "T_base_cam", "T_odom_base")}
         odometry = fields.pop("T_odom_base")
         camera = default_camera(drive.width, drive.height)
-        return PosedSequence(name, camera=camera, source=_Kept(images), T_odom_base=odometry, **fields), digest
+        return PosedSequence(name, camera=camera, source=_Kept(images, depths), T_odom_base=odometry, **fields), digest
 
-    def _render(self, drive: TownDrive, images: Path, poses: Path) -> None:
+    def _render(self, drive: TownDrive, images: Path, depths: Path, poses: Path) -> None:
         key = (drive.seed, drive.loop_m, drive.width, drive.height)
         if key not in self._towns:
             town = Town(drive.seed, drive.loop_m)
@@ -174,16 +179,20 @@ class Drives:
             traffic=drive.traffic,
         )
         images.parent.mkdir(parents=True, exist_ok=True)
-        partial = images.with_suffix(f".partial-{os.getpid()}.npy")
-        shape = (len(made), drive.height, drive.width, 3)
+        partial = [file.with_suffix(f".partial-{os.getpid()}.npy") for file in (images, depths)]
+        shape = (len(made), drive.height, drive.width)
         try:
-            out = np.lib.format.open_memmap(partial, mode="w+", dtype=np.uint8, shape=shape)
+            colours = np.lib.format.open_memmap(partial[0], mode="w+", dtype=np.uint8, shape=(*shape, 3))
+            metres = np.lib.format.open_memmap(partial[1], mode="w+", dtype=np.float16, shape=shape)
             for index in range(len(made)):
-                out[index] = renderer.render(made, index).rgb
-            out.flush()
-            partial.rename(images)
+                frame = renderer.render(made, index)
+                colours[index], metres[index] = frame.rgb, frame.depth
+            for part, written, file in zip(partial, (colours, metres), (images, depths), strict=True):
+                written.flush()
+                part.rename(file)
         finally:
-            partial.unlink(missing_ok=True)
+            for part in partial:
+                part.unlink(missing_ok=True)
         np.savez(
             poses,
             stamps_ns=made.stamps_ns,

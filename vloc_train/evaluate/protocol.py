@@ -12,7 +12,7 @@ import yaml
 from vloc_ros.errors import ConfigError
 from vloc_ros.protocols import protocol_text
 from vloc_ros.settings import ranged, settings_from_mapping
-from vloc_train.evaluate.selection import MAP, Selection
+from vloc_train.evaluate.selection import LEFT_OUT, MAP, Selection
 
 __all__ = ["ORACLE", "Claim", "Drive", "FolderDrive", "Protocol", "Row", "Split", "Step", "Stray", "TownDrive", "load"]
 
@@ -87,7 +87,10 @@ class Split:
 
 @dataclass(frozen=True)
 class Step:
-    """One map: trained, built with what another one has learned, or densified. ``$map`` is the split's map frames.
+    """One map: trained, built with what another one has learned, or densified.
+
+    In selections ``$map`` stands for the split's map frames, and ``$left_out`` for those of the same drives that a fold
+    leaves out of its map (``apart_frames``).
 
     :param train: a backend of ``vloc train``.
     :param build: a backend of ``vloc map build``.
@@ -270,9 +273,9 @@ class Protocol:
                 self._drive(Selection.parse(text, "strays"), "strays", with_map=False)
 
     def _drive(self, selection: Selection, where: str, with_map: bool) -> None:
-        if selection.name == MAP:
+        if selection.name in (MAP, LEFT_OUT):
             if not with_map:
-                raise ConfigError(f"{where}: expected the name of a drive, found {MAP}")
+                raise ConfigError(f"{where}: expected the name of a drive, found {selection.name}")
         else:
             self._known(selection.name, self.data, where)
 

@@ -10,11 +10,13 @@ import numpy.typing as npt
 
 from vloc_ros.errors import ConfigError
 
-__all__ = ["MAP", "Selection"]
+__all__ = ["LEFT_OUT", "MAP", "Selection"]
 
 #: The frames that the split at hand has its map from.
 MAP = "$map"
-_NAME = r"\$map|[A-Za-z_][A-Za-z0-9_]*"
+#: The frames of the same drives that a fold leaves out of its map because they are too close to its queries.
+LEFT_OUT = "$left_out"
+_NAME = r"\$map|\$left_out|[A-Za-z_][A-Za-z0-9_]*"
 _NUMBER = r"-?\d{1,9}"
 _PATTERN = re.compile(rf"({_NAME})(?:\[({_NUMBER})?:({_NUMBER})?(?::({_NUMBER})?)?\])?")
 

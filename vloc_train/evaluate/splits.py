@@ -17,10 +17,11 @@ __all__ = ["Fold", "folds_of"]
 
 @dataclass(frozen=True)
 class Fold:
-    """Map frames and queries that belong together."""
+    """Map frames and queries that belong together, and the frames of the map's drives that are too close to them."""
 
     map: tuple[Part, ...]
     query: tuple[Part, ...]
+    left_out: tuple[Part, ...] = ()
 
 
 def folds_of(name: str, split: Split, drives: Drives) -> list[Fold]:
@@ -38,7 +39,8 @@ def folds_of(name: str, split: Split, drives: Drives) -> list[Fold]:
         asked = _every(queries, number, split.folds)
         kept = [_apart(part, asked, split.apart_frames) for part in maps] if split.apart_frames else maps
         near = [_near(part, kept, split) for part in asked] if split.within_m or split.within_deg < 180 else asked
-        fold = Fold(tuple(p for p in kept if len(p)), tuple(p for p in near if len(p)))
+        left = [part.keep(~np.isin(part.rows, rest.rows)) for part, rest in zip(maps, kept, strict=True)]
+        fold = Fold(*(tuple(p for p in parts if len(p)) for parts in (kept, near, left)))
         if not fold.map or not fold.query:
             raise ConfigError(f"split {name}, fold {number}: expected map frames and queries, found none left")
         out.append(fold)

@@ -22,7 +22,7 @@ from vloc_ros.maps import MapBundle, read_map
 from vloc_ros.settings import settings_to_mapping
 from vloc_train.evaluate.drives import Drives, Part, overlap
 from vloc_train.evaluate.protocol import Protocol, Step
-from vloc_train.evaluate.selection import MAP, Selection
+from vloc_train.evaluate.selection import LEFT_OUT, MAP, Selection
 from vloc_train.evaluate.splits import Fold
 from vloc_train.registry import BUILDERS, TRAINERS, Trainer, find
 from vloc_train.run import RunOptions
@@ -173,8 +173,11 @@ class Steps:
         for scene, selections in scenes.items():
             parts: list[Part] = []
             for selection in selections:
-                if selection.name == MAP:
-                    parts += [part.keep(selection.rows(len(part))) for part in fold.map]
+                own = {MAP: fold.map, LEFT_OUT: fold.left_out}.get(selection.name)
+                if own is not None:
+                    if not own:
+                        raise ConfigError(f"expected frames for {selection}, found none: the split has no apart_frames")
+                    parts += [part.keep(selection.rows(len(part))) for part in own]
                 else:
                     parts.append(self._drives.part(selection))
             out[scene] = parts

@@ -50,6 +50,8 @@ def test_folds_partition_queries_and_stay_apart(count, folds, apart):
     for fold in found:
         distance = np.abs(fold.map[0].rows[:, None] - fold.query[0].rows[None])
         assert distance.min() == apart  # not one frame less, not one more
+        left_out = fold.left_out[0].rows if fold.left_out else np.zeros(0, dtype=np.int64)
+        np.testing.assert_array_equal(np.sort(np.r_[left_out, fold.map[0].rows]), np.arange(count))
 
 
 def test_a_query_of_another_time_excludes_nothing():
@@ -93,6 +95,8 @@ def test_a_town_drive_is_rendered_once(tmp_path):
     again = Drives({"a": Drive(town=TINY)}, None, tmp_path, told.append).part(Selection("a"))
     np.testing.assert_array_equal(again.frames().image(3), first)
     assert len(told) == 1 and again.digest == part.digest
+    depth = again.sequence.source.depth(3)
+    assert depth.shape == (27, 48) and np.isinf(depth[0]).any() and 0.5 < depth[-1].min() < 10.0  # sky and road
     assert drives.part(Selection("b")).digest == part.digest  # equal content, whatever its name
     np.testing.assert_allclose(again.sequence.T_map_cam, part.sequence.T_map_cam)
     assert [i for i, _ in again.keep(np.array([2, 5])).frames().frames()] == [0, 1]
