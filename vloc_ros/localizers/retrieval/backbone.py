@@ -43,11 +43,15 @@ class LocalFeatures(nn.Module):
             if name.startswith("vgg"):
                 self.network, self.channels = _vgg(name, options, pretrained)
             else:
-                network = timm.create_model(
-                    name, pretrained=bool(pretrained), num_classes=0, global_pool="", **options, **_overlay(pretrained)
+                self.network = timm.create_model(
+                    name, pretrained=pretrained is True, num_classes=0, global_pool="", **options
                 )
-                self.network, self.channels = network, int(cast(Any, network).num_features)
-        except (AssertionError, RuntimeError, TypeError, ValueError, OSError) as problem:
+                self.channels = int(cast(Any, self.network).num_features)
+                if not isinstance(pretrained, bool):
+                    _load_file(self.network, pretrained)
+        except ConfigError:
+            raise
+        except Exception as problem:  # options of a map can be anything, and every network fails in its own way
             first = str(problem).splitlines()[0] if str(problem) else type(problem).__name__
             raise ConfigError(
                 f"extractor.backbone: timm cannot create {name!r} with options {options}"
@@ -68,10 +72,27 @@ class LocalFeatures(nn.Module):
         return x
 
 
-def _overlay(pretrained: bool | str | Path) -> dict[str, Any]:
-    if isinstance(pretrained, bool):
-        return {}
-    return {"pretrained_cfg_overlay": {"state_dict": read_weight_file(pretrained)}}
+def _load_file(network: nn.Module, path: str | Path, prefix: str = "") -> None:
+    """Every weight of ``network`` from a file, under names that begin with ``prefix``. The file's classifier is left.
+
+    timm's own loading takes a file of another network with no more than a warning.
+    """
+    stored = read_weight_file(path)
+    wanted = {k: v for k, v in network.state_dict().items() if not k.endswith("num_batches_tracked")}
+    for name, value in wanted.items():
+        found = stored.get(prefix + name)
+        if found is None or found.shape != value.shape:
+            some = ", ".join(f"{k} {tuple(v.shape)}" for k, v in sorted(stored.items())[:6])
+            raise ConfigError(
+                f"{path}: expected tensor {prefix + name!r} of shape {tuple(value.shape)} for this backbone, found "
+                + (f"shape {tuple(found.shape)}" if found is not None else f"only {some}, ... ({len(stored)} tensors)")
+            )
+    classifiers = getattr(network, "pretrained_cfg", {}).get("classifier") or ()
+    allowed = ("fc.", "head.", "classifier.", *((classifiers,) if isinstance(classifiers, str) else classifiers))
+    unknown = [k for k in stored if k.removeprefix(prefix) not in network.state_dict() and not k.startswith(allowed)]
+    if unknown and not prefix:
+        raise ConfigError(f"{path}: expected weights of this backbone alone, found {unknown[0]!r}, too")
+    network.load_state_dict({k: stored[prefix + k] for k in wanted}, strict=False)
 
 
 def _vgg(name: str, options: dict[str, Any], pretrained: bool | str | Path) -> tuple[nn.Sequential, int]:
@@ -92,14 +113,5 @@ def _vgg(name: str, options: dict[str, Any], pretrained: bool | str | Path) -> t
             elif hasattr(layer, "reset_parameters"):
                 cast(Any, layer).reset_parameters()
     if not isinstance(pretrained, bool):
-        prefix = "features."
-        stored = {k[len(prefix) :]: v for k, v in read_weight_file(pretrained).items() if k.startswith(prefix)}
-        wanted = features.state_dict()
-        for key, value in wanted.items():
-            if key not in stored or stored[key].shape != value.shape:
-                found = f"shape {tuple(stored[key].shape)}" if key in stored else "none"
-                raise ConfigError(
-                    f"{pretrained}: expected tensor {prefix + key!r} of shape {tuple(value.shape)}, found {found}"
-                )
-        features.load_state_dict({k: stored[k] for k in wanted})
+        _load_file(features, pretrained, "features.")
     return features, int(cast(nn.Conv2d, layers[last]).out_channels)

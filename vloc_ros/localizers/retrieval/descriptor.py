@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vloc_ros.errors import ConfigError, ImageError, MapFormatError
+from vloc_ros.errors import ConfigError, ImageError, MapFormatError, MapTensorError
 from vloc_ros.images.preprocess import Preprocess
 from vloc_ros.localizers.precision import compute_dtype
 from vloc_ros.localizers.retrieval.extractors import Extractor, build_extractor
@@ -117,7 +117,24 @@ class Descriptor:
                 f"{where}: expected id {descriptor.identity[:16]}... of the weights in {EXTRACTOR_FILE}, found "
                 f"{str(identity)[:16]!r}...; settings or weights were exchanged: make the map again"
             )
+        descriptor._probe(str(bundle.path))
         return descriptor
+
+    def _probe(self, where: str) -> None:
+        """Describe a grey image: settings of a map can name a network that does not read images of the map's size."""
+        width, height = self._preprocess.width, self._preprocess.height
+        try:
+            found = self.describe_images(torch.full((1, height, width, 3), 127, dtype=torch.uint8))
+        except Exception as problem:  # every network fails in its own way
+            first = str(problem).splitlines()[0] if str(problem) else type(problem).__name__
+            raise MapFormatError(
+                f"{where}: expected an extractor that reads images of {width}x{height}, found: {first}"
+            ) from problem
+        if tuple(found.shape) != (1, self.dimension) or not bool(torch.isfinite(found).all()):
+            raise MapTensorError(
+                f"{where}/{EXTRACTOR_FILE}: expected finite descriptors (1, {self.dimension}), found "
+                f"{tuple(found.shape)}, {int(torch.isfinite(found).sum())} values of them finite; make the map again"
+            )
 
     @property
     def extractor(self) -> Extractor:
@@ -203,8 +220,11 @@ def load_extractor(
     """
     if settings.kind == "hub":
         model = build_extractor(settings, trust_hub=trust_hub)
-        return load_module(lambda: model, dict(tensors), where)
-    try:
-        return load_module(lambda: build_extractor(settings), dict(tensors), where)
-    except ConfigError as problem:
-        raise MapFormatError(f"{where}: {problem}") from problem
+        extractor = load_module(lambda: model, dict(tensors), where)
+    else:
+        try:
+            extractor = load_module(lambda: build_extractor(settings), dict(tensors), where)
+        except ConfigError as problem:
+            raise MapFormatError(f"{where}: {problem}") from problem
+    extractor.mark_loaded()
+    return extractor

@@ -28,8 +28,9 @@ from vloc_ros.localizers.retrieval.hub import load_hub_model
 from vloc_ros.localizers.retrieval.netvlad import NetVLAD
 from vloc_ros.localizers.retrieval.pooling import AveragePooling, GeneralisedMean
 from vloc_ros.localizers.retrieval.settings import ExtractorSettings
+from vloc_ros.localizers.retrieval.weight_files import read_weight_file
 
-__all__ = ["Extractor", "HubExtractor", "PooledExtractor", "build_extractor"]
+__all__ = ["Extractor", "HubExtractor", "PooledExtractor", "build_extractor", "trainable"]
 
 
 class Extractor(nn.Module, ABC):
@@ -49,7 +50,7 @@ class Extractor(nn.Module, ABC):
         self.whitening: nn.Module = nn.Identity()
         if settings.whiten is not None:
             self.whitening, width = _unfitted_whitening(width, settings.whiten), settings.whiten
-        self._dimension = width
+        self._dimension, self._whitening_fitted = width, False
 
     @property
     def dimension(self) -> int:
@@ -106,7 +107,24 @@ class Extractor(nn.Module, ABC):
         layer.load_state_dict({"weight": weight.detach(), "bias": bias.detach()})
         self.whitening = layer.to(weight.device).requires_grad_(False)
         self.settings = replace(self.settings, whiten=len(weight))
-        self._dimension = len(weight)
+        self._dimension, self._whitening_fitted = len(weight), True
+
+    @property
+    def needs_clusters(self) -> bool:
+        """Whether NetVLAD's clusters are still random: to be initialised from data, unless weights are loaded."""
+        return any(isinstance(m, NetVLAD) and not m.initialised for m in self.modules())
+
+    @property
+    def needs_whitening(self) -> bool:
+        """Whether a whitening is asked for that is not fitted yet."""
+        return self.settings.whiten is not None and not self._whitening_fitted
+
+    def mark_loaded(self) -> None:
+        """Everything now holds weights of a map: nothing is left to be initialised or fitted."""
+        self._whitening_fitted = True
+        for module in self.modules():
+            if isinstance(module, NetVLAD):
+                module.initialised = True
 
 
 def _unfitted_whitening(width: int, dimension: int) -> nn.Linear:
@@ -194,7 +212,8 @@ def build_extractor(
 ) -> Extractor:
     """A new extractor.
 
-    :param pretrained: a local weight file for the backbone, ``True`` for timm's hub, ``False`` for random weights. A
+    :param pretrained: a local weight file, of the backbone or of a whole NetVLAD
+        (:mod:`~vloc_ros.localizers.retrieval.public_weights`), ``True`` for timm's hub, ``False`` for random weights. A
         hub model brings its own weights.
     :param trust_hub: run the code of the ``hub_repo`` in the settings; without it the repository must be named in the
         environment variable ``VLOC_TRUST_HUB``.
@@ -204,6 +223,14 @@ def build_extractor(
         if isinstance(pretrained, (str, Path)):
             raise ConfigError(f"extractor: a hub model brings its own weights, found the file {str(pretrained)!r}")
         return HubExtractor(settings, trust_hub=trust_hub)
+    if settings.kind == "netvlad" and isinstance(pretrained, (str, Path)):
+        from vloc_ros.localizers.retrieval.public_weights import apply_public_weights, weights_form
+
+        tensors = read_weight_file(pretrained)
+        if weights_form(tensors) is not None:
+            extractor = PooledExtractor(settings)
+            apply_public_weights(extractor, tensors, pretrained)
+            return extractor
     return PooledExtractor(settings, pretrained)
 
 

@@ -25,10 +25,12 @@ class NetVLAD(nn.Module):
 
     :param channels: C, of the local features.
     :param clusters: K.
+    :ivar initialised: whether centres and assignment come from data or from a file; random ones describe nothing.
     """
 
     def __init__(self, channels: int, clusters: int = 64) -> None:
         super().__init__()
+        self.initialised = False
         self.assignment = nn.Conv2d(channels, clusters, kernel_size=1, bias=False)
         self.centres = nn.Parameter(torch.empty(clusters, channels))
         nn.init.uniform_(self.centres)
@@ -69,6 +71,7 @@ class NetVLAD(nn.Module):
             alpha = math.log(NEAREST_RATIO) / max(gap, 1e-4)  # equal centres leave no gap to scale
         self.centres.copy_(centres)
         self.assignment.weight.copy_((alpha * directions)[:, :, None, None])
+        self.initialised = True
         return alpha
 
 

@@ -27,7 +27,7 @@ class GeneralisedMean(nn.Module):
 
     def __init__(self, power: float = 3.0, floor: float = 1e-6) -> None:
         super().__init__()
-        self.power = nn.Parameter(torch.tensor([power]))
+        self.power = nn.Parameter(torch.tensor([float(power)]))
         self.floor = floor
 
     def forward(self, features: Tensor) -> Tensor:
