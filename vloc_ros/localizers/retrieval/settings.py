@@ -1,4 +1,4 @@
-"""The settings of a descriptor extractor. ``README.md`` lists each with its source."""
+"""The settings of a descriptor extractor. ``EXTRACTORS.md`` lists each with its source."""
 
 from __future__ import annotations
 
