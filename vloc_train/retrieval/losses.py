@@ -108,6 +108,7 @@ def distance_loss(
     rotation_m_per_deg: float = 0.0,
     near_m: float | None = None,
     elsewhere: Tensor | None = None,
+    balanced: bool = False,
 ) -> Tensor:
     """Equation 7: ``L = | ||f_a - f_b|| - ||t_a - t_b|| |`` with *raw* descriptors, so that they are metres apart.
 
@@ -117,6 +118,8 @@ def distance_loss(
     :param rotation_m_per_deg: what a degree of rotation counts, see :func:`pose_distance`; 0 is the paper's.
     :param near_m: weigh a pair by ``near_m / (near_m + distance)``: the nearest neighbour is decided among near images,
         but far pairs are more and their errors larger. None weighs all alike, as the paper. Our choice.
+    :param balanced: the mean over near pairs plus the mean over pairs beyond ``max_distance_m``, instead of one mean:
+        in a batch of several neighbourhoods nearly all pairs are far. Our choice.
     :param elsewhere: ``(P,)`` pairs of different places, which are beyond every distance: only the hinge applies.
     """
     if not len(pairs):
@@ -128,13 +131,14 @@ def distance_loss(
         if max_distance_m is None:
             raise ValueError("pairs of different places have no distance: expected max_distance_m")
         wanted = torch.where(elsewhere, torch.full_like(wanted, float("inf")), wanted)
+    far = torch.zeros_like(found, dtype=torch.bool)
     if max_distance_m is None:
         errors = (found - wanted).abs()
     else:
-        capped = wanted.clamp_max(max_distance_m)
-        errors = torch.where(wanted > max_distance_m, torch.relu(capped - found), (found - capped).abs())
-        wanted = capped
-    if near_m is not None:
-        weights = near_m / (near_m + wanted)
-        return (weights * errors).sum() / weights.sum()
-    return errors.mean()
+        far, wanted = wanted > max_distance_m, wanted.clamp_max(max_distance_m)
+        errors = torch.where(far, torch.relu(wanted - found), (found - wanted).abs())
+    weights = torch.ones_like(wanted) if near_m is None else near_m / (near_m + wanted)
+    if balanced:
+        parts = [weights * (~far), weights * far]
+        return sum(((w * errors).sum() / w.sum().clamp_min(1e-12) for w in parts), found.new_zeros(()))
+    return (weights * errors).sum() / weights.sum()

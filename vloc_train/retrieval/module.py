@@ -89,7 +89,15 @@ class ExtractorModule(lightning.LightningModule):
     def configure_optimizers(self) -> torch.optim.Optimizer:
         trained = [p for module in (self.extractor, self.regressor) if module for p in module.parameters()]
         trained = [p for p in trained if p.requires_grad]
-        return torch.optim.Adam(trained, lr=self.settings.learning_rate)
+        s = self.settings
+        if s.weight_decay:
+            return torch.optim.AdamW(trained, lr=s.learning_rate, weight_decay=s.weight_decay)
+        return torch.optim.Adam(trained, lr=s.learning_rate)
+
+    def configure_gradient_clipping(self, optimizer: Any, *_: Any, **__: Any) -> None:
+        if self.settings.gradient_clip is not None:
+            parameters = [p for group in optimizer.param_groups for p in group["params"]]
+            torch.nn.utils.clip_grad_norm_(parameters, self.settings.gradient_clip)
 
     def _learning_rate(self, progress: float) -> float:
         if self.settings.schedule == "constant":
@@ -111,7 +119,7 @@ class ExtractorModule(lightning.LightningModule):
             pairs, elsewhere = pairs[~elsewhere], elsewhere[~elsewhere]
         if s.kind == "distance":
             return distance_loss(
-                descriptors, batch.poses, pairs, s.max_distance_m, s.rotation_m_per_deg, s.near_m, elsewhere
+                descriptors, batch.poses, pairs, s.max_distance_m, s.rotation_m_per_deg, s.near_m, elsewhere, s.balanced
             )
         assert self.regressor is not None
         with torch.autocast(descriptors.device.type, enabled=False):

@@ -36,6 +36,8 @@ class SamplingSettings:
     :param group_size: images of one neighbourhood in a batch; 2 are a query and its positive.
     :param near_m: images of a neighbourhood lie within this of its first; None: anywhere in the same place, as the
         paper's rooms of a few metres.
+    :param vary_near: draw the size of each neighbourhood, uniform in area up to ``near_m``: there are as many near
+        pairs as far ones then.
     :param near_deg: and look within this of where it looks; None: anywhere.
     :param across_drives: take the images of a neighbourhood from as many drives as there are, so that light differs.
     :param compare: ``group`` compares images of one neighbourhood (the paper's pairs), and each query and positive with
@@ -49,6 +51,7 @@ class SamplingSettings:
     batch_size: int = ranged(32, minimum=2)
     group_size: int = ranged(2, minimum=2)
     near_m: float | None = ranged(None, minimum=0.0)
+    vary_near: bool = False
     near_deg: float | None = ranged(None, minimum=0.0, maximum=180.0)
     across_drives: bool = True
     compare: Literal["group", "batch"] = "group"
@@ -183,7 +186,8 @@ class GroupSampler(Sampler[list[Item]]):
         near = self._place == self._place[anchor]
         near[anchor] = False
         if s.near_m is not None:
-            near &= np.linalg.norm(self._position - self._position[anchor], axis=1) <= s.near_m
+            radius = s.near_m * (float(np.sqrt(rng.random())) if s.vary_near else 1.0)
+            near &= np.linalg.norm(self._position - self._position[anchor], axis=1) <= radius
         candidates = np.flatnonzero(near)
         if s.near_deg is not None and len(candidates):
             trace = np.einsum("nij,ij->n", self._rotation[candidates], self._rotation[anchor])

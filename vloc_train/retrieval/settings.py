@@ -41,6 +41,7 @@ class LossSettings:
     :param hidden: units of the relative pose regressor's shared layer.
     :param max_distance_m: distance loss: pairs beyond this need only be as far apart as this; None: no such limit, as
         the paper's rooms need none. Pairs of different places count only with a limit.
+    :param balanced: distance loss: pairs within ``max_distance_m`` and pairs beyond it weigh alike, however many.
     :param rotation_m_per_deg: distance loss: what a degree of rotation counts (paper: 0).
     :param near_m: distance loss: weigh a pair by ``near_m / (near_m + distance)``; None: all alike, as the paper.
     """
@@ -50,6 +51,7 @@ class LossSettings:
     active_only: bool = False
     hidden: int = ranged(1024, minimum=1)
     max_distance_m: float | None = ranged(None, minimum=0.0)
+    balanced: bool = False
     rotation_m_per_deg: float = ranged(0.0, minimum=0.0)
     near_m: float | None = ranged(None, minimum=0.0)
 
@@ -81,6 +83,8 @@ class TrainSettings:
     :param learning_rate: of Adam.
     :param schedule: ``constant`` (paper) or ``cosine`` (to zero at the end of epochs or minutes).
     :param warm_up: steps over which the learning rate of ``cosine`` rises.
+    :param weight_decay: of AdamW; 0 is plain Adam (paper).
+    :param gradient_clip: largest norm of a step's gradient; None: no limit (paper).
     :param weight_average: decay of the moving average of the weights that is validated and exported; 0: none (paper).
     :param pretrained: ``True`` (the backbone's public ImageNet weights, as the paper), ``False`` or a local file.
     :param precision: ``auto`` is bfloat16 mixed precision where the device multiplies it faster.
@@ -103,6 +107,8 @@ class TrainSettings:
     learning_rate: float = ranged(5e-5, minimum=0.0)
     schedule: Literal["constant", "cosine"] = "constant"
     warm_up: int = ranged(50, minimum=0)
+    weight_decay: float = ranged(0.0, minimum=0.0)
+    gradient_clip: float | None = ranged(None, minimum=0.0)
     weight_average: float = ranged(0.0, minimum=0.0, maximum=0.99999)
     pretrained: bool | str = False
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
@@ -176,25 +182,27 @@ def _small(kind: str) -> TrainSettings:
             backbone="resnet10t",
             backbone_options={"channels": [32, 64, 128, 256], "stem_width": 16},
             normalise=kind == "triplet",
+            scale=20.0,
             image_width=160,
             image_height=90,
         ),
-        loss=LossSettings(kind=kind, active_only=True, max_distance_m=25.0),  # type: ignore[arg-type]
+        loss=LossSettings(kind=kind, active_only=True, max_distance_m=15.0, balanced=True),  # type: ignore[arg-type]
         sampling=SamplingSettings(
-            batch_size=32,
-            group_size=8,
-            near_m=20.0,
-            near_deg=60.0,
+            batch_size=64,
+            group_size=4,
+            near_m=12.0,
+            vary_near=True,
             compare="group" if kind == "relative" else "batch",
-            positive_m=3.0,
-            positive_deg=30.0,
-            negative_m=8.0,
+            positive_m=5.0,
+            negative_m=15.0,
         ),
-        augment=AugmentSettings(rotate_deg=(1.0, 2.0, 1.0)),
+        augment=AugmentSettings(rotate_deg=(1.5, 4.0, 1.5), shift_m=0.5),
         epochs=1000,
         max_minutes=8.0,
         learning_rate=1e-3,
         schedule="cosine",
+        weight_decay=1e-4,
+        gradient_clip=5.0,
         weight_average=0.99,
     )
 

@@ -102,8 +102,8 @@ def test_the_regressor_takes_pairs_and_gives_poses():
     assert regressor(torch.zeros(3, 5), torch.zeros(3, 5)).shape == (3, 7)
 
 
-def distance_reference(f, T, pairs, cap=None, weight=0.0, near=None, elsewhere=None):
-    total, weights = [], []
+def distance_reference(f, T, pairs, cap=None, weight=0.0, near=None, elsewhere=None, balanced=False):
+    total, weights, far = [], [], []
     for k, (a, b) in enumerate(pairs):
         found = math.dist(f[a], f[b])
         angle = math.degrees(Rotation.from_matrix(T[a, :3, :3].T @ T[b, :3, :3]).magnitude())
@@ -115,16 +115,21 @@ def distance_reference(f, T, pairs, cap=None, weight=0.0, near=None, elsewhere=N
             wanted = cap
         else:
             total.append(abs(found - wanted))
+        far.append(cap is not None and wanted == cap)
         weights.append(1.0 if near is None else near / (near + wanted))
+    if balanced:
+        total, weights, far = (np.array(v) for v in (total, weights, far))
+        return float(sum(np.average(total[m], weights=weights[m]) for m in (far, ~far) if m.any()))
     return float(np.average(total, weights=weights))
 
 
-@given(seeds, st.none() | st.floats(1.0, 30.0), st.floats(0.0, 0.3), st.none() | st.floats(1.0, 20.0))
-def test_distance_is_equation_7_with_its_options(seed, cap, weight, near):
+@given(seeds, st.none() | st.floats(1.0, 30.0), st.floats(0.0, 0.3), st.none() | st.floats(1.0, 20.0), st.booleans())
+def test_distance_is_equation_7_with_its_options(seed, cap, weight, near, balanced):
     f, poses, T = case(seed)
-    found = losses.distance_loss(*torches(f, poses, PAIRS), cap, weight, near)
+    found = losses.distance_loss(*torches(f, poses, PAIRS), cap, weight, near, balanced=balanced)
     assert found.shape == ()
-    assert float(found) == pytest.approx(distance_reference(f, T, PAIRS, cap, weight, near), rel=1e-7, abs=1e-9)
+    wanted = distance_reference(f, T, PAIRS, cap, weight, near, balanced=balanced)
+    assert float(found) == pytest.approx(wanted, rel=1e-7, abs=1e-9)
 
 
 def test_distance_as_the_paper_has_it():
@@ -147,7 +152,13 @@ def test_pairs_of_different_places_need_only_be_far_apart(seed):
         losses.distance_loss(*torches(f, poses, PAIRS), elsewhere=torch.from_numpy(elsewhere))
 
 
-OPTIONS = [{}, {"max_distance_m": 6.0}, {"rotation_m_per_deg": 0.1}, {"max_distance_m": 6.0, "near_m": 3.0}]
+OPTIONS = [
+    {},
+    {"max_distance_m": 6.0},
+    {"rotation_m_per_deg": 0.1},
+    {"max_distance_m": 6.0, "near_m": 3.0},
+    {"max_distance_m": 6.0, "balanced": True},
+]
 
 
 @pytest.mark.parametrize("seed", range(3))

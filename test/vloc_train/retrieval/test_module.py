@@ -52,7 +52,7 @@ def test_pairs_of_different_places_count_only_with_a_limit():
     paper.extractor.eval(), limited.extractor.eval()
     assert paper.loss(batch).item() == pytest.approx(float(losses.distance_loss(f, batch.poses, same)), rel=1e-4)
     elsewhere = torch.tensor([bool(batch.place[a] != batch.place[b]) for a, b in rows])
-    wanted = losses.distance_loss(f, batch.poses, torch.tensor(rows), 50.0, elsewhere=elsewhere)
+    wanted = losses.distance_loss(f, batch.poses, torch.tensor(rows), 50.0, elsewhere=elsewhere, balanced=True)
     assert limited.loss(batch).item() == pytest.approx(float(wanted), rel=1e-4)
 
 

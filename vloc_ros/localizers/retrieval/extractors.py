@@ -77,7 +77,7 @@ class Extractor(nn.Module, ABC):
     def finish(self, pooled: Tensor) -> Tensor:
         """Head, whitening and length: pooled vectors to descriptors ``(B, D)``."""
         x = cast(Tensor, self.whitening(self.head(pooled)))
-        return functional.normalize(x, dim=-1) if self.settings.normalise else x
+        return functional.normalize(x, dim=-1) if self.settings.normalise else x * self.settings.scale
 
     def forward(self, images: Tensor) -> Tensor:
         """Descriptors ``(B, D)``; of unit length where ``settings.normalise``."""

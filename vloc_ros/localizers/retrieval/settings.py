@@ -25,6 +25,8 @@ class ExtractorSettings:
     :param dimension: length after a learned linear layer; none means the pooled vector as it is.
     :param normalise: unit length and cosine similarity; otherwise raw vectors and L2 distance (CoPR's distance-based
         loss, whose distances are metres).
+    :param scale: raw descriptors are multiplied by it (paper: 1, with pretrained weights). Those of a network from
+        scratch are a few tenths apart, and its weights would have to grow a hundredfold before distances are metres.
     :param gem_power: the first power p of generalised-mean pooling; it is learned.
     :param clusters: K of NetVLAD.
     :param whiten: length after PCA whitening, a linear layer fitted from data (NetVLAD: 4096); none for no whitening.
@@ -44,6 +46,7 @@ class ExtractorSettings:
     backbone_options: dict[str, Any] = field(default_factory=dict)
     dimension: int | None = ranged(None, minimum=1, maximum=1 << 16)
     normalise: bool = True
+    scale: float = ranged(1.0, minimum=1e-6, maximum=1e6)
     gem_power: float = ranged(3.0, minimum=0.1, maximum=100.0)
     clusters: int = ranged(64, minimum=1, maximum=4096)
     whiten: int | None = ranged(None, minimum=1, maximum=1 << 16)
