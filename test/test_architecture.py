@@ -28,7 +28,7 @@ LAYERS: list[set[str]] = [
     {"localizers"},
     {"frames", "diagnostics"},
     {"pipeline"},
-    {"datasets", "evaluation"},
+    {"datasets", "evaluation", "protocols"},
     {"convert"},
     {"replay", "nodes", "bench"},
     {"commands"},
