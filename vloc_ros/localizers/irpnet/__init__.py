@@ -1,0 +1,1 @@
+"""IRPNet: the pose regressed from a frozen place-recognition descriptor (Shavit and Ferens, ICPR 2020)."""

@@ -1,0 +1,75 @@
+"""The settings of IRPNet. The defaults are the paper's; ``README.md`` lists each with its source."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from vloc_ros.errors import ConfigError
+from vloc_ros.settings import ranged
+
+__all__ = ["InferenceSettings", "NetworkSettings"]
+
+
+@dataclass(frozen=True)
+class NetworkSettings:
+    """What fixes the shape of the regressors; stored in the map and never changed at run time.
+
+    :param architecture: ``branching`` (Figure 2: one shared layer, a branch each for position and orientation) or
+        ``mlp`` (Table I: one sequence of layers that ends in both heads).
+    :param shared: width of the shared layer; ``mlp`` has none.
+    :param widths: hidden layers of each branch, or of the MLP.
+    :param dropout: probability, after the second hidden layer.
+    :param inputs: ``plain`` descriptors (paper) or ``standardised``: less their mean, over their deviation, both of the
+        training descriptors.
+    :param positions: what the last layer gives: ``metres`` of the map frame (paper), metres about the middle of the
+        training positions (``centred``), or those in units of their deviation (``scaled``). The loss is in metres.
+    :param rotation: ``quaternion`` (paper; w >= 0) or ``matrix`` (its first two columns, six numbers): a drive round a
+        block turns by 360 degrees, on which quaternions of one sign have a cut.
+    """
+
+    architecture: Literal["branching", "mlp"] = "branching"
+    shared: int = ranged(4096, minimum=1, maximum=1 << 16)
+    widths: tuple[int, ...] = ranged((4096, 2048, 1024), minimum=1, maximum=1 << 16)
+    dropout: float = ranged(0.2, minimum=0.0, maximum=0.95)
+    inputs: Literal["plain", "standardised"] = "plain"
+    positions: Literal["metres", "centred", "scaled"] = "metres"
+    rotation: Literal["quaternion", "matrix"] = "quaternion"
+
+    def __post_init__(self) -> None:
+        if not 1 <= len(self.widths) <= 16:
+            raise ConfigError(f"irpnet.widths: expected 1 to 16 hidden layers, found {len(self.widths)}")
+
+    @property
+    def rotation_size(self) -> int:
+        """Numbers that a rotation is regressed as."""
+        return 4 if self.rotation == "quaternion" else 6
+
+
+@dataclass(frozen=True)
+class InferenceSettings:
+    """The verdict on a frame. All of it may change at run time, if the map was calibrated for it.
+
+    :param covariance: what the covariance is made from: ``residuals`` (everything that goes with the errors of
+        calibration frames) or ``dropout`` (the spread of Monte Carlo dropout, and how familiar the image is).
+    :param samples: regressions under dropout; their random numbers are seeded by map and stamp.
+    :param neighbours: stored descriptors that the estimate is compared with.
+    :param localized_sigma_m: largest position sigma of a LOCALIZED frame.
+    :param lost_sigma_m: largest position sigma of a frame that is not LOST.
+    :param lost_familiarity: a descriptor farther from all stored ones than calibration frames are, by this many of
+        their deviations (of the logarithm), is LOST: the image does not show the map.
+    """
+
+    covariance: Literal["residuals", "dropout"] = "residuals"
+    samples: int = ranged(32, minimum=2, maximum=1024)
+    neighbours: int = ranged(5, minimum=1, maximum=100)
+    localized_sigma_m: float = ranged(3.0, minimum=0.0)
+    lost_sigma_m: float = ranged(10.0, minimum=0.0)
+    lost_familiarity: float = ranged(4.0, minimum=0.0)
+
+    def __post_init__(self) -> None:
+        if self.lost_sigma_m < self.localized_sigma_m:
+            raise ConfigError(
+                f"irpnet: expected lost_sigma_m >= localized_sigma_m, "
+                f"found {self.lost_sigma_m} < {self.localized_sigma_m}"
+            )

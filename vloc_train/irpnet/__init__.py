@@ -1,0 +1,1 @@
+"""Training of IRPNet's regressors on stored descriptors."""
