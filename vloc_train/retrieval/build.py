@@ -22,6 +22,7 @@ from vloc_ros.images.preprocess import Preprocess
 from vloc_ros.images.rectify import Rectifier
 from vloc_ros.localizers.base import select_device
 from vloc_ros.localizers.retrieval.database import DATABASE_FILE, Database
+from vloc_ros.localizers.retrieval.database import SECTION as DATABASE_SECTION
 from vloc_ros.localizers.retrieval.descriptor import EXTRACTOR_FILE, SECTION, Descriptor, preprocess_for
 from vloc_ros.localizers.retrieval.extractors import Extractor
 from vloc_ros.localizers.retrieval.localizer import RetrievalLocalizer, RetrievalSettings
@@ -65,12 +66,9 @@ def spaced(T_map_cam: npt.NDArray[np.float64], choice: DatabaseChoice) -> npt.ND
 def database_of(descriptor: Descriptor, drives: Sequence[FrameSet], choice: DatabaseChoice | None = None) -> Database:
     """Descriptors and poses of the frames of some drives of one scene."""
     chosen = [drive.select(spaced(drive.T_map_cam, choice or DatabaseChoice())) for drive in drives]
-    count = sum(len(c) for c in chosen)
-    return Database(
-        torch.cat([describe_frames(descriptor, c) for c in chosen]).half(),
+    return Database.of_images(
+        torch.cat([describe_frames(descriptor, c) for c in chosen]),
         torch.from_numpy(np.concatenate([to_vectors(c.T_map_cam) for c in chosen])),
-        torch.zeros(count, dtype=torch.uint8),
-        torch.arange(count, dtype=torch.int32),
         torch.from_numpy(np.concatenate([c.stamps_ns for c in chosen])),
         descriptor.metric,
         descriptor.identity,
@@ -110,7 +108,7 @@ def build_retrieval_map(
         preprocessing=descriptor.preprocess.settings(),
         settings={
             SECTION: descriptor.settings_mapping(),
-            "database": {"metric": descriptor.metric, "extractor_id": descriptor.identity},
+            DATABASE_SECTION: database.settings(),
             "retrieval": settings_to_mapping(retrieval),
         },
         provenance=dict(provenance),
