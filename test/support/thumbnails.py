@@ -13,7 +13,7 @@ from vloc_ros.errors import ConfigError, TrainingError
 from vloc_ros.geometry.vectors import from_vectors, to_vectors
 from vloc_ros.images.preprocess import Preprocess
 from vloc_ros.localizers.base import Localizer, check_query
-from vloc_ros.maps import MapManifest, write_map
+from vloc_ros.maps import MapManifest, read_map, write_map
 from vloc_ros.settings import ranged, settings_from_mapping
 from vloc_ros.types import Estimate, LocalizationState
 from vloc_train.export import scene_of
@@ -28,10 +28,11 @@ def thumbnail(image: np.ndarray, size: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Settings:
-    """:param size: of the thumbnail. :param fail: raise instead. :param seed: unused, as a seed should be."""
+    """:param size: of the thumbnail. :param fail: raise instead. :param other: a map. :param seed: unused."""
 
     size: int = ranged(6, minimum=1)
     fail: str = ""
+    other: str = ""
     seed: int = 0
 
 
@@ -48,6 +49,8 @@ MADE = Made()
 def run(scenes, out, settings, options, calibration=None, work_dir=None, about=None, extractor=None):
     if settings.fail:
         raise TrainingError(settings.fail)
+    if settings.other:
+        read_map(settings.other)
     MADE.out.append(str((about or {}).get("step", "?")))
     drives = [d for group in scenes.values() for d in group]
     rows = np.stack([thumbnail(image, settings.size) for d in drives for _, image in d.frames()])

@@ -99,6 +99,7 @@ class Step:
     :param calibration: other drives, for the covariance.
     :param extractor: the step whose extractor to use.
     :param regressor: the step whose descriptor regressor to use (densify).
+    :param maps: settings that are a map, with the steps that make it (IRPNet: ``densified``).
     :param preset: of the trainer or builder; empty: its first.
     :param settings: what differs from the preset.
     """
@@ -110,6 +111,7 @@ class Step:
     calibration: Any = ()
     extractor: str | None = None
     regressor: str | None = None
+    maps: dict[str, str] = field(default_factory=dict)
     preset: str = ""
     settings: dict[str, Any] = field(default_factory=dict)
 
@@ -121,8 +123,8 @@ class Step:
                 raise ConfigError("expected data to make the map from")
             if self.regressor is not None:
                 raise ConfigError("regressor: only densify takes one")
-        elif self.data or self.extractor or self.preset:
-            raise ConfigError("densify: expected no data, extractor or preset, the map has them")
+        elif self.data or self.extractor or self.preset or self.maps:
+            raise ConfigError("densify: expected no data, extractor, preset or maps, the map has them")
         for name in ("data", "calibration"):
             self.selections(name)
 
@@ -139,9 +141,11 @@ class Step:
             out[scene] = [Selection.parse(text, name) for text in texts]
         return out
 
-    def parents(self) -> list[str]:
-        """The steps that must be made before."""
-        return [name for name in (self.densify, self.extractor, self.regressor) if name is not None]
+    def parents(self) -> dict[str, str]:
+        """The steps that must be made before, by what they are for."""
+        own = {"densify": self.densify, "extractor": self.extractor, "regressor": self.regressor}
+        maps = {f"maps.{setting}": name for setting, name in self.maps.items()}
+        return {**{kind: name for kind, name in own.items() if name is not None}, **maps}
 
 
 @dataclass(frozen=True)
@@ -236,7 +240,7 @@ class Protocol:
             for kind in ("data", "calibration"):
                 for selection in (s for group in step.selections(kind).values() for s in group):
                     self._drive(selection, f"steps.{name}.{kind}", with_map=True)
-            for parent in step.parents():
+            for parent in step.parents().values():
                 self._known(parent, self.steps, f"steps.{name}")
         for name in self.steps:
             self.order(name)
@@ -292,7 +296,7 @@ class Protocol:
             if name in path:
                 raise ConfigError(f"steps: {' needs '.join([*path, name])}: expected no circle")
             if name not in done:
-                for parent in self.steps[name].parents():
+                for parent in self.steps[name].parents().values():
                     visit(parent, (*path, name))
                 done.append(name)
 

@@ -128,19 +128,17 @@ class Steps:
             )
             return
         extractor = parents["extractor"].path if "extractor" in parents else None
+        maps = {name: str(parents[f"maps.{name}"].path) for name in plan.step.maps}
+        settings = replace(plan.settings, **maps) if maps else plan.settings
         _trainer(plan.step).run(
-            _sequences(plan.data), out, plan.settings, self._options,
+            _sequences(plan.data), out, settings, self._options,
             calibration=_sequences(plan.calibration) or None, work_dir=work,
             about={"protocol": self._protocol.name, "step": plan.name}, extractor=extractor,
         )  # fmt: skip
 
     def _plan(self, name: str, fold: Fold) -> _Plan:
         step = self._protocol.steps[name]
-        parents = {
-            kind: self._plan(parent, fold)
-            for kind in ("densify", "extractor", "regressor")
-            if (parent := getattr(step, kind)) is not None
-        }
+        parents = {kind: self._plan(parent, fold) for kind, parent in step.parents().items()}
         data, calibration = (self._parts(step.selections(kind), fold) for kind in ("data", "calibration"))
         settings = self._settings(name, step)
         content = {
@@ -164,7 +162,11 @@ class Steps:
             return densify_settings(step.settings, where)
         trainer = _trainer(step)
         settings = trainer.settings(step.preset or trainer.presets[0], dict(step.settings), where)
-        if "seed" not in step.settings and any(f.name == "seed" for f in fields(settings)):
+        known = {f.name for f in fields(settings)}
+        unknown = [setting for setting in step.maps if setting not in known]
+        if unknown:
+            raise ConfigError(f"steps.{name}.maps: {step.train or step.build} has no setting {unknown[0]!r}")
+        if "seed" not in step.settings and "seed" in known:
             settings = replace(settings, seed=self._protocol.seed)
         return settings
 

@@ -18,8 +18,8 @@ _COUNTED = (
     "Errors are of the base. *Localizer* columns are over every query whatever its state, as the papers count. "
     "*Published* columns count a frame whose verdict is LOST as an infinite error. *Change* is of the localizer's "
     "median translation against the method named under *against*. *Oracle* is the median of always answering with the "
-    "reference pose of the same map that is nearest to the truth; the row *oracle* the same for the images of the "
-    "split's map."
+    "reference pose of the same map that is nearest to the truth (where a map has none, of the split's images); the "
+    "row *oracle* the same for the images of the split's map."
 )
 
 

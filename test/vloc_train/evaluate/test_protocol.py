@@ -78,6 +78,7 @@ def test_names_with_a_point_only_carry_anchors():
         ({"steps__encoder__build": "retrieval"}, "one of train, build and densify"),
         ({"steps__encoder__regressor": "map"}, "only densify takes one"),
         ({"steps__encoder__extractor": "map"}, "expected no circle"),
+        ({"steps__encoder__maps": {"other": "none"}}, "expected one of encoder, map, dense, found 'none'"),
         ({"steps__dense__data": ["a"]}, "expected no data"),
         ({"splits__full__map": ["$map"]}, r"found \$map"),
         ({"splits__full__query": []}, "expected map and query"),

@@ -196,6 +196,16 @@ def test_queries_are_never_learned_from(fresh, tmp_path):
     assert "steps.trained: expected frames that are no queries, found some of query" in table.failed[0]["problem"]
 
 
+def test_a_setting_can_be_another_steps_map(fresh, tmp_path):
+    steps = copy.deepcopy(PROTOCOL["steps"])
+    steps["full_map"]["maps"] = {"other": "trained"}
+    assert not run(protocol(steps=steps), fresh, tmp_path / "out", ["undensified"]).failed
+    assert thumbnails.MADE.out == ["trained", "mapped", "full_map"]
+    steps["full_map"]["maps"] = {"nothing": "trained"}
+    table = run(protocol(steps=steps), fresh, tmp_path / "out", ["undensified"])
+    assert "steps.full_map.maps: thumbnails has no setting 'nothing'" in table.failed[0]["problem"]
+
+
 def test_claims_say_what_was_found(fresh, tmp_path):
     table = run(protocol(), fresh, tmp_path / "out")
     good, hard, oracle = table.claims
