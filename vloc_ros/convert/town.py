@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from vloc_ros.convert.selection import select_frames
 from vloc_ros.convert.sequence import ImageFormat, write_sequence
@@ -32,6 +33,10 @@ class _RenderedImages:
     def frames(self) -> Iterator[tuple[int, RgbImage]]:
         for index in range(len(self.traversal)):
             yield index, self.image(index)
+
+    def depth(self, index: int) -> npt.NDArray[np.float32]:
+        """(H, W) metres along the optical axis at the pixels of the image; infinity in the sky."""
+        return self.renderer.render(self.traversal, index).depth
 
 
 def town_sequence(renderer: Renderer, traversal: Traversal) -> PosedSequence:

@@ -76,7 +76,7 @@ def rotation_half_turns(a: Tensor, b: Tensor) -> Tensor:
 
 def pose_distance(a: Tensor, b: Tensor, rotation_weight_m: float = 1.0) -> Tensor:
     """zeta of Algorithm 1: metres apart plus half turns apart times ``rotation_weight_m``; broadcasts ``(..., 7)``."""
-    apart = torch.linalg.vector_norm(a[..., :3] - b[..., :3], dim=-1)
+    apart: Tensor = torch.linalg.vector_norm(a[..., :3] - b[..., :3], dim=-1)
     return apart + rotation_weight_m * rotation_half_turns(a[..., 3:], b[..., 3:])
 
 
