@@ -102,6 +102,7 @@ def calibrate_scenes(
             "score_spread": float(max(good.std(), 1e-3)),
             # Half of what the weakest good frame scored: below it a frame does not look like this map.
             "min_score": float(0.5 * np.quantile(good, 0.01)),
+            "lowest_score": float(good.min()),
         }
     return calibration, validation
 

@@ -16,6 +16,7 @@ __all__ = ["BUILT_IN", "ENTRY_POINT_GROUP", "available_backends", "backend_class
 #: Built-in backends as ``module:Class``, imported when first asked for; no installation is needed to find them.
 BUILT_IN: dict[str, str] = {
     "imposing": "vloc_ros.localizers.imposing.localizer:ImPosingLocalizer",
+    "retrieval": "vloc_ros.localizers.retrieval.localizer:RetrievalLocalizer",
     "irpnet": "vloc_ros.localizers.irpnet.localizer:IRPNetLocalizer",
     "camnet": "vloc_ros.localizers.camnet.localizer:CamNetLocalizer",
 }

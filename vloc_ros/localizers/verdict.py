@@ -51,7 +51,7 @@ class SceneCalibration:
 
     ``covariance`` belongs to frames localized without a prior, ``covariance_prior`` to those with one. ``score_mean``
     and ``score_spread`` make scores of different scenes comparable; below ``min_score`` a frame does not look like the
-    map.
+    map. ``lowest_score`` is what the weakest frame scored that was localized well.
     """
 
     covariance: CovarianceModel | None = None
@@ -59,6 +59,7 @@ class SceneCalibration:
     score_mean: float = 0.0
     score_spread: float = 1.0
     min_score: float = 0.0
+    lowest_score: float = 0.0
 
     @classmethod
     def read(cls, bundle: MapBundle, scene: str, names: Sequence[str]) -> SceneCalibration:
@@ -76,6 +77,7 @@ class SceneCalibration:
             number(stored, "score_mean", 0.0, where),
             max(number(stored, "score_spread", 1.0, where), 1e-9),
             number(stored, "min_score", 0.0, where),
+            number(stored, "lowest_score", 0.0, where),
         )
 
     def relative(self, score: float) -> float:

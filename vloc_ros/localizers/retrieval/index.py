@@ -1,0 +1,193 @@
+"""Nearest neighbours among the descriptors of a database.
+
+Every index returns exact float32 distances of the rows it found: what finds candidates may be coarse, what ranks them
+is not. Distances: ``l2`` is ||q - x||; ``cosine`` is 1 - cos(q, x) = ||q^ - x^||^2 / 2.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from vloc_ros.errors import MapTensorError
+from vloc_ros.localizers.retrieval.database import Database, Metric
+
+__all__ = ["Index", "IndexKind", "TorchIndex", "build_index", "exact_distances", "rank"]
+
+IndexKind = Literal["auto", "torch", "faiss_flat", "faiss_ivf"]
+
+#: Rows multiplied at a time on a CPU: with 512 values each they stay in the caches while they are widened and used.
+_CHUNK = 8192
+#: The same on a GPU, where few large products are fast.
+_CHUNK_GPU = 1 << 18
+#: Candidates beyond k that are ranked anew from exact distances.
+_SPARE = 28
+
+
+def exact_distances(queries: Tensor, neighbours: Tensor, metric: Metric) -> Tensor:
+    """``(Q, D)`` against ``(Q, K, D)``: ``(Q, K)`` float32, from differences, so that small ones keep their digits."""
+    q, x = queries.float(), neighbours.float()
+    if metric == "cosine":
+        q, x = (torch.nn.functional.normalize(v, dim=-1) for v in (q, x))
+    squares = (x - q.unsqueeze(-2)).square().sum(dim=-1)
+    return 0.5 * squares if metric == "cosine" else squares.sqrt()
+
+
+def rank(distances: Tensor, rows: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k smallest of each query, ``(Q, C)`` to ``(Q, k)`` each, sorted; of equal ones the lower row comes first."""
+    by_row = rows.argsort(dim=1)
+    distances, rows = distances.gather(1, by_row), rows.gather(1, by_row)
+    order = distances.argsort(dim=1, stable=True)[:, :k]
+    return distances.gather(1, order), rows.gather(1, order)
+
+
+class Index(ABC):
+    """Finds the nearest rows of a database. Rows are numbered as in it.
+
+    :param descriptors: ``(M, D)`` float16; kept, not copied, where it lies on ``device`` already.
+    """
+
+    def __init__(self, descriptors: Tensor, metric: Metric, device: torch.device) -> None:
+        if descriptors.ndim != 2:
+            raise MapTensorError(f"index: expected descriptors (M, D), found shape {tuple(descriptors.shape)}")
+        self._descriptors = descriptors.to(device, torch.float16)
+        self._metric, self._device = metric, device
+
+    def __len__(self) -> int:
+        return len(self._descriptors)
+
+    @property
+    def metric(self) -> Metric:
+        """How descriptors are compared."""
+        return self._metric
+
+    @property
+    def dimension(self) -> int:
+        """D, the length of a descriptor."""
+        return int(self._descriptors.shape[1])
+
+    @property
+    def device(self) -> torch.device:
+        """Where queries are expected and results lie."""
+        return self._device
+
+    @property
+    def memory_bytes(self) -> int:
+        """The descriptors, and what the index holds beside them."""
+        return self._descriptors.numel() * 2 + self._extra_bytes
+
+    @property
+    @abstractmethod
+    def _extra_bytes(self) -> int: ...
+
+    @abstractmethod
+    def _candidates(self, queries: Tensor, count: int) -> Tensor:
+        """``(Q, C)`` int64 rows, the wanted ones among them; -1 stands for none."""
+
+    @abstractmethod
+    def _added(self, start: int) -> None:
+        """Rows from ``start`` on are new."""
+
+    @torch.inference_mode()
+    def search(self, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        """The k nearest rows of each query, nearest first; all of them where the database has fewer.
+
+        :param queries: ``(Q, D)`` float32.
+        :returns: distances ``(Q, k)`` float32 and rows ``(Q, k)`` int64.
+        :raises MapTensorError: queries of another length: descriptors of another extractor.
+        """
+        if queries.ndim != 2 or queries.shape[1] != self.dimension:
+            raise MapTensorError(
+                f"index: expected queries (Q, {self.dimension}) as in the database, found {tuple(queries.shape)}; "
+                "describe them with the extractor of the database"
+            )
+        queries, k = queries.to(self._device, torch.float32), min(k, len(self))
+        if k < 1 or not len(queries):
+            return queries.new_empty(len(queries), max(k, 0)), torch.empty(
+                len(queries), max(k, 0), dtype=torch.int64, device=self._device
+            )
+        rows = self._candidates(queries, min(k + _SPARE, len(self)))
+        distances = exact_distances(queries, self._descriptors[rows.clamp_min(0)], self._metric)
+        return rank(distances.masked_fill(rows < 0, torch.inf), rows, k)
+
+    def search_among(self, queries: Tensor, k: int, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """The same among some rows ``(S,)`` int64 only, every one of them compared."""
+        rows = rows.to(self._device)
+        distances, found = TorchIndex(self._descriptors[rows], self._metric, self._device).search(queries, k)
+        return distances, rows[found]
+
+    def add(self, descriptors: Tensor) -> None:
+        """Further rows ``(A, D)``, numbered after those that are there. Nothing is built again.
+
+        :raises MapTensorError: of another length.
+        """
+        if descriptors.ndim != 2 or descriptors.shape[1] != self.dimension:
+            raise MapTensorError(
+                f"index: expected further descriptors (A, {self.dimension}), found {tuple(descriptors.shape)}"
+            )
+        start = len(self)
+        self._descriptors = torch.cat((self._descriptors, descriptors.to(self._device, torch.float16)))
+        self._added(start)
+
+
+class TorchIndex(Index):
+    """Compares a query with every row: matrix product and top k, in chunks, so that memory stays flat.
+
+    The database is centred first: distances do not change, but products become as small as the distances themselves, so
+    that ||q||^2 - 2 q.x + ||x||^2 does not lose them to rounding (raw descriptors can be much longer than they are
+    apart). Norms are float32. On a CPU products are float32; on a GPU they are of float16 values with float32 sums.
+    """
+
+    def __init__(self, descriptors: Tensor, metric: Metric, device: torch.device) -> None:
+        super().__init__(descriptors, metric, device)
+        self._chunk = _CHUNK if device.type == "cpu" else _CHUNK_GPU
+        self._centre = torch.zeros(self.dimension, device=device)
+        if len(self):
+            step = max(1, len(self) // 100_000)
+            self._centre = self._unit(self._descriptors[::step].float()).mean(dim=0)
+        self._norms = torch.empty(0, device=device)
+        self._added(0)
+
+    @property
+    def _extra_bytes(self) -> int:
+        return self._norms.numel() * 4 + self._centre.numel() * 4
+
+    def _unit(self, vectors: Tensor) -> Tensor:
+        return torch.nn.functional.normalize(vectors, dim=-1) if self._metric == "cosine" else vectors
+
+    def _centred(self, start: int) -> Tensor:
+        part = self._descriptors[start : start + self._chunk].float()
+        return self._unit(part) - self._centre
+
+    def _added(self, start: int) -> None:
+        new = [self._centred(i).square().sum(dim=1) for i in range(start, len(self), self._chunk)]
+        self._norms = torch.cat((self._norms, *new))
+
+    def _candidates(self, queries: Tensor, count: int) -> Tensor:
+        q = -2.0 * (self._unit(queries) - self._centre).T
+        best: Tensor | None = None
+        rows: Tensor | None = None
+        for start in range(0, len(self), self._chunk):
+            # Without ||q||^2, which is the same for all rows.
+            squares = torch.addmm(self._norms[start : start + self._chunk, None], self._centred(start), q).T
+            values, found = squares.topk(min(count, squares.shape[1]), dim=1, largest=False)
+            found = found + start
+            if best is not None and rows is not None:
+                values, found = torch.cat((best, values), dim=1), torch.cat((rows, found), dim=1)
+                values, kept = values.topk(min(count, values.shape[1]), dim=1, largest=False)
+                found = found.gather(1, kept)
+            best, rows = values, found
+        assert rows is not None
+        return rows
+
+
+def build_index(database: Database, device: torch.device, kind: IndexKind = "auto", recall: float = 0.98) -> Index:
+    """An index over a database.
+
+    :param kind: see :class:`~vloc_ros.localizers.retrieval.localizer.RetrievalSettings`.
+    :param recall: the same.
+    """
+    return TorchIndex(database.descriptors, database.metric, device)
