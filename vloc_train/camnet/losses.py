@@ -7,7 +7,15 @@ from torch import Tensor
 
 from vloc_ros.geometry.torch_ops import quaternion_to_matrix
 
-__all__ = ["angle_loss", "angle_target", "frustum_loss", "hard_triplet_loss", "relative_pose_loss", "rotation_share"]
+__all__ = [
+    "angle_loss",
+    "angle_target",
+    "frustum_loss",
+    "hard_triplet_loss",
+    "nearest_of",
+    "relative_pose_loss",
+    "rotation_share",
+]
 
 
 def frustum_loss(predicted: Tensor, target: Tensor) -> Tensor:
@@ -45,21 +53,51 @@ def _distance(a: Tensor, b: Tensor) -> Tensor:
     return torch.where(positive, torch.where(positive, square, torch.ones_like(square)).sqrt(), square)
 
 
+def nearest_of(anchor: Tensor, images: Tensor, allowed: Tensor) -> tuple[Tensor, Tensor]:
+    """For each anchor the distance ``(N,)`` of the allowed image whose feature is nearest, and whether there is one.
+
+    :param anchor: features ``(N, F)``. :param images: ``(B, F)``. :param allowed: ``(N, B)`` bool.
+    """
+    with torch.no_grad():
+        apart = torch.cdist(anchor, images, compute_mode="donot_use_mm_for_euclid_dist")
+        nearest = apart.masked_fill(~allowed, torch.inf).argmin(dim=1)
+    return _distance(anchor, images[nearest]), allowed.any(dim=1)
+
+
 def hard_triplet_loss(
-    anchor: Tensor, easy: Tensor, moderate: Tensor, hard: Tensor, valid: Tensor, margin: float = 0.1
+    anchor: Tensor,
+    easy: Tensor,
+    moderate: Tensor,
+    hard: Tensor,
+    valid: Tensor,
+    margin: float = 0.1,
+    far: tuple[Tensor, Tensor] | None = None,
+    scope: str = "batch",
 ) -> Tensor:
-    """Eq. 7: in the whole batch the farthest easy pair shall be nearer than the nearest moderate one, by ``margin``;
-    and so the farthest moderate pair than the nearest hard one.
+    """Eq. 7: the farthest easy pair shall be nearer than the nearest moderate one, by ``margin``; and so the farthest
+    moderate pair than the nearest hard one.
 
     :param anchor: features ``(N, F)`` of the anchors, and ``easy``, ``moderate``, ``hard`` of their partners.
     :param valid: ``(N, 3)`` bool: an anchor need not have a partner of every category.
+    :param far: more hard pairs: distances ``(N,)`` and which of them there are (see :func:`nearest_of`).
+    :param scope: ``batch`` takes the extremes of the whole batch (the paper's), ``anchor`` those of each anchor, and
+        the mean over the anchors.
     """
     distances = [_distance(anchor, other) for other in (easy, moderate, hard)]
+    exists = list(valid.unbind(dim=1))
+    if far is not None:
+        infinite = torch.full_like(distances[2], torch.inf)
+        one, two = torch.where(exists[2], distances[2], infinite), torch.where(far[1], far[0], infinite)
+        distances[2], exists[2] = torch.minimum(one, two), exists[2] | far[1]
     loss = anchor.new_zeros(())
     for nearer, farther in ((0, 1), (1, 2)):
-        if bool(valid[:, nearer].any()) and bool(valid[:, farther].any()):
-            largest = distances[nearer][valid[:, nearer]].max()
-            smallest = distances[farther][valid[:, farther]].min()
+        if scope == "anchor":
+            both = exists[nearer] & exists[farther]
+            if bool(both.any()):
+                loss = loss + torch.relu(distances[nearer][both] - distances[farther][both] + margin).mean()
+        elif bool(exists[nearer].any()) and bool(exists[farther].any()):
+            largest = distances[nearer][exists[nearer]].max()
+            smallest = distances[farther][exists[farther]].min()
             loss = loss + torch.relu(largest - smallest + margin)
     return loss
 

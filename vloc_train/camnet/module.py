@@ -16,7 +16,14 @@ from vloc_ros.images.preprocess import Preprocess
 from vloc_ros.localizers.camnet.network import CamNetNetwork, Features
 from vloc_ros.localizers.camnet.relative import absolute_poses, mirrored_poses, nearest_poses, relative_poses
 from vloc_train.camnet.data import Batch, KeyedGroups
-from vloc_train.camnet.losses import angle_loss, angle_target, frustum_loss, hard_triplet_loss, relative_pose_loss
+from vloc_train.camnet.losses import (
+    angle_loss,
+    angle_target,
+    frustum_loss,
+    hard_triplet_loss,
+    nearest_of,
+    relative_pose_loss,
+)
 from vloc_train.camnet.settings import TrainSettings
 from vloc_train.frames import keyed_rng
 from vloc_train.run import TimeLimit
@@ -116,8 +123,9 @@ class CamNetModule(lightning.LightningModule):
         if "triplet" in s.losses:
             vectors = net.retrieval_vectors(icr)
             out["triplet"] = hard_triplet_loss(
-                vectors[:, 0], vectors[:, 1], vectors[:, 2], vectors[:, 3], batch.valid, s.margin
-            )
+                vectors[:, 0], vectors[:, 1], vectors[:, 2], vectors[:, 3], batch.valid, s.margin,
+                self._far(batch, vectors) if s.far_negatives else None, s.triplet,
+            )  # fmt: skip
         if "pfr" in s.losses:
             chosen = _ANCHOR_PAIRS if s.pairs == "anchor" else _ALL_PAIRS
             one, two = [a for a, _ in chosen], [b for _, b in chosen]
@@ -127,6 +135,12 @@ class CamNetModule(lightning.LightningModule):
             if "prp" in s.losses:
                 out["prp"] = self._precise(batch, prp[:, 0], predicted[:, :3].detach())
         return out
+
+    def _far(self, batch: Batch, vectors: Tensor) -> tuple[Tensor, Tensor]:
+        """For each anchor the nearest by features among the batch's images beyond its reach."""
+        positions = batch.poses[..., :3]
+        apart = torch.cdist(positions[:, 0], positions.flatten(0, 1))
+        return nearest_of(vectors[:, 0], vectors.flatten(0, 1), apart > self.settings.mining.reach_m)
 
     def _precise(self, batch: Batch, anchors: Tensor, predicted: Tensor) -> Tensor:
         """Algorithm 1: the anchor's pose by each of the three partners (PFR), the database image closest to it, and the

@@ -68,6 +68,9 @@ class TrainSettings:
     :param flip: mirror the images of half of the batches, and their poses with them.
     :param losses: the terms of eq. 1 that are trained.
     :param margin: beta of eq. 7.
+    :param triplet: eq. 7 over the extremes of the whole ``batch`` (paper), or of each ``anchor`` and their mean.
+    :param far_negatives: the batch's images beyond an anchor's reach are hard ones of it, too: the paper pairs images
+        of a whole scene at random, ours stand within reach of each other.
     :param rotation_weight: of rotation against translation in eqs. 8 and 9 (paper: 1).
     :param pairs: ``anchor`` regresses the poses of anchor and partner (paper), ``group`` those of every ordered pair of
         an anchor and its three partners: nine more for no image more.
@@ -102,6 +105,8 @@ class TrainSettings:
     flip: bool = True
     losses: tuple[str, ...] = LOSSES
     margin: float = ranged(0.1, minimum=0.0)
+    triplet: Literal["batch", "anchor"] = "batch"
+    far_negatives: bool = True
     rotation_weight: float = ranged(1.0, minimum=0.0)
     pairs: Literal["anchor", "group"] = "anchor"
     refine_exclude: Literal["frame", "drive"] = "drive"
@@ -148,6 +153,8 @@ def _small() -> TrainSettings:
         inference=InferenceSettings(rotation_weight_m=18.0),
         augment=AugmentSettings(photometric=0.4, blur=0.1, erase=0.2, rotate_deg=(1.0, 4.0, 1.0), shift_m=0.5),
         mining=MiningSettings(similarity="assumed_depth", reach_m=12.0),
+        flip=False,
+        triplet="anchor",
         rotation_weight=20.0,
         pairs="group",
         image_width=160,

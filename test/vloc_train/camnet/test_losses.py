@@ -14,6 +14,7 @@ from vloc_train.camnet.losses import (
     angle_target,
     frustum_loss,
     hard_triplet_loss,
+    nearest_of,
     relative_pose_loss,
     rotation_share,
 )
@@ -119,6 +120,37 @@ def test_hard_triplet_loss_gradient_and_ends():
     (gradient,) = torch.autograd.grad(loss, same)
     assert bool(torch.isfinite(gradient).all())
     assert float(hard_triplet_loss(near, near, near, near, torch.zeros(4, 3, dtype=torch.bool))) == 0.0
+
+
+def test_far_images_are_hard_ones_too():
+    a, e, m, h = (torch.from_numpy(RNG.normal(0, 1, (5, 3))) for _ in range(4))
+    images, allowed = torch.from_numpy(RNG.normal(0, 1, (7, 3))), torch.from_numpy(RNG.random((5, 7)) < 0.5)
+    allowed[2] = False
+    distances, exist = nearest_of(a, images, allowed)
+    for i in range(5):
+        near = [math.dist(a[i], images[j]) for j in range(7) if allowed[i, j]]
+        assert bool(exist[i]) == bool(near) and (not near or float(distances[i]) == pytest.approx(min(near)))
+    valid = torch.ones(5, 3, dtype=torch.bool)
+    valid[:, 2] = torch.tensor([True, False, True, False, True])
+    easy, moderate, hard = ([math.dist(x, y) for x, y in zip(a, other, strict=True)] for other in (e, m, h))
+    hardest = [
+        min([hard[i]] * bool(valid[i, 2]) + [float(distances[i])] * bool(exist[i]), default=math.inf) for i in range(5)
+    ]
+    expected = max(max(easy) - min(moderate) + 0.1, 0.0) + max(max(moderate) - min(hardest) + 0.1, 0.0)
+    found = hard_triplet_loss(a, e, m, h, valid, 0.1, (distances, exist))
+    assert float(found) == pytest.approx(expected, rel=1e-12)
+    both = [i for i in range(5) if math.isfinite(hardest[i])]
+    expected = sum(max(easy[i] - moderate[i] + 0.1, 0.0) for i in range(5)) / 5
+    expected += sum(max(moderate[i] - hardest[i] + 0.1, 0.0) for i in both) / len(both)
+    found = hard_triplet_loss(a, e, m, h, valid, 0.1, (distances, exist), "anchor")
+    assert float(found) == pytest.approx(expected, rel=1e-12)
+    a.requires_grad_()
+
+    def loss(x: torch.Tensor, scope: str) -> torch.Tensor:
+        return hard_triplet_loss(x, e, m, h, valid, 9.0, nearest_of(x, images, allowed), scope)
+
+    assert torch.autograd.gradcheck(lambda x: loss(x, "batch"), (a,))
+    assert torch.autograd.gradcheck(lambda x: loss(x, "anchor"), (a,))
 
 
 @pytest.mark.parametrize("weight", [1.0, 20.0])

@@ -40,7 +40,7 @@ def batch_of(module: CamNetModule, count: int = 8, step: int = 0):
 
 
 def test_the_terms_are_the_losses_of_the_batchs_pairs(make):
-    module = make(flip=False, augment=STILL, pairs="anchor").eval()
+    module = make(flip=False, augment=STILL, pairs="anchor", far_negatives=False).eval()
     batch = batch_of(module)
     terms = module.losses(batch)
     assert list(terms) == ["frustum", "angle", "triplet", "pfr", "prp"]
@@ -173,3 +173,15 @@ def test_the_average_follows_the_weights(make):
         torch.testing.assert_close(value, expected)
     assert module.exported is module.averaged
     assert make(weight_average=0.0).exported is not None and make(weight_average=0.0).averaged is None
+
+
+def test_images_beyond_an_anchors_reach_are_hard_ones(make):
+    module = make(flip=False, augment=STILL)
+    batch = batch_of(module)
+    vectors = torch.nn.functional.normalize(torch.randn(8, 4, 5), dim=-1)
+    distances, exist = module._far(batch, vectors)
+    positions = batch.poses[..., :3].numpy()
+    for i in range(8):
+        apart = np.linalg.norm(positions - positions[i, 0], axis=-1)
+        features = (vectors - vectors[i, 0]).norm(dim=-1).numpy()
+        assert bool(exist[i]) and float(distances[i]) == pytest.approx(features[apart > 8.0].min(), abs=1e-5)
