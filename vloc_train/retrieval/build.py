@@ -16,7 +16,7 @@ import torch
 import typer
 
 from vloc_ros.datasets import PosedSequence
-from vloc_ros.errors import ConfigError, DatasetError, MapBackendError
+from vloc_ros.errors import CameraMismatchError, ConfigError, DatasetError, MapBackendError
 from vloc_ros.geometry.vectors import to_vectors
 from vloc_ros.images.preprocess import Preprocess
 from vloc_ros.images.rectify import Rectifier
@@ -39,7 +39,16 @@ from vloc_train.retrieval.describe import describe_frames
 from vloc_train.retrieval.settings import BUILD_PRESETS, BuildSettings, DatabaseChoice, build_preset
 from vloc_train.run import RunOptions, training_device
 
-__all__ = ["BUILDER", "add", "add_images", "build_retrieval", "build_retrieval_map", "database_of", "spaced"]
+__all__ = [
+    "BUILDER",
+    "add",
+    "add_images",
+    "build_retrieval",
+    "build_retrieval_map",
+    "check_cameras",
+    "database_of",
+    "spaced",
+]
 
 _log = logging.getLogger(__name__)
 
@@ -61,6 +70,18 @@ def spaced(T_map_cam: npt.NDArray[np.float64], choice: DatabaseChoice) -> npt.ND
                 continue
         taken.append(index)
     return np.asarray(taken, dtype=np.int64)
+
+
+def check_cameras(drives: Sequence[FrameSet], preprocess: Preprocess) -> None:
+    """One extractor and one database are of one camera.
+
+    :raises CameraMismatchError: drives of cameras that see differently.
+    """
+    for drive in drives[1:]:
+        try:
+            preprocess.check(drive.camera, drives[0].camera)
+        except CameraMismatchError as problem:
+            raise CameraMismatchError(f"scene {drive.scene!r} beside {drives[0].scene!r}: {problem}") from problem
 
 
 def database_of(descriptor: Descriptor, drives: Sequence[FrameSet], choice: DatabaseChoice | None = None) -> Database:
@@ -164,6 +185,7 @@ def build_retrieval(
                 split = [hold_out(d, settings.hold_out) for d in drives]
                 known += [kept for kept, _ in split]
                 held_out.append(join([held for _, held in split]))
+        check_cameras([*known, *held_out], preprocess)
         for name in scenes:
             if not sum(len(d) for d in known if d.scene == name):
                 raise DatasetError(f"scene {name!r}: expected frames to describe, found none besides the held-out ones")

@@ -18,7 +18,7 @@ from vloc_ros.maps.writer import check_target
 from vloc_train.export import frame_id_of, provenance
 from vloc_train.frames import FrameSet, cache_drives, join
 from vloc_train.registry import Trainer
-from vloc_train.retrieval.build import build_retrieval_map
+from vloc_train.retrieval.build import build_retrieval_map, check_cameras
 from vloc_train.retrieval.fitting import HeldOut, check_trainable, train_extractor
 from vloc_train.retrieval.settings import PRESETS, TrainSettings, preset
 from vloc_train.run import RunOptions, claim, identity_of, training_device
@@ -78,6 +78,7 @@ def train_retrieval(
                 held = np.arange(len(drive)) % settings.hold_out == settings.hold_out // 2
                 training.append(drive.select(np.flatnonzero(~held)))
                 held_out.append(HeldOut(drive.select(np.flatnonzero(held)), len(training) - 1))
+    check_cameras([*training, *(h.frames for h in held_out)], preprocess)
     check_trainable(training, settings)
     trained, seconds = train_extractor(training, held_out, settings, preprocess, options, work, start)
     if trained is None:  # another process than the first of a distributed run

@@ -7,9 +7,10 @@ import tiny_drive
 import tiny_extractor
 import torch
 
-from vloc_ros.errors import DatasetError, TrainingError
+from vloc_ros.errors import CameraMismatchError, DatasetError, TrainingError
 from vloc_ros.localizers.retrieval.database import Database
 from vloc_ros.localizers.retrieval.descriptor import Descriptor
+from vloc_ros.types import CameraModel
 from vloc_train.registry import BUILDERS, TRAINERS, find
 from vloc_train.retrieval.train import train_retrieval
 from vloc_train.run import RunOptions
@@ -63,6 +64,11 @@ def test_what_cannot_be_trained_on(tmp_path):
         )
     with pytest.raises(DatasetError):
         train_retrieval({"map": [tiny_drive.drive(1)]}, tmp_path / "one", tiny_extractor.settings(), OPTIONS)
+    c = tiny_drive.CAMERA
+    lens = CameraModel(c.width, c.height, 1.5 * c.fx, 1.5 * c.fy, c.cx, c.cy)
+    mixed = {**drives(), "b": [dataclasses.replace(tiny_drive.drive(8), camera=lens)]}
+    with pytest.raises(CameraMismatchError, match="'b' beside 'map'"):
+        train_retrieval(mixed, tmp_path / "mixed", tiny_extractor.settings(), OPTIONS)
     assert not (tmp_path / "map").exists()
 
 
