@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from vloc_ros.errors import ConfigError, MapBackendError
 from vloc_ros.geometry.vectors import to_vectors
+from vloc_ros.localizers.retrieval.database import DATABASE_FILE, IMAGE, Database
 from vloc_ros.localizers.retrieval.descriptor import Descriptor
 from vloc_ros.maps import read_map
 from vloc_train.augment import AugmentSettings
@@ -96,8 +97,6 @@ def regressed_rows(path: Path, scene: str, descriptor: Descriptor) -> Regression
     :raises MapBackendError: the map has no descriptor database.
     :raises ConfigError: another extractor's descriptors, or none that were regressed.
     """
-    from vloc_ros.localizers.retrieval.database import DATABASE_FILE, Database
-
     bundle = read_map(path)
     if bundle.manifest.file(DATABASE_FILE) is None:
         raise MapBackendError(
@@ -113,7 +112,7 @@ def regressed_rows(path: Path, scene: str, descriptor: Descriptor) -> Regression
             f"{path}: expected descriptors of extractor {descriptor.identity[:16]}..., found those of "
             f"{database.extractor_id[:16]}...; densify a map of the extractor that is trained on"
         )
-    rows = torch.nonzero(database.origin > 0).flatten()
+    rows = torch.nonzero(database.origin != IMAGE).flatten()
     if not len(rows):
         raise ConfigError(f"{path}: expected regressed descriptors in scene {scene!r}, found images alone; densify it")
     return Regressions(database.descriptors[rows].float(), database.poses[rows].float())

@@ -73,6 +73,12 @@ class SceneRegressors:
             regressor.to(device)
         return self
 
+    def double(self) -> SceneRegressors:
+        """In float64."""
+        for regressor in self._regressors.values():
+            regressor.double()
+        return self
+
     def regress(self, descriptors: Tensor, samples: int = 0, seed: int = 0) -> tuple[Tensor, Tensor]:
         """Poses ``(B, 7)`` and the length of the rotation before it was normalised ``(B,)``.
 

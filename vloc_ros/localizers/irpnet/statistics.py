@@ -10,7 +10,7 @@ __all__ = ["DROPOUT_STATISTICS", "RESIDUAL_STATISTICS", "regression_statistics"]
 
 #: Names of the entries of :func:`regression_statistics`, in order.
 RESIDUAL_STATISTICS = (
-    "familiarity",  # log distance of the descriptor to the nearest stored one
+    "familiarity",  # log(1 + distance of the descriptor to the nearest stored one / what light alone changes)
     "dropout_translation",  # log of the spread of the position under Monte Carlo dropout, metres
     "dropout_rotation",  # the same of the rotation, radians
     "rotation_norm",  # log of the length of the regressed quaternion (or column) before it is normalised
@@ -42,7 +42,7 @@ def regression_statistics(
     rotation = np.sqrt(np.square(_angle(sampled[:, 3:], pose[3:])).mean())
     spread = np.sqrt(np.square(near[:, :3] - near[:, :3].mean(axis=0)).sum(axis=1).mean())
     values = [
-        distance / typical + 1e-2,
+        1.0 + distance / typical,
         position + _FLOOR,
         rotation + _FLOOR,
         norm + _FLOOR,
