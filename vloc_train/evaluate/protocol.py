@@ -12,7 +12,7 @@ import yaml
 from vloc_ros.errors import ConfigError
 from vloc_ros.protocols import protocol_text
 from vloc_ros.settings import ranged, settings_from_mapping
-from vloc_train.evaluate.selection import LEFT_OUT, MAP, Selection
+from vloc_train.evaluate.selection import SPECIAL, Selection
 
 __all__ = ["ORACLE", "Claim", "Drive", "FolderDrive", "Protocol", "Row", "Split", "Step", "Stray", "TownDrive", "load"]
 
@@ -90,7 +90,8 @@ class Step:
     """One map: trained, built with what another one has learned, or densified.
 
     In selections ``$map`` stands for the split's map frames, and ``$left_out`` for those of the same drives that a fold
-    leaves out of its map (``apart_frames``).
+    leaves out of its map (``apart_frames``). ``$query_left_out`` are the frames of the query drives at the moments of
+    the latter: queries of other folds.
 
     :param train: a backend of ``vloc train``.
     :param build: a backend of ``vloc map build``.
@@ -277,7 +278,7 @@ class Protocol:
                 self._drive(Selection.parse(text, "strays"), "strays", with_map=False)
 
     def _drive(self, selection: Selection, where: str, with_map: bool) -> None:
-        if selection.name in (MAP, LEFT_OUT):
+        if selection.name in SPECIAL:
             if not with_map:
                 raise ConfigError(f"{where}: expected the name of a drive, found {selection.name}")
         else:

@@ -180,8 +180,8 @@ def _row(
     timing = {
         "method": row.method,
         "split": split,
-        "train_seconds": sum(m.total_seconds for m in made),
-        "map_seconds": sum(m.seconds for m in made),
+        "train_seconds": sum({key: value for m in made for key, value in m.seconds.items()}.values()),
+        "map_seconds": sum({m.key: m.seconds[m.key] for m in made}.values()),
         "ms_p50": float(np.percentile(milliseconds, 50)),
         "ms_p95": float(np.percentile(milliseconds, 95)),
     }

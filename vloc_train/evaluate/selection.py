@@ -10,13 +10,17 @@ import numpy.typing as npt
 
 from vloc_ros.errors import ConfigError
 
-__all__ = ["LEFT_OUT", "MAP", "Selection"]
+__all__ = ["LEFT_OUT", "MAP", "QUERY_LEFT_OUT", "SPECIAL", "Selection"]
 
 #: The frames that the split at hand has its map from.
 MAP = "$map"
 #: The frames of the same drives that a fold leaves out of its map because they are too close to its queries.
 LEFT_OUT = "$left_out"
-_NAME = r"\$map|\$left_out|[A-Za-z_][A-Za-z0-9_]*"
+#: The frames of the query drives at the moments of those, which are queries of other folds.
+QUERY_LEFT_OUT = "$query_left_out"
+#: Names that stand for other frames in every fold.
+SPECIAL = (MAP, LEFT_OUT, QUERY_LEFT_OUT)
+_NAME = r"\$map|\$left_out|\$query_left_out|[A-Za-z_][A-Za-z0-9_]*"
 _NUMBER = r"-?\d{1,9}"
 _PATTERN = re.compile(rf"({_NAME})(?:\[({_NUMBER})?:({_NUMBER})?(?::({_NUMBER})?)?\])?")
 

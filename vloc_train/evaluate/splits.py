@@ -17,11 +17,16 @@ __all__ = ["Fold", "folds_of"]
 
 @dataclass(frozen=True)
 class Fold:
-    """Map frames and queries that belong together, and the frames of the map's drives that are too close to them."""
+    """Map frames and queries that belong together.
+
+    ``left_out`` are the frames of the map's drives that are too close to the queries, ``query_left_out`` those of the
+    query drives at the same moments that are no queries of this fold.
+    """
 
     map: tuple[Part, ...]
     query: tuple[Part, ...]
     left_out: tuple[Part, ...] = ()
+    query_left_out: tuple[Part, ...] = ()
 
 
 def folds_of(name: str, split: Split, drives: Drives) -> list[Fold]:
@@ -40,7 +45,10 @@ def folds_of(name: str, split: Split, drives: Drives) -> list[Fold]:
         kept = [_apart(part, asked, split.apart_frames) for part in maps] if split.apart_frames else maps
         near = [_near(part, kept, split) for part in asked] if split.within_m or split.within_deg < 180 else asked
         left = [part.keep(~np.isin(part.rows, rest.rows)) for part, rest in zip(maps, kept, strict=True)]
-        fold = Fold(*(tuple(p for p in parts if len(p)) for parts in (kept, near, left)))
+        moments = np.concatenate([part.sequence.stamps_ns[part.rows] for part in left])
+        others = [part.keep(~np.isin(part.rows, own.rows)) for part, own in zip(queries, asked, strict=True)]
+        others = [part.keep(np.isin(part.sequence.stamps_ns[part.rows], moments)) for part in others]
+        fold = Fold(*(tuple(p for p in parts if len(p)) for parts in (kept, near, left, others)))
         if not fold.map or not fold.query:
             raise ConfigError(f"split {name}, fold {number}: expected map frames and queries, found none left")
         out.append(fold)

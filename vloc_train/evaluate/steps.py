@@ -22,7 +22,7 @@ from vloc_ros.maps import MapBundle, read_map
 from vloc_ros.settings import settings_to_mapping
 from vloc_train.evaluate.drives import Drives, Part, overlap
 from vloc_train.evaluate.protocol import Protocol, Step
-from vloc_train.evaluate.selection import LEFT_OUT, MAP, Selection
+from vloc_train.evaluate.selection import LEFT_OUT, MAP, QUERY_LEFT_OUT, Selection
 from vloc_train.evaluate.splits import Fold
 from vloc_train.registry import BUILDERS, TRAINERS, Trainer, find
 from vloc_train.run import RunOptions
@@ -36,12 +36,14 @@ _GENERATION = 1
 
 @dataclass(frozen=True)
 class Made:
-    """A map that is there: its folder, the digest it is found by, the seconds it took, and those with its ancestors."""
+    """A map that is there: its folder, the digest it is found by, and what it and its ancestors took, by their digests.
+
+    :ivar seconds: of each step, this one included.
+    """
 
     path: Path
     key: str
-    seconds: float
-    total_seconds: float
+    seconds: dict[str, float]
 
     def bundle(self) -> MapBundle:
         """The map, opened."""
@@ -108,11 +110,12 @@ class Steps:
             begin = time.perf_counter()
             self._run(plan, parents, out, work)
             seconds = time.perf_counter() - begin
-            total = seconds + sum(made.total_seconds for made in _distinct(parents.values()))
-            note.write_text(json.dumps({"step": plan.name, "seconds": seconds, "total_seconds": total}) + "\n")
+            note.write_text(json.dumps({"step": plan.name, "seconds": seconds}) + "\n")
             shutil.rmtree(work, ignore_errors=True)
-        stored = json.loads(note.read_text())
-        return Made(out, plan.key, float(stored["seconds"]), float(stored["total_seconds"]))
+        took = {plan.key: float(json.loads(note.read_text())["seconds"])}
+        for parent in parents.values():
+            took.update(parent.seconds)
+        return Made(out, plan.key, took)
 
     def _run(self, plan: _Plan, parents: Mapping[str, Made], out: Path, work: Path) -> None:
         if plan.step.densify is not None:
@@ -175,7 +178,7 @@ class Steps:
         for scene, selections in scenes.items():
             parts: list[Part] = []
             for selection in selections:
-                own = {MAP: fold.map, LEFT_OUT: fold.left_out}.get(selection.name)
+                own = _special(selection.name, fold)
                 if own is not None:
                     if not own:
                         raise ConfigError(f"expected frames for {selection}, found none: the split has no apart_frames")
@@ -205,8 +208,9 @@ def _sequences(scenes: Mapping[str, Sequence[Part]]) -> dict[str, list[PosedSequ
     return {scene: [part.frames() for part in parts] for scene, parts in scenes.items()}
 
 
-def _distinct(made: Any) -> list[Made]:
-    return list({m.key: m for m in made}.values())
+def _special(name: str, fold: Fold) -> tuple[Part, ...] | None:
+    """The frames that a name stands for in this fold; None for the name of a drive."""
+    return {MAP: fold.map, LEFT_OUT: fold.left_out, QUERY_LEFT_OUT: fold.query_left_out}.get(name)
 
 
 def _in_words(plan: _Plan) -> str:

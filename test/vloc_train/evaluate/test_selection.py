@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 from vloc_ros.errors import ConfigError
 from vloc_train.evaluate.selection import Selection
 
-names = st.from_regex(r"[A-Za-z_][A-Za-z0-9_]{0,8}", fullmatch=True) | st.sampled_from(["$map", "$left_out"])
+names = st.from_regex(r"[A-Za-z_][A-Za-z0-9_]{0,8}", fullmatch=True) | st.sampled_from(
+    ["$map", "$left_out", "$query_left_out"]
+)
 ends = st.none() | st.integers(-50, 50)
 
 

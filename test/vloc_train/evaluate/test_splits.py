@@ -52,6 +52,8 @@ def test_folds_partition_queries_and_stay_apart(count, folds, apart):
         assert distance.min() == apart  # not one frame less, not one more
         left_out = fold.left_out[0].rows if fold.left_out else np.zeros(0, dtype=np.int64)
         np.testing.assert_array_equal(np.sort(np.r_[left_out, fold.map[0].rows]), np.arange(count))
+        others = fold.query_left_out[0].rows if fold.query_left_out else np.zeros(0, dtype=np.int64)
+        np.testing.assert_array_equal(np.sort(np.r_[others, fold.query[0].rows]), left_out)
 
 
 def test_a_query_of_another_time_excludes_nothing():
