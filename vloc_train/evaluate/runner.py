@@ -91,7 +91,7 @@ def evaluate_protocol(
                 )  # fmt: skip
     _compare(protocol, table.rows)
     table.claims = check_claims(protocol.claims, table.rows)
-    for stray in protocol.strays if not only else ():
+    for stray in () if only else protocol.strays:
         from vloc_train.evaluate.stray import stray_test
 
         try:

@@ -119,16 +119,11 @@ class Steps:
 
     def _run(self, plan: _Plan, parents: Mapping[str, Made], out: Path, work: Path) -> None:
         if plan.step.densify is not None:
-            from vloc_train.evaluate.densify import densify
+            from vloc_train.copr.densify import densify_map
 
-            densify(
-                parents["densify"].path,
-                parents["regressor"].path if "regressor" in parents else None,
-                out,
-                plan.settings,
-                _sequences(plan.calibration),
-                self._options,
-            )
+            regressor = parents["regressor"].path if "regressor" in parents else None
+            drives = _sequences(plan.calibration) or None
+            densify_map(parents["densify"].path, out, plan.settings, regressor, drives, self._options.device)
             return
         extractor = parents["extractor"].path if "extractor" in parents else None
         maps = {name: str(parents[f"maps.{name}"].path) for name in plan.step.maps}
@@ -160,7 +155,7 @@ class Steps:
         """The step's settings in full, with the protocol's seed unless it has its own."""
         where = f"steps.{name}.settings"
         if step.densify is not None:
-            from vloc_train.evaluate.densify import densify_settings
+            from vloc_train.copr.densify import densify_settings
 
             return densify_settings(step.settings, where)
         trainer = _trainer(step)
