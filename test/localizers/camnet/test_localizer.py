@@ -159,6 +159,22 @@ def test_a_pause_and_a_step_back_in_time_start_anew(plain_map):
         assert found.localize(query(1, stamp_ns=stamp)).diagnostics["estimates"] == expected
 
 
+def test_a_lost_frame_does_not_vouch_for_the_next(tmp_path, plain_map):
+    import shutil
+
+    shutil.copytree(plain_map, tmp_path / "m")
+    names, zeros = list(STATISTICS), [0.0] * len(STATISTICS)
+    model = {
+        "names": names, "center": zeros, "spread": [1.0] * len(names), "translation": [5.0, *zeros],
+        "rotation": [0.0, *zeros], "limits": [[5.0, 5.0], [0.0, 0.0]], "shape": np.eye(6).tolist(), "knots": [5.0],
+        "factors": [1.0], "frames": 100,
+    }  # fmt: skip
+    tiny_drive.edited(tmp_path / "m", lambda m: m["calibration"].update(map={"covariance": model}))
+    estimates = run(tmp_path / "m", [0, 1, 2])
+    assert {e.state for e in estimates} == {LocalizationState.LOST}  # a sigma of exp(5) metres
+    assert [e.diagnostics["estimates"] for e in estimates] == [3, 3, 3]
+
+
 # -- densified databases ------------------------------------------------------------------------------
 
 

@@ -25,7 +25,7 @@ from vloc_ros.localizers.verdict import SceneCalibration, section
 from vloc_ros.localizers.weights import load_module
 from vloc_ros.maps import MapBundle
 from vloc_ros.settings import settings_from_mapping, settings_to_mapping
-from vloc_ros.types import Array, CandidateStep, Estimate, Query, RgbImage
+from vloc_ros.types import Array, CandidateStep, Estimate, LocalizationState, Query, RgbImage
 
 __all__ = ["WEIGHTS_FILE", "CamNetLocalizer", "read_network", "settings_mapping"]
 
@@ -116,7 +116,8 @@ class CamNetLocalizer(Localizer):
         else:
             index, result = found[0]
         estimate = self._estimate(query, index, result, clock, keep_candidates)
-        if self._inference.sequence:
+        # A frame that is lost must not vouch for the next one: two that agree on a wrong place would outvote the images.
+        if self._inference.sequence and estimate.state is not LocalizationState.LOST:
             pose = torch.from_numpy(to_vectors(estimate.T_map_cam)).to(features.prp)
             self._memory.remember(SeenFrame(query.stamp_ns, estimate.scene, features.prp[0], pose))
         return estimate
