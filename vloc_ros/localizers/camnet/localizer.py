@@ -116,7 +116,7 @@ class CamNetLocalizer(Localizer):
         else:
             index, result = found[0]
         estimate = self._estimate(query, index, result, clock, keep_candidates)
-        # A frame that is lost must not vouch for the next one: two that agree on a wrong place would outvote the images.
+        # A lost frame must not vouch for the next one: two that agree on a wrong place would outvote the images.
         if self._inference.sequence and estimate.state is not LocalizationState.LOST:
             pose = torch.from_numpy(to_vectors(estimate.T_map_cam)).to(features.prp)
             self._memory.remember(SeenFrame(query.stamp_ns, estimate.scene, features.prp[0], pose))
