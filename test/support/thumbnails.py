@@ -47,6 +47,8 @@ MADE = Made()
 
 
 def run(scenes, out, settings, options, calibration=None, work_dir=None, about=None, extractor=None):
+    if settings.fail == "bug":
+        raise ZeroDivisionError(settings.fail)
     if settings.fail:
         raise TrainingError(settings.fail)
     if settings.other:

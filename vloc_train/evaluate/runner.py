@@ -78,10 +78,8 @@ def evaluate_protocol(
         for row in rows:
             try:
                 counted, timing = _row(protocol, split, row, splits[split], steps, cache, out, options)
-            except VlocError as problem:
-                _stop_if_interrupted(problem)
-                _log.warning("%s / %s: %s", split, row.method, problem)
-                table.failed.append({"split": split, "method": row.method, "problem": str(problem)})
+            except Exception as problem:  # an hour of other rows must not be lost to one
+                table.failed.append(_failure(split, row.method, problem))
             else:
                 table.rows.append(counted)
                 table.timings.append(timing)
@@ -97,16 +95,22 @@ def evaluate_protocol(
         try:
             table.strays.append(stray_test(stray, folds_of(stray.split, protocol.splits[stray.split], drives), steps,
                                            drives, options.device))  # fmt: skip
-        except VlocError as problem:
-            _stop_if_interrupted(problem)
-            table.failed.append({"split": stray.split, "method": "stray images", "problem": str(problem)})
+        except Exception as problem:
+            table.failed.append(_failure(stray.split, f"stray images, {stray.map}", problem))
     return table
 
 
-def _stop_if_interrupted(problem: VlocError) -> None:
-    """A step that the user ended is no failed step."""
+def _failure(split: str, method: str, problem: Exception) -> dict[str, str]:
+    """Why a row is missing. What is no error of ours is a bug, and logged with its trace.
+
+    :raises TrainingError: the user ended the step, which is no failed one.
+    """
     if isinstance(problem, TrainingError) and str(problem).startswith("interrupted"):
         raise problem
+    known = isinstance(problem, (VlocError, ImportError))
+    text = str(problem) if known else f"{type(problem).__name__}: {problem}"
+    _log.warning("%s / %s: %s", split, method, text, exc_info=None if known else problem)
+    return {"split": split, "method": method, "problem": text}
 
 
 def _chosen(protocol: Protocol, only: Sequence[str]) -> dict[str, list[Row]]:

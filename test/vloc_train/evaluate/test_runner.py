@@ -171,14 +171,15 @@ def test_a_lost_step_is_made_again_from_its_parts(fresh, tmp_path):
     assert thumbnails.MADE.out == ["mapped", "mapped"] and not table.failed
 
 
-def test_a_failing_step_costs_its_rows_alone(fresh, tmp_path):
+@pytest.mark.parametrize(("fail", "problem"), [("out of luck", "out of luck"), ("bug", "ZeroDivisionError: bug")])
+def test_a_failing_step_costs_its_rows_alone(fresh, tmp_path, fail, problem):
     steps = {**copy.deepcopy(PROTOCOL["steps"]), "full_map": {"build": "thumbnails", "data": ["map"],
-             "settings": {"fail": "out of luck"}}}  # fmt: skip
+             "settings": {"fail": fail}}}  # fmt: skip
     table = run(protocol(steps=steps), fresh, tmp_path / "out")
-    assert table.failed == [{"split": "sparse", "method": "undensified", "problem": "out of luck"}]
+    assert table.failed == [{"split": "sparse", "method": "undensified", "problem": problem}]
     assert ("full", "nearest") in by_name(table)
     text = write_table(table, protocol(steps=steps), {}, tmp_path / "out").read_text()
-    assert "sparse / undensified: out of luck" in text
+    assert f"sparse / undensified: {problem}" in text
 
 
 def test_an_interruption_ends_everything(fresh, tmp_path):
