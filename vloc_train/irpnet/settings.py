@@ -96,7 +96,7 @@ def _small() -> TrainSettings:
         ),
         epochs=300,
         batch_size=64,
-        learning_rate=1e-3,
+        learning_rate=3e-3,
         schedule="cosine",
         orientation_weights=(0.0, 1.0),
     )

@@ -42,7 +42,7 @@ def test_shapes(architecture, rotation, size):
     assert q.shape == (7, 4) and torch.allclose(q.norm(dim=-1), torch.ones(7)) and (q[:, 3] >= 0).all()
     keep = network.keep_masks(9, torch.Generator().manual_seed(0))
     sampled = network(torch.randn(2, 5), keep)
-    assert sampled.position.shape == (9, 2, 3) and sampled.rotation.shape == (9, 2, size)
+    assert sampled.position.shape == (10, 2, 3) and sampled.rotation.shape == (10, 2, size)
 
 
 def test_a_branch_that_is_not_asked_for_is_not_there():
@@ -80,18 +80,17 @@ def test_masks_are_dropout():
     network = Regressor(5, NetworkSettings(dropout=0.5, **TINY)).eval()
     x = torch.randn(1, 5)
     keep = network.keep_masks(2000, torch.Generator().manual_seed(1))
-    assert float(keep["position"].mean()) == pytest.approx(0.5, abs=0.02)
-    everything = {name: torch.ones(1, mask.shape[1]) for name, mask in keep.items()}
-    halved = Regressor(5, NetworkSettings(dropout=0.0, **TINY)).eval()
-    halved.load_state_dict(network.state_dict())
-    assert torch.allclose(halved(x, everything).position[0], halved(x).position, atol=1e-6)
+    assert set(keep["position"][1:].unique().tolist()) == {0.0, 2.0}
+    assert float(keep["position"][1:].mean()) == pytest.approx(1.0, abs=0.04)
+    found = network(x, {k: v[:2] for k, v in keep.items()})
+    assert torch.allclose(found.position[0], network(x).position, atol=1e-6)
     # The same units left out by hand.
-    branch, first = network.branches["position"], keep["position"][:1]
+    branch = network.branches["position"]
     hidden = network.shared(x)
     for layer in branch.early:
         hidden = torch.relu(layer(hidden))
-    wanted = branch.head(torch.relu(branch.late[0](hidden * first / 0.5)))
-    assert torch.allclose(network(x, {k: v[:1] for k, v in keep.items()}).position[0], wanted, atol=1e-6)
+    wanted = branch.head(torch.relu(branch.late[0](hidden * keep["position"][1])))
+    assert torch.allclose(found.position[1], wanted, atol=1e-6)
 
 
 @pytest.mark.parametrize("positions", ["metres", "centred", "scaled"])

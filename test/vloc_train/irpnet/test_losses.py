@@ -106,7 +106,7 @@ def test_learned_weights_are_their_equation(seed):
     l_x, l_q = np.array([transcribed(*row) for row in zip(x, q, truth, strict=True)]).mean(axis=0)
     found, rotation, true = torches(x, q, truth)
     wanted = l_x * math.exp(-s_x) + s_x + l_q * math.exp(-s_q) + s_q
-    assert float(weighting(Regressed(found, rotation), true)) == pytest.approx(wanted, rel=1e-12)
+    assert float(weighting(Regressed(found, rotation), true).detach()) == pytest.approx(wanted, rel=1e-12)
 
 
 @pytest.mark.parametrize("size", [4, 6])

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,7 +19,12 @@ from vloc_ros.localizers.clock import Clock
 from vloc_ros.localizers.irpnet.network import TASKS, Regressor, Task, rotation_quaternion
 from vloc_ros.localizers.irpnet.references import REFERENCES_FILE, References
 from vloc_ros.localizers.irpnet.settings import InferenceSettings, NetworkSettings
-from vloc_ros.localizers.irpnet.statistics import DROPOUT_STATISTICS, RESIDUAL_STATISTICS, regression_statistics
+from vloc_ros.localizers.irpnet.statistics import (
+    DROPOUT_STATISTICS,
+    RESIDUAL_STATISTICS,
+    deviations,
+    regression_statistics,
+)
 from vloc_ros.localizers.retrieval.descriptor import Descriptor
 from vloc_ros.localizers.verdict import SceneCalibration, Verdict, section
 from vloc_ros.localizers.weights import load_module
@@ -80,16 +86,15 @@ class SceneRegressors:
         return self
 
     def regress(self, descriptors: Tensor, samples: int = 0, seed: int = 0) -> tuple[Tensor, Tensor]:
-        """Poses ``(B, 7)`` and the length of the rotation before it was normalised ``(B,)``.
+        """Poses ``(1 + K, B, 7)`` and the lengths of their rotations before they were normalised ``(1 + K, B)``.
 
-        :param samples: K regressions under dropout instead: ``(K, B, 7)`` and ``(K, B)``, the same for the same seed.
+        :param samples: K regressions under dropout, which follow the one without; the same for the same seed.
         """
         position: Tensor | None = None
         rotation: Tensor | None = None
         generator = torch.Generator().manual_seed(seed)
         for regressor in self._regressors.values():
-            keep = regressor.keep_masks(samples, generator) if samples else None
-            found = regressor(descriptors, keep)
+            found = regressor(descriptors, regressor.keep_masks(samples, generator))
             position = found.position if found.position is not None else position
             rotation = found.rotation if found.rotation is not None else rotation
         assert position is not None and rotation is not None
@@ -186,28 +191,30 @@ class IRPNetLocalizer(Localizer):
             distances, rows, index = min(found, key=lambda f: float(f[0][0])) if len(found) > 1 else found[0]
             scene = self._scenes[index]
             clock.lap("compare")
-            pose, norm = scene.regressors.regress(descriptor[None])
-            seed = (
-                int.from_bytes(hashlib.sha256(f"{self.map_id}:{query.stamp_ns}".encode()).digest()[:8], "little") >> 1
-            )
-            sampled, _ = scene.regressors.regress(descriptor[None], self._inference.samples, seed)
-            parts = (pose, norm, sampled, distances, rows)
+            seed = self._seed(query.stamp_ns)
+            poses, norms = scene.regressors.regress(descriptor[None], self._inference.samples, seed)
+            parts = (poses, norms[0], distances, rows)
             host = torch.cat([p.double().flatten() for p in parts]).cpu().numpy()  # the only transfer of the frame
         clock.lap("regress")
         return self._estimate(query, scene, host, clock.laps)
 
     def _estimate(self, query: Query, scene: _SceneData, host: Array, laps: dict[str, float]) -> Estimate:
         samples = self._inference.samples
-        pose, norm, rest = host[:7], float(host[7]), host[8:]
-        sampled, rest = rest[: 7 * samples].reshape(samples, 7), rest[7 * samples :]
-        distances, rows = rest.reshape(2, -1)
+        regressed, rest = host[: 7 * (samples + 1)].reshape(-1, 7), host[7 * (samples + 1) :]
+        pose, sampled, norm = regressed[0], regressed[1:], float(rest[0])
+        distances, rows = rest[1:].reshape(2, -1)
         distance, typical = float(distances[0]), scene.references.typical
         near = scene.references.poses[torch.from_numpy(rows).long()].double().numpy()
         numbers = regression_statistics(pose, sampled, norm, distance, typical, near)
         diagnostics = dict(zip(RESIDUAL_STATISTICS, numbers.tolist(), strict=True))
         diagnostics["nearest_reference"] = float(rows[0])
         T_map_cam, score = from_vectors(pose), typical / (typical + distance)
-        verdict = self._judge(scene.calibration, diagnostics, T_map_cam, score)
+        numbers = numbers[: len(self.statistics)]
+        model = scene.calibration.covariance
+        above = None if model is None else deviations(model, numbers)
+        if above is not None:
+            diagnostics["strangeness"] = float(np.sqrt(np.square(above).mean()))
+        verdict = self._judge(scene.calibration, numbers, above, T_map_cam, score)
         if verdict.position_sigma_m is not None:
             diagnostics["position_sigma_m"] = verdict.position_sigma_m
         return Estimate(
@@ -216,16 +223,26 @@ class IRPNetLocalizer(Localizer):
         )  # fmt: skip
 
     def _judge(
-        self, calibration: SceneCalibration, diagnostics: Mapping[str, float], T_map_cam: Array, score: float
+        self, calibration: SceneCalibration, numbers: Array, above: Array | None, T_map_cam: Array, score: float
     ) -> Verdict:
-        s, numbers = self._inference, [diagnostics[name] for name in self.statistics]
+        """The verdict of the calibration, made no better by what speaks against the frame."""
+        s = self._inference
         verdict = calibration.judge(numbers, T_map_cam, score, s.localized_sigma_m, s.lost_sigma_m)
-        model = calibration.covariance
-        if model is not None:
-            strange = (diagnostics["familiarity"] - model.center[0]) / max(float(model.spread[0]), 0.1)
-            if strange > s.lost_familiarity:
-                return replace(verdict, state=LocalizationState.LOST)
-        return verdict
+        if above is None or verdict.position_sigma_m is None:
+            return verdict
+        covariance, strangeness = verdict.covariance.copy(), float(np.sqrt(np.square(above).mean()))
+        # Two witnesses that contradict each other: the truth may be with either.
+        for part, name in ((slice(0, 3), "reference_gap"), (slice(3, 6), "reference_turn")):
+            index = self.statistics.index(name)
+            if above[index] > s.disagreement:
+                covariance[part, part] += np.eye(3) * np.exp(2.0 * numbers[index])
+        sigma = float(np.sqrt(np.linalg.eigvalsh(covariance[:3, :3])[-1]))
+        state = verdict.state
+        if sigma > s.lost_sigma_m or strangeness > s.lost_strangeness:
+            state = LocalizationState.LOST
+        elif (sigma > s.localized_sigma_m or strangeness > s.degraded_strangeness) and state != LocalizationState.LOST:
+            state = LocalizationState.DEGRADED
+        return Verdict(covariance, state, sigma)
 
 
 class DropoutIRPNetLocalizer(IRPNetLocalizer):

@@ -51,15 +51,15 @@ class Branch(nn.Module):
     def forward(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
         """``(B, inputs)`` to ``(B, outputs)``.
 
-        :param keep: ``(K, dropped)`` of 0 and 1: the result is ``(K, B, outputs)`` with these units left out and the
-            others scaled as dropout does, whatever mode the module is in. The layers before are computed once.
+        :param keep: ``(K, dropped)`` factors in the place of dropout, whatever mode the module is in; the result is
+            ``(K, B, outputs)``. The layers before are computed once.
         """
         for layer in self.early:
             x = torch.relu(layer(x))
         if keep is None:
             x = self.dropout(x)
         else:
-            x = x * (keep.to(x) / max(1.0 - self.dropout.p, 1e-6)).unsqueeze(1)
+            x = x * keep.to(x).unsqueeze(1)
         for layer in self.late:
             x = torch.relu(layer(x))
         out: Tensor = self.head(x)
@@ -119,11 +119,13 @@ class Regressor(nn.Module):
                 self.scale.copy_((positions - positions.mean(dim=0)).square().sum(dim=1).mean().sqrt().clamp_min(1e-3))
 
     def keep_masks(self, samples: int, generator: torch.Generator) -> dict[str, Tensor]:
-        """Units to keep in each of ``samples`` regressions under dropout, by branch; on the CPU."""
-        return {
-            name: (torch.rand(samples, branch.dropped, generator=generator) >= self.settings.dropout).float()
-            for name, branch in self._branches().items()
-        }
+        """What is kept of each unit, by branch, ``(1 + samples, dropped)`` on the CPU: everything in the first row, and
+        0 or 1 / (1 - p) in the others."""
+        p, out = self.settings.dropout, {}
+        for name, branch in self._branches().items():
+            kept = torch.rand(samples, branch.dropped, generator=generator) >= p
+            out[name] = torch.cat((torch.ones(1, branch.dropped), kept / (1.0 - p)))
+        return out
 
     def forward(self, descriptors: Tensor, keep: dict[str, Tensor] | None = None) -> Regressed:
         """Regress. With ``keep`` (:meth:`keep_masks`) the results have a leading axis of samples."""

@@ -56,8 +56,11 @@ class InferenceSettings:
     :param neighbours: stored descriptors that the estimate is compared with.
     :param localized_sigma_m: largest position sigma of a LOCALIZED frame.
     :param lost_sigma_m: largest position sigma of a frame that is not LOST.
-    :param lost_familiarity: a descriptor farther from all stored ones than calibration frames are, by this many of
-        their deviations (of the logarithm), is LOST: the image does not show the map.
+    :param degraded_strangeness: a frame is DEGRADED whose statistics lie above those of calibration frames by this many
+        of their standard deviations (root mean square over the statistics). What is below counts as 0.
+    :param lost_strangeness: the same for LOST: the image does not show the map, or not as the map knows it.
+    :param disagreement: regressed pose and nearest stored image's pose disagree where they are farther apart than in
+        calibration frames by this many deviations; the covariance is then at least as wide as their difference.
     """
 
     covariance: Literal["residuals", "dropout"] = "residuals"
@@ -65,7 +68,9 @@ class InferenceSettings:
     neighbours: int = ranged(5, minimum=1, maximum=100)
     localized_sigma_m: float = ranged(3.0, minimum=0.0)
     lost_sigma_m: float = ranged(10.0, minimum=0.0)
-    lost_familiarity: float = ranged(4.0, minimum=0.0)
+    degraded_strangeness: float = ranged(1.2, minimum=0.0)
+    lost_strangeness: float = ranged(1.8, minimum=0.0)
+    disagreement: float = ranged(2.0, minimum=0.0)
 
     def __post_init__(self) -> None:
         if self.lost_sigma_m < self.localized_sigma_m:
