@@ -2,7 +2,7 @@
 
     ros2 launch vloc_ros replay_bag.launch.py bag:=/bags/drive map:=/maps/campus
 
-The bag starts when the node is active. Every argument of imposing.launch.py is an argument here too.
+The bag starts when the node is active. Every argument of localizer.launch.py is an argument here too.
 """
 
 from pathlib import Path
@@ -45,7 +45,7 @@ def start(context):
 def generate_launch_description():
     """Called by ros2 launch."""
     node = IncludeLaunchDescription(
-        PythonLaunchDescriptionSource(str(HERE / "imposing.launch.py")),
+        PythonLaunchDescriptionSource(str(HERE / "localizer.launch.py")),
         launch_arguments={"use_sim_time": "true"}.items(),
     )
     return LaunchDescription(

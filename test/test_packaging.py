@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 import vloc_ros
+from vloc_ros.localizers.registry import BUILT_IN
 from vloc_ros.nodes import documentation
 from vloc_ros.resources import share_directory, share_path
 
@@ -56,9 +57,9 @@ def test_data_files_hold_what_ros_looks_for(setup_arguments):
     files = {f"{folder}/{Path(name).name}" for folder, names in setup_arguments()["data_files"] for name in names}
     assert "share/ament_index/resource_index/packages/vloc_ros" in files
     assert "share/vloc_ros/package.xml" in files
-    for name in ("imposing.launch.py", "replay_bag.launch.py"):
+    for name in ("localizer.launch.py", "replay_bag.launch.py", *(f"{backend}.launch.py" for backend in BUILT_IN)):
         assert f"share/vloc_ros/launch/{name}" in files
-    for name in ("imposing.yaml", "vloc.rviz", "robot_localization_ekf.yaml", "nav2.yaml"):
+    for name in ("vloc.rviz", "robot_localization_ekf.yaml", "nav2.yaml", *(f"{backend}.yaml" for backend in BUILT_IN)):
         assert f"share/vloc_ros/config/{name}" in files
     for path in (ROOT / "models").rglob("*"):
         if path.is_file():
