@@ -150,7 +150,7 @@ def _descriptors(row: Mapping[str, Any]) -> str:
     if "descriptors" not in row:
         return ""
     share = row["regressed_share"]
-    return f"{row['descriptors']:.0f}" + (f" ({_percent(share)} regressed)" if share else "")
+    return f"{row['descriptors']:.0f}" + (f" ({100 * share:.1f} % regressed)" if share else "")
 
 
 def plot(table: Table, split: str, path: Path) -> Path:
