@@ -8,6 +8,8 @@ import math
 from typing import Any, cast
 
 import lightning
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
@@ -181,18 +183,26 @@ class CamNetModule(lightning.LightningModule):
         if key not in self._references:
             self._references[key] = torch.from_numpy(to_vectors(place.frames.T_map_cam)).to(self.device)
         references = self._references[key]
-        drive = torch.from_numpy(place.drive).to(self.device)
-        anchor = batch.frames[:, 0].to(self.device)
-        itself = torch.arange(len(references), device=self.device)[None] == anchor[:, None]
-        if self.settings.refine_exclude == "drive":
-            same = drive[None] == drive[anchor][:, None]
-            excluded = torch.where(same.all(dim=1, keepdim=True), itself, same)
-        else:
-            excluded = itself
+        excluded = torch.from_numpy(self._excluded(batch)).to(self.device)
         world = mirrored_poses(estimated) if batch.mirrored else estimated  # back to the world of the database
         weight = self.settings.inference.rotation_weight_m
         rows = nearest_poses(world.flatten(0, 1), references, weight, excluded.repeat_interleave(3, dim=0))
         return rows.reshape(-1, 3)
+
+    def _excluded(self, batch: Batch) -> npt.NDArray[np.bool_]:
+        """(N, M): frames of the scene that Algorithm 1 must not take for an anchor; see ``refine_from``."""
+        s, drive = self.settings, self._groups.places[batch.scene].drive
+        anchors = batch.frames[:, 0].cpu().numpy()
+        itself = np.arange(len(drive))[None] == anchors[:, None]
+        if s.refine_from == "any":
+            return np.asarray(itself)
+        allowed = drive[None] != drive[anchors][:, None]
+        if s.refine_from == "one":
+            for row, anchor in zip(allowed, anchors.tolist(), strict=True):
+                others = np.unique(drive[row])
+                if len(others):
+                    row &= drive == keyed_rng(s.seed, 44, *batch.key, batch.scene, anchor).choice(others)
+        return np.asarray(np.where(allowed.any(axis=1, keepdims=True), ~allowed, itself))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         rate = self.learning_rate(self.progress())

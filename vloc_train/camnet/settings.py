@@ -74,8 +74,9 @@ class TrainSettings:
     :param rotation_weight: of rotation against translation in eqs. 8 and 9 (paper: 1).
     :param pairs: ``anchor`` regresses the poses of anchor and partner (paper), ``group`` those of every ordered pair of
         an anchor and its three partners: nine more for no image more.
-    :param refine_exclude: what Algorithm 1 must not take as the closest image: the anchor itself (``frame``), or its
-        whole ``drive``, where there is another: in use the database holds no frame of the query's drive either.
+    :param refine_from: where Algorithm 1 finds the closest image: ``any`` but the anchor itself, the ``others`` among
+        the drives, or ``one`` other drive, drawn for each anchor. In use the database holds no frame of the query's drive,
+        and often only one drive: then the closest image can be a lane away, which PRP must have seen.
     :param image_width: of the network's input, pixels.
     :param image_height: of the network's input, pixels.
     :param epochs: passes over the training frames as anchors, unless ``max_minutes`` ends the run before.
@@ -109,7 +110,7 @@ class TrainSettings:
     far_negatives: bool = True
     rotation_weight: float = ranged(1.0, minimum=0.0)
     pairs: Literal["anchor", "group"] = "anchor"
-    refine_exclude: Literal["frame", "drive"] = "drive"
+    refine_from: Literal["any", "others", "one"] = "others"
     image_width: int = ranged(224, minimum=16)
     image_height: int = ranged(224, minimum=16)
     epochs: int = ranged(300, minimum=1)
@@ -157,6 +158,7 @@ def _small() -> TrainSettings:
         triplet="anchor",
         rotation_weight=20.0,
         pairs="group",
+        refine_from="one",
         image_width=160,
         image_height=90,
         epochs=400,

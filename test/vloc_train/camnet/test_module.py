@@ -60,10 +60,10 @@ def test_the_terms_are_the_losses_of_the_batchs_pairs(make):
         torch.testing.assert_close(terms["pfr"], relative_pose_loss(coarse, target, 10.0))
 
 
-@pytest.mark.parametrize("exclude", ["frame", "drive"])
+@pytest.mark.parametrize("source", ["any", "others", "one"])
 @pytest.mark.parametrize("mirrored", [False, True])
-def test_algorithm_1_takes_the_image_closest_to_the_estimate(make, exclude, mirrored):
-    module = make(augment=STILL, refine_exclude=exclude)
+def test_algorithm_1_takes_the_image_closest_to_the_estimate(make, source, mirrored):
+    module = make(augment=STILL, refine_from=source)
     step = next(s for s in range(50) if module._groups.mirrors(0, s) == mirrored)
     batch = batch_of(module, step=step)
     place = module._groups.places[0]
@@ -76,7 +76,7 @@ def test_algorithm_1_takes_the_image_closest_to_the_estimate(make, exclude, mirr
     references = torch.from_numpy(to_vectors(place.frames.T_map_cam))
     for i in range(8):
         anchor = int(batch.frames[i, 0])
-        allowed = place.drive != place.drive[anchor] if exclude == "drive" else np.arange(60) != anchor
+        allowed = np.arange(60) != anchor if source == "any" else place.drive != place.drive[anchor]
         for k in range(3):
             distance = pose_distance(torch.from_numpy(to_vectors(T[i, k])), references, 18.0).numpy()
             distance[~allowed] = np.inf
@@ -185,3 +185,20 @@ def test_images_beyond_an_anchors_reach_are_hard_ones(make):
         apart = np.linalg.norm(positions - positions[i, 0], axis=-1)
         features = (vectors - vectors[i, 0]).norm(dim=-1).numpy()
         assert bool(exist[i]) and float(distances[i]) == pytest.approx(features[apart > 8.0].min(), abs=1e-5)
+
+
+def test_one_other_drive_is_drawn_for_each_anchor(make):
+    module = make(augment=STILL, refine_from="one")
+    place = module._groups.places[0]
+    drive = np.arange(60) // 15  # four drives
+    object.__setattr__(place, "drive", drive)
+    chosen = set()
+    for step in range(6):
+        batch = batch_of(module, step=step)
+        allowed = ~module._excluded(batch)
+        np.testing.assert_array_equal(allowed, ~module._excluded(batch))
+        for row, anchor in zip(allowed, batch.frames[:, 0].tolist(), strict=True):
+            (found,) = np.unique(drive[row])
+            assert found != drive[anchor] and row.sum() == 15
+            chosen.add((int(drive[anchor]), int(found)))
+    assert len(chosen) > 8  # of twelve possible pairs of drives
