@@ -75,8 +75,8 @@ class TrainSettings:
     :param pairs: ``anchor`` regresses the poses of anchor and partner (paper), ``group`` those of every ordered pair of
         an anchor and its three partners: nine more for no image more.
     :param refine_from: where Algorithm 1 finds the closest image: ``any`` but the anchor itself, the ``others`` among
-        the drives, or ``one`` other drive, drawn for each anchor. In use the database holds no frame of the query's drive,
-        and often only one drive: then the closest image can be a lane away, which PRP must have seen.
+        the drives, or ``one`` other drive, drawn for each anchor. In use the database holds no frame of the query's
+        drive, and often only one drive: then the closest image can be a lane away, which PRP must have seen.
     :param image_width: of the network's input, pixels.
     :param image_height: of the network's input, pixels.
     :param epochs: passes over the training frames as anchors, unless ``max_minutes`` ends the run before.

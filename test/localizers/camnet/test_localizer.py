@@ -173,6 +173,10 @@ def test_a_lost_frame_does_not_vouch_for_the_next(tmp_path, plain_map):
     estimates = run(tmp_path / "m", [0, 1, 2])
     assert {e.state for e in estimates} == {LocalizationState.LOST}  # a sigma of exp(5) metres
     assert [e.diagnostics["estimates"] for e in estimates] == [3, 3, 3]
+    # The fit belongs to the stage that it was made for.
+    for other in ({"stages": "prp"}, {"retrieval_features": "pfr"}):
+        estimate = load_localizer(tmp_path / "m", "cpu", settings=other).localize(query())
+        assert estimate.state is LocalizationState.DEGRADED and "position_sigma_m" not in estimate.diagnostics
 
 
 # -- densified databases ------------------------------------------------------------------------------

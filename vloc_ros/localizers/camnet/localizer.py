@@ -57,7 +57,12 @@ class CamNetLocalizer(Localizer):
         self._network.trunk.to(memory_format=torch.channels_last)
         dimension = self._network.dimension
         self._scenes = [References.read(bundle, s.name, dimension, device) for s in manifest.scenes]
-        self._calibration = [SceneCalibration.read(bundle, s.name, STATISTICS) for s in manifest.scenes]
+        # The covariance was fitted to the errors of one stage: of another's it says nothing.
+        made_for = settings_from_mapping(InferenceSettings, stored, f"{where}: settings.inference")
+        fits = made_for.stages == self._inference.stages
+        fits &= made_for.retrieval_features == self._inference.retrieval_features
+        calibrations = [SceneCalibration.read(bundle, s.name, STATISTICS) for s in manifest.scenes]
+        self._calibration = [c if fits else SceneCalibration() for c in calibrations]
         self._memory = FrameMemory(self._inference.sequence, self._inference.sequence_gap_s)
 
     @classmethod
