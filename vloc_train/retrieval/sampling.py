@@ -40,8 +40,6 @@ class SamplingSettings:
         pairs as far ones then.
     :param near_deg: and look within this of where it looks; None: anywhere.
     :param across_drives: take the images of a neighbourhood from as many drives as there are, so that light differs.
-    :param repeat: draw each image of a neighbourhood anew, so that one can stand there twice in two augmentations:
-        descriptors learn from nothing else that light alone moves no camera. Overrides ``across_drives``.
     :param compare: ``group`` compares images of one neighbourhood (the paper's pairs), and each query and positive with
         one negative; ``batch`` compares everything in the batch.
     :param positive_m: images of one place within this are a positive pair of a triplet; None: all of that place.
@@ -56,7 +54,6 @@ class SamplingSettings:
     vary_near: bool = False
     near_deg: float | None = ranged(None, minimum=0.0, maximum=180.0)
     across_drives: bool = True
-    repeat: bool = False
     compare: Literal["group", "batch"] = "group"
     positive_m: float | None = ranged(None, minimum=0.0)
     positive_deg: float | None = ranged(None, minimum=0.0, maximum=180.0)
@@ -195,8 +192,6 @@ class GroupSampler(Sampler[list[Item]]):
         if s.near_deg is not None and len(candidates):
             trace = np.einsum("nij,ij->n", self._rotation[candidates], self._rotation[anchor])
             candidates = candidates[trace >= 1.0 + 2.0 * np.cos(np.radians(s.near_deg)) - 1e-9]
-        if s.repeat:
-            return self._drawn(anchor, np.append(candidates, anchor), rng)
         candidates = rng.permutation(candidates)
         if s.across_drives:
             # The first of every drive, then the second of every drive; the anchor is the first of its own.
@@ -208,15 +203,6 @@ class GroupSampler(Sampler[list[Item]]):
             candidates = candidates[np.argsort(turn, kind="stable")]
         chosen = candidates[: s.group_size - 1]
         return np.resize(np.concatenate([[anchor], chosen]), s.group_size).astype(np.int64)
-
-    def _drawn(self, anchor: int, candidates: npt.NDArray[np.int64], rng: np.random.Generator) -> npt.NDArray[np.int64]:
-        """The anchor and ``group_size - 1`` draws: a drive, then one of its frames, whether it was drawn before or not."""
-        drives = np.unique(self._drive[candidates])
-        rows = [anchor]
-        for _ in range(self.settings.group_size - 1):
-            mine = candidates[self._drive[candidates] == rng.choice(drives)]
-            rows.append(int(rng.choice(mine)))
-        return np.asarray(rows, dtype=np.int64)
 
 
 def pairs_of(place: Tensor, group: Tensor, compare: str) -> tuple[Tensor, Tensor]:

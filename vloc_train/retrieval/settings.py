@@ -192,7 +192,6 @@ def _small(kind: str) -> TrainSettings:
             group_size=4,
             near_m=12.0,
             vary_near=True,
-            repeat=True,
             compare="group" if kind == "relative" else "batch",
             positive_m=10.0,
             negative_m=25.0,

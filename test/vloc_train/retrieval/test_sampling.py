@@ -67,17 +67,6 @@ def test_neighbours_come_from_other_drives_first():
     assert any(len(found) < 3 for found in alone)
 
 
-def test_an_image_may_stand_beside_itself_in_another_augmentation():
-    sets = [tiny_drive.frames(12, "p"), tiny_drive.frames(12, "p", paint=1)]
-    drawn = sampler(sets, batch_size=8, group_size=4, near_m=1e-3, repeat=True)
-    for batch in epoch_of(drawn, 0):
-        for group in range(2):
-            rows = {(item.drive, item.frame) for item in batch[4 * group : 4 * group + 4]}
-            frames = {frame for _, frame in rows}
-            assert len(frames) == 1  # nothing else lies within a millimetre, but the other drive's image of the place
-
-
-
 def test_a_lone_frame_stands_there_more_than_once():
     sets = [tiny_drive.frames(2, "a"), tiny_drive.frames(8, "b")]
     rows = sampler(sets, near_m=1.0).neighbourhood(0, np.random.default_rng(0))
