@@ -19,6 +19,7 @@ BUILT_IN: dict[str, str] = {
     "retrieval": "vloc_ros.localizers.retrieval.localizer:RetrievalLocalizer",
     "irpnet": "vloc_ros.localizers.irpnet.localizer:IRPNetLocalizer",
     "camnet": "vloc_ros.localizers.camnet.localizer:CamNetLocalizer",
+    "copr": "vloc_ros.localizers.copr.localizer:CoPRLocalizer",
 }
 
 #: A third-party distribution declares ``my_method = "my_package.module:MyLocalizer"`` under this group.

@@ -1,0 +1,87 @@
+"""Settings of the trainer of CoPR's regressor H, and its presets."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from vloc_ros.localizers.copr.settings import RegressorSettings
+from vloc_ros.localizers.retrieval.localizer import RetrievalSettings
+from vloc_ros.settings import ranged, settings_to_mapping
+from vloc_train.presets import from_preset
+
+__all__ = ["PRESETS", "PairSettings", "TrainSettings", "preset"]
+
+
+@dataclass(frozen=True)
+class PairSettings:
+    """Which descriptor pairs H learns from. The paper pairs what its data sets offer; the limits are our choice.
+
+    :param radius_m: farthest target of an anchor. Densification warns of targets beyond it.
+    :param max_angle_deg: and the largest turn between the two; 180 takes any.
+    :param across_drives: anchor and target may be of different drives; otherwise both are of one drive, in one light.
+    :param batch_size: pairs in one step.
+    """
+
+    radius_m: float = ranged(10.0, minimum=0.01, maximum=1e4)
+    max_angle_deg: float = ranged(180.0, minimum=0.1, maximum=180.0)
+    across_drives: bool = True
+    batch_size: int = ranged(256, minimum=1)
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """Everything that decides what a training run of H produces.
+
+    :param regressor: the network.
+    :param pairs: what it learns from.
+    :param loss: ``mse``, as the text names it, or ``norm``, as equation 4 is printed.
+    :param retrieval: the localizer's settings, stored in the map.
+    :param epochs: passes in which every frame is an anchor ``anchors_per_frame`` times.
+    :param anchors_per_frame: pairs a frame and epoch.
+    :param max_minutes: wall-clock limit, over all parts of a resumed run; None for none.
+    :param learning_rate: of Adam (paper: 5e-4).
+    :param schedule: ``constant`` (paper) or ``cosine`` (to zero at the end of epochs or minutes).
+    :param validate_every: validations in a whole run.
+    :param validation_pairs: pairs of one validation.
+    :param hold_out: every n-th frame is kept for validation and calibration when no calibration data is given.
+    :param seed: of everything random.
+    """
+
+    regressor: RegressorSettings = field(default_factory=RegressorSettings)
+    pairs: PairSettings = field(default_factory=PairSettings)
+    loss: Literal["mse", "norm"] = "mse"
+    retrieval: RetrievalSettings = field(default_factory=RetrievalSettings)
+    epochs: int = ranged(1000, minimum=1)
+    anchors_per_frame: int = ranged(1, minimum=1, maximum=1024)
+    max_minutes: float | None = None
+    learning_rate: float = ranged(5e-4, minimum=0.0)
+    schedule: Literal["constant", "cosine"] = "constant"
+    validate_every: int = ranged(10, minimum=1)
+    validation_pairs: int = ranged(2048, minimum=1)
+    hold_out: int = ranged(10, minimum=2)
+    seed: int = ranged(0, minimum=0)
+
+    def to_mapping(self) -> dict[str, Any]:
+        """Plain values, as a configuration file or a manifest holds them."""
+        return settings_to_mapping(self)
+
+
+def _small() -> TrainSettings:
+    """For streets, two CPU cores and some minutes: H learns what changes, for steps as long as a sparse map's gaps."""
+    return TrainSettings(
+        regressor=RegressorSettings(standardise=True, translation_scale_m=10.0, residual=True),
+        pairs=PairSettings(radius_m=18.0, max_angle_deg=60.0),
+        epochs=60,
+        anchors_per_frame=8,
+        schedule="cosine",
+    )
+
+
+_MAKERS = {"paper": TrainSettings, "small": _small}
+PRESETS = tuple(_MAKERS)
+
+
+def preset(name: str, changes: dict[str, Any] | None = None, where: str = "") -> TrainSettings:
+    """See :func:`vloc_train.presets.from_preset`."""
+    return from_preset(_MAKERS, name, changes, where)
