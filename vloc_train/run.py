@@ -164,6 +164,7 @@ def fit(
         # The samplers find their place again after a resume.
         warnings.filterwarnings("ignore", message=".*dataloader is\\s+not resumable.*")
         warnings.filterwarnings("ignore", message=".*module\\(s\\) in eval mode.*")
+        warnings.filterwarnings("ignore", message=".*`IterableDataset` has `__len__` defined.*")
         warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*")
         warnings.filterwarnings("ignore", message=".*`isinstance\\(treespec, LeafSpec\\)`.*")
         trainer = lightning.Trainer(
