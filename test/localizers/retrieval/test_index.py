@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vloc_ros.errors import MapTensorError
+from vloc_ros.localizers.retrieval import index as module
+from vloc_ros.localizers.retrieval.index import TorchIndex
+
+CPU = torch.device("cpu")
+
+
+def reference(queries, rows, metric, k):
+    """Float64 search by definition: L2 distance, or one minus the cosine."""
+    q, x = (a.double().numpy() for a in (queries, rows))
+    if metric == "cosine":
+        q, x = (a / np.maximum(np.linalg.norm(a, axis=1, keepdims=True), 1e-12) for a in (q, x))
+        distances = 1.0 - q @ x.T
+    else:
+        distances = np.linalg.norm(q[:, None] - x[None], axis=2)
+    order = np.argsort(distances, axis=1, kind="stable")[:, :k]
+    return np.take_along_axis(distances, order, axis=1), order
+
+
+def some(count, dimension=16, seed=0, offset=0.0):
+    generator = torch.Generator().manual_seed(seed)
+    return (torch.randn(count, dimension, generator=generator) + offset).half()
+
+
+@given(st.integers(1, 60), st.integers(1, 80), st.sampled_from(["l2", "cosine"]), st.integers(0, 5))
+def test_exact_search_agrees_with_the_definition(count, k, metric, seed):
+    rows, queries = some(count, seed=seed), some(3, seed=seed + 100).float()
+    distances, found = TorchIndex(rows, metric, CPU).search(queries, k)
+    wanted, order = reference(queries, rows, metric, min(k, count))
+    assert found.shape == (3, min(k, count))
+    np.testing.assert_allclose(distances, wanted, atol=2e-5)
+    assert (found.numpy() == order).mean() > 0.99
+
+
+def test_long_descriptors_close_together_keep_their_order():
+    # Norms of some hundred, distances of about one: products alone would lose them.
+    rows, queries = some(500, 64, offset=60.0), some(20, 64, seed=1, offset=60.0).float()
+    _, found = TorchIndex(rows, "l2", CPU).search(queries, 1)
+    np.testing.assert_array_equal(found[:, 0], reference(queries, rows, "l2", 1)[1][:, 0])
+
+
+@pytest.mark.parametrize("metric", ["l2", "cosine"])
+def test_chunks_change_nothing(metric, monkeypatch):
+    rows, queries = some(97), some(4, seed=9).float()
+    whole = TorchIndex(rows, metric, CPU).search(queries, 7)
+    monkeypatch.setattr(module, "_CHUNK", 10)
+    parts = TorchIndex(rows, metric, CPU).search(queries, 7)
+    torch.testing.assert_close(whole[0], parts[0])
+    assert torch.equal(whole[1], parts[1])
+
+
+def test_rows_added_later_are_found():
+    rows = some(50)
+    index = TorchIndex(rows[:30], "l2", CPU)
+    index.add(rows[30:])
+    assert len(index) == 50
+    torch.testing.assert_close(index.search(rows[30:33].float(), 1)[1][:, 0], torch.tensor([30, 31, 32]))
+
+
+def test_a_search_among_some_rows():
+    rows = some(40)
+    distances, found = TorchIndex(rows, "l2", CPU).search_among(rows[3:4].float(), 2, torch.tensor([7, 9, 30]))
+    assert set(found[0].tolist()) <= {7, 9, 30} and distances.shape == (1, 2)
+
+
+def test_other_dimensions_are_refused():
+    index = TorchIndex(some(5), "l2", CPU)
+    with pytest.raises(MapTensorError, match="extractor"):
+        index.search(torch.zeros(1, 8), 1)
+    with pytest.raises(MapTensorError, match="further"):
+        index.add(torch.zeros(2, 8))
