@@ -45,7 +45,7 @@ ROS = {
 }  # fmt: skip
 # Code execution on reading (pickle and its relatives), and evo, whose licence is GPL.
 NEVER = {"cPickle", "cloudpickle", "dill", "evo", "joblib", "marshal", "pickle", "shelve"}
-EXTRAS = {"lightning", "matplotlib", "pycolmap", "pytorch_lightning", "rosbags", "torchvision"}
+EXTRAS = {"faiss", "lightning", "matplotlib", "pycolmap", "pytorch_lightning", "rosbags", "torchvision"}
 
 
 def sources(package: str) -> list[Path]:

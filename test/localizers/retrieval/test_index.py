@@ -77,3 +77,34 @@ def test_other_dimensions_are_refused():
         index.search(torch.zeros(1, 8), 1)
     with pytest.raises(MapTensorError, match="further"):
         index.add(torch.zeros(2, 8))
+
+
+@pytest.mark.parametrize("metric", ["l2", "cosine"])
+@pytest.mark.parametrize("kind", ["flat", "ivf"])
+def test_faiss_finds_what_it_promises(kind, metric):
+    pytest.importorskip("faiss", reason="needs the extra [retrieval]")
+    from vloc_ros.localizers.retrieval.faiss_index import FaissIndex
+
+    rows = some(3000, 16)
+    index = FaissIndex(rows, metric, CPU, kind, recall=0.95)
+    # Queries as they are: near something that the map has seen.
+    queries = rows[:200].float() + 0.2 * some(200, 16, seed=4).float()
+    distances, found = index.search(queries, 5)
+    wanted, order = reference(queries, rows, metric, 5)
+    assert (found[:, 0].numpy() == order[:, 0]).mean() >= (0.999 if kind == "flat" else 0.85)
+    hit = found.numpy() == order
+    np.testing.assert_allclose(distances.numpy()[hit], wanted[hit], atol=2e-5)  # exact, whatever proposed them
+    index.add(rows[:3] + 9)
+    assert len(index) == 3003 and index.memory_bytes > 3003 * 32
+    assert index.search((rows[:3] + 9).float(), 1)[1][:, 0].tolist() == [3000, 3001, 3002]
+
+
+def test_faiss_that_is_not_installed_says_so(monkeypatch):
+    import sys
+
+    from vloc_ros.errors import ConfigError
+    from vloc_ros.localizers.retrieval.faiss_index import FaissIndex
+
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    with pytest.raises(ConfigError, match="retrieval"):
+        FaissIndex(some(10), "l2", CPU, "flat", 0.9)

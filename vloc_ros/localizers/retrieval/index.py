@@ -189,5 +189,11 @@ def build_index(database: Database, device: torch.device, kind: IndexKind = "aut
 
     :param kind: see :class:`~vloc_ros.localizers.retrieval.localizer.RetrievalSettings`.
     :param recall: the same.
+    :raises ConfigError: faiss was asked for and is not installed.
     """
+    if kind in ("faiss_flat", "faiss_ivf"):
+        from vloc_ros.localizers.retrieval.faiss_index import FaissIndex
+
+        inner: Literal["flat", "ivf"] = "flat" if kind == "faiss_flat" else "ivf"
+        return FaissIndex(database.descriptors, database.metric, device, inner, recall)
     return TorchIndex(database.descriptors, database.metric, device)

@@ -48,7 +48,7 @@ class RetrievalSettings:
     :param radius_deg: and turned by no more than this from it.
     :param neighbours: nearest references that the statistics for the covariance are made of.
     :param index: what finds neighbours: ``torch`` (every row), ``faiss_flat`` (every row), ``faiss_ivf`` (rows near
-        the query, found by a coarse quantiser), or ``auto``: by size and device.
+        the query, found by a coarse quantiser), or ``auto``, which is ``torch``.
     :param index_recall: share of queries whose nearest row ``faiss_ivf`` must find; measured when the index is built.
     :param prior_gate_sigmas: with a prior, look only at references within this many standard deviations of its
         position; 0 looks at all, which keeps the poses of successive frames independent.
