@@ -15,7 +15,7 @@ import pytest
 import typer
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("vloc_ros/**/README.md")])
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("vloc_ros/**/*.md")])
 BEGIN, END = "<!-- settings: begin", "<!-- settings: end -->"
 
 
@@ -40,11 +40,12 @@ def parser_of(words: list[str]) -> tuple[Any, list[str]]:
     from vloc_ros.cli import app
     from vloc_ros.commands import plugins
 
-    if words and words[0] in plugins.FALLBACK:
+    outer = words[1:] if words[:1] == ["map"] else words
+    if outer and outer[0] in plugins.FALLBACK:
         pytest.importorskip("lightning", reason="vloc train needs the extra [train]")
         plugin = typer.Typer(add_completion=False)
-        plugin.command()(plugins._load(words[0]))
-        return typer.main.get_command(plugin), words[1:]
+        plugin.command()(plugins._load(outer[0]))
+        return typer.main.get_command(plugin), outer[1:]
     command: Any = typer.main.get_command(app)
     while hasattr(command, "commands") and words and words[0] in command.commands:
         command, words = command.commands[words[0]], words[1:]
