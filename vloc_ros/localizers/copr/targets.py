@@ -127,7 +127,8 @@ def interpolation_targets(poses: Array, settings: TargetSettings) -> Targets:
             f"reference(s){' farther apart' if len(poses) > 1 and apart.min() > limit else ''}; a lone reference can "
             "be extrapolated from (--scheme extrapolate), a wider gap allowed with max_gap_m"
         )
-    parts = np.ceil(apart[usable] / settings.step_m - 1e-9)
+    # Stored positions are rounded: a hair more than n steps is n steps.
+    parts = np.ceil(apart[usable] / settings.step_m - 1e-3)
     _check_count(float((parts - 1).sum()) * len(settings.yaw_deg), settings)
     inner = parts.astype(np.int64) - 1
     first = np.repeat(usable, inner)
