@@ -21,6 +21,7 @@ GOOD = Snapshot(
     score=0.8,
     sigma_m=0.3,
     sigma_deg=0.5,
+    estimate={"nearest_reference": 1234567.0, "best_distance": -1.23456789, "position_sigma_m": 0.25},
     latencies_ms=tuple(float(i) for i in range(1, 21)),
     timings_ms={"localize": 12.0, "localize/network": 7.0},
 )
@@ -33,6 +34,8 @@ def test_good() -> None:
     assert (found.values["latency_p50_ms"], found.values["latency_p95_ms"]) == ("10.0", "19.0")
     assert found.values["dropped"] == "3" and found.values["share"] == "0.250"
     assert found.values["refused_stale"] == "1" and found.values["clock_jumps"] == "2"
+    assert found.values["estimate_nearest_reference"] == "1234567", "a row of the map is no rounded number"
+    assert found.values["estimate_best_distance"] == "-1.235" and found.values["estimate_position_sigma_m"] == "0.25"
     assert all(isinstance(value, str) for value in found.values.values())
 
 

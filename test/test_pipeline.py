@@ -21,7 +21,7 @@ from vloc_ros.images.decode import CompressedImage, RawImage
 from vloc_ros.localizers.base import Localizer, check_query
 from vloc_ros.pipeline import Pipeline, PipelineSettings
 from vloc_ros.tracking import Tracker, TrackerSettings
-from vloc_ros.types import CameraModel, Estimate, LocalizationState, Query
+from vloc_ros.types import CameraModel, CandidateStep, Estimate, LocalizationState, Query
 
 SECOND = 1_000_000_000
 CAMERA = CameraModel(64, 48, 50.0, 50.0, 31.5, 23.5)
@@ -110,6 +110,22 @@ def test_prior_reaches_the_localizer_only_when_known_and_wanted() -> None:
         assert [query.prior is not None for query in rig.localizer.queries] == [False] * 3 + [wanted] * 3
     prior = make_rig().pipeline.tracker.prior(SECOND)
     assert prior is None
+
+
+def test_candidates_are_kept_when_asked_for_by_those_who_offer_them(rig: Rig) -> None:
+    # One that does not offer them localizes as ever.
+    assert rig.pipeline.process(rig.frame(0, keep_candidates=True)).refused is None
+
+    class Generous(Scripted):
+        def localize(self, query: Query, keep_candidates: bool = False) -> Estimate:
+            estimate = super().localize(query)
+            step = CandidateStep(estimate.T_map_cam[None], np.ones(1), np.zeros(1, dtype=np.int64))
+            return replace(estimate, candidates=(step,) if keep_candidates else (), diagnostics={"best": 2.0})
+
+    pipeline = Pipeline(Generous(), PipelineSettings(), Tracker(TrackerSettings()))
+    estimates = [pipeline.process(rig.frame(i, keep_candidates=i == 1)).estimate for i in range(3)]
+    assert [len(e.candidates) for e in estimates if e is not None] == [0, 1, 0]
+    assert pipeline.snapshot().estimate == {"best": 2.0}, "the diagnostics of a backend are lost"
 
 
 # Stamps

@@ -42,6 +42,8 @@ KEYS: dict[str, str] = {
     "score": "score of the last estimate, 0 to 1",
     "sigma_m": "largest standard deviation of the last estimate's position, metres",
     "sigma_deg": "the same of its rotation, degrees",
+    "estimate_<name>": "what the backend says about the last estimate: `nearest_reference`, the row of the most "
+    "similar map image; `position_sigma_m`; and what its covariance is made from (its README lists that)",
     "clock_jumps": "times the stamps jumped back and the tracker was reset",
     "tracker_<event>": "events of the tracker: accepted, jump, low_score, relocalized, lost, ...",
     "latency_p50_ms": "median time of the last 50 localized frames, decoding to verdict",
@@ -85,6 +87,7 @@ class Snapshot:
     score: float | None = None
     sigma_m: float | None = None
     sigma_deg: float | None = None
+    estimate: Mapping[str, float] = field(default_factory=dict)
     latencies_ms: tuple[float, ...] = ()
     timings_ms: Mapping[str, float] = field(default_factory=dict)
 
@@ -155,6 +158,9 @@ def diagnose(
         number = getattr(snapshot, name)
         if number is not None:
             values[name] = f"{number:.3f}"
+    for name, number in snapshot.estimate.items():
+        # Rows and counts as whole numbers, beyond the digits of :g.
+        values[f"estimate_{name}"] = f"{number:.0f}" if float(number).is_integer() else f"{number:.4g}"
     if snapshot.latencies_ms:
         ordered = sorted(snapshot.latencies_ms)
         p50, p95 = ordered[(len(ordered) - 1) // 2], ordered[round(0.95 * (len(ordered) - 1))]

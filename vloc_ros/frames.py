@@ -39,6 +39,7 @@ class Frame:
     :ivar T_odom_base: odometry at the stamp, 4x4; None when unknown.
     :ivar received_ns: when the frame's turn came, by the clock of the stamps; None offline.
     :ivar scene: of a multi-scene map, when known.
+    :ivar keep_candidates: the estimate is wanted with its candidates, where the backend offers them; this costs time.
     """
 
     stamp_ns: int
@@ -49,6 +50,7 @@ class Frame:
     T_odom_base: Array | None = None
     received_ns: int | None = None
     scene: str | None = None
+    keep_candidates: bool = False
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from vloc_ros.geometry.se3 import covariance_of_base, inverse
 from vloc_ros.images.content import MIN_STANDARD_DEVIATION, check_content
 from vloc_ros.images.decode import decode
 from vloc_ros.images.rectify import Rectifier
-from vloc_ros.localizers.base import Localizer
+from vloc_ros.localizers.base import Localizer, offers_candidates
 from vloc_ros.settings import ranged
 from vloc_ros.tracking import Tracker
 from vloc_ros.types import Array, CameraModel, Estimate, LocalizationState, Query, RgbImage, check_transform
@@ -99,6 +99,7 @@ class Pipeline:
         self.settings = settings or PipelineSettings()
         self.tracker = tracker or Tracker()
         self.counters: Counter[str] = Counter()
+        self._offers_candidates = offers_candidates(localizer)
         self._last_stamp_ns: int | None = None
         self._last_odometry: Array | None = None
         self._lenses: OrderedDict[tuple[CameraModel, bool], _Lens] = OrderedDict()
@@ -201,6 +202,7 @@ class Pipeline:
             score=None if estimate is None else estimate.score,
             sigma_m=sigma_m,
             sigma_deg=sigma_deg,
+            estimate={} if estimate is None else dict(estimate.diagnostics),
             latencies_ms=tuple(self._latencies),
             timings_ms=dict(last.timings_ms) if last is not None else {},
         )
@@ -219,7 +221,9 @@ class Pipeline:
         prior = known if wanted else None
         with _timed(timings, "localize"):
             try:
-                estimate = self.localizer.localize(Query(image, camera, frame.stamp_ns, prior, scene or None))
+                more = {"keep_candidates": True} if frame.keep_candidates and self._offers_candidates else {}
+                query = Query(image, camera, frame.stamp_ns, prior, scene or None)
+                estimate = self.localizer.localize(query, **more)
             except VlocError as problem:
                 raise _Refused(_key_of(problem), str(problem)) from problem
         timings.update({f"localize/{stage}": t for stage, t in estimate.timings_ms.items()})

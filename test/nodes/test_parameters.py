@@ -3,11 +3,25 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass, field
 
 import pytest
 
 from vloc_ros.errors import ConfigError
-from vloc_ros.nodes.parameters import all_parameters, check_together, coerce, markdown, spec_named
+from vloc_ros.localizers import registry
+from vloc_ros.localizers.base import Localizer
+from vloc_ros.nodes.parameters import (
+    all_parameters,
+    backend_parameters,
+    check_together,
+    coerce,
+    markdown,
+    settings_parameters,
+    spec_named,
+)
+from vloc_ros.settings import ranged
+
+BACKEND_PARAMETERS = [spec for backend in registry.BUILT_IN for spec in backend_parameters(backend)]
 
 
 @pytest.mark.parametrize("spec", all_parameters(), ids=lambda spec: spec.name)
@@ -50,3 +64,57 @@ def test_frames_must_differ():
     with pytest.raises(ConfigError, match="three different names"):
         check_together({"map_frame": "map", "odom_frame": "map", "base_frame": "base_link"})
     check_together({"map_frame": "map", "odom_frame": "odom", "base_frame": "base_link"})
+
+
+@pytest.mark.parametrize("spec", BACKEND_PARAMETERS, ids=lambda spec: spec.name)
+def test_every_setting_of_a_backend_is_a_described_parameter(spec):
+    assert coerce(spec, spec.default) == spec.default
+    assert spec.doc, "describe it in the docstring of its class"
+
+
+def test_the_page_has_every_backend_and_says_what_is_shared():
+    page = markdown()
+    for backend in registry.BUILT_IN:
+        assert f"\n### `{backend}`\n" in page
+    assert "| `retrieval.k` | integer | `1` | 1 .. 1000 |" in page
+    assert "| `imposing.noise_translation_m` | double array | `[8.0, 8.0, 0.2]` | at least 0 |" in page
+    assert "Those of [`retrieval`](#retrieval), under `copr.`" in page and "`copr.k`" not in page
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "reason"),
+    [
+        ("retrieval.k", 0, "1 .. 1000"),
+        ("copr.weights", "best", "uniform, similarity, interpolation"),
+        ("irpnet.samples", 1.5, "type int"),
+        ("camnet.stages", "pose", "retrieval, pfr, prp, full"),
+        ("imposing.noise_rotation_deg", [1.0, 1.0, 100.0], "0 .. 90"),
+    ],
+)
+def test_settings_of_backends_are_checked_as_the_nodes_own(name, value, reason):
+    (spec,) = (spec for spec in BACKEND_PARAMETERS if spec.name == name)
+    with pytest.raises(ConfigError, match=name.replace(".", r"\.")) as caught:
+        coerce(spec, value)
+    assert reason in str(caught.value)
+
+
+def test_settings_that_no_parameter_can_hold_are_left_out():
+    @dataclass(frozen=True)
+    class Settings:
+        """Of a test.
+
+        :param count: how many.
+        """
+
+        count: int = ranged(3, minimum=1)
+        limit: float | None = None
+        table: dict[str, int] = field(default_factory=dict)
+
+    (spec,) = settings_parameters("mine.", Settings)
+    assert (spec.name, spec.default, spec.minimum, spec.doc) == ("mine.count", 3, 1, "How many.")
+
+
+def test_a_backend_that_does_not_name_its_settings_has_no_table(monkeypatch):
+    monkeypatch.setitem(registry.BUILT_IN, "silent", f"{Localizer.__module__}:Localizer")
+    assert backend_parameters("silent") == ()
+    assert "### `silent`\n\nNo table:" in markdown()

@@ -10,6 +10,7 @@ Maps whose manifest says ``backend: my_method`` then load with :func:`load_local
 
 from __future__ import annotations
 
+import inspect
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -25,7 +26,7 @@ from vloc_ros.localizers.registry import available_backends, backend_class
 from vloc_ros.maps import MapBundle, MapManifest, read_map
 from vloc_ros.types import CameraModel, Estimate, Query
 
-__all__ = ["Localizer", "available_backends", "check_query", "load_localizer", "select_device"]
+__all__ = ["Localizer", "available_backends", "check_query", "load_localizer", "offers_candidates", "select_device"]
 
 
 class Localizer(ABC):
@@ -121,6 +122,11 @@ class Localizer(ABC):
     def settings(self) -> Any:
         """The backend's settings in force, a dataclass (or a mapping)."""
         return self._manifest.settings
+
+
+def offers_candidates(localizer: Localizer) -> bool:
+    """Whether :meth:`Localizer.localize` takes ``keep_candidates``, which returns how the estimate came about."""
+    return "keep_candidates" in inspect.signature(localizer.localize).parameters
 
 
 def check_query(query: Query) -> None:

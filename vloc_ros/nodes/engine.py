@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
-from dataclasses import is_dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,7 +18,6 @@ from vloc_ros.nodes.outputs import Outputs
 from vloc_ros.nodes.ros_parameters import NodeParameters
 from vloc_ros.nodes.tf_broadcast import TfBroadcast
 from vloc_ros.nodes.tf_input import TfInput
-from vloc_ros.settings import settings_to_mapping
 from vloc_ros.tracking.store import SavedPose, load_pose, save_pose
 from vloc_ros.types import Array, LocalizationState
 
@@ -107,7 +104,7 @@ class Engine:
         old, self._localizer, self.pipeline = self._localizer, localizer, pipeline
         if old is not None:
             old.close()
-        self._parameters.show_backend(localizer.backend, _plain(localizer.settings))
+        self._parameters.show_backend(localizer.backend, localizer.settings)
         frames = {scene.frame_id for scene in localizer.manifest.scenes}
         if self._map not in frames:
             self._log.warning(
@@ -214,7 +211,9 @@ class Engine:
         turn = self._node.get_clock().now().nanoseconds
         image = message_image(received.image)
         scene = self._parameters["scene"] or None
-        frame = Frame(stamp, image, camera, rectified, T_base_cam, T_odom_base, turn, scene)
+        frame = Frame(
+            stamp, image, camera, rectified, T_base_cam, T_odom_base, turn, scene, self._outputs.wants_candidates
+        )
         result = pipeline.process(frame)
         if self._cancelled():
             return  # deactivated meanwhile: TF is no lifecycle publisher, nobody else would hold it back
@@ -397,7 +396,3 @@ class Engine:
         if now - self._logged.get(topic, -LOG_PERIOD_S) >= LOG_PERIOD_S:
             self._logged[topic] = now
             self._log.warning(text)
-
-
-def _plain(settings: Any) -> Mapping[str, Any]:
-    return settings_to_mapping(settings) if is_dataclass(settings) else dict(settings)

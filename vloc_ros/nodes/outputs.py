@@ -42,6 +42,11 @@ class Outputs:
         """Whether somebody subscribes to the debug image."""
         return self._debug.get_subscription_count() > 0
 
+    @property
+    def wants_candidates(self) -> bool:
+        """Whether somebody looks at candidates, here or in the debug image."""
+        return self._candidates.get_subscription_count() > 0 or self.wants_debug_image
+
     def state(self, state: LocalizationState) -> None:
         """Publish a state that is new. Late joiners get the last one."""
         if state is not self._state:

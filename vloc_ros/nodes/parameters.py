@@ -6,18 +6,31 @@ Imports no ROS, so that the documentation can be generated and checked on any ma
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from vloc_ros.diagnostics import DiagnosticSettings
 from vloc_ros.errors import ConfigError
+from vloc_ros.localizers.registry import BUILT_IN, backend_class
 from vloc_ros.pipeline import PipelineSettings
 from vloc_ros.settings import describe_settings
 from vloc_ros.tracking.settings import TrackerSettings
 
-__all__ = ["PARAMETERS", "ParameterSpec", "check_together", "coerce", "markdown", "spec_named"]
+__all__ = [
+    "PARAMETERS",
+    "ParameterSpec",
+    "backend_parameters",
+    "check_together",
+    "coerce",
+    "markdown",
+    "settings_parameters",
+    "spec_named",
+]
+
+TYPE_NAMES = {bool: "bool", int: "integer", float: "double", str: "string", list: "double array"}
 
 AT_ONCE = "at once"
 CONFIGURE = "next configure"
@@ -48,10 +61,13 @@ class ParameterSpec:
         """The allowed values in words, or an empty string."""
         if self.choices:
             return "one of " + ", ".join(f"`{c}`" for c in self.choices)
-        if self.minimum is not None or self.maximum is not None:
-            low, high = ("" if bound is None else f"{bound:g}" for bound in (self.minimum, self.maximum))
+        low, high = (
+            "" if bound is None else str(bound) if isinstance(bound, int) else f"{bound:g}"
+            for bound in (self.minimum, self.maximum)
+        )
+        if low and high:
             return f"{low} .. {high}"
-        return ""
+        return f"at least {low}" if low else f"at most {high}" if high else ""
 
 
 def _frame(value: str) -> str | None:
@@ -180,20 +196,54 @@ GROUPS: tuple[tuple[str, type, frozenset[str]], ...] = (
 )
 
 
+def settings_parameters(
+    prefix: str, cls: type, applies: str = MAP, elsewhere: frozenset[str] = frozenset()
+) -> tuple[ParameterSpec, ...]:
+    """The fields of a settings class as parameters below ``prefix``; those that no parameter can hold are left out.
+
+    :param elsewhere: fields that are parameters under another name.
+    """
+    specs = []
+    docs = {row.name: row.doc for row in describe_settings(cls)}
+    hints = get_type_hints(cls)
+    for item in fields(cls):
+        default = list(item.default) if isinstance(item.default, tuple) else item.default
+        if item.name in elsewhere or type(default) not in TYPE_NAMES:
+            continue
+        doc = docs.get(item.name, "").replace("``", "`")
+        low, high = item.metadata.get("minimum"), item.metadata.get("maximum")
+        choices = get_args(hints[item.name]) if get_origin(hints[item.name]) is Literal else ()
+        text = doc[:1].upper() + doc[1:]
+        specs.append(ParameterSpec(f"{prefix}{item.name}", default, text, applies, low, high, choices))
+    return tuple(specs)
+
+
 def tuning_parameters() -> tuple[ParameterSpec, ...]:
     """The parameters of pipeline, tracker and diagnostics, from the settings classes that replay uses too."""
-    specs = []
-    for prefix, cls, elsewhere in GROUPS:
-        docs = {row.name: row.doc for row in describe_settings(cls)}
-        hints = get_type_hints(cls)
-        for item in fields(cls):
-            if item.name not in elsewhere:
-                doc = docs[item.name][:1].upper() + docs[item.name][1:]
-                low, high = item.metadata.get("minimum"), item.metadata.get("maximum")
-                choices = get_args(hints[item.name]) if get_origin(hints[item.name]) is Literal else ()
-                applies = AT_ONCE if cls is DiagnosticSettings else MAP
-                specs.append(ParameterSpec(f"{prefix}{item.name}", item.default, doc, applies, low, high, choices))
-    return tuple(specs)
+    return tuple(
+        spec
+        for prefix, cls, elsewhere in GROUPS
+        for spec in settings_parameters(prefix, cls, AT_ONCE if cls is DiagnosticSettings else MAP, elsewhere)
+    )
+
+
+def backend_parameters(backend: str) -> tuple[ParameterSpec, ...]:
+    """The parameters of an installed backend, from the class of settings that its property ``settings`` returns.
+
+    Empty for a backend that does not say which class that is; the node still shows the settings in force.
+
+    :raises ConfigError: no such backend, or it cannot be imported.
+    """
+    cls = _settings_class(backend)
+    return () if cls is None else settings_parameters(f"{backend}.", cls)
+
+
+def _settings_class(backend: str) -> type | None:
+    getter = inspect.getattr_static(backend_class(backend), "settings", None)
+    if not isinstance(getter, property) or getter.fget is None:
+        return None
+    hint = get_type_hints(getter.fget).get("return")
+    return hint if isinstance(hint, type) and is_dataclass(hint) else None
 
 
 def spec_named(name: str) -> ParameterSpec | None:
@@ -224,10 +274,11 @@ def coerce(spec: ParameterSpec, value: Any) -> Any:
     numbers = value if kind is list else [value] if kind in (int, float) else []
     if not all(math.isfinite(v) for v in numbers):
         raise ConfigError(f"{spec.name}: expected finite numbers, found {value!r}")
-    if kind in (int, float) and (
-        (spec.minimum is not None and value < spec.minimum) or (spec.maximum is not None and value > spec.maximum)
-    ):
-        raise ConfigError(f"{spec.name}: expected a number in {spec.constraint}, found {value!r}")
+    low = -math.inf if spec.minimum is None else spec.minimum
+    high = math.inf if spec.maximum is None else spec.maximum
+    if not all(low <= v <= high for v in numbers):
+        what = "numbers" if kind is list else "a number"
+        raise ConfigError(f"{spec.name}: expected {what} of {spec.constraint}, found {value!r}")
     if spec.choices and value not in spec.choices:
         raise ConfigError(f"{spec.name}: expected one of {', '.join(spec.choices)}, found {value!r}")
     reason = spec.check(value) if spec.check else None
@@ -256,9 +307,6 @@ def _literal(value: Any) -> str:
     return str(value)
 
 
-TYPE_NAMES = {bool: "bool", int: "integer", float: "double", str: "string", list: "double array"}
-
-
 def markdown() -> str:
     """The text of docs/parameters.md."""
     lines = [
@@ -282,8 +330,28 @@ def markdown() -> str:
         "## Parameters of a backend",
         "",
         "Settings that the map's backend allows to change at run time stand under `<backend>.`, for example",
-        "`imposing.candidates`. What is not set comes from the map. After the map is loaded, `ros2 param list` shows",
-        "them all with the values in force; a change takes effect with the next configure or `~/load_map`.",
+        "`imposing.candidates`. **What is not set comes from the map**; the defaults below are those of maps that say",
+        "nothing. After the map is loaded, `ros2 param list` shows the settings of its backend with the values in",
+        "force; a change takes effect with the next configure or `~/load_map`. Offline the same settings are the",
+        "`--set NAME=VALUE` of `vloc replay`. Backends of other packages appear in the same way.",
         "",
     ]
+    written: dict[type, str] = {}
+    for backend in BUILT_IN:
+        lines += [f"### `{backend}`", "", *_backend_table(backend, written), ""]
     return "\n".join(lines)
+
+
+def _backend_table(backend: str, written: dict[type, str]) -> list[str]:
+    """The rows of a backend; a class of settings that stands above already is not repeated."""
+    cls = _settings_class(backend)
+    if cls is None:
+        return ["No table: the backend does not say what its settings are."]
+    if cls in written:
+        return [f"Those of [`{written[cls]}`](#{written[cls]}), under `{backend}.`."]
+    written[cls] = backend
+    rows = ["| parameter | type | default | allowed | meaning |", "|---|---|---|---|---|"]
+    for spec in backend_parameters(backend):
+        kind, default = TYPE_NAMES[type(spec.default)], _literal(spec.default)
+        rows.append(f"| `{spec.name}` | {kind} | `{default}` | {spec.constraint} | {spec.doc} |")
+    return rows

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from array import array
 from collections.abc import Iterable, Mapping
+from dataclasses import is_dataclass
 from typing import Any
 
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor, SetParametersResult
@@ -12,12 +13,17 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 
 from vloc_ros.errors import ConfigError
-from vloc_ros.nodes.parameters import ParameterSpec, all_parameters, check_together, coerce
+from vloc_ros.nodes.parameters import ParameterSpec, all_parameters, check_together, coerce, settings_parameters
+from vloc_ros.settings import settings_to_mapping
 
 __all__ = ["NodeParameters"]
 
 #: Names that rclpy itself declares or reads.
 FOREIGN = ("use_sim_time", "start_type_description_service", "qos_overrides.")
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, array) else value
 
 
 def _descriptor(spec: ParameterSpec) -> ParameterDescriptor:
@@ -47,6 +53,7 @@ class NodeParameters:
     def __init__(self, node: Node, backends: Iterable[str]) -> None:
         self._node = node
         self._specs = {spec.name: spec for spec in all_parameters()}
+        self._backend_specs: dict[str, ParameterSpec] = {}
         self._shown: dict[str, Any] = {}
         given = {name: parameter.value for name, parameter in node.get_parameters_by_prefix("").items()}
         self._warn_unknown(given, tuple(backends))
@@ -63,8 +70,7 @@ class NodeParameters:
         node.add_on_set_parameters_callback(self._validate)
 
     def __getitem__(self, name: str) -> Any:
-        value = self._node.get_parameter(name).value
-        return list(value) if isinstance(value, array) else value
+        return _plain(self._node.get_parameter(name).value)
 
     def group(self, prefix: str) -> dict[str, Any]:
         """The values of the table below ``prefix`` (with its dot), without it."""
@@ -74,26 +80,39 @@ class NodeParameters:
         """What the user set under ``<backend>.``; what was only shown by :meth:`show_backend` is the map's."""
         settings = {}
         for name, parameter in self._node.get_parameters_by_prefix(backend).items():
-            value = list(parameter.value) if isinstance(parameter.value, array) else parameter.value
+            value = _plain(parameter.value)
             if value is not None and self._shown.get(f"{backend}.{name}", self) != value:
                 settings[name] = value
         return settings
 
-    def show_backend(self, backend: str, settings: Mapping[str, Any]) -> None:
-        """Declare the settings in force, so that ``ros2 param list`` shows what can be changed."""
-        for name, value in settings.items():
+    def show_backend(self, backend: str, settings: Any) -> None:
+        """Declare the settings in force, so that ``ros2 param list`` shows what can be changed.
+
+        :param settings: a dataclass, whose ranges and texts become the descriptors, or a mapping.
+        """
+        values: Mapping[str, Any] = settings if isinstance(settings, Mapping) else {}
+        if is_dataclass(settings):
+            values = settings_to_mapping(settings)
+            specs = settings_parameters(f"{backend}.", type(settings))
+            self._backend_specs.update({spec.name: spec for spec in specs})
+        for name, value in values.items():
             full = f"{backend}.{name}"
             if isinstance(value, tuple):
                 value = [float(v) if isinstance(v, float) else v for v in value]
             if not isinstance(value, (bool, int, float, str)) and not (isinstance(value, list) and value):
                 continue
-            if full in self._shown and self._node.has_parameter(full):
-                if self._node.get_parameter(full).value == self._shown[full]:
-                    self._node.undeclare_parameter(full)
-            if not self._node.has_parameter(full):
-                self._node.declare_parameter(full, value, ParameterDescriptor(description=f"Setting of {backend}."))
-                shown = self._node.get_parameter(full).value
-                self._shown[full] = list(shown) if isinstance(shown, array) else shown
+            spec = self._backend_specs.get(full)
+            by_user = False
+            if self._node.has_parameter(full):
+                if full in self._shown and self[full] != self._shown[full]:
+                    continue  # the user changed it since, and it has its descriptor
+                # What a parameter file gives has been declared without one, and as an integer where 5 stands for 5.0.
+                by_user = full not in self._shown
+                self._node.undeclare_parameter(full)
+            descriptor = _descriptor(spec) if spec else ParameterDescriptor(description=f"Setting of {backend}.")
+            self._node.declare_parameter(full, value, descriptor, ignore_override=True)
+            if not by_user:
+                self._shown[full] = self[full]
 
     def _warn_unknown(self, given: Mapping[str, Any], backends: tuple[str, ...]) -> None:
         for name in given:
@@ -108,10 +127,9 @@ class NodeParameters:
         values = {name: self[name] for name in self._specs}
         try:
             for parameter in parameters:
-                spec = self._specs.get(parameter.name)
+                spec = self._specs.get(parameter.name, self._backend_specs.get(parameter.name))
                 if spec is not None:
-                    value = list(parameter.value) if isinstance(parameter.value, array) else parameter.value
-                    values[spec.name] = coerce(spec, value)
+                    values[spec.name] = coerce(spec, _plain(parameter.value))
             check_together(values)
         except ConfigError as error:
             return SetParametersResult(successful=False, reason=str(error))

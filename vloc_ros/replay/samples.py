@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import inspect
 from dataclasses import dataclass, field
 
 from vloc_ros.errors import VlocError
 from vloc_ros.images.decode import decode
 from vloc_ros.images.rectify import Rectifier
-from vloc_ros.localizers.base import Localizer
+from vloc_ros.localizers.base import Localizer, offers_candidates
 from vloc_ros.pipeline import Frame
 from vloc_ros.types import Array, Estimate, Query
 
@@ -31,7 +30,7 @@ class CandidateSamples:
     kept: list[tuple[Estimate, Array | None]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self._offered = "keep_candidates" in inspect.signature(self.localizer.localize).parameters
+        self._offered = offers_candidates(self.localizer)
         self._wanted = [int(place * self.frames) for place in PLACES]
 
     def offer(self, index: int, frame: Frame, T_map_cam: Array | None) -> None:

@@ -49,12 +49,12 @@ class InferenceSettings:
         (Algorithm 1: 1).
     :param sequence: earlier frames of a drive that the query is compared with: 2 for the paper's sequences. Then the
         localizer remembers the frames it saw last; 0 keeps every frame by itself.
-    :param sequence_gap_s: a pause longer than this, or a step back in time, makes it forget them.
+    :param sequence_gap_s: a pause longer than this, or a step back in time, makes the localizer forget earlier frames.
     :param inlier_m: estimates that close to each other agree, metres.
-    :param inlier_deg: and that close in rotation, degrees.
+    :param inlier_deg: estimates that close in rotation agree, degrees.
     :param precision: of the encoder: ``auto`` takes bfloat16 where the processor multiplies it faster.
     :param localized_sigma_m: a frame is LOCALIZED up to this standard deviation of position (largest axis).
-    :param lost_sigma_m: and LOST beyond this one.
+    :param lost_sigma_m: a frame is LOST beyond this standard deviation of position (largest axis).
     """
 
     top: int = ranged(3, minimum=1, maximum=1024)

@@ -64,7 +64,7 @@ class SearchSettings:
     :param precision: ``auto`` takes bfloat16 where the processor multiplies it faster, ``float32`` never.
     :param prior_sigmas: how many standard deviations of the prior the search covers.
     :param localized_sigma_m: a frame is LOCALIZED up to this standard deviation of position (largest axis).
-    :param lost_sigma_m: and LOST beyond this one.
+    :param lost_sigma_m: a frame is LOST beyond this standard deviation of position (largest axis).
     """
 
     candidates: int = ranged(4096, minimum=1, maximum=1 << 20)

@@ -42,10 +42,10 @@ class RetrievalSettings:
     :param k: nearest references that are averaged; 1 takes the pose of the nearest.
     :param weights: of the average: ``uniform``, ``similarity`` (to a power) or ``interpolation`` (the affine
         combination of descriptors that is closest to the query's).
-    :param similarity_power: the power.
+    :param similarity_power: power of the similarity in ``similarity`` weights.
     :param ridge: regularisation of the interpolation, as a share of the mean squared distance of the neighbours.
     :param radius_m: only neighbours this near to the best one are averaged with it.
-    :param radius_deg: and turned by no more than this from it.
+    :param radius_deg: only neighbours turned by no more than this from the best one are averaged with it.
     :param neighbours: nearest references that the statistics for the covariance are made of.
     :param index: what finds neighbours: ``torch`` (every row), ``faiss_flat`` (every row), ``faiss_ivf`` (rows near
         the query, found by a coarse quantiser), or ``auto``, which is ``torch``.
@@ -55,7 +55,7 @@ class RetrievalSettings:
     :param unfamiliar: a frame is LOST when its nearest descriptor is farther than this times the farthest of the
         calibration frames, and DEGRADED when it is farther than that one.
     :param localized_sigma_m: a frame is LOCALIZED up to this standard deviation of position (largest axis).
-    :param lost_sigma_m: and LOST beyond this one.
+    :param lost_sigma_m: a frame is LOST beyond this standard deviation of position (largest axis).
     """
 
     k: int = ranged(1, minimum=1, maximum=1000)
