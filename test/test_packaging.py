@@ -98,15 +98,35 @@ def test_every_package_is_listed(setup_arguments):
             assert ".".join(module.parent.relative_to(ROOT).parts) in listed, f"{module.parent} lacks __init__.py"
 
 
-def test_parameter_file_names_known_parameters():
-    from vloc_ros.nodes.parameters import coerce, spec_named
+@pytest.mark.parametrize("backend", BUILT_IN)
+def test_parameter_file_names_known_parameters(backend):
+    from vloc_ros.nodes.parameters import backend_parameters, coerce, spec_named
 
-    content = yaml.safe_load((ROOT / "config/imposing.yaml").read_text())
+    text = (ROOT / f"config/{backend}.yaml").read_text()
+    content = yaml.safe_load(text)
     assert list(content) == ["/**"], "any other key drops the file in a namespace"
-    for name, value in content["/**"]["ros__parameters"].items():
+    given = content["/**"]["ros__parameters"]
+    assert given["backend"] == backend
+    for name, value in given.items():
         spec = spec_named(name)
         assert spec is not None, name
         assert coerce(spec, value) == value
+    # The settings of the backend stand there as examples, commented out.
+    examples = yaml.safe_load(re.sub(r"^    # (?=( {2})?\w+:)", "    ", text, flags=re.MULTILINE))
+    known = {spec.name: spec for spec in backend_parameters(backend)}
+    offered = examples["/**"]["ros__parameters"][backend]
+    assert offered
+    for name, value in offered.items():
+        assert coerce(known[f"{backend}.{name}"], value) == value
+
+
+@pytest.mark.parametrize("backend", BUILT_IN)
+def test_launch_file_is_the_backends_own(backend):
+    text = (ROOT / f"launch/{backend}.launch.py").read_text()
+    assert f'BACKEND = "{backend}"' in text and f"ros2 launch vloc_ros {backend}.launch.py" in text
+    # They differ in this and in what they are for; what they do stands in localizer.launch.py.
+    other = (ROOT / "launch/imposing.launch.py").read_text()
+    assert text.partition("from pathlib")[2].replace(backend, "imposing") == other.partition("from pathlib")[2]
 
 
 @pytest.mark.parametrize("name", sorted(documentation.pages()))

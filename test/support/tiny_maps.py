@@ -1,0 +1,45 @@
+"""A calibrated map of one lap for every backend of the retrieval family, each made in a few seconds at most."""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import shutil
+import tempfile
+from pathlib import Path
+
+import tiny_camnet
+import tiny_copr
+import tiny_drive
+import tiny_irpnet
+
+from vloc_train.calibration import recalibrate
+from vloc_train.copr.densify import densify_map, densify_settings
+
+BACKENDS = ("retrieval", "copr", "irpnet", "camnet")
+
+
+@functools.cache
+def _folder() -> Path:
+    made = Path(tempfile.mkdtemp(prefix="vloc-test-"))
+    atexit.register(shutil.rmtree, made, ignore_errors=True)
+    return made
+
+
+def _other_lap() -> dict[str, list]:
+    return {"map": [tiny_drive.drive(30, "other", phase=0.07)]}
+
+
+@functools.cache
+def tiny_map(backend: str) -> Path:
+    """The map of ``backend``, made once in a test run."""
+    folder = _folder() / backend
+    if backend == "retrieval":
+        return tiny_copr.retrieval_map(folder).path
+    if backend == "copr":
+        between = densify_settings({"targets": {"scheme": "interpolate", "step_m": 0.5}})
+        return densify_map(tiny_map("retrieval"), folder, between, calibration=_other_lap(), device="cpu").path
+    if backend == "irpnet":
+        return tiny_irpnet.trained_map()
+    tiny_camnet.written(folder, [tiny_camnet.lap(40)])
+    return recalibrate(folder, _other_lap(), folder, "cpu").path
