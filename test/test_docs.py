@@ -1,6 +1,6 @@
 """The documentation against the code: commands and options exist, links resolve, examples run, tables are current.
 
-``python test/test_docs.py`` writes the generated table of docs/training.md anew.
+``python test/test_docs.py`` writes the generated tables of docs/settings.md anew.
 """
 
 from __future__ import annotations
@@ -77,8 +77,10 @@ def test_every_command_is_documented():
     from vloc_ros.cli import app
 
     text = "".join(page.read_text(encoding="utf-8") for page in PAGES)
-    for name in typer.main.get_command(app).commands:
+    for name, command in typer.main.get_command(app).commands.items():
         assert f"vloc {name}" in text, name
+        for inner in getattr(command, "commands", {}):
+            assert f"vloc {name} {inner}" in text, f"{name} {inner}"
 
 
 def full_lines() -> list[str]:
@@ -190,32 +192,71 @@ def test_backend_example_runs(monkeypatch, tmp_path):
 # -- tables ---------------------------------------------------------------------------------------
 
 
-def settings_table() -> str:
-    """Every training setting: both presets' values, its range, and what its class says about it."""
-    from vloc_ros.settings import describe_settings
-    from vloc_train.imposing.settings import TrainSettings, preset
+def settings_of(key: str) -> dict[str, Any]:
+    """The settings that a table of docs/settings.md is about, by the name of their preset: ``train imposing``, ..."""
+    what, _, backend = key.partition(" ")
+    if what == "densify":
+        from vloc_train.copr.densify import densify_settings
 
-    values = [preset(name).to_mapping() for name in ("paper", "small")]
+        return {"default": densify_settings({"method": "nonlinear"})}
+    from vloc_train.registry import BUILDERS, TRAINERS, find
+
+    trainer = find(TRAINERS if what == "train" else BUILDERS, backend, what)
+    return {name: trainer.settings(name, None, key) for name in trainer.presets}
+
+
+def table_keys() -> list[str]:
+    """Every table that docs/settings.md has to have."""
+    from vloc_train.registry import BUILDERS, TRAINERS
+
+    return [f"train {b}" for b in TRAINERS] + [f"build {b}" for b in BUILDERS] + ["densify"]
+
+
+def settings_table(key: str) -> str:
+    """Every setting: the presets' values, its range, and what its class says about it."""
+    from vloc_ros.settings import describe_settings, settings_to_mapping
+
+    presets = settings_of(key)
+    values = {name: settings_to_mapping(made) for name, made in presets.items()}
 
     def value(mapping, name):
         for part in name.split("."):
             mapping = mapping[part]
         return "`none`" if mapping is None else f"`{str(mapping).lower() if isinstance(mapping, bool) else mapping}`"
 
-    rows = ["| setting | `paper` | `small` | allowed | meaning |", "|---|---|---|---|---|"]
-    for row in describe_settings(TrainSettings):
-        paper, small = (value(mapping, row.name) for mapping in values)
+    rows = [f"| setting | {' | '.join(f'`{name}`' for name in presets)} | allowed | meaning |"]
+    rows.append("|---|" + "---|" * len(presets) + "---|---|")
+    first = next(iter(presets))
+    for row in describe_settings(type(presets[first])):
+        cells = [value(mapping, row.name) for mapping in values.values()]
+        cells[1:] = ["same" if cell == cells[0] else cell for cell in cells[1:]]
         choices = re.findall(r"'(\w+)'", row.type) if row.type.startswith("Literal") else []
         allowed = ", ".join(f"`{c}`" for c in choices) or row.range.replace("..", " .. ").strip()
-        rows.append(f"| `{row.name}` | {paper} | {small if small != paper else 'same'} | {allowed} | {row.doc} |")
+        rows.append(f"| `{row.name}` | {' | '.join(cells)} | {allowed} | {row.doc} |")
     return "\n".join(rows).replace("``", "`")
 
 
-def test_training_settings_are_current():
-    pytest.importorskip("lightning", reason="the trainer needs the extra [train]")
-    text = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
-    table = text[text.index("\n", text.index(BEGIN)) + 1 : text.index(END)].strip()
-    assert table == settings_table(), "docs/training.md is out of date: python test/test_docs.py"
+def written_tables() -> dict[str, str]:
+    """The tables of docs/settings.md as they stand there."""
+    text = (ROOT / "docs" / "settings.md").read_text(encoding="utf-8")
+    return {key.strip(): table.strip() for key, table in re.findall(rf"{BEGIN}(.*?)-->(.*?){END}", text, re.DOTALL)}
+
+
+def test_tables_of_settings_are_current():
+    pytest.importorskip("lightning", reason="the trainers need the extra [train]")
+    tables = written_tables()
+    assert sorted(tables) == sorted(table_keys())
+    for key, table in tables.items():
+        assert table == settings_table(key), f"docs/settings.md, {key}: out of date: python test/test_docs.py"
+
+
+def test_every_setting_is_explained():
+    pytest.importorskip("lightning", reason="the trainers need the extra [train]")
+    from vloc_ros.settings import describe_settings
+
+    for key in table_keys():
+        for row in describe_settings(type(next(iter(settings_of(key).values())))):
+            assert row.doc, f"{key}: {row.name}"
 
 
 def test_every_figure_of_a_report_is_explained():
@@ -269,8 +310,13 @@ def test_backend_readme_names_settings_that_exist():
 
 if __name__ == "__main__":
     sys.path.insert(0, str(ROOT))
-    target = ROOT / "docs" / "training.md"
-    before, rest = target.read_text(encoding="utf-8").split(BEGIN)
+    target = ROOT / "docs" / "settings.md"
     target.write_text(
-        f"{before}{BEGIN}{rest.splitlines()[0]}\n{settings_table()}\n{END}{rest.split(END)[1]}", encoding="utf-8"
+        re.sub(
+            rf"({BEGIN}(.*?)-->).*?({END})",
+            lambda found: f"{found[1]}\n{settings_table(found[2].strip())}\n{found[3]}",
+            target.read_text(encoding="utf-8"),
+            flags=re.DOTALL,
+        ),
+        encoding="utf-8",
     )
