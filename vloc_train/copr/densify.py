@@ -230,6 +230,9 @@ def command(
         float | None,
         typer.Option(min=0.001, help="Metres to extrapolate around a reference; default: until neighbours meet."),
     ] = None,
+    side: Annotated[
+        float | None, typer.Option(min=0.0, help="Metres to the side of the camera at most, the width of a road.")
+    ] = None,
     grid: Annotated[
         str, typer.Option(help="Extrapolation: anchor (a grid around each reference), global (one grid) or lateral.")
     ] = "anchor",
@@ -254,7 +257,7 @@ def command(
 ) -> None:
     """Add regressed descriptors between a map's references, or around them (CoPR). Images are not needed."""
     show_progress()
-    targets: dict[str, Any] = {"scheme": scheme, "step_m": step, "span_m": span, "grid": grid}
+    targets: dict[str, Any] = {"scheme": scheme, "step_m": step, "span_m": span, "side_m": side, "grid": grid}
     if lateral:
         targets |= {"lateral_m": lateral, "grid": "lateral"}
     given: dict[str, Any] = {"targets": targets, "every": every, **({"method": method} if method else {})}

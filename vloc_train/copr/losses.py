@@ -19,4 +19,5 @@ def descriptor_loss(found: Tensor, truth: Tensor, kind: str = "mse", scale: Tens
     difference = (found - truth) / scale
     if kind == "mse":
         return difference.square().mean()
-    return torch.linalg.vector_norm(difference, dim=-1).mean()
+    norms: Tensor = torch.linalg.vector_norm(difference, dim=-1)
+    return norms.mean()

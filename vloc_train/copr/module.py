@@ -72,18 +72,28 @@ class RegressorModule(lightning.LightningModule):
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.Adam(self.parameters(), lr=self.settings.learning_rate)
 
-    def _regressed(self, of: Described, rows: Tensor) -> tuple[Tensor, Tensor]:
+    def _regressed(self, of: Described, rows: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Tensor]:
         anchors, targets = rows[:, 0].cpu(), rows[:, 1].cpu()
         relative = relative_pose(of.poses[anchors], of.poses[targets], self.settings.regressor.relative_frame)
-        found = self.network(of.descriptors[anchors].to(self.device), relative.to(self.device))
+        given = of.descriptors[anchors] if noise is None else of.descriptors[anchors] + noise
+        found = self.network(given.to(self.device), relative.to(self.device))
         return found, of.descriptors[targets].to(self.device)
+
+    def _noise(self, rows: Tensor) -> Tensor | None:
+        """What blurs the anchors of this step; it depends on seed and step alone."""
+        amount = self.settings.pairs.noise * self._spread
+        if not amount:
+            return None
+        shape = (len(rows), self._known.descriptors.shape[1])
+        rng = keyed_rng(self.settings.seed, 13, self.global_step)
+        return amount * torch.from_numpy(rng.standard_normal(shape, dtype="float32"))
 
     def training_step(self, rows: Tensor, batch_idx: int) -> Tensor:
         if self.settings.schedule == "cosine":
             rate = self.settings.learning_rate * 0.5 * (1.0 + math.cos(math.pi * self.progress()))
             for group in cast(Any, self.optimizers()).param_groups:
                 group["lr"] = rate
-        loss = descriptor_loss(*self._regressed(self._known, rows), self.settings.loss, self._spread)
+        loss = descriptor_loss(*self._regressed(self._known, rows, self._noise(rows)), self.settings.loss, self._spread)
         # Reading values off the device waits for it; these are the steps that the trainer's logger writes down.
         if (self.global_step + 1) % cast(Any, self.trainer).log_every_n_steps == 0:
             self.log("loss", loss.detach(), prog_bar=True)

@@ -20,12 +20,15 @@ class PairSettings:
     :param radius_m: farthest target of an anchor. Densification warns of targets beyond it.
     :param max_angle_deg: and the largest turn between the two; 180 takes any.
     :param across_drives: anchor and target may be of different drives; otherwise both are of one drive, in one light.
+    :param noise: anchors' descriptors are blurred by so many of their spreads, so that H does not learn drives by
+        heart; 0 is the paper's.
     :param batch_size: pairs in one step.
     """
 
     radius_m: float = ranged(10.0, minimum=0.01, maximum=1e4)
     max_angle_deg: float = ranged(180.0, minimum=0.1, maximum=180.0)
     across_drives: bool = True
+    noise: float = ranged(0.0, minimum=0.0, maximum=100.0)
     batch_size: int = ranged(256, minimum=1)
 
 
@@ -70,8 +73,8 @@ class TrainSettings:
 def _small() -> TrainSettings:
     """For streets, two CPU cores and some minutes: H learns what changes, for steps as long as a sparse map's gaps."""
     return TrainSettings(
-        regressor=RegressorSettings(standardise=True, translation_scale_m=10.0, residual=True),
-        pairs=PairSettings(radius_m=18.0, max_angle_deg=60.0),
+        regressor=RegressorSettings(standardise=True, translation_scale_m=10.0, residual=True, skip=True),
+        pairs=PairSettings(radius_m=18.0, max_angle_deg=60.0, noise=0.3),
         epochs=60,
         anchors_per_frame=8,
         schedule="cosine",

@@ -107,6 +107,20 @@ def test_a_grid_around_every_reference_with_its_orientation_and_height():
     np.testing.assert_array_equal(found.poses[:, 2:], poses[found.anchors[:, 0], 2:])
 
 
+@pytest.mark.parametrize("grid", ["anchor", "global"])
+def test_no_farther_to_the_side_than_the_road_is_wide(grid):
+    poses = street([0.0, 100.0], yaw=[0.0, np.pi / 2])
+    found = extrapolated(poses, step_m=0.5, span_m=4.0, side_m=1.0, grid=grid)
+    everything = extrapolated(poses, step_m=0.5, span_m=4.0, grid=grid)
+    for of, dense in ((found, 1.0), (everything, 4.0)):
+        offset = of.poses[:, :2] - poses[of.anchors[:, 0], :2]
+        sideways = np.where(of.anchors[:, 0] == 0, offset[:, 1], offset[:, 0])
+        assert np.abs(sideways).max() == pytest.approx(dense)
+        assert np.linalg.norm(offset, axis=1).max() == pytest.approx(4.0)
+    kept = {tuple(p) for p in found.poses[:, :2]}
+    assert kept < {tuple(p) for p in everything.poses[:, :2]} and len(kept) == 2 * (17 + 4 * 15 - 1)
+
+
 def test_without_a_span_neighbouring_grids_meet():
     poses = street([0.0, 20.0, 44.0, 200.0])
     assert span_of(poses, TargetSettings()) == pytest.approx(12.0)

@@ -47,6 +47,8 @@ class TargetSettings:
     :param step_m: distance between targets: along the trajectory, or of the grid (paper, indoors: 0.05).
     :param span_m: extrapolation reaches this far from a reference in the ground plane; none means half of the largest
         distance between consecutive references, so that neighbouring grids meet.
+    :param side_m: grids ``anchor`` and ``global``: no farther than this to the side of where the reference's camera
+        looks, the width of a road; none means as far as ``span_m``.
     :param max_gap_m: consecutive references farther apart are ends of trajectories, nothing is interpolated between
         them; none means three times the median distance.
     :param at: interpolation: ``step`` places targets evenly; ``dropped`` places them at the references that ``every``
@@ -64,6 +66,7 @@ class TargetSettings:
     scheme: Literal["interpolate", "extrapolate"] = "extrapolate"
     step_m: float = ranged(0.05, minimum=1e-3, maximum=1e4)
     span_m: float | None = ranged(None, minimum=1e-3, maximum=1e4)
+    side_m: float | None = ranged(None, minimum=0.0, maximum=1e4)
     max_gap_m: float | None = ranged(None, minimum=1e-3, maximum=1e6)
     at: Literal["step", "dropped"] = "step"
     grid: Literal["anchor", "global", "lateral"] = "anchor"

@@ -181,10 +181,22 @@ def extrapolation_targets(poses: Array, settings: TargetSettings) -> Targets:
         offsets = _disc(step, span)
         offsets = offsets[np.linalg.norm(offsets, axis=1) > _SAME_M]
         rows = np.repeat(np.arange(len(poses)), len(offsets))
-        return _turned(_around(poses, rows, np.tile(offsets, (len(poses), 1)), settings), settings)
+        around = np.tile(offsets, (len(poses), 1))
+        kept = _on_the_road(poses, rows, around, settings)
+        return _turned(_around(poses, rows[kept], around[kept], settings), settings)
     _check_count(per_anchor * yaws, settings)
     points, rows = _global_grid(poses[:, :2], step, span, settings)
-    return _turned(_around(poses, rows, points - poses[rows, :2], settings), settings)
+    offsets = points - poses[rows, :2]
+    kept = _on_the_road(poses, rows, offsets, settings)
+    return _turned(_around(poses, rows[kept], offsets[kept], settings), settings)
+
+
+def _on_the_road(poses: Array, rows: Rows, offsets: Array, settings: TargetSettings) -> npt.NDArray[np.bool_]:
+    """Which ``(T, 2)`` offsets do not lead too far to the side of their reference."""
+    if settings.side_m is None:
+        return np.ones(len(rows), dtype=bool)
+    sideways = (offsets * _sideways(poses)[rows]).sum(axis=1)
+    return np.asarray(np.abs(sideways) <= settings.side_m * (1 + 1e-9))
 
 
 def _disc(step: float, span: float) -> Array:
@@ -200,7 +212,7 @@ def _sideways(poses: Array) -> Array:
     right = quaternion_to_matrix(poses[:, 3:])[:, :2, 0]
     length = np.linalg.norm(right, axis=1, keepdims=True)
     if bool((length < 0.1).any()):
-        raise GeometryError("grid lateral: expected cameras whose x axis lies level, found one that is vertical")
+        raise GeometryError("to the side: expected cameras whose x axis lies level, found one that is vertical")
     return np.asarray(right / length)
 
 
