@@ -308,6 +308,23 @@ def test_backend_readme_names_settings_that_exist():
     assert not missing, missing
 
 
+@pytest.mark.parametrize("backend", ["retrieval", "irpnet", "camnet", "copr"])
+def test_tables_of_a_backend_name_settings_that_exist(backend):
+    """Every dotted name in a table of a backend's pages is a setting of its trainer or builder, or of the run time."""
+    pytest.importorskip("lightning", reason="the trainers need the extra [train]")
+    from vloc_ros.nodes.parameters import backend_parameters
+    from vloc_ros.settings import describe_settings
+
+    known = {spec.name for spec in backend_parameters(backend)}
+    for key in table_keys():
+        if key.endswith(f" {backend}") or (key, backend) == ("densify", "copr"):
+            known |= {row.name for row in describe_settings(type(next(iter(settings_of(key).values()))))}
+    for page in (ROOT / "vloc_ros" / "localizers" / backend).glob("*.md"):
+        rows = [line for line in page.read_text(encoding="utf-8").splitlines() if line.startswith("|")]
+        named = {name for row in rows for name in re.findall(r"`([a-z_]+\.(?!safetensors)[a-z_]+)`", row)}
+        assert named <= known, f"{page.name}: {named - known}"
+
+
 if __name__ == "__main__":
     sys.path.insert(0, str(ROOT))
     target = ROOT / "docs" / "settings.md"
