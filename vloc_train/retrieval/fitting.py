@@ -16,7 +16,7 @@ from lightning.pytorch.callbacks import Callback
 from vloc_ros.errors import DatasetError
 from vloc_ros.images.preprocess import Preprocess
 from vloc_ros.localizers.retrieval.extractors import Extractor
-from vloc_train.frames import FrameSet, join
+from vloc_train.frames import FrameSet
 from vloc_train.retrieval.clusters import fit_extractor_whitening, initialise_clusters, untrained_extractor
 from vloc_train.retrieval.module import ExtractorModule, ValidationSet
 from vloc_train.retrieval.sampling import TrainingImages
@@ -63,6 +63,9 @@ def validation_sets(training: Sequence[FrameSet], held_out: Sequence[HeldOut]) -
 
     Frames of a held-out drive are found among the place's other held-out drives, else among its training drives. Frames
     taken out of a training drive are found among the place's *other* training drives, else among the rest of their own.
+    One drive at a time: among all together the drive in the nearest lane and light answers, and weights that know
+    nothing across lanes look as good as weights that do (in the town they were taken, and of the query drive's nearest
+    neighbours 19 % instead of 1 % lay more than 10 m away).
     """
     sets = []
     for held in held_out:
@@ -72,8 +75,8 @@ def validation_sets(training: Sequence[FrameSet], held_out: Sequence[HeldOut]) -
         references = (others if held.drive is None else []) or known
         if not references and held.drive is not None:
             references = [training[held.drive]]
-        if references and len(held.frames):
-            sets.append(ValidationSet(held.frames, join(references)))
+        if len(held.frames):
+            sets += [ValidationSet(held.frames, one) for one in references if len(one)]
     return sets
 
 
@@ -104,7 +107,7 @@ class _Validate(Callback):
             if len(distance):
                 # The mean of a capped error rather than the median: of one drive the median neighbour is the next frame
                 # long before the last wrong place is gone.
-                error = float(np.median(distance) + np.minimum(distance, 20.0).mean())
+                error = float(np.minimum(distance, 20.0).mean())
                 figures = {"validation_m": float(np.median(distance)), "validation_deg": float(np.median(angle))}
                 figures["validation_within_5m"] = float((distance <= 5.0).mean())
                 module.log_dict(figures, prog_bar=True, logger=False)

@@ -182,10 +182,14 @@ class ExtractorModule(lightning.LightningModule):
         was_training = extractor.training
         extractor.eval()
         errors = []
+        known: dict[int, Tensor] = {}  # the same queries stand in several sets
         for pair in self._validation:
             queries = _thinned(pair.queries, self.settings.validation_frames)
+            if id(pair.queries) not in known:
+                known[id(pair.queries)] = self._describe(queries)
             references = _thinned(pair.references, self.settings.validation_references)
-            errors.append(nearest_pose_errors(self._describe(queries), queries, self._describe(references), references))
+            found = self._describe(references)
+            errors.append(nearest_pose_errors(known[id(pair.queries)], queries, found, references))
         extractor.train(was_training and extractor is self.extractor)
         table = np.concatenate(errors) if errors else np.zeros((0, 2))
         return table[:, 0], table[:, 1]

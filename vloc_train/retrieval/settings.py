@@ -90,7 +90,7 @@ class TrainSettings:
     :param precision: ``auto`` is bfloat16 mixed precision where the device multiplies it faster.
     :param validate_every: validations in a whole run.
     :param validation_frames: most queries of one validation.
-    :param validation_references: most database images of one validation and scene.
+    :param validation_references: most database images of one validation set, which is a drive.
     :param hold_out: every n-th frame is kept for validation and calibration when no calibration data is given.
     :param fit_images: images that NetVLAD's clusters and the whitening are fitted on.
     :param seed: of everything random.
