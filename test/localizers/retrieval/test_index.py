@@ -51,7 +51,8 @@ def test_long_descriptors_close_together_keep_their_order():
 def test_chunks_change_nothing(metric, monkeypatch):
     rows, queries = some(97), some(4, seed=9).float()
     whole = TorchIndex(rows, metric, CPU).search(queries, 7)
-    monkeypatch.setattr(module, "_CHUNK", 10)
+    monkeypatch.setattr(module, "_VALUES", 10 * rows.shape[1])
+    monkeypatch.setattr(module, "_DISTANCES", 4 * 33)  # 33 rows against four queries
     parts = TorchIndex(rows, metric, CPU).search(queries, 7)
     torch.testing.assert_close(whole[0], parts[0])
     assert torch.equal(whole[1], parts[1])

@@ -19,10 +19,12 @@ __all__ = ["Index", "IndexKind", "TorchIndex", "build_index", "exact_distances",
 
 IndexKind = Literal["auto", "torch", "faiss_flat", "faiss_ivf"]
 
-#: Rows multiplied at a time on a CPU: with 512 values each they stay in the caches while they are widened and used.
-_CHUNK = 8192
-#: The same on a GPU, where few large products are fast.
-_CHUNK_GPU = 1 << 18
+#: Descriptor components that are widened to float32 and multiplied at a time: on a CPU they stay in its caches, ...
+_VALUES = 1 << 20
+#: ... and on a GPU few large products are fast.
+_VALUES_GPU = 1 << 26
+#: Distances (rows times queries) that are held at a time before the nearest are picked among them.
+_DISTANCES = 1 << 24
 #: Candidates beyond k that are ranked anew from exact distances.
 _SPARE = 28
 
@@ -136,43 +138,49 @@ class Index(ABC):
 class TorchIndex(Index):
     """Compares a query with every row: matrix product and top k, in chunks, so that memory stays flat.
 
-    The database is centred first: distances do not change, but products become as small as the distances themselves, so
-    that ||q||^2 - 2 q.x + ||x||^2 does not lose them to rounding (raw descriptors can be much longer than they are
-    apart). Norms are float32. On a CPU products are float32; on a GPU they are of float16 values with float32 sums.
+    Distances are taken from a centre: they do not change, but the parts of ||x - c||^2 - 2 x.(q - c) become as small as
+    the distances themselves, so that rounding does not swallow them (raw descriptors can be much longer than they are
+    apart). Only queries and norms are centred; rows are multiplied as they are stored, widened to float32.
     """
 
     def __init__(self, descriptors: Tensor, metric: Metric, device: torch.device) -> None:
         super().__init__(descriptors, metric, device)
-        self._chunk = _CHUNK if device.type == "cpu" else _CHUNK_GPU
+        values = _VALUES if device.type == "cpu" else _VALUES_GPU
+        self._chunk = max(1, values // max(1, self.dimension))
         self._centre = torch.zeros(self.dimension, device=device)
         if len(self):
             step = max(1, len(self) // 100_000)
             self._centre = self._unit(self._descriptors[::step].float()).mean(dim=0)
         self._norms = torch.empty(0, device=device)
+        #: What makes rows of unit length, where angles are compared.
+        self._scale = torch.empty(0, device=device) if metric == "cosine" else None
         self._added(0)
 
     @property
     def _extra_bytes(self) -> int:
-        return self._norms.numel() * 4 + self._centre.numel() * 4
+        scale = 0 if self._scale is None else self._scale.numel()
+        return (self._norms.numel() + self._centre.numel() + scale) * 4
 
     def _unit(self, vectors: Tensor) -> Tensor:
         return torch.nn.functional.normalize(vectors, dim=-1) if self._metric == "cosine" else vectors
 
-    def _centred(self, start: int) -> Tensor:
-        part = self._descriptors[start : start + self._chunk].float()
-        return self._unit(part) - self._centre
-
     def _added(self, start: int) -> None:
-        new = [self._centred(i).square().sum(dim=1) for i in range(start, len(self), self._chunk)]
-        self._norms = torch.cat((self._norms, *new))
+        norms, scales = [self._norms], []
+        for first in range(start, len(self), self._chunk):
+            part = self._descriptors[first : first + self._chunk].float()
+            norms.append((self._unit(part) - self._centre).square().sum(dim=1))
+            scales.append(torch.linalg.vector_norm(part, dim=1).clamp_min(1e-12).reciprocal())
+        self._norms = torch.cat(norms)
+        if self._scale is not None:
+            self._scale = torch.cat((self._scale, *scales))
 
     def _candidates(self, queries: Tensor, count: int) -> Tensor:
-        q = -2.0 * (self._unit(queries) - self._centre).T
+        q = (self._unit(queries) - self._centre).T.contiguous()
+        block = max(1, _DISTANCES // len(queries))
         best: Tensor | None = None
         rows: Tensor | None = None
-        for start in range(0, len(self), self._chunk):
-            # Without ||q||^2, which is the same for all rows.
-            squares = torch.addmm(self._norms[start : start + self._chunk, None], self._centred(start), q).T
+        for start in range(0, len(self), block):
+            squares = self._squares(q, start, min(start + block, len(self))).T
             values, found = squares.topk(min(count, squares.shape[1]), dim=1, largest=False)
             found = found + start
             if best is not None and rows is not None:
@@ -182,6 +190,19 @@ class TorchIndex(Index):
             best, rows = values, found
         assert rows is not None
         return rows
+
+    def _squares(self, q: Tensor, start: int, end: int) -> Tensor:
+        """Squared distances ``(end - start, Q)`` less what is the same for all rows; ``q`` ``(D, Q)`` is centred."""
+        products = q.new_empty(end - start, q.shape[1])
+        wide = q.new_empty(min(self._chunk, end - start), self.dimension)  # one for all: memory that is in the cache
+        for first in range(start, end, self._chunk):
+            last = min(first + self._chunk, end)
+            part = wide[: last - first]
+            part.copy_(self._descriptors[first:last])
+            torch.mm(part, q, out=products[first - start : last - start])
+        if self._scale is not None:
+            products *= self._scale[start:end, None]
+        return torch.sub(self._norms[start:end, None], products, alpha=2.0, out=products)
 
 
 def build_index(database: Database, device: torch.device, kind: IndexKind = "auto", recall: float = 0.98) -> Index:
