@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import importlib
+import re
 import resource
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
-__all__ = ["Timing", "measure", "peak_memory_bytes"]
+__all__ = ["MemoryGrowth", "Timing", "measure", "peak_memory_bytes", "threads_of"]
 
 
 @dataclass(frozen=True)
@@ -49,3 +54,60 @@ def peak_memory_bytes(device: torch.device) -> int:
         return int(torch.cuda.max_memory_allocated(device))
     scale = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale
+
+
+class MemoryGrowth:
+    """By how much the memory of the process, or of the GPU, grew at most in a block; None where that cannot be told."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self.bytes: int | None = None
+
+    def __enter__(self) -> MemoryGrowth:
+        if self._device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self._device)
+            self._before: int | None = torch.cuda.memory_allocated(self._device)
+            return self
+        try:
+            Path("/proc/self/clear_refs").write_text("5")  # Linux: the peak counts from here
+        except OSError:
+            self._before = None
+        else:
+            self._before = _status("VmRSS")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._before is None:
+            return
+        cuda = self._device.type == "cuda"
+        peak = torch.cuda.max_memory_allocated(self._device) if cuda else _status("VmHWM")
+        self.bytes = None if peak is None else max(0, peak - self._before)
+
+
+def _status(name: str) -> int | None:
+    try:
+        found = re.search(rf"^{name}:\s+(\d+) kB$", Path("/proc/self/status").read_text(), re.MULTILINE)
+    except OSError:
+        return None
+    return int(found[1]) * 1024 if found else None
+
+
+@contextmanager
+def threads_of(count: int | None) -> Iterator[None]:
+    """So many threads of torch and faiss in a block; None leaves them as they are."""
+    if count is None:
+        yield
+        return
+    faiss: Any = None
+    with suppress(ImportError):
+        faiss = importlib.import_module("faiss")
+    before, before_faiss = torch.get_num_threads(), faiss.omp_get_max_threads() if faiss else 0
+    torch.set_num_threads(count)
+    if faiss:
+        faiss.omp_set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+        if faiss:
+            faiss.omp_set_num_threads(before_faiss)

@@ -109,3 +109,48 @@ def test_faiss_that_is_not_installed_says_so(monkeypatch):
     monkeypatch.setitem(sys.modules, "faiss", None)
     with pytest.raises(ConfigError, match="retrieval"):
         FaissIndex(some(10), "l2", CPU, "flat", 0.9)
+
+
+def small_database(count, dimension=16):
+    from vloc_ros.bench.retrieval_inputs import made_up
+
+    return made_up(count, dimension, 1).database
+
+
+def test_auto_leaves_exact_search_where_it_was_measured_to(monkeypatch, caplog):
+    import sys
+
+    assert module.chosen_kind(100_000, 256, CPU) == "torch"
+    assert module.chosen_kind(131_072, 256, CPU) == "faiss_ivf"
+    assert module.chosen_kind(8192, 4096, CPU) == "torch"  # long, but few
+    assert module.chosen_kind(10_000_000, 256, torch.device("cuda")) == "torch"
+    monkeypatch.setattr(module, "AUTO_ROWS", 1000)
+    monkeypatch.setattr(module, "AUTO_VALUES", 16_000)
+    assert isinstance(module.build_index(small_database(999), CPU), TorchIndex)
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    with caplog.at_level("WARNING"):
+        assert isinstance(module.build_index(small_database(1000), CPU), TorchIndex)
+    assert "vloc_ros[retrieval]" in caplog.text
+
+
+def test_auto_takes_faiss_where_it_is_installed(monkeypatch):
+    pytest.importorskip("faiss", reason="needs the extra [retrieval]")
+    from vloc_ros.localizers.retrieval.faiss_index import FaissIndex
+
+    monkeypatch.setattr(module, "AUTO_ROWS", 1000)
+    monkeypatch.setattr(module, "AUTO_VALUES", 16_000)
+    assert isinstance(module.build_index(small_database(1000), CPU), FaissIndex)
+
+
+def test_lists_are_searched_far_enough_for_images_of_another_day():
+    # Rows lie much nearer to each other than to any query: what neighbouring rows suggest would be one list.
+    pytest.importorskip("faiss", reason="needs the extra [retrieval]")
+    from vloc_ros.bench.retrieval_inputs import made_up
+    from vloc_ros.localizers.retrieval.faiss_index import FaissIndex
+
+    inputs = made_up(20_000, 32, 200)
+    index = FaissIndex(inputs.database.descriptors, "l2", CPU, "ivf", 0.98)
+    assert index.nprobe >= index.lists / 16 > 1
+    _, found = index.search(inputs.queries, 1)
+    _, wanted = TorchIndex(inputs.database.descriptors, "l2", CPU).search(inputs.queries, 1)
+    assert (found == wanted).float().mean() >= 0.95

@@ -6,25 +6,36 @@ is not. Distances: ``l2`` is ||q - x||; ``cosine`` is 1 - cos(q, x) = ||q^ - x^|
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from vloc_ros.errors import MapTensorError
+from vloc_ros.errors import ConfigError, MapTensorError
 from vloc_ros.localizers.retrieval.database import Database, Metric
 
-__all__ = ["Index", "IndexKind", "TorchIndex", "build_index", "exact_distances", "rank"]
+__all__ = ["Index", "IndexKind", "TorchIndex", "build_index", "chosen_kind", "exact_distances", "rank"]
+
+_log = logging.getLogger(__name__)
 
 IndexKind = Literal["auto", "torch", "faiss_flat", "faiss_ivf"]
 
-#: Descriptor components that are widened to float32 and multiplied at a time: on a CPU they stay in its caches, ...
-_VALUES = 1 << 20
+#: Descriptor components that are widened to float32 and multiplied at a time: on a CPU they stay near its caches (fewer
+#: would be as fast on an idle CPU, but threads that wait for each other suffer from whatever else runs), ...
+_VALUES = 1 << 21
 #: ... and on a GPU few large products are fast.
 _VALUES_GPU = 1 << 26
 #: Distances (rows times queries) that are held at a time before the nearest are picked among them.
 _DISTANCES = 1 << 24
+#: ``auto`` leaves exact search for faiss on a CPU from so many components (rows times dimension) on: 131,072
+#: descriptors of 256, where comparing with every row takes 10 ms of a core, as long as a small extractor takes for the
+#: image (``vloc bench retrieval``). Lists take a twentieth of that at this size, but 15 us a row to build whenever the
+#: map is loaded, the time that some 200 queries save. On a GPU every row is compared: faiss is used on CPUs only.
+AUTO_VALUES = 1 << 25
+#: Long descriptors reach that with few rows, too few for lists in which what is near in so many dimensions is together.
+AUTO_ROWS = 1 << 16
 #: Candidates beyond k that are ranked anew from exact distances.
 _SPARE = 28
 
@@ -205,16 +216,33 @@ class TorchIndex(Index):
         return torch.sub(self._norms[start:end, None], products, alpha=2.0, out=products)
 
 
+def chosen_kind(rows: int, dimension: int, device: torch.device) -> IndexKind:
+    """What ``auto`` takes for a database of so many rows; whether faiss is installed is not asked."""
+    if device.type == "cpu" and rows >= AUTO_ROWS and rows * dimension >= AUTO_VALUES:
+        return "faiss_ivf"
+    return "torch"
+
+
 def build_index(database: Database, device: torch.device, kind: IndexKind = "auto", recall: float = 0.98) -> Index:
     """An index over a database.
 
     :param kind: see :class:`~vloc_ros.localizers.retrieval.localizer.RetrievalSettings`.
     :param recall: the same.
-    :raises ConfigError: faiss was asked for and is not installed.
+    :raises ConfigError: faiss was asked for by name and is not installed.
     """
-    if kind in ("faiss_flat", "faiss_ivf"):
+    asked = chosen_kind(len(database), database.dimension, device) if kind == "auto" else kind
+    if asked in ("faiss_flat", "faiss_ivf"):
         from vloc_ros.localizers.retrieval.faiss_index import FaissIndex
 
-        inner: Literal["flat", "ivf"] = "flat" if kind == "faiss_flat" else "ivf"
-        return FaissIndex(database.descriptors, database.metric, device, inner, recall)
+        inner: Literal["flat", "ivf"] = "flat" if asked == "faiss_flat" else "ivf"
+        try:
+            return FaissIndex(database.descriptors, database.metric, device, inner, recall)
+        except ConfigError:
+            if kind != "auto":
+                raise
+            _log.warning(
+                "index auto: every image is compared with all of %d descriptors, because faiss, which finds the "
+                "nearest sooner, is not installed: pip install 'vloc_ros[retrieval]'",
+                len(database),
+            )
     return TorchIndex(database.descriptors, database.metric, device)

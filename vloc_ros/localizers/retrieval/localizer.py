@@ -48,7 +48,8 @@ class RetrievalSettings:
     :param radius_deg: only neighbours turned by no more than this from the best one are averaged with it.
     :param neighbours: nearest references that the statistics for the covariance are made of.
     :param index: what finds neighbours: ``torch`` (every row), ``faiss_flat`` (every row), ``faiss_ivf`` (rows near
-        the query, found by a coarse quantiser), or ``auto``, which is ``torch``.
+        the query, found by a coarse quantiser), or ``auto``: on a CPU ``faiss_ivf`` for databases of more than 131,072
+        descriptors of 256 numbers, or as much of other lengths, where faiss is installed; else ``torch``.
     :param index_recall: share of queries whose nearest row ``faiss_ivf`` must find; measured when the index is built.
     :param prior_gate_sigmas: with a prior, look only at references within this many standard deviations of its
         position; 0 looks at all, which keeps the poses of successive frames independent.
