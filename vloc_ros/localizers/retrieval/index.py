@@ -176,14 +176,19 @@ class TorchIndex(Index):
         return torch.nn.functional.normalize(vectors, dim=-1) if self._metric == "cosine" else vectors
 
     def _added(self, start: int) -> None:
-        norms, scales = [self._norms], []
+        # Into memory that is there already: small results between large temporaries would leave gaps that stay taken.
+        norms = self._norms.new_empty(len(self) - start)
+        scale = torch.empty_like(norms)
         for first in range(start, len(self), self._chunk):
             part = self._descriptors[first : first + self._chunk].float()
-            norms.append((self._unit(part) - self._centre).square().sum(dim=1))
-            scales.append(torch.linalg.vector_norm(part, dim=1).clamp_min(1e-12).reciprocal())
-        self._norms = torch.cat(norms)
+            chunk = slice(first - start, first - start + len(part))
+            if self._scale is not None:
+                scale[chunk] = torch.linalg.vector_norm(part, dim=1).clamp_min_(1e-12).reciprocal_()
+                part *= scale[chunk, None]
+            norms[chunk] = part.sub_(self._centre).square_().sum(dim=1)
+        self._norms = torch.cat((self._norms, norms))
         if self._scale is not None:
-            self._scale = torch.cat((self._scale, *scales))
+            self._scale = torch.cat((self._scale, scale))
 
     def _candidates(self, queries: Tensor, count: int) -> Tensor:
         q = (self._unit(queries) - self._centre).T.contiguous()
