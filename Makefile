@@ -37,7 +37,9 @@ test: setup
 	$(BIN)/python -m pytest
 
 bench: setup
-	$(BIN)/vloc bench
+	$(BIN)/vloc bench imposing
+	$(BIN)/vloc bench irpnet
+	$(BIN)/vloc bench retrieval
 
 lint: setup
 	$(BIN)/ruff check .
