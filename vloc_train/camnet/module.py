@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import copy
 import itertools
-import math
-from typing import Any, cast
+from typing import Any
 
-import lightning
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -28,7 +26,7 @@ from vloc_train.camnet.losses import (
 )
 from vloc_train.camnet.settings import TrainSettings
 from vloc_train.frames import keyed_rng
-from vloc_train.run import TimeLimit
+from vloc_train.scheduled import ScheduledModule, average_weights, cosine
 
 __all__ = ["CamNetModule"]
 
@@ -37,7 +35,7 @@ _ANCHOR_PAIRS = [(0, 1), (0, 2), (0, 3)]
 _ALL_PAIRS = _ANCHOR_PAIRS + [p for p in itertools.permutations(range(4), 2) if p not in _ANCHOR_PAIRS]
 
 
-class CamNetModule(lightning.LightningModule):
+class CamNetModule(ScheduledModule):
     """Trains :class:`CamNetNetwork` on groups of an anchor and its partners.
 
     Every image of a batch is encoded once, and pairs are formed from features. The learning rate follows the progress
@@ -77,15 +75,6 @@ class CamNetModule(lightning.LightningModule):
 
     # -- optimiser --------------------------------------------------------------------------------
 
-    def progress(self) -> float:
-        """Share of the run that lies behind, 0 to 1."""
-        steps = float(self.trainer.estimated_stepping_batches)
-        share = self.global_step / steps if math.isfinite(steps) and steps > 0 else 0.0
-        for callback in cast(Any, self.trainer).callbacks:
-            if isinstance(callback, TimeLimit) and callback.minutes is not None:
-                share = max(share, callback.seconds / (60.0 * callback.minutes))
-        return min(1.0, share)
-
     def learning_rate(self, progress: float) -> float:
         """At a share of the run: ``poly`` is base (1 - progress)^power."""
         s = self.settings
@@ -93,7 +82,7 @@ class CamNetModule(lightning.LightningModule):
             return s.learning_rate * float((1.0 - progress) ** s.poly_power)
         if s.schedule == "cosine":
             warm = min(1.0, (self.global_step + 1) / 50.0)
-            return s.learning_rate * warm * 0.5 * (1.0 + math.cos(math.pi * progress))
+            return s.learning_rate * warm * cosine(progress)
         return s.learning_rate
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
@@ -206,12 +195,10 @@ class CamNetModule(lightning.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         rate = self.learning_rate(self.progress())
-        for group in cast(Any, self.optimizers()).param_groups:
-            group["lr"] = rate
+        self.set_learning_rate(rate)
         terms = self.losses(batch)
         loss = torch.stack(list(terms.values())).sum()
-        # Reading values off the device waits for it; these are the steps that the trainer's logger writes down.
-        if (self.global_step + 1) % cast(Any, self.trainer).log_every_n_steps == 0:
+        if self.is_logged():
             self.log("loss", loss.detach(), prog_bar=True)
             for name, value in terms.items():
                 self.log(f"loss/{name}", value.detach())
@@ -222,23 +209,10 @@ class CamNetModule(lightning.LightningModule):
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         super().optimizer_step(*args, **kwargs)
-        # Here and not in on_train_batch_end: callbacks come before that, and a checkpoint would miss the last step.
-        self._average_weights(self.global_step + 1)
-
-    @torch.no_grad()
-    def _average_weights(self, steps: int) -> None:
-        if self.averaged is None:
-            return
-        # A short memory at first: early weights are soon no longer worth remembering.
-        decay = min(self.settings.weight_average, (1.0 + steps) / (10.0 + steps))
-        mine, theirs = self.averaged.state_dict(), self.network.state_dict()
-        for name, value in mine.items():
-            if value.is_floating_point():
-                value.lerp_(theirs[name], 1.0 - decay)
-            else:
-                value.copy_(theirs[name])
+        if self.averaged is not None:
+            average_weights(self.averaged, self.network, self.global_step + 1, self.settings.weight_average)
 
     @property
     def exported(self) -> CamNetNetwork:
-        """The weights that are written to the map."""
+        """See :class:`ScheduledModule`."""
         return self.averaged if self.averaged is not None else self.network

@@ -2,14 +2,7 @@
 
 from __future__ import annotations
 
-import copy
-import math
-import time
-from typing import Any, cast
-
-import lightning
 import torch
-from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
 from vloc_ros.localizers.copr.network import DescriptorRegressor, relative_pose
@@ -17,11 +10,12 @@ from vloc_train.copr.data import Described, Pairs
 from vloc_train.copr.losses import descriptor_loss
 from vloc_train.copr.settings import TrainSettings
 from vloc_train.frames import keyed_rng
+from vloc_train.scheduled import ScheduledModule, cosine
 
-__all__ = ["RegressorModule", "Validate"]
+__all__ = ["RegressorModule"]
 
 
-class RegressorModule(lightning.LightningModule):
+class RegressorModule(ScheduledModule):
     """Trains H on descriptor pairs.
 
     :param known: what it learns from. :param held_out: what it is validated on.
@@ -37,35 +31,6 @@ class RegressorModule(lightning.LightningModule):
         anchors = rng.choice(pairs.anchors, min(settings.validation_pairs, 8 * len(pairs.anchors)))
         self._validation = torch.from_numpy(pairs.draw(anchors, rng))
         self._spread = float((known.descriptors - known.descriptors.mean(dim=0)).square().mean().sqrt())
-        self._seconds_before = 0.0
-        self._started: float | None = None
-        self.best_error = math.inf
-        self._best: dict[str, Tensor] = {}
-
-    # -- progress ---------------------------------------------------------------------------------
-
-    def seconds(self) -> float:
-        """Wall-clock seconds of training so far, earlier parts of a resumed run included."""
-        return self._seconds_before + (time.monotonic() - self._started if self._started is not None else 0.0)
-
-    def progress(self) -> float:
-        """Share of the run that lies behind, 0 to 1."""
-        steps = float(self.trainer.estimated_stepping_batches)
-        share = self.global_step / steps if math.isfinite(steps) and steps > 0 else 0.0
-        if self.settings.max_minutes is not None:
-            share = max(share, self.seconds() / (60.0 * self.settings.max_minutes))
-        return min(1.0, share)
-
-    def on_fit_start(self) -> None:
-        self._started = time.monotonic()
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["seconds"] = self.seconds()
-        checkpoint["best_error"], checkpoint["best"] = self.best_error, self._best
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self._seconds_before = float(checkpoint["seconds"])
-        self.best_error, self._best = float(checkpoint["best_error"]), dict(checkpoint["best"])
 
     # -- training ---------------------------------------------------------------------------------
 
@@ -90,12 +55,9 @@ class RegressorModule(lightning.LightningModule):
 
     def training_step(self, rows: Tensor, batch_idx: int) -> Tensor:
         if self.settings.schedule == "cosine":
-            rate = self.settings.learning_rate * 0.5 * (1.0 + math.cos(math.pi * self.progress()))
-            for group in cast(Any, self.optimizers()).param_groups:
-                group["lr"] = rate
+            self.set_learning_rate(self.settings.learning_rate * cosine(self.progress()))
         loss = descriptor_loss(*self._regressed(self._known, rows, self._noise(rows)), self.settings.loss, self._spread)
-        # Reading values off the device waits for it; these are the steps that the trainer's logger writes down.
-        if (self.global_step + 1) % cast(Any, self.trainer).log_every_n_steps == 0:
+        if self.is_logged():
             self.log("loss", loss.detach(), prog_bar=True)
         return loss
 
@@ -110,42 +72,12 @@ class RegressorModule(lightning.LightningModule):
         self.network.train(was_training)
         return error
 
-    def remember_best(self, error: float) -> None:
-        """Keep the current weights if their validation error is the smallest so far."""
-        if error < self.best_error:
-            self.best_error = error
-            self._best = {k: v.detach().cpu().clone() for k, v in self.network.state_dict().items()}
+    @property
+    def exported(self) -> DescriptorRegressor:
+        """See :class:`ScheduledModule`."""
+        return self.network
 
-    def result(self) -> DescriptorRegressor:
-        """H with the weights of the best validation (the last ones if there was none), on the CPU."""
-        network = copy.deepcopy(self.network).cpu()
-        if self._best:
-            network.load_state_dict(self._best)
-        return network.eval()
-
-
-class Validate(Callback):
-    """Validates a fixed number of times in a run, and ends the run when its minutes are over."""
-
-    def __init__(self, times: int, limit_minutes: float | None) -> None:
-        self.times, self.limit, self.done = times, limit_minutes, 0
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"done": self.done}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.done = int(state["done"])
-
-    def on_train_batch_end(self, trainer: Any, module: Any, *_: Any) -> None:
-        if trainer.should_stop:  # one more batch may come before the trainer stops
-            return
-        over = self.limit is not None and module.seconds() >= 60.0 * self.limit
-        progress = module.progress()
-        if over or progress * self.times >= self.done + 1:
-            self.done = int(progress * self.times)
-            error = module.validation_error()
-            module.log("validation_error", error, prog_bar=True, logger=False)
-            trainer.logger.log_metrics({"validation_error": error}, step=trainer.global_step)
-            module.remember_best(error)
-        if over:
-            trainer.should_stop = True
+    def validation(self) -> tuple[dict[str, float], float]:
+        """See :meth:`validation_error`."""
+        error = self.validation_error()
+        return {"validation_error": error}, error

@@ -23,13 +23,14 @@ from vloc_ros.maps.writer import check_target
 from vloc_ros.settings import settings_to_mapping
 from vloc_train.calibration import calibrate_scenes
 from vloc_train.copr.data import Pairs, PairStream, describe_drives, pair_loader
-from vloc_train.copr.module import RegressorModule, Validate
+from vloc_train.copr.module import RegressorModule
 from vloc_train.copr.settings import PRESETS, TrainSettings, preset
 from vloc_train.export import frame_id_of, provenance, scene_of
 from vloc_train.frames import FrameSet, cache_drives, hold_out
 from vloc_train.registry import Trainer
 from vloc_train.retrieval.build import database_of
 from vloc_train.run import RunOptions, claim, fit, identity_of, training_device
+from vloc_train.scheduled import Validate
 
 __all__ = ["TRAINER", "train_copr"]
 
@@ -97,12 +98,12 @@ def train_copr(
     stream = PairStream(
         pairs, settings.pairs.batch_size, settings.anchors_per_frame, settings.seed, lambda: int(module.global_step)
     )
-    fit(
-        module, pair_loader(stream), options, work, epochs=settings.epochs,
-        callbacks=[Validate(settings.validate_every, settings.max_minutes)],
+    _, seconds = fit(
+        module, pair_loader(stream), options, work, epochs=settings.epochs, max_minutes=settings.max_minutes,
+        callbacks=[Validate(settings.validate_every)],
     )  # fmt: skip
     _log.info("held-out descriptors: %.3f of their variance unexplained", module.best_error)
-    network = module.result()
+    network = module.best()
     files: dict[str, dict[str, torch.Tensor]] = {
         EXTRACTOR_FILE: descriptor.tensors(),
         REGRESSOR_FILE: regressor_tensors(network),
@@ -130,7 +131,7 @@ def train_copr(
             frames={name: sum(len(d) for d in known if d.scene == name) for name in scenes},
             calibration_data={n: [s.name for s in v] for n, v in (calibration or {}).items()} or "held-out frames",
             extractor={"map": extractor.name, "id": descriptor.identity},
-            training_minutes=round(module.seconds() / 60.0, 3),
+            training_minutes=round(seconds / 60.0, 3),
             unexplained_variance=round(module.best_error, 5),
             **(about or {}),
         ),

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import copy
 import math
-import time
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any
 
-import lightning
 import numpy as np
 import torch
 from torch import Tensor
@@ -24,11 +22,12 @@ from vloc_train.imposing.data import Batch
 from vloc_train.imposing.objective import score_loss
 from vloc_train.imposing.proposals import cosines, score_steps
 from vloc_train.imposing.settings import TrainSettings
+from vloc_train.scheduled import ScheduledModule, average_weights, cosine
 
 __all__ = ["ImPosingModule"]
 
 
-class ImPosingModule(lightning.LightningModule):
+class ImPosingModule(ScheduledModule):
     """Trains :class:`ImPosingNetwork` on the frames of one or several scenes.
 
     Learning rate and narrowing follow the progress of the run, which is the larger of the share of the epochs and
@@ -56,35 +55,6 @@ class ImPosingModule(lightning.LightningModule):
         self.averaged = copy.deepcopy(self.network).requires_grad_(False).eval() if settings.weight_average else None
         self._validation = list(validation)
         self._initial = [initial_candidates(settings.search, to_vectors(f.T_map_cam), settings.seed) for f in scenes]
-        self._seconds_before = 0.0
-        self._started: float | None = None
-        self.best_error = math.inf
-        self._best: dict[str, Tensor] = {}
-
-    # -- progress ---------------------------------------------------------------------------------
-
-    def seconds(self) -> float:
-        """Wall-clock seconds of training so far, earlier parts of a resumed run included."""
-        return self._seconds_before + (time.monotonic() - self._started if self._started is not None else 0.0)
-
-    def progress(self) -> float:
-        """Share of the run that lies behind, 0 to 1."""
-        steps = float(self.trainer.estimated_stepping_batches)
-        share = self.global_step / steps if math.isfinite(steps) and steps > 0 else 0.0
-        if self.settings.max_minutes is not None:
-            share = max(share, self.seconds() / (60.0 * self.settings.max_minutes))
-        return min(1.0, share)
-
-    def on_fit_start(self) -> None:
-        self._started = time.monotonic()
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["seconds"] = self.seconds()
-        checkpoint["best_error"], checkpoint["best"] = self.best_error, self._best
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self._seconds_before = float(checkpoint["seconds"])
-        self.best_error, self._best = float(checkpoint["best_error"]), dict(checkpoint["best"])
 
     # -- training ---------------------------------------------------------------------------------
 
@@ -95,7 +65,7 @@ class ImPosingModule(lightning.LightningModule):
         if self.settings.schedule == "constant":
             return self.settings.learning_rate
         warm = min(1.0, (self.global_step + 1) / 100.0)
-        return self.settings.learning_rate * warm * 0.5 * (1.0 + math.cos(math.pi * progress))
+        return self.settings.learning_rate * warm * cosine(progress)
 
     def _narrowing(self, progress: float) -> float:
         s = self.settings
@@ -125,11 +95,9 @@ class ImPosingModule(lightning.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         progress = self.progress()
         rate = self._learning_rate(progress)
-        for group in cast(Any, self.optimizers()).param_groups:
-            group["lr"] = rate
+        self.set_learning_rate(rate)
         loss, predicted = self.loss(batch, progress)
-        # Reading values off the device waits for it; these are the steps that the trainer's logger writes down.
-        if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:
+        if self.is_logged():
             self.log("loss", loss.detach(), prog_bar=True)
             for k, p in enumerate(predicted):
                 self.log(f"positive_share/step_{k}", (p.detach() > 0).float().mean(), prog_bar=k == 0)
@@ -138,42 +106,23 @@ class ImPosingModule(lightning.LightningModule):
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         super().optimizer_step(*args, **kwargs)
-        # Here and not in on_train_batch_end: callbacks come before that, and a checkpoint would miss the last step.
-        self._average_weights(self.global_step + 1)
-
-    def _average_weights(self, steps: int) -> None:
-        if self.averaged is None:
-            return
-        # A short memory at first: early weights are soon no longer worth remembering.
-        decay = min(self.settings.weight_average, (1.0 + steps) / (10.0 + steps))
-        with torch.no_grad():
-            mine, theirs = list(self.averaged.parameters()), list(self.network.parameters())
-            torch._foreach_lerp_(mine, [p.detach() for p in theirs], 1.0 - decay)
-            for a, b in zip(self.averaged.buffers(), self.network.buffers(), strict=True):
-                if a.is_floating_point():
-                    a.lerp_(b, 1.0 - decay)
-                else:
-                    a.copy_(b)
+        if self.averaged is not None:
+            average_weights(self.averaged, self.network, self.global_step + 1, self.settings.weight_average)
 
     # -- validation -------------------------------------------------------------------------------
 
     @property
     def exported(self) -> ImPosingNetwork:
-        """The weights that are validated and written to the map."""
+        """See :class:`ScheduledModule`."""
         return self.averaged if self.averaged is not None else self.network
 
-    def remember_best(self, error: float) -> None:
-        """Keep the current weights if their validation error is the smallest so far."""
-        if error < self.best_error:
-            self.best_error = error
-            self._best = {k: v.detach().cpu().clone() for k, v in self.exported.state_dict().items()}
-
-    def best_network(self) -> ImPosingNetwork:
-        """The network with the weights of the best validation (the last ones if none was better)."""
-        network = copy.deepcopy(self.exported).cpu()
-        if self._best:
-            network.load_state_dict(self._best)
-        return network.eval()
+    def validation(self) -> tuple[dict[str, float], float]:
+        """Medians and recall of localizing the validation frames; the median position decides."""
+        distance, angle = self.validate_frames()
+        median = float(np.median(distance))
+        recall = float(((distance <= 2.0) & (angle <= 5.0)).mean())
+        figures = {"validation_m": median, "validation_deg": float(np.median(angle)), "validation_recall": recall}
+        return figures, median
 
     @torch.inference_mode()
     def validate_frames(self) -> tuple[np.ndarray, np.ndarray]:

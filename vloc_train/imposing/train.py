@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import lightning
-import numpy as np
-from lightning.pytorch.callbacks import Callback
 
 from vloc_ros.datasets import PosedSequence
 from vloc_ros.errors import ConfigError, DatasetError, TrainingError
@@ -26,6 +24,7 @@ from vloc_train.imposing.module import ImPosingModule
 from vloc_train.imposing.settings import PRESETS, TrainSettings, preset
 from vloc_train.registry import Trainer
 from vloc_train.run import RunOptions, claim, fit, identity_of, training_device, use_half
+from vloc_train.scheduled import Validate
 
 __all__ = ["TRAINER", "train_imposing"]
 
@@ -92,48 +91,6 @@ def train_imposing(
     )
 
 
-class _Validate(Callback):
-    """Localizes held-out frames a fixed number of times in a run, and ends the run when its minutes are over."""
-
-    def __init__(self, times: int, limit_minutes: float | None) -> None:
-        self.times, self.limit = times, limit_minutes
-        self.done = 0
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"done": self.done}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.done = int(state["done"])
-
-    def on_train_batch_end(self, trainer: Any, module: Any, *_: Any) -> None:
-        if trainer.should_stop:  # one more batch may come before the trainer stops
-            return
-        over = self.limit is not None and module.seconds() >= 60.0 * self.limit
-        progress = module.progress()
-        due = progress * self.times >= self.done + 1
-        # All processes must agree, whatever their clocks say.
-        due, over = trainer.strategy.broadcast((due, over))
-        if due or over:
-            self.done = int(progress * self.times)
-            distance, angle = module.validate_frames()
-            recall = float(((distance <= 2.0) & (angle <= 5.0)).mean())
-            figures = {
-                "validation_m": float(np.median(distance)),
-                "validation_deg": float(np.median(angle)),
-                "validation_recall": recall,
-            }
-            # Straight to the file: what a module logs is written only at every log_every_n_steps-th step.
-            module.log_dict(figures, prog_bar=True, logger=False)
-            trainer.logger.log_metrics(figures, step=trainer.global_step)
-            _log.info(
-                "step %d (%.0f s): validation median %.2f m %.2f deg, within 2 m 5 deg %.1f %%",
-                trainer.global_step, module.seconds(), np.median(distance), np.median(angle), 100 * recall,
-            )  # fmt: skip
-            module.remember_best(float(np.median(distance)))
-        if over:
-            trainer.should_stop = True
-
-
 def _fit(
     training: Sequence[FrameSet],
     held_out: Sequence[FrameSet],
@@ -149,13 +106,11 @@ def _fit(
     pretrained = False if last.exists() and options.resume else settings.pretrained
     module = ImPosingModule(settings, training, held_out, preprocess, _pretrained(pretrained))
     data = TrainingData(training, settings, options.workers)
-    first, _ = fit(
-        module, data, options, work, epochs=settings.epochs, half=half,
-        callbacks=[_Validate(settings.validate_every, settings.max_minutes)],
+    first, seconds = fit(
+        module, data, options, work, epochs=settings.epochs, max_minutes=settings.max_minutes, half=half,
+        callbacks=[Validate(settings.validate_every)],
     )  # fmt: skip
-    if not first:
-        return None, module.seconds()
-    return module.best_network().to(training_device(options)), module.seconds()
+    return (module.best().to(training_device(options)) if first else None), seconds
 
 
 def _pretrained(value: bool | str) -> bool | str:

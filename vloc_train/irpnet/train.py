@@ -34,11 +34,12 @@ from vloc_train.calibration import calibrate_scenes
 from vloc_train.export import frame_id_of, provenance, scene_of
 from vloc_train.frames import FrameSet, cache_drives, hold_out, join
 from vloc_train.irpnet.data import SceneDescriptors, poses_of, regressed_rows, stored_copies
-from vloc_train.irpnet.module import RegressorModule, Validate
+from vloc_train.irpnet.module import RegressorModule
 from vloc_train.irpnet.settings import PRESETS, TrainSettings, preset
 from vloc_train.registry import Trainer
 from vloc_train.retrieval.describe import describe_frames
 from vloc_train.run import RunOptions, claim, fit, identity_of, training_device
+from vloc_train.scheduled import Validate
 
 __all__ = ["TRAINER", "train_irpnet"]
 
@@ -195,13 +196,12 @@ def _train_pass(
         return regressor.eval(), took
     _log.info("training %s: %s", scene.scene, " and ".join(kept))
     lightning.seed_everything(settings.seed, workers=True, verbose=False)
-    module = RegressorModule(scene, settings, kept, max_minutes)
-    fit(
+    module = RegressorModule(scene, settings, kept)
+    _, took = fit(
         module, module.loader(), options, work, epochs=settings.epochs, max_minutes=max_minutes,
         callbacks=[Validate(settings.validate_every)],
     )  # fmt: skip
     regressor = module.result()
-    took = module.seconds()
     partial = finished.with_suffix(".partial")
     save_file({**regressor.state_dict(), "seconds": torch.tensor(took)}, partial)
     partial.rename(finished)

@@ -7,11 +7,9 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import lightning
 import numpy as np
-from lightning.pytorch.callbacks import Callback
 
 from vloc_ros.errors import DatasetError
 from vloc_ros.images.preprocess import Preprocess
@@ -22,6 +20,7 @@ from vloc_train.retrieval.module import ExtractorModule, ValidationSet
 from vloc_train.retrieval.sampling import TrainingImages
 from vloc_train.retrieval.settings import TrainSettings
 from vloc_train.run import RunOptions, fit, training_device, use_half
+from vloc_train.scheduled import Validate
 
 __all__ = ["HeldOut", "check_trainable", "train_extractor", "validation_sets"]
 
@@ -80,48 +79,6 @@ def validation_sets(training: Sequence[FrameSet], held_out: Sequence[HeldOut]) -
     return sets
 
 
-class _Validate(Callback):
-    """Finds held-out frames a fixed number of times in a run, and ends the run when its minutes are over."""
-
-    def __init__(self, times: int, limit_minutes: float | None) -> None:
-        self.times, self.limit = times, limit_minutes
-        self.done = 0
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"done": self.done}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.done = int(state["done"])
-
-    def on_train_batch_end(self, trainer: Any, module: Any, *_: Any) -> None:
-        if trainer.should_stop:  # one more batch may come before the trainer stops
-            return
-        over = self.limit is not None and module.seconds() >= 60.0 * self.limit
-        progress = module.progress()
-        due = progress * self.times >= self.done + 1
-        # All processes must agree, whatever their clocks say.
-        due, over = trainer.strategy.broadcast((due, over))
-        if due or over:
-            self.done = int(progress * self.times)
-            distance, angle = module.validate_frames()
-            if len(distance):
-                # The mean of a capped error rather than the median: of one drive the median neighbour is the next frame
-                # long before the last wrong place is gone.
-                error = float(np.minimum(distance, 20.0).mean())
-                figures = {"validation_m": float(np.median(distance)), "validation_deg": float(np.median(angle))}
-                figures["validation_within_5m"] = float((distance <= 5.0).mean())
-                module.log_dict(figures, prog_bar=True, logger=False)
-                trainer.logger.log_metrics(figures, step=trainer.global_step)
-                _log.info(
-                    "step %d (%.0f s): nearest neighbour median %.2f m %.2f deg, within 5 m %.1f %%",
-                    trainer.global_step, module.seconds(), figures["validation_m"], figures["validation_deg"],
-                    100 * figures["validation_within_5m"],
-                )  # fmt: skip
-                module.remember_best(error)
-        if over:
-            trainer.should_stop = True
-
-
 def train_extractor(
     training: Sequence[FrameSet],
     held_out: Sequence[HeldOut],
@@ -154,13 +111,13 @@ def train_extractor(
             initialise_clusters(extractor, *sample)
     module = ExtractorModule(extractor, settings, preprocess, validation_sets(training, held_out))
     data = TrainingImages(training, settings.sampling, settings.augment, settings.seed, options.workers)
-    first, _ = fit(
-        module, data, options, work, epochs=settings.epochs, half=use_half(settings.precision, device),
-        callbacks=[_Validate(settings.validate_every, settings.max_minutes)],
+    first, seconds = fit(
+        module, data, options, work, epochs=settings.epochs, max_minutes=settings.max_minutes,
+        half=use_half(settings.precision, device), callbacks=[Validate(settings.validate_every)],
     )  # fmt: skip
     if not first:
-        return None, module.seconds()
-    best = module.best_extractor()
+        return None, seconds
+    best: Extractor = module.best()
     if settings.extractor.whiten is not None:
         fit_extractor_whitening(best, settings.extractor.whiten, *sample)
-    return best, module.seconds()
+    return best, seconds

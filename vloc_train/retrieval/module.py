@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import copy
 import math
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
-import lightning
 import numpy as np
 import torch
 from torch import Tensor
@@ -22,6 +20,7 @@ from vloc_train.frames import FrameSet
 from vloc_train.retrieval.losses import RelativePoseRegressor, distance_loss, relative_pose_loss, triplet_loss
 from vloc_train.retrieval.sampling import Batch, pairs_of, triplets_of
 from vloc_train.retrieval.settings import TrainSettings
+from vloc_train.scheduled import ScheduledModule, average_weights, cosine
 
 __all__ = ["ExtractorModule", "ValidationSet", "nearest_pose_errors"]
 
@@ -34,7 +33,7 @@ class ValidationSet:
     references: FrameSet
 
 
-class ExtractorModule(lightning.LightningModule):
+class ExtractorModule(ScheduledModule):
     """Trains an extractor by one of CoPR's losses.
 
     The learning rate follows the progress of the run, which is the larger of the share of the epochs and the share of
@@ -54,35 +53,6 @@ class ExtractorModule(lightning.LightningModule):
         self.averaged = copy.deepcopy(extractor).requires_grad_(False).eval() if settings.weight_average else None
         relative = settings.loss.kind == "relative"
         self.regressor = RelativePoseRegressor(extractor.dimension, settings.loss.hidden) if relative else None
-        self._seconds_before = 0.0
-        self._started: float | None = None
-        self.best_error = math.inf
-        self._best: dict[str, Tensor] = {}
-
-    # -- progress ---------------------------------------------------------------------------------
-
-    def seconds(self) -> float:
-        """Wall-clock seconds of training so far, earlier parts of a resumed run included."""
-        return self._seconds_before + (time.monotonic() - self._started if self._started is not None else 0.0)
-
-    def progress(self) -> float:
-        """Share of the run that lies behind, 0 to 1."""
-        steps = float(self.trainer.estimated_stepping_batches)
-        share = self.global_step / steps if math.isfinite(steps) and steps > 0 else 0.0
-        if self.settings.max_minutes is not None:
-            share = max(share, self.seconds() / (60.0 * self.settings.max_minutes))
-        return min(1.0, share)
-
-    def on_fit_start(self) -> None:
-        self._started = time.monotonic()
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["seconds"] = self.seconds()
-        checkpoint["best_error"], checkpoint["best"] = self.best_error, self._best
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self._seconds_before = float(checkpoint["seconds"])
-        self.best_error, self._best = float(checkpoint["best_error"]), dict(checkpoint["best"])
 
     # -- training ---------------------------------------------------------------------------------
 
@@ -103,7 +73,7 @@ class ExtractorModule(lightning.LightningModule):
         if self.settings.schedule == "constant":
             return self.settings.learning_rate
         warm = min(1.0, (self.global_step + 1) / max(1, self.settings.warm_up))
-        return self.settings.learning_rate * warm * 0.5 * (1.0 + math.cos(math.pi * progress))
+        return self.settings.learning_rate * warm * cosine(progress)
 
     def loss(self, batch: Batch) -> Tensor:
         """The loss of a batch."""
@@ -127,53 +97,37 @@ class ExtractorModule(lightning.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         rate = self._learning_rate(self.progress())
-        for group in cast(Any, self.optimizers()).param_groups:
-            group["lr"] = rate
+        self.set_learning_rate(rate)
         loss = self.loss(batch)
-        # Reading values off the device waits for it; these are the steps that the trainer's logger writes down.
-        if (self.global_step + 1) % cast(Any, self.trainer).log_every_n_steps == 0:
+        if self.is_logged():
             self.log("loss", loss.detach(), prog_bar=True)
             self.log("learning_rate", rate)
         return loss
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         super().optimizer_step(*args, **kwargs)
-        # Here and not in on_train_batch_end: callbacks come before that, and a checkpoint would miss the last step.
-        self._average_weights(self.global_step + 1)
-
-    def _average_weights(self, steps: int) -> None:
-        if self.averaged is None:
-            return
-        # A short memory at first: early weights are soon no longer worth remembering.
-        decay = min(self.settings.weight_average, (1.0 + steps) / (10.0 + steps))
-        with torch.no_grad():
-            mine, theirs = ([p.detach() for p in e.parameters()] for e in (self.averaged, self.extractor))
-            torch._foreach_lerp_(mine, theirs, 1.0 - decay)
-            for a, b in zip(self.averaged.buffers(), self.extractor.buffers(), strict=True):
-                if a.is_floating_point():
-                    a.lerp_(b, 1.0 - decay)
-                else:
-                    a.copy_(b)
+        if self.averaged is not None:
+            average_weights(self.averaged, self.extractor, self.global_step + 1, self.settings.weight_average)
 
     # -- validation -------------------------------------------------------------------------------
 
     @property
     def exported(self) -> Extractor:
-        """The weights that are validated and written to the map."""
+        """See :class:`ScheduledModule`."""
         return self.averaged if self.averaged is not None else self.extractor
 
-    def remember_best(self, error: float) -> None:
-        """Keep the current weights if their validation error is the smallest so far."""
-        if error < self.best_error:
-            self.best_error = error
-            self._best = {k: v.detach().cpu().clone() for k, v in self.exported.state_dict().items()}
+    def validation(self) -> tuple[dict[str, float], float]:
+        """Errors of the validation queries' nearest neighbours.
 
-    def best_extractor(self) -> Extractor:
-        """The extractor with the weights of the best validation (the last ones if none was better)."""
-        extractor = copy.deepcopy(self.exported).cpu()
-        if self._best:
-            extractor.load_state_dict(self._best)
-        return extractor.eval()
+        The mean of capped errors decides rather than the median: of one drive the median neighbour is the next frame
+        long before the last wrong place is gone.
+        """
+        distance, angle = self.validate_frames()
+        if not len(distance):
+            return {}, math.nan
+        figures = {"validation_m": float(np.median(distance)), "validation_deg": float(np.median(angle))}
+        figures["validation_within_5m"] = float((distance <= 5.0).mean())
+        return figures, float(np.minimum(distance, 20.0).mean())
 
     @torch.no_grad()
     def validate_frames(self) -> tuple[np.ndarray, np.ndarray]:

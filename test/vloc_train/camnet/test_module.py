@@ -14,6 +14,7 @@ from vloc_train.camnet.data import KeyedGroups, Place
 from vloc_train.camnet.losses import angle_loss, angle_target, frustum_loss, hard_triplet_loss, relative_pose_loss
 from vloc_train.camnet.mining import mine
 from vloc_train.camnet.module import CamNetModule
+from vloc_train.scheduled import average_weights
 
 STILL = AugmentSettings(photometric=0.0, blur=0.0, erase=0.0, rotate_deg=(0.0, 0.0, 0.0))
 
@@ -167,7 +168,7 @@ def test_the_average_follows_the_weights(make):
         for p in module.network.parameters():
             p.add_(1.0)
     before = {k: v.clone() for k, v in module.averaged.state_dict().items()}
-    module._average_weights(10_000)
+    average_weights(module.averaged, module.network, 10_000, 0.9)
     for name, value in module.averaged.named_parameters():
         expected = before[name].lerp(dict(module.network.named_parameters())[name], 0.1)
         torch.testing.assert_close(value, expected)

@@ -12,6 +12,7 @@ from tiny_learner import gradient, gradient_in_process, learner
 
 from vloc_train.augment import AugmentSettings
 from vloc_train.imposing.data import KeyedSampler
+from vloc_train.scheduled import average_weights
 
 
 @pytest.mark.parametrize("scenes", [1, 2])
@@ -89,11 +90,9 @@ def test_the_best_weights_are_kept():
         for p in module.network.parameters():
             p.add_(1.0)
     module.remember_best(3.0)
-    assert all(torch.equal(v, kept[k]) for k, v in module.best_network().state_dict().items())
+    assert all(torch.equal(v, kept[k]) for k, v in module.best().state_dict().items())
     module.remember_best(1.0)
-    assert not torch.equal(
-        module.best_network().state_dict()["image_encoder.heads.0.bias"], kept["image_encoder.heads.0.bias"]
-    )
+    assert not torch.equal(module.best().state_dict()["image_encoder.heads.0.bias"], kept["image_encoder.heads.0.bias"])
 
 
 def test_averaged_weights_follow_slowly():
@@ -102,7 +101,7 @@ def test_averaged_weights_follow_slowly():
     before = module.averaged.state_dict()[name].clone()
     with torch.no_grad():
         module.network.image_encoder.heads[0].bias.add_(1.0)
-    module._average_weights(10_000)
+    average_weights(module.averaged, module.network, 10_000, 0.9)
     torch.testing.assert_close(module.averaged.state_dict()[name], before + 0.1)
     assert module.exported is module.averaged and not any(p.requires_grad for p in module.averaged.parameters())
 

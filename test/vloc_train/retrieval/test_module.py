@@ -87,10 +87,10 @@ def test_the_best_weights_are_kept():
         for p in module.extractor.parameters():
             p.add_(1.0)
     module.remember_best(3.0)
-    assert all(torch.equal(v, best[k]) for k, v in module.best_extractor().state_dict().items())
+    assert all(torch.equal(v, best[k]) for k, v in module.best().state_dict().items())
     checkpoint = {}
     module.on_save_checkpoint(checkpoint)
     other = module_of("distance", weight_average=0.0)
     other.on_load_checkpoint(checkpoint)
     assert other.best_error == 2.0
-    assert all(torch.equal(v, best[k]) for k, v in other.best_extractor().state_dict().items())
+    assert all(torch.equal(v, best[k]) for k, v in other.best().state_dict().items())
