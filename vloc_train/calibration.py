@@ -18,6 +18,7 @@ from vloc_ros.images.preprocess import Preprocess
 from vloc_ros.localizers.base import Localizer
 from vloc_ros.localizers.registry import backend_class
 from vloc_ros.maps import MapBundle, read_map, write_map
+from vloc_ros.maps.contents import files_of
 from vloc_ros.tracking.calibration import fit_covariance
 from vloc_ros.types import Array, Estimate, PosePrior, Query
 from vloc_train.frames import FrameSet, cache_frames
@@ -146,8 +147,7 @@ def recalibrate(
             "calibration_data": {name: [drive.name for drive in value] for name, value in named.items()},
         },
     )
-    files = {entry.name: bundle.read(entry.name) for entry in bundle.manifest.files}
-    return write_map(target, manifest, {}, extra_files=files, overwrite=target.exists())
+    return write_map(target, manifest, {}, extra_files=files_of(bundle), overwrite=target.exists())
 
 
 def describe_errors(errors: Array) -> dict[str, Any]:

@@ -1,0 +1,102 @@
+"""Sparse models and features that need neither images nor a trained network, for tests of PixLoc's map."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import tiny_drive
+import torch
+from torch import nn
+
+from vloc_ros.geometry.cameras import project
+from vloc_ros.geometry.se3 import inverse
+from vloc_ros.localizers.pixloc.bundle import MapSettings, write_pixloc_map
+from vloc_ros.localizers.pixloc.store import LevelFeatures
+from vloc_ros.types import CameraModel
+
+DIMENSIONS = (6, 5, 4)
+
+
+@dataclass
+class Sparse:
+    """A sparse model as builders make them."""
+
+    points: np.ndarray
+    T_map_cam: np.ndarray
+    offsets: np.ndarray
+    point_ids: np.ndarray
+    pixels: np.ndarray
+    stamps_ns: np.ndarray
+    track_length: np.ndarray = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.track_length = np.bincount(self.point_ids, minlength=len(self.points))
+
+
+def observed(points: np.ndarray, T_map_cam: np.ndarray, camera: CameraModel, far_m: float = 60.0) -> Sparse:
+    """Every reference observes the points in its image."""
+    ids, pixels, offsets = [], [], [0]
+    for T in T_map_cam:
+        local = points @ inverse(T)[:3, :3].T + inverse(T)[:3, 3]
+        uv, valid = project(camera, local)
+        seen = np.flatnonzero(valid & (local[:, 2] < far_m))
+        ids.append(seen)
+        pixels.append(uv[seen])
+        offsets.append(offsets[-1] + len(seen))
+    stamps = tiny_drive.START + np.arange(len(T_map_cam), dtype=np.int64) * 100_000_000
+    return Sparse(points, T_map_cam, np.array(offsets), np.concatenate(ids), np.concatenate(pixels), stamps)
+
+
+def straight(count: int, step_m: float = 1.0) -> np.ndarray:
+    """``T_map_cam`` (count, 4, 4) of a camera driving along x, looking ahead."""
+    T = np.tile(np.eye(4), (count, 1, 1))
+    T[:, :3, :3] = tiny_drive.R_BODY_OPTICAL
+    T[:, 0, 3], T[:, 2, 3] = step_m * np.arange(count), 1.5
+    return T
+
+
+def street(count: int = 12, points: int = 400, seed: int = 0, step_m: float = 1.0) -> Sparse:
+    """A straight drive between two walls of random points."""
+    rng = np.random.default_rng(seed)
+    x = rng.uniform(3.0, count * step_m + 25.0, points)
+    y = rng.choice([-6.0, 6.0], points) + rng.normal(0, 0.5, points)
+    return observed(np.stack([x, y, rng.uniform(0, 6, points)], axis=1), straight(count, step_m), tiny_drive.CAMERA)
+
+
+def random_features(sparse: Sparse, pyramid: int, dimensions=DIMENSIONS, seed: int = 0):
+    """``features(scene, r)`` of random unit vectors, the same whenever they are asked for."""
+
+    def features(scene, reference):
+        generator = torch.Generator().manual_seed(seed + 1000 * int(reference))
+        count = int(sparse.offsets[reference + 1] - sparse.offsets[reference])
+        out = []
+        for _ in range(pyramid):
+            levels = []
+            for channels in dimensions:
+                vectors = torch.nn.functional.normalize(torch.randn(count, channels, generator=generator), dim=1)
+                levels.append(LevelFeatures(vectors, torch.rand(count, generator=generator)))
+            out.append(levels)
+        return out
+
+    return features
+
+
+class Weights(nn.Module):
+    """Stands where a network stands in a map whose network no test asks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.network = nn.Linear(3, 2)
+
+
+def store_map(path, sparse: Sparse | None = None, settings: MapSettings | None = None, features=None, **more):
+    """A bundle of random features, enough for the store."""
+    sparse = sparse or street()
+    settings = settings or MapSettings(pyramid=(0.5, 1.0), tile_mb=0.02)
+    features = features or random_features(sparse, len(settings.pyramid))
+    return write_pixloc_map(
+        path, Weights(), DIMENSIONS, {"map": sparse}, features, tiny_drive.CAMERA, tiny_drive.preprocess(), settings,
+        **more,
+    )  # fmt: skip
