@@ -1,0 +1,118 @@
+"""Feature fields: values, spatial gradients and confidence of the query's features at sub-pixel positions (eq. 1)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from vloc_ros.errors import ConfigError
+
+__all__ = ["FeatureField", "FieldSample", "GridField"]
+
+
+@dataclass(frozen=True)
+class FieldSample:
+    """What a field holds at B x N positions.
+
+    :param values: (B, N, C) features.
+    :param gradients: (B, N, C, 2) derivatives along x and y, a pixel of the level; None where not asked for.
+    :param confidence: (B, N) in [0, 1], or None: 1 everywhere.
+    :param inside: (B, N) whether the field is defined there. Elsewhere the other tensors are finite and mean nothing.
+    """
+
+    values: Tensor
+    gradients: Tensor | None
+    confidence: Tensor | None
+    inside: Tensor
+
+
+class FeatureField(Protocol):
+    """Anything that can be sampled at pixels of its level."""
+
+    def sample(self, uv: Tensor, gradients: bool = True) -> FieldSample:
+        """:param uv: (B, N, 2) pixels of the level, centres at integers; any value, also NaN."""
+        ...
+
+
+class GridField:
+    """The feature map of an image: bilinear values, and bilinearly interpolated central differences as gradients.
+
+    Central differences look at the features within two pixels, as the published implementation does; they are a
+    better guide than the slope inside one cell. At the border they are one-sided.
+
+    :param features: (B, C, h, w), or (1, C, h, w) for a batch that shares the image. Kept as (B h w, C) rows in at
+        least float32; no copy if the network worked in ``torch.channels_last``.
+    :param confidence: (B, 1, h, w) or (1, 1, h, w) in [0, 1], or None.
+    :raises ConfigError: maps that do not belong together, or smaller than 2 x 2.
+    """
+
+    def __init__(self, features: Tensor, confidence: Tensor | None = None) -> None:
+        B, C, h, w = features.shape
+        if confidence is not None and confidence.shape != (B, 1, h, w):
+            raise ConfigError(
+                f"feature field: expected a confidence map of shape {(B, 1, h, w)} beside features of shape "
+                f"{tuple(features.shape)}, found {tuple(confidence.shape)}"
+            )
+        if min(h, w) < 2:
+            raise ConfigError(f"feature field: expected at least 2 x 2 cells, found {h} x {w}; use a larger image")
+        dtype = torch.promote_types(features.dtype, torch.float32)
+        self.shape = (B, C, h, w)
+        self.rows = features.permute(0, 2, 3, 1).reshape(B * h * w, C).to(dtype)
+        self.confidence = None if confidence is None else confidence.reshape(B * h * w).to(dtype)
+        self._last = torch.tensor([w - 1, h - 1], device=features.device)
+        self._offsets = torch.tensor([-1, 0, 1, 2], device=features.device)
+        self._image = torch.arange(B, device=features.device)[:, None, None, None] * (h * w)
+
+    def sample(self, uv: Tensor, gradients: bool = True) -> FieldSample:
+        """See :class:`FeatureField`."""
+        B, N = uv.shape[:2]
+        maps, C, _, w = self.shape
+        if maps not in (1, B):
+            raise ConfigError(f"feature field: expected one image or {B}, found {maps}")
+        last = self._last
+        inside = ((uv >= 0) & (uv <= last)).all(-1)
+        uv = torch.where(inside[..., None], uv, torch.zeros_like(uv)).to(self.rows.dtype)
+        base = torch.minimum(uv.floor().long(), last - 1)
+        a = uv - base
+        # Four cells along each axis: one before, the two around, one after, held at the border.
+        cells = torch.minimum((base[..., None] + self._offsets).clamp(min=0), last[:, None])
+        x, y = cells[..., 0, :], cells[..., 1, :] * w
+        if maps > 1:
+            y = y + self._image[..., 0]
+        near = torch.stack([1.0 - a, a], dim=-1)  # (B, N, 2, 2): axis, cell
+        wx, wy = near[..., 0, :], near[..., 1, :]
+        inner = (y[..., 1:3, None] + x[..., None, 1:3]).flatten(-2)  # (B, N, 4)
+        inner_weights = (wy[..., :, None] * wx[..., None, :]).flatten(-2)
+        confidence = None
+        if self.confidence is not None:
+            confidence = (self.confidence[inner] * inner_weights).sum(-1)
+        if not gradients:
+            values = F.embedding_bag(
+                inner.reshape(B * N, 4), self.rows, per_sample_weights=inner_weights.reshape(B * N, 4), mode="sum"
+            )
+            return FieldSample(values.reshape(B, N, C), None, confidence, inside)
+        # d/dx at cell j is (f[j + 1] - f[j - 1]) over the distance of the two.
+        span = (cells[..., 2:] - cells[..., :2]).to(near.dtype)
+        slope = near / span
+        slope = torch.cat([-slope, slope], dim=-1)
+        zero = torch.zeros_like(a[..., :1])
+        value_x = torch.cat([zero, wx, zero], dim=-1)
+        across = (y[..., 1:3, None] + x[..., None, :]).flatten(-2)  # two rows of four cells
+        down = (y[..., :, None] + x[..., None, 1:3]).flatten(-2)  # four rows of two cells
+        index = torch.stack([across, across, down], dim=-2)
+        weights = torch.stack(
+            [
+                (wy[..., :, None] * value_x[..., None, :]).flatten(-2),
+                (wy[..., :, None] * slope[..., 0, None, :]).flatten(-2),
+                (slope[..., 1, :, None] * wx[..., None, :]).flatten(-2),
+            ],
+            dim=-2,
+        )
+        sampled = F.embedding_bag(
+            index.reshape(-1, 8), self.rows, per_sample_weights=weights.reshape(-1, 8), mode="sum"
+        ).reshape(B, N, 3, C)
+        return FieldSample(sampled[..., 0, :], sampled[..., 1:, :].transpose(-1, -2), confidence, inside)
