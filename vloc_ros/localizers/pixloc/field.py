@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -63,9 +64,24 @@ class GridField:
         self.shape = (B, C, h, w)
         self.rows = features.permute(0, 2, 3, 1).reshape(B * h * w, C).to(dtype)
         self.confidence = None if confidence is None else confidence.reshape(B * h * w).to(dtype)
+        self._offset = B > 1
         self._last = torch.tensor([w - 1, h - 1], device=features.device)
         self._offsets = torch.tensor([-1, 0, 1, 2], device=features.device)
         self._image = torch.arange(B, device=features.device)[:, None, None, None] * (h * w)
+
+    def of(self, images: Tensor) -> GridField:
+        """The same maps for a batch whose element e looks at map ``images[e]``; nothing is copied."""
+        other = copy.copy(self)
+        h, w = self.shape[2:]
+        other.shape = (len(images), *self.shape[1:])
+        other._image = images[:, None, None, None] * (h * w)
+        # One element has no offset to add where its map is the only one.
+        other._offset = len(self.rows) > h * w
+        return other
+
+    def weighted(self, index: Tensor, weights: Tensor) -> Tensor:
+        """Weighted sums (K, C) of n rows each: ``index`` (K, n) int64, ``weights`` (K, n)."""
+        return F.embedding_bag(index, self.rows, per_sample_weights=weights, mode="sum")
 
     def sample(self, uv: Tensor, gradients: bool = True) -> FieldSample:
         """See :class:`FeatureField`."""
@@ -81,7 +97,7 @@ class GridField:
         # Four cells along each axis: one before, the two around, one after, held at the border.
         cells = torch.minimum((base[..., None] + self._offsets).clamp(min=0), last[:, None])
         x, y = cells[..., 0, :], cells[..., 1, :] * w
-        if maps > 1:
+        if self._offset:
             y = y + self._image[..., 0]
         near = torch.stack([1.0 - a, a], dim=-1)  # (B, N, 2, 2): axis, cell
         wx, wy = near[..., 0, :], near[..., 1, :]
@@ -91,9 +107,7 @@ class GridField:
         if self.confidence is not None:
             confidence = (self.confidence[inner] * inner_weights).sum(-1)
         if not gradients:
-            values = F.embedding_bag(
-                inner.reshape(B * N, 4), self.rows, per_sample_weights=inner_weights.reshape(B * N, 4), mode="sum"
-            )
+            values = self.weighted(inner.reshape(B * N, 4), inner_weights.reshape(B * N, 4))
             return FieldSample(values.reshape(B, N, C), None, confidence, inside)
         # d/dx at cell j is (f[j + 1] - f[j - 1]) over the distance of the two.
         span = (cells[..., 2:] - cells[..., :2]).to(near.dtype)
@@ -112,7 +126,5 @@ class GridField:
             ],
             dim=-2,
         )
-        sampled = F.embedding_bag(
-            index.reshape(-1, 8), self.rows, per_sample_weights=weights.reshape(-1, 8), mode="sum"
-        ).reshape(B, N, 3, C)
+        sampled = self.weighted(index.reshape(-1, 8), weights.reshape(-1, 8)).reshape(B, N, 3, C)
         return FieldSample(sampled[..., 0, :], sampled[..., 1:, :].transpose(-1, -2), confidence, inside)
