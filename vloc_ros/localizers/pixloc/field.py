@@ -65,23 +65,18 @@ class GridField:
         self.rows = features.permute(0, 2, 3, 1).reshape(B * h * w, C).to(dtype)
         self.confidence = None if confidence is None else confidence.reshape(B * h * w).to(dtype)
         self._offset = B > 1
-        self._last = torch.tensor([w - 1, h - 1], device=features.device)
-        self._offsets = torch.tensor([-1, 0, 1, 2], device=features.device)
-        self._image = torch.arange(B, device=features.device)[:, None, None, None] * (h * w)
+        self._last = torch.tensor([[w - 1], [h - 1]], device=features.device)
+        self._steps = torch.tensor([-1, 0, 1, 2], device=features.device)[:, None, None]
+        self._image = torch.arange(B, device=features.device) * (h * w)
 
     def of(self, images: Tensor) -> GridField:
         """The same maps for a batch whose element e looks at map ``images[e]``; nothing is copied."""
         other = copy.copy(self)
         h, w = self.shape[2:]
         other.shape = (len(images), *self.shape[1:])
-        other._image = images[:, None, None, None] * (h * w)
-        # One element has no offset to add where its map is the only one.
-        other._offset = len(self.rows) > h * w
+        other._image = images * (h * w)
+        other._offset = len(self.rows) > h * w  # also where one element looks at one of several maps
         return other
-
-    def weighted(self, index: Tensor, weights: Tensor) -> Tensor:
-        """Weighted sums (K, C) of n rows each: ``index`` (K, n) int64, ``weights`` (K, n)."""
-        return F.embedding_bag(index, self.rows, per_sample_weights=weights, mode="sum")
 
     def sample(self, uv: Tensor, gradients: bool = True) -> FieldSample:
         """See :class:`FeatureField`."""
@@ -89,42 +84,45 @@ class GridField:
         maps, C, _, w = self.shape
         if maps not in (1, B):
             raise ConfigError(f"feature field: expected one image or {B}, found {maps}")
-        last = self._last
-        inside = ((uv >= 0) & (uv <= last)).all(-1)
-        uv = torch.where(inside[..., None], uv, torch.zeros_like(uv)).to(self.rows.dtype)
-        base = torch.minimum(uv.floor().long(), last - 1)
+        # From here on points are the last axis, which is what makes small element-wise work fast.
+        uv = uv.movedim(-1, 0).reshape(2, B * N)
+        inside = ((uv >= 0) & (uv <= self._last)).all(0)
+        uv = torch.where(inside, uv, torch.zeros_like(uv)).to(self.rows.dtype)
+        base = torch.minimum(uv.floor().long(), self._last - 1)
         a = uv - base
         # Four cells along each axis: one before, the two around, one after, held at the border.
-        cells = torch.minimum((base[..., None] + self._offsets).clamp(min=0), last[:, None])
-        x, y = cells[..., 0, :], cells[..., 1, :] * w
+        cells = torch.minimum((base + self._steps).clamp(min=0), self._last)
+        x, y = cells[:, 0], cells[:, 1] * w
         if self._offset:
-            y = y + self._image[..., 0]
-        near = torch.stack([1.0 - a, a], dim=-1)  # (B, N, 2, 2): axis, cell
-        wx, wy = near[..., 0, :], near[..., 1, :]
-        inner = (y[..., 1:3, None] + x[..., None, 1:3]).flatten(-2)  # (B, N, 4)
-        inner_weights = (wy[..., :, None] * wx[..., None, :]).flatten(-2)
+            y = y + self._image.repeat_interleave(N)
+        near = torch.stack([1.0 - a, a])  # (2 cells, 2 axes, points)
+        wx, wy = near[:, 0], near[:, 1]
+        inner = y[1:3, None] + x[1:3]
+        inner_weights = wy[:, None] * wx
         confidence = None
         if self.confidence is not None:
-            confidence = (self.confidence[inner] * inner_weights).sum(-1)
+            read = self.confidence.index_select(0, inner.flatten()).view_as(inner_weights)
+            confidence = (read * inner_weights).sum((0, 1)).view(B, N)
         if not gradients:
-            values = self.weighted(inner.reshape(B * N, 4), inner_weights.reshape(B * N, 4))
-            return FieldSample(values.reshape(B, N, C), None, confidence, inside)
+            values = self._mix(inner.flatten(0, 1)[None], inner_weights.flatten(0, 1)[None])
+            return FieldSample(values.view(B, N, C), None, confidence, inside.view(B, N))
         # d/dx at cell j is (f[j + 1] - f[j - 1]) over the distance of the two.
-        span = (cells[..., 2:] - cells[..., :2]).to(near.dtype)
-        slope = near / span
-        slope = torch.cat([-slope, slope], dim=-1)
-        zero = torch.zeros_like(a[..., :1])
-        value_x = torch.cat([zero, wx, zero], dim=-1)
-        across = (y[..., 1:3, None] + x[..., None, :]).flatten(-2)  # two rows of four cells
-        down = (y[..., :, None] + x[..., None, 1:3]).flatten(-2)  # four rows of two cells
-        index = torch.stack([across, across, down], dim=-2)
-        weights = torch.stack(
-            [
-                (wy[..., :, None] * value_x[..., None, :]).flatten(-2),
-                (wy[..., :, None] * slope[..., 0, None, :]).flatten(-2),
-                (slope[..., 1, :, None] * wx[..., None, :]).flatten(-2),
-            ],
-            dim=-2,
+        slope = near / (cells[2:] - cells[:2])
+        slope = torch.cat([-slope, slope])
+        zero = torch.zeros_like(a[:1])
+        along_x = torch.stack([torch.cat([zero, wx, zero]), slope[:, 0]])
+        across = (y[1:3, None] + x).flatten(0, 1)  # two rows of four cells
+        down = (y[:, None] + x[1:3]).flatten(0, 1)  # four rows of two cells
+        weights = torch.cat(
+            [(wy[:, None] * along_x[:, None]).flatten(1, 2), (slope[:, 1, None] * wx).flatten(0, 1)[None]]
         )
-        sampled = self.weighted(index.reshape(-1, 8), weights.reshape(-1, 8)).reshape(B, N, 3, C)
-        return FieldSample(sampled[..., 0, :], sampled[..., 1:, :].transpose(-1, -2), confidence, inside)
+        sampled = self._mix(torch.stack([across, across, down]), weights).view(3, B, N, C)
+        return FieldSample(sampled[0], sampled[1:].movedim(0, -1), confidence, inside.view(B, N))
+
+    def _mix(self, cells: Tensor, weights: Tensor) -> Tensor:
+        """Weighted sums of rows, without a copy of the rows: (K, cells, points) twice -> (K points, C)."""
+        count = cells.shape[1]
+        index = cells.transpose(1, 2).reshape(-1, count)
+        return F.embedding_bag(
+            index, self.rows, per_sample_weights=weights.transpose(1, 2).reshape(-1, count), mode="sum"
+        )
