@@ -111,64 +111,73 @@ class TorchCamera:
 
         With a batch axis the points are (B, ..., 3).
         """
-        uv, _, valid = self._project(points_cam, jacobian=False)
-        return uv, valid
+        uv, _, valid = self.project_components(points_cam.movedim(-1, 0), jacobian=False)
+        return uv.movedim(0, -1), valid
 
     def project_with_jacobian(self, points_cam: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Pixels (..., 2), their derivative (..., 2, 3) by the point in pixels a metre, and valid (...)."""
-        uv, J, valid = self._project(points_cam, jacobian=True)
+        uv, J, valid = self.project_components(points_cam.movedim(-1, 0), jacobian=True)
         assert J is not None
-        return uv, J, valid
+        return uv.movedim(0, -1), J.movedim((0, 1), (-2, -1)), valid
 
-    def _project(self, points: Tensor, jacobian: bool) -> tuple[Tensor, Tensor | None, Tensor]:
-        z = points[..., 2]
+    def project_components(self, points: Tensor, jacobian: bool) -> tuple[Tensor, Tensor | None, Tensor]:
+        """The same with coordinates first, the layout in which it is fastest: (3, ...) -> (2, ...), (2, 3, ...), (...).
+
+        With a batch axis the points are (3, B, ...).
+        """
+        z = points[2]
         valid = z > _MIN_DEPTH
-        inverse_z = torch.where(valid, z, torch.ones_like(z)).reciprocal()[..., None]
-        xy = points[..., :2] * inverse_z
+        inverse_z = torch.where(valid, z, torch.ones_like(z)).reciprocal()
+        xy = points[:2] * inverse_z
         focal, centre = self._each(self.focal, points), self._each(self.centre, points)
         if self.model == "none":
             uv, J_lens = torch.addcmul(centre, xy, focal), None
         else:
-            r2 = (xy * xy).sum(-1)
-            valid = valid & (r2 <= self._each(self.radius2[..., None], points)[..., 0])
+            r2 = (xy * xy).sum(0)
+            valid = valid & (r2 <= self._each(self.radius2[..., None], points)[0])
             # Beyond the lens only finiteness matters.
-            xy = xy * (_FAR / r2.clamp(min=1e-30).sqrt()).clamp(max=1.0)[..., None]
+            xy = xy * (_FAR / r2.clamp(min=1e-30).sqrt()).clamp(max=1.0)
             distorted, J_lens = self._lens(xy, jacobian)
             uv = torch.addcmul(centre, distorted, focal)
-        last = self._each(self.size, points) - 0.5
-        valid = valid & ((uv >= -0.5) & (uv <= last)).all(-1)
+        # -0.5 <= uv <= size - 0.5
+        half = 0.5 * self._each(self.size, points)
+        valid = valid & ((uv - (half - 0.5)).abs() <= half).all(0)
         if not jacobian:
             return uv, None, valid
         scale = focal * inverse_z
         if J_lens is None:
-            J = torch.cat([torch.diag_embed(scale), -(scale * xy)[..., None]], dim=-1)
-        else:
-            J_lens = J_lens * scale[..., None]
-            J = torch.cat([J_lens, -(J_lens * xy[..., None, :]).sum(-1, keepdim=True)], dim=-1)
-        return uv, J, valid
+            (fx, fy), (tx, ty), zero = scale, -scale * xy, torch.zeros_like(z)
+            return uv, torch.stack([fx, zero, tx, zero, fy, ty]).view(2, 3, *z.shape), valid
+        J = J_lens * scale[:, None]
+        return uv, torch.cat([J, -(J * xy).sum(1, keepdim=True)], dim=1), valid
 
     @staticmethod
     def _each(parameter: Tensor, points: Tensor) -> Tensor:
-        """A parameter (k,) or (B, k) shaped to broadcast with points (..., 3) or (B, ..., 3)."""
-        if parameter.ndim == 1:
-            return parameter
-        return parameter.reshape(parameter.shape[0], *[1] * (points.ndim - 2), parameter.shape[-1])
+        """A parameter (k,) or (B, k), shaped to broadcast with components (3, ...) or (3, B, ...)."""
+        lead = parameter.movedim(-1, 0)
+        return lead.reshape(*lead.shape, *[1] * (points.ndim - lead.ndim))
 
     def _lens(self, xy: Tensor, jacobian: bool) -> tuple[Tensor, Tensor | None]:
-        if self.model == "equidistant":
-            return _equidistant(self._each(self.coefficients, xy), xy, jacobian)
+        """Distorted (2, ...) of undistorted normalised coordinates (2, ...), and the Jacobian (2, 2, ...)."""
         d = self._each(self.coefficients, xy)
+        if self.model == "equidistant":
+            return _equidistant(d, xy, jacobian)
         out, J = _brown(d, xy, jacobian)
         if self.tilted:
             out, J_tilt = _tilt(d, out, jacobian)
-            J = None if J is None or J_tilt is None else J_tilt @ J
+            J = None if J is None or J_tilt is None else torch.einsum("ij...,jk...->ik...", J_tilt, J)
         return out, J
+
+
+def _matrix(rows: Sequence[Sequence[Tensor]]) -> Tensor:
+    """Entries of equal shape as (rows, columns, ...)."""
+    return torch.stack([torch.stack(list(row)) for row in rows])
 
 
 def _brown(d: Tensor, xy: Tensor, jacobian: bool) -> tuple[Tensor, Tensor | None]:
     """Radial, tangential and thin-prism terms (OpenCV's general model, without the tilt)."""
-    k1, k2, p1, p2, k3, k4, k5, k6, s1, s2, s3, s4 = d.unbind(-1)[:12]
-    x, y = xy.unbind(-1)
+    k1, k2, p1, p2, k3, k4, k5, k6, s1, s2, s3, s4 = d[:12]
+    x, y = xy
     xx, yy, xy2 = x * x, y * y, 2.0 * x * y
     r2 = xx + yy
     top = 1.0 + r2 * (k1 + r2 * (k2 + r2 * k3))
@@ -180,8 +189,7 @@ def _brown(d: Tensor, xy: Tensor, jacobian: bool) -> tuple[Tensor, Tensor | None
         [
             x * radial + p1 * xy2 + p2 * (r2 + 2.0 * xx) + r2 * (s1 + s2 * r2),
             y * radial + p1 * (r2 + 2.0 * yy) + p2 * xy2 + r2 * (s3 + s4 * r2),
-        ],
-        dim=-1,
+        ]
     )
     if not jacobian:
         return out, None
@@ -190,36 +198,33 @@ def _brown(d: Tensor, xy: Tensor, jacobian: bool) -> tuple[Tensor, Tensor | None
     d_radial = 2.0 * (d_top - radial * d_bottom) / bottom  # twice the derivative by r2
     prism_x, prism_y = 2.0 * (s1 + 2.0 * s2 * r2), 2.0 * (s3 + 2.0 * s4 * r2)
     cross = 0.5 * xy2 * d_radial + 2.0 * (p1 * x + p2 * y)
-    entries = [
-        radial + xx * d_radial + 2.0 * p1 * y + 6.0 * p2 * x + x * prism_x,
-        cross + y * prism_x,
-        cross + x * prism_y,
-        radial + yy * d_radial + 6.0 * p1 * y + 2.0 * p2 * x + y * prism_y,
+    J = [
+        [radial + xx * d_radial + 2.0 * p1 * y + 6.0 * p2 * x + x * prism_x, cross + y * prism_x],
+        [cross + x * prism_y, radial + yy * d_radial + 6.0 * p1 * y + 2.0 * p2 * x + y * prism_y],
     ]
-    return out, torch.stack(entries, dim=-1).unflatten(-1, (2, 2))
+    return out, _matrix(J)
 
 
 def _tilt(d: Tensor, xy: Tensor, jacobian: bool) -> tuple[Tensor, Tensor | None]:
     """The homography of a tilted sensor, and its Jacobian."""
-    tx, ty = d[..., 12], d[..., 13]
+    tx, ty = d[12], d[13]
     cx, sx, cy, sy = tx.cos(), tx.sin(), ty.cos(), ty.sin()
     zero, one = torch.zeros_like(tx), torch.ones_like(tx)
-    R = torch.stack([cy, sy * sx, -sy * cx, zero, cx, sx, sy, -cy * sx, cy * cx], dim=-1).unflatten(-1, (3, 3))
-    keep = torch.stack([cy * cx, zero, sy * cx, zero, cy * cx, -sx, zero, zero, one], dim=-1).unflatten(-1, (3, 3))
-    H = keep @ R
-    p = (H[..., :2] * xy[..., None, :]).sum(-1) + H[..., 2]
-    w = p[..., 2:]
-    w = torch.where(w.abs() < 1e-6, torch.ones_like(w), w)
-    out = p[..., :2] / w
+    R = _matrix([[cy, sy * sx, -sy * cx], [zero, cx, sx], [sy, -cy * sx, cy * cx]])
+    keep = _matrix([[cy * cx, zero, sy * cx], [zero, cy * cx, -sx], [zero, zero, one]])
+    H = torch.einsum("ij...,jk...->ik...", keep, R)
+    p = (H[:, :2] * xy).sum(1) + H[:, 2]
+    w = torch.where(p[2].abs() < 1e-6, torch.ones_like(p[2]), p[2])
+    out = p[:2] / w
     if not jacobian:
         return out, None
-    return out, (H[..., :2, :2] - out[..., None] * H[..., 2:, :2]) / w[..., None]
+    return out, (H[:2, :2] - out[:, None] * H[2, :2]) / w
 
 
 def _equidistant(k: Tensor, xy: Tensor, jacobian: bool) -> tuple[Tensor, Tensor | None]:
     """Kannala-Brandt: the angle's polynomial over the radius."""
-    k1, k2, k3, k4 = k.unbind(-1)
-    r2 = (xy * xy).sum(-1)
+    k1, k2, k3, k4 = k
+    r2 = (xy * xy).sum(0)
     # Below this the closed form of d_scale cancels; the error of its series is of order r^4, both far below rounding.
     small = r2 < (1e-6 if xy.dtype == torch.float64 else 1e-3)
     safe2 = torch.where(small, torch.ones_like(r2), r2)
@@ -227,15 +232,16 @@ def _equidistant(k: Tensor, xy: Tensor, jacobian: bool) -> tuple[Tensor, Tensor 
     theta = torch.atan(r)
     t2 = theta * theta
     angle = theta * (1.0 + t2 * (k1 + t2 * (k2 + t2 * (k3 + t2 * k4))))
-    # theta_d / r as a series in r2: 1 + (k1 - 1/3) r2 + (k2 - k1 + 1/5) r2^2 + ...
+    # The series of theta_d / r in r2.
     c1, c2 = k1 - 1.0 / 3.0, k2 - k1 + 0.2
     c3 = k3 - 5.0 / 3.0 * k2 + 14.0 / 15.0 * k1 - 1.0 / 7.0
     scale = torch.where(small, 1.0 + r2 * (c1 + r2 * (c2 + r2 * c3)), angle / r)
-    out = scale[..., None] * xy
+    out = scale * xy
     if not jacobian:
         return out, None
     slope = 1.0 + t2 * (3.0 * k1 + t2 * (5.0 * k2 + t2 * (7.0 * k3 + t2 * 9.0 * k4)))
     closed = (slope / (1.0 + safe2) - angle / r) / safe2
     d_scale = torch.where(small, 2.0 * (c1 + r2 * (2.0 * c2 + r2 * 3.0 * c3)), closed)
-    J = torch.diag_embed(scale[..., None].expand_as(xy)) + (d_scale[..., None, None] * xy[..., None]) * xy[..., None, :]
-    return out, J
+    x, y = xy
+    cross = d_scale * x * y
+    return out, _matrix([[scale + d_scale * x * x, cross], [cross, scale + d_scale * y * y]])

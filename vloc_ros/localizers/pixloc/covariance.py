@@ -35,7 +35,14 @@ def residual_variance(squared: Tensor, weights: Tensor, valid: Tensor, channels:
     :returns: (B,) sum of w r.r over the degrees of freedom, N C - 6.
     """
     total = (squared.double() * weights.double()).sum(-1)
-    return total / (valid.sum(-1) * channels - 6).clamp(min=1)
+    freedom: Tensor = (valid.sum(-1) * channels - 6).clamp(min=1)
+    return total / freedom
+
+
+def _eigh(A: Tensor) -> tuple[Tensor, Tensor]:
+    """Of 6 x 6 matrices, on the CPU: for matrices this small a GPU's solver takes milliseconds."""
+    values, vectors = torch.linalg.eigh(A.cpu())
+    return values.to(A.device), vectors.to(A.device)
 
 
 def _scaled(hessian: Tensor) -> tuple[Tensor, Tensor]:
@@ -47,8 +54,9 @@ def _scaled(hessian: Tensor) -> tuple[Tensor, Tensor]:
 
 def well_posed(hessian: Tensor) -> Tensor:
     """(B,) whether the Hessians (B, 6, 6) determine all six parameters beyond rounding."""
-    values = torch.linalg.eigvalsh(torch.nan_to_num(_scaled(hessian.detach().double())[0]))
-    return values[..., 0] > _RANK * values[..., -1].clamp(min=0.5)
+    values = _eigh(torch.nan_to_num(_scaled(hessian.detach().double())[0]))[0]
+    posed: Tensor = values[..., 0] > _RANK * values[..., -1].clamp(min=0.5)
+    return posed
 
 
 def pose_covariance(
@@ -78,7 +86,7 @@ def pose_covariance(
     H = torch.where(usable[:, None, None], H, torch.zeros_like(H))
     variance = torch.where(usable, variance.double(), torch.ones_like(variance, dtype=torch.float64))
     scaled, s = _scaled(H)
-    values, vectors = torch.linalg.eigh(scaled)
+    values, vectors = _eigh(scaled)
     values = torch.where(values > _RANK * values[:, -1:].clamp(min=0.5), values, torch.zeros_like(values))
     prior = H.new_tensor([_PRIOR_M] * 3 + [_PRIOR_RAD] * 3)
     least = H.new_tensor([_LEAST_M] * 3 + [_LEAST_RAD] * 3)
@@ -86,7 +94,7 @@ def pose_covariance(
     half = (prior / s)[..., :, None] * vectors * values.sqrt()[:, None, :]
     noise = variance.clamp(min=1e-30)[:, None, None]
     information = half @ half.transpose(-1, -2)
-    certain, axes = torch.linalg.eigh(information / noise)
+    certain, axes = _eigh(information / noise)
     spread = 1.0 / (1.0 + certain.clamp(min=0.0))
     unit = axes * spread[:, None, :] @ axes.transpose(-1, -2)
     if scatter is not None:
@@ -100,4 +108,5 @@ def pose_covariance(
     turn = torch.zeros_like(H)
     turn[:, :3, :3] = turn[:, 3:, 3:] = R
     out = turn @ cov @ turn.transpose(-1, -2)
-    return 0.5 * (out + out.transpose(-1, -2))
+    symmetric: Tensor = 0.5 * (out + out.transpose(-1, -2))
+    return symmetric

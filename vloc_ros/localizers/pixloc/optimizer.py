@@ -21,7 +21,6 @@ from torch import Tensor
 
 from vloc_ros.errors import ConfigError
 from vloc_ros.geometry.torch_cameras import TorchCamera
-from vloc_ros.geometry.torch_ops import se3_exp
 from vloc_ros.localizers.pixloc.covariance import pose_covariance, residual_variance, well_posed
 from vloc_ros.localizers.pixloc.field import FeatureField
 from vloc_ros.localizers.pixloc.residuals import Evaluation, evaluate
@@ -178,8 +177,8 @@ def refine(
     :param levels: coarse to fine, of one image scale or of several (the smallest first).
     :param mask: (B | 1, N) points to use, or None: all.
     :param detach: each level starts from the pose before it without its gradient, as the published training does.
-    :param report: evaluate once more after each level. Without it (training) success and covariance are None-like:
-        they rest on the evaluation before the last step.
+    :param report: evaluate once more after each level. Without it (training, which only wants poses) success rests on
+        the evaluation before the last step, and the covariance is the widest.
     :raises ConfigError: no level, or shapes that do not belong together.
     """
     if not levels:
@@ -201,7 +200,7 @@ def refine(
         last.hessian.detach(),
         last.residual_variance.detach(),
         scatter=last.scatter.detach() if settings.covariance == "sandwich" else None,
-        known=~last.failed,
+        known=~last.failed if report else torch.zeros_like(last.failed),
     )
     return Refinement(T, success, posed, covariance, tuple(results))
 
@@ -242,8 +241,26 @@ def _check_shapes(T: Tensor, points: Tensor, level: Level, mask: Tensor | None) 
             )
     if T.shape[1:] != (4, 4) or level.damping.shape != (6,):
         raise ConfigError(
-            f"pixloc: expected poses (B, 4, 4) and damping (6,), found {tuple(T.shape)} and {tuple(level.damping.shape)}"
+            f"pixloc: expected poses (B, 4, 4) and damping (6,), found {tuple(T.shape)} and "
+            f"{tuple(level.damping.shape)}"
         )
+
+
+def _exponential(delta: Tensor) -> Tensor:
+    """:func:`vloc_ros.geometry.torch_ops.se3_exp` in a third of the operations, for float64 alone; (B, 6) -> (B, 4, 4).
+
+    With X the 4 x 4 matrix of the tangent vector: I + X + (1 - cos t)/t^2 X^2 + (t - sin t)/t^3 X^3. What cancels in
+    the last coefficient is multiplied by t^2, and the number added to t^2 keeps derivatives finite at zero.
+    """
+    u, v, w, x, y, z = delta.unbind(-1)
+    o = torch.zeros_like(x)
+    X = torch.stack([o, -z, y, u, z, o, -x, v, -y, x, o, w, o, o, o, o], dim=-1).view(-1, 4, 4)
+    t2 = (delta[:, 3:] ** 2).sum(-1)[:, None, None] + 1e-14
+    t = t2.sqrt()
+    half = (0.5 * t).sin()
+    X2 = X @ X
+    eye = torch.eye(4, dtype=X.dtype, device=X.device)
+    return eye + X + (2.0 * half**2 / t2) * X2 + (1.0 - t.sin() / t) / t2 * (X2 @ X)
 
 
 class _Loop:
@@ -404,7 +421,7 @@ class _Loop:
             self.factor = torch.where(solved, self.factor, self.factor * 10.0)
         step = torch.where((self.active & solved)[:, None], delta, torch.zeros_like(delta))
         two = self.active[:, None, None]
-        self.candidate = torch.where(two, se3_exp(step) @ self.T, self.candidate)
+        self.candidate = torch.where(two, _exponential(step) @ self.T, self.candidate)
         self.iterations = self.iterations + self.active
         length = step.detach()
         small = (length[:, :3].norm(dim=-1) < self.settings.stop_m) & (

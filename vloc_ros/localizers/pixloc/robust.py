@@ -60,6 +60,8 @@ class Robust:
             return c2 * torch.log1p(x)
         if self.kind == "geman_mcclure":
             return s / (1.0 + x)
+        if not isinstance(self.alpha, Tensor) and self.alpha == 0.0:
+            return 2.0 * c2 * torch.log1p(0.5 * x)
         b, half = self._barron(x)
         # b/half (e^(half L) - 1) with L = log(1 + x/b); the quotient (e^z - 1)/z has no pole at alpha = 0.
         log = torch.log1p(x / b)
