@@ -9,10 +9,16 @@ import tiny_drive
 import torch
 from torch import nn
 
-from vloc_ros.geometry.cameras import project
+from vloc_ros.geometry.cameras import project, unproject
 from vloc_ros.geometry.se3 import inverse
+from vloc_ros.images.preprocess import Preprocess
 from vloc_ros.localizers.pixloc.bundle import MapSettings, write_pixloc_map
+from vloc_ros.localizers.pixloc.features import extract_pyramid, sample_observations
+from vloc_ros.localizers.pixloc.model import PixLocModel
+from vloc_ros.localizers.pixloc.network import FeatureNet
+from vloc_ros.localizers.pixloc.settings import NetworkSettings
 from vloc_ros.localizers.pixloc.store import LevelFeatures
+from vloc_ros.settings import settings_to_mapping
 from vloc_ros.types import CameraModel
 
 DIMENSIONS = (6, 5, 4)
@@ -99,4 +105,87 @@ def store_map(path, sparse: Sparse | None = None, settings: MapSettings | None =
     return write_pixloc_map(
         path, Weights(), DIMENSIONS, {"map": sparse}, features, tiny_drive.CAMERA, tiny_drive.preprocess(), settings,
         **more,
+    )  # fmt: skip
+
+
+# -- a painted wall, seen by a random network ---------------------------------------------------------
+
+WALL_M = 16.0
+CAMERA = CameraModel(128, 72, 84.0, 84.0, 63.5, 35.5)
+NETWORK = NetworkSettings(
+    encoder="plain",
+    encoder_options={"channels": [12, 12, 12, 12], "convolutions": 1, "first_stride": 1},
+    strides=(1, 2, 8),
+    dimensions=(12, 12, 12),
+    decoder=(12, 12, 12),
+)
+
+
+def preprocess() -> Preprocess:
+    """Of the images of :data:`CAMERA`."""
+    return Preprocess(CAMERA.width, CAMERA.height)
+
+
+def model(seed: int = 0) -> PixLocModel:
+    """Random features: smooth functions of a neighbourhood, which is enough to be aligned."""
+    torch.manual_seed(seed)
+    return PixLocModel(FeatureNet(NETWORK)).eval()
+
+
+def image(T_map_cam: np.ndarray, camera: CameraModel = CAMERA) -> np.ndarray:
+    """What a camera sees: waves of many lengths and directions on the wall, (H, W, 3) uint8."""
+    u, v = np.meshgrid(np.arange(camera.width), np.arange(camera.height))
+    rays = unproject(camera, np.stack([u, v], axis=-1)) @ T_map_cam[:3, :3].T
+    p = T_map_cam[:3, 3]
+    a, b = (rays[..., :2] ** 2).sum(-1), (rays[..., :2] * p[:2]).sum(-1)
+    depth = (-b + np.sqrt(b * b - a * ((p[:2] ** 2).sum() - WALL_M**2))) / a
+    hit = p + rays * depth[..., None]
+    azimuth, height = np.arctan2(hit[..., 1], hit[..., 0])[..., None], hit[..., 2][..., None]
+    rng = np.random.default_rng(7)
+    waves = 24
+    k, m = rng.integers(-24, 25, waves), rng.uniform(-1.5, 1.5, waves)
+    shine = np.cos(azimuth * k + height * m + rng.uniform(0, 6.28, waves))
+    return np.clip(128 + 30 * shine @ rng.normal(0, 1, (waves, 3)) / 2, 0, 255).astype(np.uint8)
+
+
+def lap(count: int = 40, phase: float = 0.0) -> np.ndarray:
+    """``T_map_cam`` of a lap."""
+    return tiny_drive.circle(count, phase=phase)
+
+
+def wall(references: np.ndarray, points: int = 3000, seed: int = 0, camera: CameraModel = CAMERA) -> Sparse:
+    """Points of the wall, each observed where it is in the image."""
+    rng = np.random.default_rng(seed)
+    angle, z = rng.uniform(-np.pi, np.pi, points), rng.uniform(-4.0, 7.0, points)
+    return observed(
+        np.stack([WALL_M * np.cos(angle), WALL_M * np.sin(angle), z], axis=1), references, camera, far_m=30.0
+    )
+
+
+def reference_features(made: PixLocModel, sparse: Sparse, scales, camera: CameraModel = CAMERA):
+    """``features(scene, r)`` as builders extract them."""
+    fit = preprocess()
+
+    @torch.inference_mode()
+    def features(scene, reference):
+        pyramid = extract_pyramid(made.network, fit.apply(image(sparse.T_map_cam[reference], camera))[None], scales)
+        part = slice(int(sparse.offsets[reference]), int(sparse.offsets[reference + 1]))
+        return sample_observations(pyramid, sparse.pixels[part], CAMERA.width, CAMERA.height)
+
+    return features
+
+
+def wall_map(path, references=None, settings=None, made=None, sparse=None, pixloc=None, optimizer=None, **more):
+    """A map of the wall that can be localized in."""
+    made = made or model()
+    sparse = sparse or wall(lap() if references is None else references)
+    settings = settings or MapSettings(pyramid=(0.5, 1.0), tile_mb=0.2)
+    sections = {
+        "network": settings_to_mapping(NETWORK),
+        "optimizer": {"damping": "constant", "damping_constant": 1e-2, **(optimizer or {})},
+        "pixloc": {"precision": "float32", "max_points": 400, **(pixloc or {})},
+    }
+    return write_pixloc_map(
+        path, made, made.dimensions, {"map": sparse}, reference_features(made, sparse, settings.pyramid), CAMERA,
+        preprocess(), settings, sections={**sections, **more.pop("sections", {})}, **more,
     )  # fmt: skip

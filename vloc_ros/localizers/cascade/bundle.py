@@ -130,7 +130,7 @@ def _digest(bundle: MapBundle) -> str:
 def _open(bundle: MapBundle, role: str, entry: Any, where: str) -> Member:
     path, sha256 = (entry.get("path"), entry.get("sha256")) if isinstance(entry, dict) else (None, None)
     plain = isinstance(path, str) and 0 < len(path) <= 1024 and not re.search(r"[\\\x00-\x1f]", path)
-    if not plain or PurePosixPath(path).is_absolute() or not isinstance(sha256, str):
+    if not isinstance(path, str) or not plain or PurePosixPath(path).is_absolute() or not isinstance(sha256, str):
         raise MapFormatError(f"{where}: {role}: expected a relative path and sha256, found {str(entry)[:80]}")
     member = read_map(bundle.path.absolute().parent / path)
     if member.manifest.backend == "cascade":

@@ -6,6 +6,7 @@ from torch import nn
 
 from vloc_ros.localizers.pixloc.damping import LearnedDamping
 from vloc_ros.localizers.pixloc.network import FeatureNet
+from vloc_ros.localizers.pixloc.optimizer import OptimizerSettings
 from vloc_ros.localizers.pixloc.settings import NetworkSettings
 from vloc_ros.localizers.pixloc.store import NETWORK_FILE
 from vloc_ros.localizers.verdict import section
@@ -13,10 +14,12 @@ from vloc_ros.localizers.weights import load_module
 from vloc_ros.maps import MapBundle
 from vloc_ros.settings import settings_from_mapping
 
-__all__ = ["NETWORK_SECTION", "PixLocModel", "network_settings", "read_model"]
+__all__ = ["NETWORK_SECTION", "OPTIMIZER_SECTION", "PixLocModel", "network_settings", "read_model"]
 
 #: The part of a manifest's settings with :class:`~.settings.NetworkSettings`.
 NETWORK_SECTION = "network"
+#: The part with :class:`~.optimizer.OptimizerSettings`.
+OPTIMIZER_SECTION = "optimizer"
 
 
 class PixLocModel(nn.Module):
@@ -49,5 +52,12 @@ def read_model(bundle: MapBundle) -> PixLocModel:
     :raises MapError: the file is missing or does not fit the settings. :raises ConfigError: no such encoder.
     """
     settings = network_settings(bundle)
+    where = f"{bundle.path}: settings"
+    stored = section(bundle.manifest.settings, OPTIMIZER_SECTION, where)
+    optimizer = settings_from_mapping(OptimizerSettings, stored, f"{where}.{OPTIMIZER_SECTION}")
     tensors = bundle.tensors(NETWORK_FILE)
-    return load_module(lambda: PixLocModel(FeatureNet(settings)), tensors, f"{bundle.path}/{NETWORK_FILE}")
+
+    def make() -> PixLocModel:
+        return PixLocModel(FeatureNet(settings), LearnedDamping(settings.levels, optimizer.damping_log10))
+
+    return load_module(make, tensors, f"{bundle.path}/{NETWORK_FILE}")
