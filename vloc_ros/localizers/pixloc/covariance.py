@@ -13,7 +13,7 @@ import math
 import torch
 from torch import Tensor
 
-__all__ = ["pose_covariance", "residual_variance", "well_posed"]
+__all__ = ["LEAST_CURVATURE", "pose_covariance", "residual_variance", "well_posed"]
 
 # Standard deviations of what is known without any residual: somewhere within a kilometre, turned anyhow.
 _PRIOR_M = 1000.0
@@ -23,7 +23,10 @@ _LEAST_M = 1e-6
 _LEAST_RAD = 1e-7
 # Eigenvalues of the Hessian (scaled to a unit diagonal) below this share of the largest are rounding, not knowledge.
 _RANK = 1e-6
-_LEAST_CURVATURE = 1e-6
+# Curvature (squared features per squared metre or radian) below which there is no texture, only rounding.
+LEAST_CURVATURE = 1e-6
+# Entries beyond this are no Hessian, and would overflow.
+_LARGEST = 1e50
 
 
 def residual_variance(squared: Tensor, weights: Tensor, valid: Tensor, channels: int) -> Tensor:
@@ -47,15 +50,19 @@ def _eigh(A: Tensor) -> tuple[Tensor, Tensor]:
 
 def _scaled(hessian: Tensor) -> tuple[Tensor, Tensor]:
     """H with a unit diagonal, and the scale s: H = diag(1/s) scaled diag(1/s). Parameters without curvature give 0."""
-    s = hessian.diagonal(dim1=-2, dim2=-1).clamp(min=_LEAST_CURVATURE).rsqrt()
+    s = hessian.diagonal(dim1=-2, dim2=-1).clamp(min=LEAST_CURVATURE).rsqrt()
     scaled = s[..., :, None] * hessian * s[..., None, :]
     return 0.5 * (scaled + scaled.transpose(-1, -2)), s
 
 
 def well_posed(hessian: Tensor) -> Tensor:
     """(B,) whether the Hessians (B, 6, 6) determine all six parameters beyond rounding."""
-    values = _eigh(torch.nan_to_num(_scaled(hessian.detach().double())[0]))[0]
-    posed: Tensor = values[..., 0] > _RANK * values[..., -1].clamp(min=0.5)
+    H = hessian.detach().double()
+    usable = (H.abs() < _LARGEST).flatten(1).all(-1)
+    H = torch.where(usable[:, None, None], H, torch.zeros_like(H))
+    values = _eigh(_scaled(H)[0])[0]
+    curved = (H.diagonal(dim1=-2, dim2=-1) > LEAST_CURVATURE).all(-1)
+    posed: Tensor = curved & (values[..., 0] > _RANK * values[..., -1])
     return posed
 
 
@@ -80,7 +87,9 @@ def pose_covariance(
     :returns: (B, 6, 6) positive definite.
     """
     H = hessian.double()
-    usable = H.isfinite().flatten(1).all(-1) & variance.isfinite()
+    usable = (H.abs() < _LARGEST).flatten(1).all(-1) & (variance >= 0) & (variance < _LARGEST)
+    if scatter is not None:
+        usable = usable & (scatter.abs() < _LARGEST).flatten(1).all(-1)
     if known is not None:
         usable = usable & known
     H = torch.where(usable[:, None, None], H, torch.zeros_like(H))
@@ -99,8 +108,9 @@ def pose_covariance(
     unit = axes * spread[:, None, :] @ axes.transpose(-1, -2)
     if scatter is not None:
         S = torch.where(usable[:, None, None], scatter.double(), torch.zeros_like(H))
-        # Gain times scatter times gain; the prior's share stays for what the Hessian does not determine.
-        gain = unit / noise
+        # Gain times scatter times gain; what the Hessian does not determine has no gain, and keeps the prior.
+        known_share = certain.clamp(min=0.0) * spread
+        gain = axes * (spread * known_share)[:, None, :] @ axes.transpose(-1, -2) / noise
         W = prior[:, None] * S * prior[None, :]
         unit = gain @ W @ gain.transpose(-1, -2) + unit @ unit.transpose(-1, -2)
     cov = prior[:, None] * unit * prior[None, :] + torch.diag(least**2)

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from vloc_ros.errors import ConfigError
 from vloc_ros.geometry.torch_cameras import TorchCamera
-from vloc_ros.localizers.pixloc.covariance import pose_covariance, residual_variance, well_posed
+from vloc_ros.localizers.pixloc.covariance import LEAST_CURVATURE, pose_covariance, residual_variance, well_posed
 from vloc_ros.localizers.pixloc.field import FeatureField
 from vloc_ros.localizers.pixloc.residuals import Evaluation, evaluate
 from vloc_ros.localizers.pixloc.robust import Robust, RobustKind
@@ -29,9 +29,8 @@ from vloc_ros.settings import ranged
 
 __all__ = ["Level", "LevelResult", "OptimizerSettings", "Refinement", "Stop", "refine", "refine_level"]
 
-# Smallest curvature (features squared per metre or radian squared) that damping multiplies: without texture the step
-# is zero, not undefined.
-_LEAST_CURVATURE = 1e-6
+# Nothing on Earth is this far from a map's origin, metres.
+_FARTHEST = 1e8
 
 
 class Stop(IntEnum):
@@ -173,7 +172,7 @@ def refine(
     """Refine B poses over the levels in turn.
 
     :param T_cam_map: (B, 4, 4) first poses, map to camera. A pose that is not finite fails, the others go on.
-    :param points_map: (B | 1, N, 3) m; points that are not finite are left out.
+    :param points_map: (B | 1, N, 3) m; points that are not finite, or farther than 1e8 m, are left out.
     :param levels: coarse to fine, of one image scale or of several (the smallest first).
     :param mask: (B | 1, N) points to use, or None: all.
     :param detach: each level starts from the pose before it without its gradient, as the published training does.
@@ -283,8 +282,8 @@ class _Loop:
         self.reference = level.reference.to(dtype)
         self.confidence = None if level.confidence is None else level.confidence.to(dtype)
         self.camera = level.camera.to(points_map.device, dtype)
-        finite = points_map.isfinite().all(-1)
-        self.mask = finite if mask is None else finite & mask
+        usable = (points_map.abs() < _FARTHEST).all(-1)
+        self.mask = usable if mask is None else usable & mask
         # Relative to their mean, points fit float32 wherever the map's origin is.
         used = torch.where(self.mask[..., None], points_map.double(), points_map.new_zeros((), dtype=torch.float64))
         count = self.mask.sum(-1).clamp(min=1)[:, None, None]
@@ -406,10 +405,12 @@ class _Loop:
         move = self.active[:, None]
         H = torch.where(move[..., None], self.hessian, self.eye6)
         g = torch.where(move, self.gradient, torch.zeros_like(self.gradient))
-        # Scaled to a unit diagonal the system has no units, and damping by diag(H) becomes adding lambda.
-        d = H.diagonal(dim1=-2, dim2=-1).clamp(min=_LEAST_CURVATURE)
-        s = d.rsqrt()
-        damping = self.damping * self.factor[:, None] + self.jitter
+        # Scaled to a unit diagonal the system has no units, and damping by diag(H) becomes adding lambda. Parameters
+        # without curvature (no texture) get the scale zero, and stay.
+        d = H.diagonal(dim1=-2, dim2=-1)
+        curved = d > LEAST_CURVATURE
+        s = torch.where(curved, torch.where(curved, d, torch.ones_like(d)).rsqrt(), torch.zeros_like(d))
+        damping = self.damping * self.factor[:, None] + self.jitter + ~curved
         A = s[:, :, None] * H * s[:, None, :] + torch.diag_embed(damping)
         L, info = torch.linalg.cholesky_ex(A)
         delta = -s * torch.cholesky_solve((s * g)[..., None], L)[..., 0]
