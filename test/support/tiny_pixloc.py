@@ -148,12 +148,12 @@ def image(T_map_cam: np.ndarray, camera: CameraModel = CAMERA) -> np.ndarray:
     return np.clip(128 + 30 * shine @ rng.normal(0, 1, (waves, 3)) / 2, 0, 255).astype(np.uint8)
 
 
-def lap(count: int = 40, phase: float = 0.0) -> np.ndarray:
-    """``T_map_cam`` of a lap."""
-    return tiny_drive.circle(count, phase=phase)
+def lap(count: int = 16, phase: float = 0.0) -> np.ndarray:
+    """``T_map_cam`` of the first frames of a lap, half a metre apart; a phase of 0.02 lies between the frames."""
+    return tiny_drive.circle(160, phase=phase)[:count]
 
 
-def wall(references: np.ndarray, points: int = 3000, seed: int = 0, camera: CameraModel = CAMERA) -> Sparse:
+def wall(references: np.ndarray, points: int = 2000, seed: int = 0, camera: CameraModel = CAMERA) -> Sparse:
     """Points of the wall, each observed where it is in the image."""
     rng = np.random.default_rng(seed)
     angle, z = rng.uniform(-np.pi, np.pi, points), rng.uniform(-4.0, 7.0, points)
