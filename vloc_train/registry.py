@@ -19,6 +19,7 @@ TRAINERS = {
     "irpnet": "vloc_train.irpnet.train:TRAINER",
     "camnet": "vloc_train.camnet.train:TRAINER",
     "copr": "vloc_train.copr.train:TRAINER",
+    "pixloc": "vloc_train.pixloc.train:TRAINER",
 }
 #: ``vloc map build BACKEND``.
 BUILDERS = {
