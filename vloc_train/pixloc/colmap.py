@@ -8,7 +8,6 @@ thought.
 from __future__ import annotations
 
 import re
-import struct
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,29 +18,33 @@ import numpy as np
 import numpy.typing as npt
 
 from vloc_ros.errors import CameraError, ConfigError, DatasetError
-from vloc_ros.geometry.rotations import matrix_to_quaternion
 from vloc_ros.geometry.se3 import inverse
 from vloc_ros.types import Array, CameraModel
+from vloc_train.pixloc.colmap_format import (
+    FILES,
+    HALF,
+    ColmapImage,
+    ColmapModel,
+    camera_of_colmap,
+    check_binary,
+    model_suffix,
+    write_text_model,
+)
 
 __all__ = [
     "OLDEST",
-    "ColmapImage",
-    "ColmapModel",
     "Tracks",
     "TriangulationOptions",
-    "camera_of_colmap",
     "read_model",
     "require_pycolmap",
     "sift",
     "triangulate",
-    "write_text_model",
 ]
 
 Ints = npt.NDArray[np.int64]
 
 #: Its database can be written since then.
 OLDEST = (3, 11)
-_HALF = 0.5
 
 
 def require_pycolmap() -> Any:
@@ -95,12 +98,26 @@ def sift(limit: int, peak: float, first_octave: int = -1) -> Any:
     for owner in (options, values):
         if hasattr(owner, "num_threads"):
             owner.num_threads = 1
-    detector = pycolmap.Sift(options, pycolmap.Device.cpu)
+    if hasattr(pycolmap, "keypoints_to_matrix"):  # 4.1
+        with _quiet(pycolmap):
+            extractor = pycolmap.FeatureExtractor.create(options, pycolmap.Device.cpu)
+
+        def extract(grey: npt.NDArray[np.uint8]) -> tuple[Any, Any]:
+            keypoints, descriptors = extractor.extract_from_uint8_array(grey)
+            return pycolmap.keypoints_to_matrix(keypoints), descriptors.data
+    else:
+        with _quiet(pycolmap):
+            sift_of = pycolmap.Sift(options, pycolmap.Device.cpu)
+
+        def extract(grey: npt.NDArray[np.uint8]) -> tuple[Any, Any]:
+            keypoints, descriptors = sift_of.extract(grey)[:2]
+            return keypoints, descriptors
 
     def detect(grey: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-        keypoints, descriptors = detector.extract(np.ascontiguousarray(grey))[:2]
-        pixels = np.asarray(keypoints, dtype=np.float32).reshape(-1, 4)[:, :2] - np.float32(_HALF)
-        return pixels, np.asarray(descriptors, dtype=np.float32).reshape(-1, 128)
+        keypoints, found = extract(np.ascontiguousarray(grey))
+        pixels = np.asarray(keypoints, dtype=np.float32)[:, :2] - np.float32(HALF)
+        descriptors = np.asarray(found, dtype=np.float32).reshape(-1, 128)
+        return pixels, descriptors / np.maximum(np.linalg.norm(descriptors, axis=1, keepdims=True), 1e-12)
 
     return detect
 
@@ -211,7 +228,7 @@ def _write_database(
         for number, pixels in enumerate(features):
             database.write_image(posed.images[number + 1], True)
             shifted = np.zeros((len(pixels), 4), dtype=np.float32)
-            shifted[:, :2], shifted[:, 2] = np.asarray(pixels) + _HALF, 1.0
+            shifted[:, :2], shifted[:, 2] = np.asarray(pixels) + HALF, 1.0
             database.write_keypoints(number + 1, shifted)
             sizes.append(len(pixels))
         for first, second, pairs in matches:
@@ -282,59 +299,13 @@ def _tracks(model: Any, sizes: Sequence[int], T_map_cam: Array) -> Tracks:
             features.append(element.point2D_idx)
     made = Tracks(
         np.asarray(points, dtype=np.float64).reshape(-1, 3),
-        *(np.asarray(values, dtype=np.int64) for values in (ids, frames, features)),
+        np.asarray(ids, dtype=np.int64),
+        np.asarray(frames, dtype=np.int64),
+        np.asarray(features, dtype=np.int64),
         T_map_cam,
     )
     assert not len(made.frames) or bool((made.features < np.asarray(sizes)[made.frames]).all())
     return made
-
-
-def write_text_model(
-    folder: Path, cameras: Sequence[CameraModel], camera_index: Sequence[int], T_map_cam: Array,
-    names: Sequence[str] | None = None,
-) -> Path:  # fmt: skip
-    """A COLMAP model of pinhole cameras and posed images without points."""
-    folder.mkdir(parents=True, exist_ok=True)
-    lines = [
-        f"{i + 1} PINHOLE {c.width} {c.height} {c.fx!r} {c.fy!r} {c.cx + _HALF!r} {c.cy + _HALF!r}"
-        for i, c in enumerate(cameras)
-    ]
-    (folder / "cameras.txt").write_text("\n".join(lines) + "\n")
-    T_cam_map = inverse(T_map_cam) if len(T_map_cam) else np.zeros((0, 4, 4))
-    text = []
-    for i, T in enumerate(T_cam_map):
-        x, y, z, w = (float(v) for v in matrix_to_quaternion(T[:3, :3]))
-        values = " ".join(repr(float(v)) for v in (w, x, y, z, *T[:3, 3]))
-        name = names[i] if names is not None else f"{i:08d}.png"
-        text.append(f"{i + 1} {values} {int(camera_index[i]) + 1} {name}\n\n")
-    (folder / "images.txt").write_text("".join(text))
-    (folder / "points3D.txt").write_text("")
-    return folder
-
-
-@dataclass(frozen=True)
-class ColmapImage:
-    """One image of a model: ``pixels`` (K, 2) of the points (K,) that it observes, centres at integers."""
-
-    name: str
-    camera_id: int
-    T_map_cam: Array
-    pixels: Array
-    point_ids: Ints
-
-
-@dataclass(frozen=True)
-class ColmapModel:
-    """A model as COLMAP wrote it, in the conventions of this package.
-
-    :ivar cameras: by COLMAP's id. :ivar images: those with a pose, by name.
-    :ivar points: (P, 3). :ivar point_ids: (P,) COLMAP's ids, rising.
-    """
-
-    cameras: dict[int, CameraModel]
-    images: tuple[ColmapImage, ...]
-    points: Array
-    point_ids: Ints
 
 
 def read_model(folder: Path) -> ColmapModel:
@@ -343,11 +314,11 @@ def read_model(folder: Path) -> ColmapModel:
     :raises DatasetError: no model, or a damaged one. :raises CameraError: a camera model that is not supported.
     """
     pycolmap = require_pycolmap()
-    kinds = [e for e in (".bin", ".txt") if all((folder / f"{n}{e}").is_file() for n in _FILES)]
-    if not kinds:
-        raise DatasetError(f"{folder}: expected a COLMAP model ({', '.join(_FILES)} as .bin or .txt), found none")
-    if kinds[0] == ".bin":
-        _check_binary(folder)
+    suffix = model_suffix(folder)
+    if suffix is None:
+        raise DatasetError(f"{folder}: expected a COLMAP model ({', '.join(FILES)} as .bin or .txt), found none")
+    if suffix == ".bin":
+        check_binary(folder)
     with _quiet(pycolmap):
         try:
             model = pycolmap.Reconstruction(str(folder))
@@ -360,79 +331,11 @@ def read_model(folder: Path) -> ColmapModel:
         if not image.has_pose:
             continue
         seen = [(p.xy, p.point3D_id) for p in image.points2D if p.has_point3D()]
-        pixels = np.asarray([xy for xy, _ in seen], dtype=np.float64).reshape(-1, 2) - _HALF
+        pixels = np.asarray([xy for xy, _ in seen], dtype=np.float64).reshape(-1, 2) - HALF
         ids = np.asarray([i for _, i in seen], dtype=np.int64)
         images.append(ColmapImage(str(image.name), int(image.camera_id), _pose(image), pixels, ids))
     numbers = sorted(model.points3D)
     points = np.asarray([model.points3D[n].xyz for n in numbers], dtype=np.float64).reshape(-1, 3)
     return ColmapModel(
         cameras, tuple(sorted(images, key=lambda i: i.name)), points, np.asarray(numbers, dtype=np.int64)
-    )
-
-
-_FILES = ("cameras", "images", "points3D")
-
-
-def _check_binary(folder: Path) -> None:
-    """Walk the variable parts of a binary model: before 4.0 a truncated one ends the whole process."""
-    images = (folder / "images.bin").read_bytes()
-    points = (folder / "points3D.bin").read_bytes()
-    try:
-        at = 8
-        for _ in range(_count(images, 0)):
-            at = images.index(0, at + 64) + 1  # id, quaternion, translation, camera; then the name
-            at += 8 + 24 * _count(images, at)
-        if at != len(images):
-            raise DatasetError(f"{folder / 'images.bin'}: expected {at} bytes, found {len(images)}: damaged")
-        at = 8
-        for _ in range(_count(points, 0)):
-            at += 43  # id, position, colour, error
-            at += 8 + 8 * _count(points, at)
-        if at != len(points):
-            raise DatasetError(f"{folder / 'points3D.bin'}: expected {at} bytes, found {len(points)}: damaged")
-    except (struct.error, ValueError) as problem:
-        raise DatasetError(f"{folder}: expected a COLMAP model, found a damaged one: it ends too early") from problem
-
-
-def _count(data: bytes, at: int) -> int:
-    return int(struct.unpack_from("<Q", data, at)[0])
-
-
-#: COLMAP's camera model: how its parameters read (f for both focal lengths) and what distortion that is here.
-_MODELS: dict[str, tuple[str, str, int]] = {
-    "SIMPLE_PINHOLE": ("f cx cy", "none", 0),
-    "PINHOLE": ("fx fy cx cy", "none", 0),
-    "SIMPLE_RADIAL": ("f cx cy k", "plumb_bob", 4),
-    "RADIAL": ("f cx cy k k", "plumb_bob", 4),
-    "OPENCV": ("fx fy cx cy k k k k", "plumb_bob", 4),
-    "FULL_OPENCV": ("fx fy cx cy k k k k k k k k", "rational_polynomial", 8),
-    "OPENCV_FISHEYE": ("fx fy cx cy k k k k", "equidistant", 4),
-    "SIMPLE_RADIAL_FISHEYE": ("f cx cy k", "equidistant", 4),
-    "RADIAL_FISHEYE": ("f cx cy k k", "equidistant", 4),
-}
-
-
-def camera_of_colmap(camera: Any, where: str = "COLMAP") -> CameraModel:
-    """A camera of a COLMAP model. :raises CameraError: its model is not supported, or its values are no lens."""
-    name = str(getattr(camera, "model_name", None) or camera.model.name)
-    if name not in _MODELS:
-        raise CameraError(f"{where}: expected a camera model out of {', '.join(_MODELS)}, found {name}")
-    layout, distortion, count = _MODELS[name]
-    values = [float(v) for v in camera.params]
-    named: dict[str, float] = {}
-    k: list[float] = []
-    for key, value in zip(layout.split(), values, strict=True):
-        if key == "k":
-            k.append(value)
-        else:
-            named[key] = value
-    return CameraModel(
-        int(camera.width),
-        int(camera.height),
-        named.get("fx", named.get("f", 0.0)),
-        named.get("fy", named.get("f", 0.0)),
-        named["cx"] - _HALF,
-        named["cy"] - _HALF,
-        distortion,
-        tuple(k + [0.0] * (count - len(k))),
     )

@@ -28,7 +28,7 @@ class SubsampleSettings:
 
     per_frame: int = ranged(1000, minimum=0)
     minimum_track: int = ranged(3, minimum=2)
-    maximum_error_px: float = ranged(2.0, minimum=0.0)
+    maximum_error_px: float = ranged(3.0, minimum=0.0)
     columns: int = ranged(8, minimum=1)
     rows: int = ranged(4, minimum=1)
     depths: int = ranged(3, minimum=1)

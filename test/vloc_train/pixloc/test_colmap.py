@@ -106,6 +106,7 @@ def test_sift_finds_blobs_where_pixel_centres_are_integers(pycolmap):
         image += 180 * np.exp(-((u - x) ** 2 + (v - y) ** 2) / (2 * 3.0**2))
     pixels, descriptors = colmap.sift(500, 0.0067)(image.astype(np.uint8))
     assert descriptors.shape == (len(pixels), 128)
+    np.testing.assert_allclose(np.linalg.norm(descriptors, axis=1), 1.0, atol=1e-5)
     for place in places:
         assert np.linalg.norm(pixels - place, axis=1).min() < 0.15
 
