@@ -15,7 +15,7 @@ __all__ = ["bench"]
 
 
 def bench(
-    backend: Annotated[str, typer.Argument(help="Backend to measure: imposing or irpnet.")] = "imposing",
+    backend: Annotated[str, typer.Argument(help="Backend to measure: imposing, irpnet or pixloc.")] = "imposing",
     out: Annotated[Path | None, typer.Option("--out", help="Write the figures as JSON.")] = None,
     map_path: Annotated[
         Path | None, typer.Option("--map", help="A map; default: the paper's settings with random weights.")
@@ -30,17 +30,24 @@ def bench(
     """Measure a backend's stages, throughput and memory against the direct transcription of its paper."""
     from vloc_ros.bench.imposing import bench_imposing
     from vloc_ros.bench.irpnet import bench_irpnet
+    from vloc_ros.bench.pixloc import bench_pixloc
     from vloc_ros.errors import ConfigError
     from vloc_ros.localizers.base import select_device
 
-    if backend not in ("imposing", "irpnet"):
-        raise ConfigError(f"bench: expected a backend that can be measured (imposing, irpnet), found {backend!r}")
+    if backend not in ("imposing", "irpnet", "pixloc"):
+        raise ConfigError(
+            f"bench: expected a backend that can be measured (imposing, irpnet, pixloc), found {backend!r}"
+        )
     if backend == "irpnet" and map_path is not None:
         raise ConfigError("bench irpnet: measures the paper's settings with random weights; leave out --map")
+    if accuracy is not None and backend != "imposing":
+        raise ConfigError(f"bench {backend}: compares no accuracy; leave out --accuracy")
     if accuracy is not None and map_path is None:
         raise ConfigError("bench: --accuracy needs a trained map: add --map")
     if backend == "irpnet":
         result = bench_irpnet(select_device(device), repeats)
+    elif backend == "pixloc":
+        result = bench_pixloc(map_path, select_device(device), repeats)
     else:
         result = bench_imposing(map_path, select_device(device), repeats, accuracy_bag=accuracy)
     table = Table("stage", "p50 ms", "p95 ms", "max ms", title=Text(f"{result['map']} on {result['device']}"))
@@ -50,7 +57,8 @@ def bench(
     console.print(table)
     for key in (
         "precision", "speedup_vs_naive", "max_abs_difference", "pose_difference_float64", "pose_difference_default_m",
-        "floor_ms", "times_floor", "memory_bytes", "parameters", "accuracy",
+        "precision_m", "error_m", "floor_ms", "times_floor", "memory_bytes", "bytes_per_observation", "parameters",
+        "accuracy",
     ):  # fmt: skip
         if key in result:
             console.print(f"{key}: {result[key]}", markup=False)

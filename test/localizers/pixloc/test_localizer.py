@@ -145,6 +145,8 @@ def test_pyramid_and_points_are_settings(bundle):
         assert estimate.diagnostics["points"] == 60.0 and len(estimate.candidates) == 3
     with opened(bundle, max_points=0) as localizer:
         assert localizer.localize(asked(T)).diagnostics["points"] > 200.0
+    with opened(bundle, precision="bfloat16") as localizer:
+        assert np.linalg.norm(pose_error(localizer.localize(asked(T)).T_map_cam, T)[:3]) < 0.2
     with opened(bundle, optimizer={"iterations": 1}) as localizer:
         assert localizer.localize(asked(T, moved(T, 0.4))).diagnostics["iterations"] <= 6.0
         assert localizer.settings.optimizer.damping == "constant", "what is not changed comes from the map"

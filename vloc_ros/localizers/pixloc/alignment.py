@@ -64,7 +64,7 @@ class Aligned:
 class Aligner:
     """Network, damping and optimiser on one device.
 
-    :param model: in evaluation mode, on the device; its network computes in ``dtype``.
+    :param model: in evaluation mode, on the device; its network computes in the precision of its weights.
     :param scales: of the image pyramid, low to high, as the map has them.
     """
 
@@ -75,11 +75,10 @@ class Aligner:
         scales: tuple[float, ...],
         settings: OptimizerSettings,
         device: torch.device,
-        dtype: torch.dtype = torch.float32,
     ) -> None:
         self._network = model.network
         self._preprocess, self._scales, self._settings = preprocess, scales, settings
-        self._device, self._dtype = device, dtype
+        self._device = device
         with torch.inference_mode():
             self._damping = model.damping().to(device)
         if settings.damping == "constant":
@@ -98,7 +97,7 @@ class Aligner:
             fitted = fitted.copy()
         raw = torch.from_numpy(fitted).to(self._device, non_blocking=True)
         images = self._preprocess.normalize(raw.permute(2, 0, 1))[None]
-        images = images.to(self._dtype).contiguous(memory_format=torch.channels_last)
+        images = images.contiguous(memory_format=torch.channels_last)
         return extract_pyramid(self._network, images, self._scales[first_scale:])
 
     @torch.inference_mode()

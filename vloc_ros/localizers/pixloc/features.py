@@ -32,9 +32,10 @@ class PyramidScale:
 def extract_pyramid(network: FeatureNet, images: Tensor, scales: Sequence[float]) -> list[PyramidScale]:
     """Features at every scale (Section 4, "Initialization"), low to high.
 
-    :param images: (B, 3, H, W) normalised.
+    :param images: (B, 3, H, W) normalised, float32; the network reads them in its own precision.
     """
     height, width = images.shape[-2:]
+    dtype = next(network.parameters()).dtype
     out = []
     for scale in scales:
         size = (max(2, round(height * scale)), max(2, round(width * scale)))
@@ -43,7 +44,7 @@ def extract_pyramid(network: FeatureNet, images: Tensor, scales: Sequence[float]
             scaled = functional.interpolate(images, size, mode="bilinear", align_corners=False, antialias=True)
             if not images.is_contiguous():
                 scaled = scaled.contiguous(memory_format=torch.channels_last)
-        out.append(PyramidScale(size[1], size[0], tuple(network(scaled))))
+        out.append(PyramidScale(size[1], size[0], tuple(network(scaled.to(dtype)))))
     return out
 
 

@@ -88,7 +88,7 @@ class PixLocLocalizer(Localizer):
         model = read_model(bundle).eval().requires_grad_(False).to(device)
         dtype = compute_dtype(self._settings.precision, device)
         model.network.to(dtype).to(memory_format=torch.channels_last)
-        self._aligner = Aligner(model, self._preprocess, made.pyramid, self._settings.optimizer, device, dtype)
+        self._aligner = Aligner(model, self._preprocess, made.pyramid, self._settings.optimizer, device)
         self._first_scale = 0 if self._settings.pyramid else len(made.pyramid) - 1
         names = [scene.name for scene in bundle.manifest.scenes]
         self._stores = [
