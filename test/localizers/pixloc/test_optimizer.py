@@ -7,12 +7,14 @@ from dataclasses import replace
 import pytest
 import torch
 from feature_fields import CAMERA, DISTORTED, WaveField, pose, scene
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from vloc_ros.errors import ConfigError
 from vloc_ros.geometry.torch_cameras import TorchCamera
 from vloc_ros.geometry.torch_ops import se3_exp, se3_log
 from vloc_ros.localizers.pixloc.field import GridField
-from vloc_ros.localizers.pixloc.optimizer import Level, OptimizerSettings, Stop, _exponential, refine, refine_level
+from vloc_ros.localizers.pixloc.loop import exponential
+from vloc_ros.localizers.pixloc.optimizer import Level, OptimizerSettings, Stop, refine, refine_level
 from vloc_ros.localizers.pixloc.robust import Robust
 from vloc_ros.types import CameraModel
 
@@ -236,7 +238,7 @@ def test_robust_cost_of_the_level_overrides_the_settings():
 def test_the_loops_exponential_is_the_packages(size):
     axis = torch.tensor([[0.6, -0.48, 0.64]], dtype=torch.float64) * size
     xi = torch.cat([torch.tensor([[1.0, -2.0, 0.5]], dtype=torch.float64), axis], dim=1).requires_grad_()
-    found = _exponential(xi)
+    found = exponential(xi)
     torch.testing.assert_close(found, se3_exp(xi), rtol=0, atol=1e-12)
     weights = torch.randn(4, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     (slope,) = torch.autograd.grad((found * weights).sum(), xi)
@@ -254,3 +256,31 @@ def test_refuses_what_does_not_belong_together():
         refine(s.T_cam_map, s.points, [s.level], mask=torch.ones(3, 60, dtype=torch.bool))
     with pytest.raises(ConfigError, match=r"damping \(6,\)"):
         refine(s.T_cam_map, s.points, [replace(s.level, damping=torch.ones(3, 6))])
+
+
+class Questions(TorchDispatchMode):
+    """Counts operations after which the host has to wait for the device."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        waits = ("_local_scalar_dense", "nonzero", "is_nonzero", "masked_select", "unique")
+        self.asked += any(name in str(func) for name in waits)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("steps", ["all", "decreasing"])
+def test_the_loop_never_waits_for_the_device_but_to_ask_whether_it_is_done(steps):
+    model = replace(FISHEYE, distortion_model="plumb_bob")
+    s = scene(count=20, camera=model)
+    level = replace(s.level, field=GridField(torch.randn(1, 8, 48, 64, dtype=torch.float64), torch.rand(1, 1, 48, 64)))
+    start = pose(*OFFSET) @ s.T_cam_map
+    settings = OptimizerSettings(iterations=4, stop_m=0.0, stop_deg=0.0, steps=steps)
+    with Questions() as unrolled:
+        refine_level(start, s.points, level, settings=settings)
+    with torch.no_grad(), Questions() as stopping:
+        refine_level(start, s.points, level, settings=settings)
+    assert unrolled.asked == 0
+    assert 0 < stopping.asked <= 4  # on a GPU only every check_every-th iteration

@@ -42,12 +42,6 @@ def residual_variance(squared: Tensor, weights: Tensor, valid: Tensor, channels:
     return total / freedom
 
 
-def _eigh(A: Tensor) -> tuple[Tensor, Tensor]:
-    """Of 6 x 6 matrices, on the CPU: for matrices this small a GPU's solver takes milliseconds."""
-    values, vectors = torch.linalg.eigh(A.cpu())
-    return values.to(A.device), vectors.to(A.device)
-
-
 def _scaled(hessian: Tensor) -> tuple[Tensor, Tensor]:
     """H with a unit diagonal, and the scale s: H = diag(1/s) scaled diag(1/s). Parameters without curvature give 0."""
     s = hessian.diagonal(dim1=-2, dim2=-1).clamp(min=LEAST_CURVATURE).rsqrt()
@@ -57,13 +51,13 @@ def _scaled(hessian: Tensor) -> tuple[Tensor, Tensor]:
 
 def well_posed(hessian: Tensor) -> Tensor:
     """(B,) whether the Hessians (B, 6, 6) determine all six parameters beyond rounding."""
-    H = hessian.detach().double()
+    H = hessian.detach().double().cpu()  # for matrices this small a GPU's solver takes milliseconds
     usable = (H.abs() < _LARGEST).flatten(1).all(-1)
     H = torch.where(usable[:, None, None], H, torch.zeros_like(H))
-    values = _eigh(_scaled(H)[0])[0]
+    values = torch.linalg.eigh(_scaled(H)[0])[0]
     curved = (H.diagonal(dim1=-2, dim2=-1) > LEAST_CURVATURE).all(-1)
     posed: Tensor = curved & (values[..., 0] > _RANK * values[..., -1])
-    return posed
+    return posed.to(hessian.device)
 
 
 def pose_covariance(
@@ -86,16 +80,18 @@ def pose_covariance(
     :param known: (B,) poses whose Hessian means something; the others get the widest covariance.
     :returns: (B, 6, 6) positive definite.
     """
-    H = hessian.double()
+    # On the CPU: for matrices this small a GPU's solver takes milliseconds.
+    device, H, variance = hessian.device, hessian.double().cpu(), variance.double().cpu()
     usable = (H.abs() < _LARGEST).flatten(1).all(-1) & (variance >= 0) & (variance < _LARGEST)
     if scatter is not None:
+        scatter = scatter.double().cpu()
         usable = usable & (scatter.abs() < _LARGEST).flatten(1).all(-1)
     if known is not None:
-        usable = usable & known
+        usable = usable & known.cpu()
     H = torch.where(usable[:, None, None], H, torch.zeros_like(H))
-    variance = torch.where(usable, variance.double(), torch.ones_like(variance, dtype=torch.float64))
+    variance = torch.where(usable, variance, torch.ones_like(variance))
     scaled, s = _scaled(H)
-    values, vectors = _eigh(scaled)
+    values, vectors = torch.linalg.eigh(scaled)
     values = torch.where(values > _RANK * values[:, -1:].clamp(min=0.5), values, torch.zeros_like(values))
     prior = H.new_tensor([_PRIOR_M] * 3 + [_PRIOR_RAD] * 3)
     least = H.new_tensor([_LEAST_M] * 3 + [_LEAST_RAD] * 3)
@@ -103,20 +99,20 @@ def pose_covariance(
     half = (prior / s)[..., :, None] * vectors * values.sqrt()[:, None, :]
     noise = variance.clamp(min=1e-30)[:, None, None]
     information = half @ half.transpose(-1, -2)
-    certain, axes = _eigh(information / noise)
+    certain, axes = torch.linalg.eigh(information / noise)
     spread = 1.0 / (1.0 + certain.clamp(min=0.0))
     unit = axes * spread[:, None, :] @ axes.transpose(-1, -2)
     if scatter is not None:
-        S = torch.where(usable[:, None, None], scatter.double(), torch.zeros_like(H))
+        S = torch.where(usable[:, None, None], scatter, torch.zeros_like(H))
         # Gain times scatter times gain; what the Hessian does not determine has no gain, and keeps the prior.
         known_share = certain.clamp(min=0.0) * spread
         gain = axes * (spread * known_share)[:, None, :] @ axes.transpose(-1, -2) / noise
         W = prior[:, None] * S * prior[None, :]
         unit = gain @ W @ gain.transpose(-1, -2) + unit @ unit.transpose(-1, -2)
     cov = prior[:, None] * unit * prior[None, :] + torch.diag(least**2)
-    R = T_cam_map[:, :3, :3].double().transpose(-1, -2)
+    R = T_cam_map[:, :3, :3].double().cpu().transpose(-1, -2)
     turn = torch.zeros_like(H)
     turn[:, :3, :3] = turn[:, 3:, 3:] = R
     out = turn @ cov @ turn.transpose(-1, -2)
     symmetric: Tensor = 0.5 * (out + out.transpose(-1, -2))
-    return symmetric
+    return symmetric.to(device)

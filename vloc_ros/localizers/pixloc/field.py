@@ -65,8 +65,10 @@ class GridField:
         self.rows = features.permute(0, 2, 3, 1).reshape(B * h * w, C).to(dtype)
         self.confidence = None if confidence is None else confidence.reshape(B * h * w).to(dtype)
         self._offset = B > 1
-        self._last = torch.tensor([[w - 1], [h - 1]], device=features.device)
-        self._steps = torch.tensor([-1, 0, 1, 2], device=features.device)[:, None, None]
+        # Made on the device: a transfer would wait for it.
+        axis = torch.arange(2, device=features.device)[:, None]
+        self._last = (w - 1) + axis * (h - w)
+        self._steps = torch.arange(-1, 3, device=features.device)[:, None, None]
         self._image = torch.arange(B, device=features.device) * (h * w)
 
     def of(self, images: Tensor) -> GridField:
