@@ -37,7 +37,8 @@ def _changes(config: Path | None, assignments: list[str], option: str = "--set")
 def by_scene(sources: list[str], truth: str | None) -> dict[str, list[PosedSequence]]:
     """``SRC`` or ``SCENE=SRC`` arguments to drives by scene; sources without a name belong to the scene ``map``.
 
-    A source is a bag, a data-set folder, or a drive of the synthetic town (:mod:`vloc_train.town_source`).
+    A source is a bag, a data-set folder, a drive of the synthetic town (:mod:`vloc_train.town_source`), or a COLMAP
+    model with its images (:func:`vloc_train.pixloc.colmap_import.open_colmap`).
     """
     from vloc_train.town_source import PREFIX, open_town
 
@@ -46,13 +47,19 @@ def by_scene(sources: list[str], truth: str | None) -> dict[str, list[PosedSeque
         name, separator, path = source.partition("=")
         if not separator or not name.isidentifier():
             name, path = "map", source
+        if path.startswith("colmap:"):
+            from vloc_train.pixloc.colmap_import import open_colmap  # its extra is needed for this alone
+
+            scenes.setdefault(name, []).extend(open_colmap(path))
+            continue
         opened = open_town(path) if path.startswith(PREFIX) else open_sequence(path, truth=truth)
         scenes.setdefault(name, []).append(opened)
     return scenes
 
 
 Data = Annotated[
-    list[str], typer.Option("--data", help="Bag, data-set folder or town:FIELD=VALUE,..., or SCENE=SRC; repeat.")
+    list[str],
+    typer.Option("--data", help="Bag, data-set folder, town:FIELD=VALUE,... or colmap:MODEL, or SCENE=SRC; repeat."),
 ]
 Out = Annotated[Path, typer.Option("--out", help="The map to write: a folder, or a file ending in .vmap.")]
 More = Annotated[list[str] | None, typer.Argument(help="More drives after --data.", metavar="[SRC]...")]
@@ -70,7 +77,7 @@ About = Annotated[
     list[str] | None, typer.Option(help="NAME=VALUE to note under provenance, for example town.seed=1; repeat.")
 ]
 Extractor = Annotated[
-    Path | None, typer.Option(help="A map whose descriptor extractor to use (retrieval, irpnet, copr).")
+    Path | None, typer.Option(help="A map whose extractor or network to use (retrieval, irpnet, copr, camnet, pixloc).")
 ]
 
 
@@ -124,7 +131,9 @@ def train(
 
 
 def build(
-    backend: Annotated[str, typer.Argument(help="Backend whose map is built without training: retrieval or camnet.")],
+    backend: Annotated[
+        str, typer.Argument(help="Backend whose map is built without training: retrieval, camnet or pixloc.")
+    ],
     data: Data,
     out: Out,
     more: More = None,

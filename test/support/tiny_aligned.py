@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import tiny_drive
 
 from vloc_ros.datasets.sequence import PosedSequence
+from vloc_ros.geometry.cameras import project
 from vloc_ros.localizers.pixloc.optimizer import OptimizerSettings
 from vloc_ros.localizers.pixloc.settings import NetworkSettings
 from vloc_ros.types import CameraModel
 from vloc_train.augment import AugmentSettings
+from vloc_train.pixloc.points import SparseModel
 from vloc_train.pixloc.settings import PairSettings, PointSettings, PriorSettings, TrainSettings
 
 CAMERA = tiny_drive.CAMERA
@@ -80,3 +83,24 @@ def settings(**changes: Any) -> TrainSettings:
         "hold_out": 4,
     }  # fmt: skip
     return TrainSettings(**{**base, **changes})
+
+
+def sparse_model(drive: PosedSequence, rows: Sequence[int] = (0, 2)) -> tuple[SparseModel, np.ndarray]:
+    """Twelve points that two frames of a drive with a lens see."""
+    rng = np.random.default_rng(0)
+    T = drive.T_map_cam[list(rows)]
+    cam = rng.uniform((-1.5, -1, 4), (1.5, 1, 6), (12, 3))
+    points = cam @ T[0, :3, :3].T + T[0, :3, 3]
+    offsets, ids, pixels = [0], [], []
+    for pose in T:
+        uv, valid = project(drive.camera, (points - pose[:3, 3]) @ pose[:3, :3])
+        ids += np.flatnonzero(valid).tolist()
+        pixels += uv[valid].tolist()
+        offsets.append(len(ids))
+    n = len(rows)
+    model = SparseModel(
+        points, np.full(12, 2, np.int32), np.zeros(12, np.float32), np.array(offsets), np.array(ids),
+        np.array(pixels), T, drive.stamps_ns[list(rows)], np.zeros(n, np.int64), (drive.camera,),
+        np.zeros(n, np.int64), np.array(rows),
+    )  # fmt: skip
+    return model, points

@@ -120,7 +120,7 @@ class PixLocModule(lightning.LightningModule):
     def configure_gradient_clipping(self, optimizer: Any, *_: Any, **__: Any) -> None:
         """Cut long gradients; a step whose gradient is not finite is left out."""
         parameters = [p for p in self.model.parameters() if p.grad is not None]
-        norm = torch.nn.utils.get_total_norm([cast(Tensor, p.grad) for p in parameters])
+        norm = torch.stack([cast(Tensor, p.grad).norm() for p in parameters]).norm()
         limit = self.settings.gradient_norm
         factor = (limit / norm.clamp_min(1e-12)).clamp(max=1.0) if limit else torch.ones_like(norm)
         finite = torch.isfinite(norm)

@@ -56,7 +56,7 @@ def overlap(
     p = points @ np.swapaxes(T[..., :3, :3], -1, -2) + T[..., None, :3, 3]
     z = np.maximum(p[..., 2], 1e-6)
     u, v = camera.fx * p[..., 0] / z + camera.cx, camera.fy * p[..., 1] / z + camera.cy
-    seen = (p[..., 2] > 1e-6) & (u >= 0) & (u <= camera.width - 1) & (v >= 0) & (v <= camera.height - 1)
+    seen = (p[..., 2] > 1e-6) & (u >= -0.5) & (u <= camera.width - 0.5) & (v >= -0.5) & (v <= camera.height - 0.5)
     return np.asarray(seen.mean(axis=-1), dtype=np.float32)
 
 

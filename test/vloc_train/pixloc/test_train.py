@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -74,8 +72,9 @@ def test_training_widens_the_basin_of_convergence(tmp_path):
         loss.total.backward()
         torch.nn.utils.clip_grad_norm_(module.parameters(), 1.0)
         optimizer.step()
-        losses.append(float(loss.total))
+        losses.append(float(loss.total.detach()))
     after = basin()
+    print(before, after, losses[::8])
     assert np.mean(losses[-8:]) < 0.7 * np.mean(losses[:8]), losses
     assert after[1] > before[1] + 0.2 and after[0] >= before[0], (before, after)
 
@@ -196,22 +195,20 @@ def test_a_public_checkpoint_becomes_a_map(tmp_path):
         train(tmp_path / "n", pretrained=str(tmp_path / "nowhere.safetensors"))
 
 
-def test_places_of_several_kinds_are_trained_together(tmp_path, monkeypatch):
+def test_places_of_several_kinds_are_trained_together(tmp_path):
     """One with depth, one whose points structure from motion gives, of another size."""
-    from test_frame_points import sparse_model
-
-    drive = tiny_aligned.drive(24, "plain", paint=2)
+    drive = tiny_aligned.drive(240, "plain", paint=2).select(np.arange(12))
     plain = replace(drive, source=tiny_drive.Pictures(drive.T_map_cam))
-    model, _ = sparse_model(drive, tuple(range(24)))
+    model, _ = tiny_aligned.sparse_model(drive, range(12))
     model.save(tmp_path / "model.npz")
-    pairs = replace(tiny_aligned.settings().pairs, least_points=10, reach_m=2.0, overlap=0.05)
+    pairs = replace(tiny_aligned.settings().pairs, least_points=10, overlap=0.05)
     points = {"stored": 256, "drawn": 64, "models": {"yard": str(tmp_path / "model.npz")}}
     settings = tiny_aligned.settings(**SHORT)
     settings = replace(
         settings, pairs=pairs, points=replace(settings.points, **points), sizes={"yard": (48, 27)}, scales=(0.5, 1.0),
         hold_out=2,
     )  # fmt: skip
-    data = {"box": [tiny_aligned.drive(16)], "yard": [plain]}
+    data = {"box": [tiny_aligned.drive(24)], "yard": [plain]}
     bundle = train_pixloc(data, tmp_path / "m", settings, OPTIONS)
     assert set(bundle.manifest.validation) == {"box", "yard"}
     with pytest.raises(ConfigError, match="'field'"):
@@ -250,11 +247,3 @@ def test_the_commands_find_drives_of_the_town_with_depth(tmp_path, monkeypatch):
     for bad in ("town:seed=x", "town:seed", "town:colour=red"):
         with pytest.raises(ConfigError):
             open_town(bad, tmp_path)
-
-
-def test_the_settings_do_not_need_pycolmap():
-    code = "import sys; import vloc_train.pixloc.train; print('pycolmap' in sys.modules)"
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[3]
-    )
-    assert done.stdout.strip() == "False"
