@@ -214,6 +214,18 @@ def test_maps_of_different_places_are_refused(tmp_path, backends):
             write_cascade(tmp_path / "both", a, b)
 
 
+def test_rows_of_the_references_are_those_of_the_fine_map(tmp_path, backends):
+    from vloc_ros.replay.about import map_references
+
+    a = member(tmp_path / "a", "coarse_one", ("town",))
+    manifest = read_map(member(tmp_path / "b", "fine_one", ("hall",))).manifest
+    poses = torch.zeros(3, 7)
+    poses[:, 6] = 1.0
+    fine = write_map(tmp_path / "c", manifest, {"references.safetensors": {"hall.poses": poses}})
+    both = write_cascade(tmp_path / "both", a, fine.path)
+    assert map_references(both)["town"].shape == (3, 4, 4)
+
+
 def test_members_are_who_they_were(cascade, tmp_path):
     maps = tmp_path / "maps"
     moved = tmp_path / "elsewhere"

@@ -116,6 +116,10 @@ class CascadeLocalizer(Localizer):
         about["refined"], about["refinement_failure"] = float(used is fine), FAILURES[failure]
         if failure != "none" and fine is not None:
             about.update({f"fine_{name}": value for name, value in fine.diagnostics.items()})
+        diagnostics = dict(used.diagnostics)
+        if used is coarse and "nearest_reference" in diagnostics:
+            # A row of the coarse map; everywhere else the word means one of the fine map's, :meth:`reference_poses`.
+            diagnostics["coarse_nearest_reference"] = diagnostics.pop("nearest_reference")
         return replace(
             used,
             backend=self.backend,
@@ -123,7 +127,7 @@ class CascadeLocalizer(Localizer):
             scene=coarse.scene,
             candidates=coarse.candidates,
             timings_ms=timings,
-            diagnostics={**used.diagnostics, **about},
+            diagnostics={**diagnostics, **about},
         )
 
     def _refined(self, query: Query, coarse: Estimate, sigma_m: float) -> tuple[Estimate | None, str]:
