@@ -47,7 +47,7 @@ def trained(tmp_path_factory) -> Path:
 
 def test_training_widens_the_basin_of_convergence(tmp_path):
     """From offsets of several pixels, more pairs of frames that training never saw end within one pixel."""
-    settings = tiny_aligned.settings(learning_rate=8e-3, prior=PriorSettings("noise", 1.2, 8.0))
+    settings = tiny_aligned.settings(learning_rate=8e-3, prior=PriorSettings("noise", 2.0, 14.0))
     drives = [tiny_aligned.drive(24), tiny_aligned.drive(24, "second", phase=0.1)]
     place = training_place("box", drives, (), settings, tmp_path)
     pairs = KeyedPairs([place.training], settings)
@@ -74,9 +74,8 @@ def test_training_widens_the_basin_of_convergence(tmp_path):
         optimizer.step()
         losses.append(float(loss.total.detach()))
     after = basin()
-    print(before, after, losses[::8])
     assert np.mean(losses[-8:]) < 0.7 * np.mean(losses[:8]), losses
-    assert after[1] > before[1] + 0.2 and after[0] >= before[0], (before, after)
+    assert after[1] > before[1] + 0.15 and after[0] >= before[0], (before, after)
 
 
 def test_both_ways_are_the_two_localizations_of_a_pair(tmp_path):
