@@ -160,6 +160,7 @@ def build_pixloc(
     """Points, features, calibration: a PixLoc map of drives with the network of the map ``extractor``.
 
     An interrupted run goes on from ``work_dir`` (default: ``<out>.work``), as long as data and settings are the same.
+    Each scene's whole sparse model is left there as ``<scene>.npz``.
 
     :raises ConfigError: no ``extractor``, or a missing package. :raises MapBackendError: it is no PixLoc map.
     :raises DatasetError: no usable frames, or no points.
@@ -188,6 +189,7 @@ def build_pixloc(
     for name, sequences in kept.items():
         with _progress(options.progress, f"{name}: points") as report:
             whole = scene_model(name, sequences, settings, work / f"{settings.source}-{name}", report, device)
+        whole.save(work / f"{name}.npz")  # for training, and for other maps of the same points
         small = subsample(whole, settings.subsample)
         models[name] = small.select(np.flatnonzero(np.diff(small.offsets)))
         if not len(models[name].points):
