@@ -189,3 +189,30 @@ def wall_map(path, references=None, settings=None, made=None, sparse=None, pixlo
         path, made, made.dimensions, {"map": sparse}, reference_features(made, sparse, settings.pyramid), CAMERA,
         preprocess(), settings, sections={**sections, **more.pop("sections", {})}, **more,
     )  # fmt: skip
+
+
+def lap_map(path, count: int = 40):
+    """A map of :func:`tiny_drive.drive`: the images of its frames are found exactly, those between them roughly."""
+    made, camera = model(), tiny_drive.CAMERA
+    rng = np.random.default_rng(0)
+    angle, z = rng.uniform(-np.pi, np.pi, 2000), rng.uniform(-6.0, 10.0, 2000)
+    points = np.stack([30.0 * np.cos(angle), 30.0 * np.sin(angle), z], axis=1)
+    sparse = observed(points, tiny_drive.circle(count), camera, far_m=80.0)
+    fit = tiny_drive.preprocess()
+
+    @torch.inference_mode()
+    def features(scene, reference):
+        picture = tiny_drive.picture(sparse.T_map_cam[reference])
+        pyramid = extract_pyramid(made.network, fit.apply(picture)[None], (1.0,))
+        part = slice(int(sparse.offsets[reference]), int(sparse.offsets[reference + 1]))
+        return sample_observations(pyramid, sparse.pixels[part], camera.width, camera.height)
+
+    sections = {
+        "network": settings_to_mapping(NETWORK),
+        "optimizer": {"damping": "constant", "damping_constant": 1e-2},
+        "pixloc": {"precision": "float32", "references": 1, "localized_sigma_m": 3.0, "lost_sigma_m": 10.0},
+    }
+    return write_pixloc_map(
+        path, made, made.dimensions, {"map": sparse}, features, camera, fit, MapSettings(pyramid=(1.0,)),
+        sections=sections,
+    )  # fmt: skip

@@ -13,7 +13,9 @@ from vloc_ros.errors import MapError
 
 __all__ = ["app"]
 
-app = typer.Typer(no_args_is_help=True, help="Explain, check, pack, combine, calibrate, build, extend and densify maps.")
+app = typer.Typer(
+    no_args_is_help=True, help="Explain, check, pack, combine, calibrate, build, extend and densify maps."
+)
 MapArgument = Annotated[Path, typer.Argument(metavar="MAP", help="A map directory or .vmap file.")]
 
 

@@ -17,7 +17,7 @@ from vloc_ros.localizers.pixloc.network import FeatureLevel, FeatureNet
 from vloc_ros.localizers.pixloc.store import LevelFeatures
 from vloc_ros.types import CameraModel
 
-__all__ = ["PyramidScale", "extract_pyramid", "level_cameras", "sample_observations"]
+__all__ = ["PyramidScale", "extract_pyramid", "level_cameras", "sample_observations", "scaled_size"]
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,18 @@ class PyramidScale:
     levels: tuple[FeatureLevel, ...]
 
 
+def scaled_size(height: int, width: int, scale: float, stride: int) -> tuple[int, int]:
+    """(height, width) of an image at a scale; smaller ones are multiples of the coarsest stride.
+
+    A network's maps leave out what is beyond the last whole cell. The axes may scale a little differently, which the
+    cameras of the levels know.
+    """
+    if scale == 1.0:
+        return height, width
+    rows, columns = (max(stride, round(size * scale / stride) * stride) for size in (height, width))
+    return rows, columns
+
+
 def extract_pyramid(network: FeatureNet, images: Tensor, scales: Sequence[float]) -> list[PyramidScale]:
     """Features at every scale (Section 4, "Initialization"), low to high.
 
@@ -38,7 +50,7 @@ def extract_pyramid(network: FeatureNet, images: Tensor, scales: Sequence[float]
     dtype = next(network.parameters()).dtype
     out = []
     for scale in scales:
-        size = (max(2, round(height * scale)), max(2, round(width * scale)))
+        size = scaled_size(height, width, scale, network.settings.strides[-1])
         scaled = images
         if size != (height, width):
             scaled = functional.interpolate(images, size, mode="bilinear", align_corners=False, antialias=True)

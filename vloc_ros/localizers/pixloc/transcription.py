@@ -19,6 +19,7 @@ from torch.nn import functional
 
 from vloc_ros.geometry.cameras import project, projection_jacobian, resized
 from vloc_ros.geometry.torch_ops import se3_exp, skew
+from vloc_ros.localizers.pixloc.features import scaled_size
 from vloc_ros.localizers.pixloc.network import FeatureLevel, FeatureNet
 from vloc_ros.localizers.pixloc.optimizer import OptimizerSettings
 from vloc_ros.types import Array, CameraModel
@@ -59,7 +60,8 @@ def transcribed_query(
         query = _features(network, image, scale)
         views = [_features(network, reference.image, scale) for reference in references]
         height, width = image.shape[-2:]
-        small = resized(camera, max(2, round(width * scale)), max(2, round(height * scale)))
+        rows, columns = scaled_size(height, width, scale, network.settings.strides[-1])
+        small = resized(camera, columns, rows)
         for number, level in enumerate(query):
             gathered = _gather(references, [view[number] for view in views], (width, height), small, allowed)
             T, steps = _refine_level(T, level, small, points, gathered, damping[number], settings)
@@ -69,7 +71,7 @@ def transcribed_query(
 
 def _features(network: FeatureNet, image: Tensor, scale: float) -> list[FeatureLevel]:
     height, width = image.shape[-2:]
-    size = (max(2, round(height * scale)), max(2, round(width * scale)))
+    size = scaled_size(height, width, scale, network.settings.strides[-1])
     if size != (height, width):
         image = functional.interpolate(image, size, mode="bilinear", align_corners=False, antialias=True)
     return list(network(image))
