@@ -32,7 +32,7 @@ def align(
     ] = None,
 ) -> None:
     """Show how PixLoc aligns: reprojections, confidences, residuals by level, and from how far off it converges."""
-    from vloc_ros.evaluation.alignment import align_drive
+    from vloc_ros.bench.basin import align_drive
 
     settings = assigned(set_ or [], "--set")
     with progress_bar("aligning") as progress:

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import tiny_pixloc
 
+from vloc_ros.bench import basin
+from vloc_ros.bench.basin import align_drive, offset_prior
 from vloc_ros.datasets.sequence import PosedSequence
 from vloc_ros.errors import MapBackendError
-from vloc_ros.evaluation import alignment
-from vloc_ros.evaluation.alignment import align_drive, offset_prior
 from vloc_ros.evaluation.alignment_plots import Basin
 from vloc_ros.geometry.se3 import pose_error
 
@@ -33,7 +33,7 @@ def lap(monkeypatch):
     poses = tiny_pixloc.lap()
     stamps = np.arange(len(poses), dtype=np.int64) + 1
     drive = PosedSequence("lap", stamps, poses, np.eye(4), tiny_pixloc.CAMERA, Images(poses))
-    monkeypatch.setattr(alignment, "open_sequence", lambda name: drive)
+    monkeypatch.setattr(basin, "open_sequence", lambda name: drive)
     return drive
 
 
@@ -65,8 +65,8 @@ def test_priors_are_as_far_off_as_they_say():
 
 
 def test_success_is_of_both_parts():
-    basin = Basin(*np.array([[0, 0, 0.04, 0.1], [0, 0, 0.04, 3.0], [0, 0, np.inf, np.inf]]).T)
-    assert basin.success(0.05, 0.2).tolist() == [True, False, False]
+    found = Basin(*np.array([[0, 0, 0.04, 0.1], [0, 0, 0.04, 3.0], [0, 0, np.inf, np.inf]]).T)
+    assert found.success(0.05, 0.2).tolist() == [True, False, False]
 
 
 def test_only_pixloc_maps(lap, tmp_path):
