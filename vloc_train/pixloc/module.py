@@ -19,6 +19,7 @@ from vloc_ros.geometry.cameras import resized
 from vloc_ros.geometry.torch_cameras import TorchCamera
 from vloc_ros.images.preprocess import Preprocess
 from vloc_ros.localizers.pixloc.damping import LearnedDamping
+from vloc_ros.localizers.pixloc.features import scaled_size
 from vloc_ros.localizers.pixloc.field import GridField
 from vloc_ros.localizers.pixloc.model import PixLocModel
 from vloc_ros.localizers.pixloc.network import FeatureLevel, FeatureNet
@@ -150,7 +151,7 @@ class PixLocModule(lightning.LightningModule):
         """Normalised images (2 B, 3, h, w) at the batch's scale, their camera, and how much (x, y) pixels shrink."""
         images = self.preprocess.normalize(batch.images.flatten(0, 1))
         camera = self._pairs.camera(batch.scene)
-        width, height = (max(2, round(side * batch.scale)) for side in (camera.width, camera.height))
+        height, width = scaled_size(camera.height, camera.width, batch.scale, self.settings.network.strides[-1])
         ratio = images.new_tensor([width / camera.width, height / camera.height])
         if (width, height) != (camera.width, camera.height):
             images = functional.interpolate(
