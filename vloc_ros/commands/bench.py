@@ -15,7 +15,9 @@ __all__ = ["bench"]
 
 
 def bench(
-    backend: Annotated[str, typer.Argument(help="Backend to measure: imposing, irpnet, retrieval or pixloc.")] = "imposing",
+    backend: Annotated[
+        str, typer.Argument(help="Backend to measure: imposing, irpnet, retrieval or pixloc.")
+    ] = "imposing",
     out: Annotated[Path | None, typer.Option("--out", help="Write the figures as JSON.")] = None,
     map_path: Annotated[
         Path | None,
