@@ -107,12 +107,11 @@ def average_weights(averaged: nn.Module, network: nn.Module, steps: int, most: f
 
 
 class Validate(Callback):
-    """Validates a :class:`ScheduledModule` a fixed number of times in a run, and when the clock ends it."""
+    """Validates a :class:`ScheduledModule` a fixed number of times in a run, the last time at its end."""
 
     def __init__(self, times: int) -> None:
         self.times = times
         self.done = 0
-        self._ended = False
 
     def state_dict(self) -> dict[str, Any]:
         return {"done": self.done}
@@ -121,12 +120,10 @@ class Validate(Callback):
         self.done = int(state["done"])
 
     def on_train_batch_end(self, trainer: Any, module: Any, *_: Any) -> None:
-        if self._ended:  # one more batch may come before the trainer stops
-            return
-        # All processes must agree, whatever their clocks say; about the end they do already.
+        # All processes must agree, whatever their clocks say. At the end, by steps or by the clock, progress is 1: the
+        # last validation is due then, and none after it, although one more batch may come before the trainer stops.
         progress = trainer.strategy.broadcast(module.progress())
-        self._ended = bool(trainer.should_stop)
-        if progress * self.times < self.done + 1 and not self._ended:
+        if progress * self.times < self.done + 1:
             return
         self.done = int(progress * self.times)
         figures, error = module.validation()

@@ -53,7 +53,7 @@ def test_validations_are_spread_over_the_run_and_the_best_weights_kept(tmp_path)
     assert module.rates[0] == pytest.approx(0.01) and module.rates[-1] < 1e-3
 
 
-def test_a_clock_that_ends_the_run_leaves_one_last_validation(tmp_path):
+def test_a_run_that_the_clock_ends_is_validated_once_at_its_end(tmp_path):
     module = Line([3.0, 2.0, 1.0])
     first, seconds = run(module, tmp_path, epochs=10_000, times=1, max_minutes=1e-3)
     assert first and seconds >= 0.06
