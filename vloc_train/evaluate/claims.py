@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from vloc_train.evaluate.protocol import Claim
+from vloc_train.evaluate.protocol import Claim, share_limits
 
 __all__ = ["check_claims"]
 
@@ -18,7 +18,12 @@ def check_claims(claims: Sequence[Claim], rows: Sequence[Mapping[str, Any]]) -> 
     for claim in claims:
         found = _number(table.get((claim.split, claim.method)), claim.figure)
         other = _number(table.get((claim.split, claim.against)), claim.figure) if claim.against else None
-        limit = claim.at_most if claim.at_most is not None else None if other is None else claim.factor * other
+        limit = claim.at_most if claim.at_least is None else claim.at_least
+        if limit is None and other is not None:
+            limit = claim.factor * other
+        holds = None
+        if found is not None and limit is not None:
+            holds = found >= limit if claim.at_least is not None else found <= limit
         out.append({
             "text": claim.text,
             "split": claim.split,
@@ -28,13 +33,22 @@ def check_claims(claims: Sequence[Claim], rows: Sequence[Mapping[str, Any]]) -> 
             "found": found,
             "other": other,
             "limit": limit,
-            "holds": None if found is None or limit is None else found <= limit,
+            "at_least": claim.at_least is not None,
+            "holds": holds,
         })  # fmt: skip
     return out
 
 
 def _number(row: Mapping[str, Any] | None, figure: str) -> float | None:
-    value = None if row is None else row.get(figure)
+    limits = share_limits(figure)
+    value = None if row is None else row.get(figure) if limits is None else _share(row, figure, limits)
     if isinstance(value, bool) or not isinstance(value, (int, float)) or math.isnan(value):
         return None
     return float(value)
+
+
+def _share(row: Mapping[str, Any], figure: str, limits: tuple[float, float]) -> Any:
+    for recall in row.get("localizer_recall" if figure.startswith("localizer_") else "recall", ()):
+        if (recall["translation_m"], recall["rotation_deg"]) == limits:
+            return recall["share"]
+    return None
