@@ -23,10 +23,10 @@ _LEAST = (1e-3, 1e-2)
 
 @dataclass(frozen=True)
 class ReferencePrior:
-    """The pose of a frame of the split's map drives, drawn from those at such a distance from the query.
+    """The pose of a frame that the split names for its map, drawn from those at such a distance from the query.
 
-    Frames that the split leaves out of a fold's map count, too: their pose is all that is used, so that priors are the
-    same with and without the exclusion.
+    Frames that a fold leaves out of its map count, too: their pose is all that is used, so that priors are the same
+    with and without the exclusion.
 
     :param between_m: nearest and farthest distance.
     :param within_deg: largest angle between the viewing directions.

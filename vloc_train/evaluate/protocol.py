@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +13,7 @@ from vloc_ros.errors import ConfigError
 from vloc_ros.evaluation.metrics import RECALL_THRESHOLDS
 from vloc_ros.protocols import protocol_text
 from vloc_ros.settings import ranged, settings_from_mapping
+from vloc_train.evaluate.claims import Claim, share_limits
 from vloc_train.evaluate.prior import Prior
 from vloc_train.evaluate.selection import SPECIAL, Selection
 
@@ -38,13 +38,6 @@ ORACLE = "oracle"
 #: The method whose row a split with a prior gets: always answer with the prior.
 PRIOR = "prior"
 _MAX_BYTES = 1 << 20
-_SHARE = re.compile(r"(?:localizer_)?recall_(\d+(?:\.\d+)?)m_(\d+(?:\.\d+)?)deg")
-
-
-def share_limits(figure: str) -> tuple[float, float] | None:
-    """The limits (m, degrees) of a figure that is a share of frames; None for another figure."""
-    found = _SHARE.fullmatch(figure)
-    return None if found is None else (float(found[1]), float(found[2]))
 
 
 @dataclass(frozen=True)
@@ -218,34 +211,6 @@ class Row:
     def asked(self, split: Split) -> Prior | None:
         """The prior of this row's queries on a split."""
         return None if self.without_prior else self.prior or split.prior
-
-
-@dataclass(frozen=True)
-class Claim:
-    """A statement about figures of the table, checked and printed with them.
-
-    It holds where ``figure`` of the row is at most ``at_most``, at least ``at_least``, or at most ``factor`` times that
-    of ``against``.
-
-    :param text: the claim in words.
-    :param split: name of a split. :param method: the row. :param against: the row to compare with.
-    :param figure: a number of the rows, or a share: ``localizer_recall_0.05m_0.2deg`` of all queries, and
-        ``recall_0.05m_0.2deg`` of published poses.
-    :param factor: see above. :param at_most: see above. :param at_least: see above.
-    """
-
-    text: str
-    split: str
-    method: str
-    figure: str = "localizer_median_translation_m"
-    against: str = ""
-    factor: float = ranged(1.0, minimum=0.0)
-    at_most: float | None = None
-    at_least: float | None = None
-
-    def __post_init__(self) -> None:
-        if (self.at_most is not None) + (self.at_least is not None) + bool(self.against) != 1:
-            raise ConfigError("expected either at_most, or at_least, or against with a factor")
 
 
 @dataclass(frozen=True)

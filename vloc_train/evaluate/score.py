@@ -57,7 +57,10 @@ def asked_of(fold: Fold, prior: Prior | None, seed: int, where: str = "") -> Ask
     """
     if prior is None:
         return Asked(fold.query)
-    references = np.concatenate([p.sequence.T_map_cam[p.rows] for p in (*fold.map, *fold.left_out)])
+    known = (*fold.map, *fold.left_out)
+    references = np.concatenate([p.sequence.T_map_cam[p.rows] for p in known])
+    # By time, so that the same one is drawn whatever a fold leaves out.
+    references = references[np.argsort(np.concatenate([p.sequence.stamps_ns[p.rows] for p in known]), kind="stable")]
     priors = [
         prior.poses(part.sequence.T_map_cam[part.rows], part.sequence.stamps_ns[part.rows], references, seed, n, where)
         for n in range(prior.repeats)

@@ -145,7 +145,7 @@ class Steps:
         step = self._protocol.steps[name]
         parents = {kind: self._plan(parent, fold) for kind, parent in step.parents().items()}
         data, calibration = (self._parts(step.selections(kind), fold) for kind in ("data", "calibration"))
-        settings = self._settings(name, step)
+        settings = self.settings(name)
         content = {
             "generation": _GENERATION,
             "version": vloc_ros.__version__,
@@ -158,8 +158,12 @@ class Steps:
         key = hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:12]
         return _Plan(name, step, data, calibration, parents, settings, key)
 
-    def _settings(self, name: str, step: Step) -> Any:
-        """The step's settings in full, with the protocol's seed unless it has its own."""
+    def settings(self, name: str) -> Any:
+        """A step's settings in full, with the protocol's seed unless it has its own.
+
+        :raises ConfigError: its backend has no such preset or setting.
+        """
+        step = self._protocol.steps[name]
         where = f"steps.{name}.settings"
         if step.densify is not None:
             from vloc_train.copr.densify import densify_settings

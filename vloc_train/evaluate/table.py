@@ -199,6 +199,9 @@ def plot(table: Table, split: str, path: Path) -> Path:
     axes.scatter(oracles, places, marker="|", s=120, color="#E69F00", label="oracle of the row's map", zorder=3)
     for row in own:
         axes.axvline(row["localizer_median_translation_m"], color="#999999", lw=1, label="oracle of the split's images")
+    for row in table.rows:
+        if row["split"] == split and row["method"] == PRIOR:
+            axes.axvline(row["localizer_median_translation_m"], color="#009E73", lw=1, ls="--", label="the priors")
     axes.set_yticks(places, [row["method"] for row in rows])
     axes.invert_yaxis()
     axes.set_xlabel("median translation error (m), every query")
