@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import time
 from dataclasses import replace
 
 import numpy as np
@@ -253,9 +252,9 @@ def test_points_behind_the_camera(localizer):
 def test_an_image_of_another_place(localizer):
     T = tiny_pixloc.lap()[7]
     other = np.random.default_rng(0).integers(0, 255, (72, 128, 3)).astype(np.uint8)
-    started = time.perf_counter()
     estimate = localizer.localize(asked(T, moved(T, 0.3), image=other))
-    assert time.perf_counter() - started < 60.0
+    # Two scales of three levels, each with so many iterations at most.
+    assert estimate.diagnostics["iterations"] <= 2 * 3 * localizer.settings.optimizer.iterations
     check_transform(estimate.T_map_cam)
     check_covariance(estimate.covariance)
     good = localizer.localize(asked(T, moved(T, 0.3)))
