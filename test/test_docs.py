@@ -308,7 +308,7 @@ def test_backend_readme_names_settings_that_exist():
     assert not missing, missing
 
 
-@pytest.mark.parametrize("backend", ["retrieval", "irpnet", "camnet", "copr"])
+@pytest.mark.parametrize("backend", ["retrieval", "irpnet", "camnet", "copr", "cascade"])
 def test_tables_of_a_backend_name_settings_that_exist(backend):
     """Every dotted name in a table of a backend's pages is a setting of its trainer or builder, or of the run time."""
     pytest.importorskip("lightning", reason="the trainers need the extra [train]")

@@ -107,7 +107,12 @@ def test_parameter_file_names_known_parameters(backend):
     assert list(content) == ["/**"], "any other key drops the file in a namespace"
     given = content["/**"]["ros__parameters"]
     assert given["backend"] == backend
-    for name, value in given.items():
+    flat = {
+        f"{group}.{name}" if name else group: value
+        for group, values in given.items()
+        for name, value in (values.items() if isinstance(values, dict) else [("", values)])
+    }
+    for name, value in flat.items():
         spec = spec_named(name)
         assert spec is not None, name
         assert coerce(spec, value) == value

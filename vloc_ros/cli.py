@@ -11,7 +11,7 @@ from typing import Annotated, NoReturn
 import typer
 
 import vloc_ros
-from vloc_ros.commands import bench, convert, demo, maps, replay
+from vloc_ros.commands import align, bench, convert, demo, maps, replay
 from vloc_ros.commands.plugins import run_plugin
 from vloc_ros.errors import VlocError
 
@@ -29,6 +29,7 @@ app.add_typer(maps.app, name="map")
 app.command()(replay.replay)
 app.command()(demo.demo)
 app.command()(bench.bench)
+app.command()(align.align)
 
 #: What typer exits with after Ctrl-C.
 INTERRUPTED = 130

@@ -70,7 +70,10 @@ class _Refused(Exception):
 
 
 class _Lens:
-    """One camera's rectifier and whether the map takes it; made once, kept for the frames that follow."""
+    """One camera's rectifier and whether the map takes it; made once, kept for the frames that follow.
+
+    Without a rectifier the localizer takes the image of ``camera`` as it is.
+    """
 
     def __init__(self, localizer: Localizer, camera: CameraModel, rectified: bool) -> None:
         self.refusal: _Refused | None = None
@@ -78,6 +81,10 @@ class _Lens:
         try:
             if rectified and camera.is_distorted:
                 camera = replace(camera, distortion_model="none", distortion=())
+            self.camera = camera
+            if localizer.takes_distorted:
+                localizer.check_camera(camera)
+                return
             self.rectifier = Rectifier(camera)
             localizer.check_camera(self.rectifier.target)
         except CameraMismatchError as problem:
@@ -294,12 +301,13 @@ class Pipeline:
         return lens
 
     def _image(self, frame: Frame, lens: _Lens, timings: dict[str, float]) -> tuple[RgbImage, CameraModel]:
-        assert lens.rectifier is not None
         with _timed(timings, "decode"):
             with _refusing("bad_image", ImageError):
                 image = decode(frame.image, self.settings.bit_depth)
             with _refusing("blank_image", ImageError):
                 check_content(image, self.settings.min_standard_deviation)
+        if lens.rectifier is None:
+            return image, lens.camera
         with _timed(timings, "rectify"), _refusing("bad_image", ImageError):
             return lens.rectifier.rectify(image)
 

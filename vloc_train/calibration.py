@@ -17,15 +17,14 @@ from vloc_ros.geometry.se3 import pose_error
 from vloc_ros.images.preprocess import Preprocess
 from vloc_ros.localizers.base import Localizer
 from vloc_ros.localizers.registry import backend_class
+from vloc_ros.localizers.verdict import in_map_axes
 from vloc_ros.maps import MapBundle, read_map, write_map
+from vloc_ros.maps.contents import files_of
 from vloc_ros.tracking.calibration import fit_covariance
 from vloc_ros.types import Array, Estimate, PosePrior, Query
 from vloc_train.frames import FrameSet, cache_frames
 
 __all__ = ["calibrate_scenes", "describe_errors", "recalibrate"]
-
-#: Standard deviations of simulated priors, drawn log-uniformly: position (m); rotation takes 3 degrees per metre.
-PRIOR_SIGMA_M = (0.2, 3.0)
 
 
 @dataclass
@@ -33,23 +32,32 @@ class _Sample:
     """Statistics, errors and rotations of localized frames."""
 
     names: Sequence[str]
+    whitening: Sequence[str] = ()
     statistics: list[list[float]] = field(default_factory=list)
     errors: list[Array] = field(default_factory=list)
     rotations: list[Array] = field(default_factory=list)
 
-    def add(self, estimate: Estimate, truth: Array) -> None:
+    def add(self, estimate: Estimate, truth: Array) -> bool:
+        """Whether the frame counts: a localizer that gave up says nothing about its certainty."""
+        if any(name not in estimate.diagnostics for name in self.names):
+            return False
         self.statistics.append([estimate.diagnostics[name] for name in self.names])
-        self.errors.append(pose_error(estimate.T_map_cam, truth))
+        error = pose_error(estimate.T_map_cam, truth)
+        if self.whitening:
+            sigmas = np.array([estimate.diagnostics[name] for name in self.whitening])
+            error = in_map_axes(1.0 / sigmas, estimate.T_map_cam[:3, :3]) @ error
+        self.errors.append(error)
         self.rotations.append(estimate.T_map_cam[:3, :3])
+        return True
 
     def fit(self) -> dict[str, Any]:
         arrays = (np.asarray(self.statistics), np.asarray(self.errors), np.asarray(self.rotations))
         return fit_covariance(tuple(self.names), *arrays).to_mapping()
 
 
-def _simulated_prior(truth: Array, rng: np.random.Generator) -> PosePrior:
+def _simulated_prior(truth: Array, rng: np.random.Generator, sigma_m: tuple[float, float]) -> PosePrior:
     """A prediction as a tracker makes it: off by what its covariance says."""
-    sigma = float(np.exp(rng.uniform(*np.log(PRIOR_SIGMA_M))))
+    sigma = float(np.exp(rng.uniform(*np.log(sigma_m))))
     std = np.array([sigma, sigma, 0.1 * sigma, *np.full(3, np.radians(3.0) * sigma)])
     offset = rng.standard_normal(6) * std
     T = np.array(truth)
@@ -63,7 +71,8 @@ def calibrate_scenes(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Localize the held-out frames of every scene; return the manifest's ``calibration`` and ``validation`` sections.
 
-    Scenes with too few held-out frames stay uncalibrated, and say so.
+    Scenes with too few held-out frames stay uncalibrated, and say so. A localizer that needs a prior gets a simulated
+    one (rotation takes 3 degrees per metre of position).
 
     :param localizer: over the map as it will be, without calibration.
     :param names: the diagnostics of an estimate that the covariance is made from.
@@ -74,18 +83,20 @@ def calibrate_scenes(
     calibration: dict[str, Any] = {}
     validation: dict[str, Any] = {}
     for frames in held_out:
-        free, guided, scores = _Sample(names), _Sample(names), []
+        free, guided = (_Sample(names, localizer.whitening) for _ in range(2))
+        scores, found = [], []
         for index, truth in enumerate(frames.T_map_cam):
             image, stamp = np.array(frames.images[index]), int(frames.stamps_ns[index])
-            estimate = localizer.localize(Query(image, frames.camera, stamp, None, frames.scene))
-            free.add(estimate, truth)
-            scores.append(estimate.score)
+            start = _simulated_prior(truth, rng, localizer.prior_sigma_m) if localizer.needs_prior else None
+            estimate = localizer.localize(Query(image, frames.camera, stamp, start, frames.scene))
+            found.append(pose_error(estimate.T_map_cam, truth))
+            scores.append(estimate.score if free.add(estimate, truth) else np.nan)
             if prior:
-                guess = _simulated_prior(truth, rng)
+                guess = _simulated_prior(truth, rng, localizer.prior_sigma_m)
                 guided.add(localizer.localize(Query(image, frames.camera, stamp, guess, frames.scene)), truth)
         if not scores:
             continue
-        errors = np.asarray(free.errors)
+        errors = np.asarray(found)
         validation[frames.scene] = describe_errors(errors)
         try:
             models = {"covariance": free.fit(), **({"covariance_prior": guided.fit()} if prior else {})}
@@ -95,7 +106,11 @@ def calibrate_scenes(
         if not prior:
             models["covariance_prior"] = models["covariance"]
         distance = np.linalg.norm(errors[:, :3], axis=1)
-        good = np.asarray(scores)[distance <= max(2.0, 3.0 * float(np.median(distance)))]
+        near = distance <= max(2.0, 3.0 * float(np.median(distance)))
+        good = np.asarray(scores)[near & np.isfinite(scores)]
+        if not len(good):
+            validation[frames.scene]["calibration"] = "none: no held-out frame was localized well"
+            continue
         calibration[frames.scene] = {
             **models,
             "score_mean": float(good.mean()),
@@ -146,8 +161,7 @@ def recalibrate(
             "calibration_data": {name: [drive.name for drive in value] for name, value in named.items()},
         },
     )
-    files = {entry.name: bundle.read(entry.name) for entry in bundle.manifest.files}
-    return write_map(target, manifest, {}, extra_files=files, overwrite=target.exists())
+    return write_map(target, manifest, {}, extra_files=files_of(bundle), overwrite=target.exists())
 
 
 def describe_errors(errors: Array) -> dict[str, Any]:

@@ -35,17 +35,32 @@ def _changes(config: Path | None, assignments: list[str], option: str = "--set")
 
 
 def by_scene(sources: list[str], truth: str | None) -> dict[str, list[PosedSequence]]:
-    """``SRC`` or ``SCENE=SRC`` arguments to drives by scene; sources without a name belong to the scene ``map``."""
+    """``SRC`` or ``SCENE=SRC`` arguments to drives by scene; sources without a name belong to the scene ``map``.
+
+    A source is a bag, a data-set folder, a drive of the synthetic town (:mod:`vloc_train.town_source`), or a COLMAP
+    model with its images (:func:`vloc_train.pixloc.colmap_import.open_colmap`).
+    """
+    from vloc_train.town_source import PREFIX, open_town
+
     scenes: dict[str, list[PosedSequence]] = {}
     for source in sources:
         name, separator, path = source.partition("=")
         if not separator or not name.isidentifier():
             name, path = "map", source
-        scenes.setdefault(name, []).append(open_sequence(path, truth=truth))
+        if path.startswith("colmap:"):
+            from vloc_train.pixloc.colmap_import import open_colmap  # its extra is needed for this alone
+
+            scenes.setdefault(name, []).extend(open_colmap(path))
+            continue
+        opened = open_town(path) if path.startswith(PREFIX) else open_sequence(path, truth=truth)
+        scenes.setdefault(name, []).append(opened)
     return scenes
 
 
-Data = Annotated[list[str], typer.Option("--data", help="Bag or data-set folder, or SCENE=PATH; repeat for more.")]
+Data = Annotated[
+    list[str],
+    typer.Option("--data", help="Bag, data-set folder, town:FIELD=VALUE,... or colmap:MODEL, or SCENE=SRC; repeat."),
+]
 Out = Annotated[Path, typer.Option("--out", help="The map to write: a folder, or a file ending in .vmap.")]
 More = Annotated[list[str] | None, typer.Argument(help="More drives after --data.", metavar="[SRC]...")]
 CalibrationData = Annotated[
@@ -62,12 +77,14 @@ About = Annotated[
     list[str] | None, typer.Option(help="NAME=VALUE to note under provenance, for example town.seed=1; repeat.")
 ]
 Extractor = Annotated[
-    Path | None, typer.Option(help="A map whose descriptor extractor to use (retrieval, irpnet, copr).")
+    Path | None, typer.Option(help="A map whose extractor or network to use (retrieval, irpnet, copr, camnet, pixloc).")
 ]
 
 
 def train(
-    backend: Annotated[str, typer.Argument(help="Backend to train: imposing, retrieval, irpnet, camnet or copr.")],
+    backend: Annotated[
+        str, typer.Argument(help="Backend to train: imposing, retrieval, irpnet, camnet, copr or pixloc.")
+    ],
     data: Data,
     out: Out,
     more: More = None,
@@ -114,7 +131,9 @@ def train(
 
 
 def build(
-    backend: Annotated[str, typer.Argument(help="Backend whose map is built without training: retrieval or camnet.")],
+    backend: Annotated[
+        str, typer.Argument(help="Backend whose map is built without training: retrieval, camnet or pixloc.")
+    ],
     data: Data,
     out: Out,
     more: More = None,

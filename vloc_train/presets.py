@@ -12,6 +12,9 @@ __all__ = ["from_preset"]
 
 Settings = TypeVar("Settings")
 
+#: Mappings that belong to one network: a change replaces them.
+_WHOLE = ("backbone_options", "encoder_options")
+
 
 def from_preset(
     presets: Mapping[str, Callable[[], Settings]], name: str, changes: Mapping[str, Any] | None = None, where: str = ""
@@ -33,6 +36,6 @@ def from_preset(
 def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     out = dict(base)
     for key, value in changes.items():
-        nested = isinstance(value, Mapping) and isinstance(out.get(key), Mapping) and key != "backbone_options"
+        nested = isinstance(value, Mapping) and isinstance(out.get(key), Mapping) and key not in _WHOLE
         out[key] = _merged(out[key], value) if nested else value
     return out

@@ -19,11 +19,13 @@ TRAINERS = {
     "irpnet": "vloc_train.irpnet.train:TRAINER",
     "camnet": "vloc_train.camnet.train:TRAINER",
     "copr": "vloc_train.copr.train:TRAINER",
+    "pixloc": "vloc_train.pixloc.train:TRAINER",
 }
 #: ``vloc map build BACKEND``.
 BUILDERS = {
     "retrieval": "vloc_train.retrieval.build:BUILDER",
     "camnet": "vloc_train.camnet.build:BUILDER",
+    "pixloc": "vloc_train.pixloc.build:BUILDER",
 }
 
 

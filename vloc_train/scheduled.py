@@ -50,9 +50,9 @@ class ScheduledModule(lightning.LightningModule):
         return min(1.0, share)
 
     def set_learning_rate(self, rate: float) -> None:
-        """For the coming step, of all parameters."""
+        """For the coming step; a group of parameters with a ``scale`` of its own gets so many times that."""
         for group in cast(Any, self.optimizers()).param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group.get("scale", 1.0)
 
     def is_logged(self) -> bool:
         """Whether the trainer's logger writes this step down: reading values off a device waits for it."""

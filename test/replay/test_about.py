@@ -13,7 +13,7 @@ from vloc_ros.replay.about import map_references
 from vloc_ros.types import Query
 
 
-@pytest.mark.parametrize("backend", ["retrieval", "copr", "irpnet", "camnet"])
+@pytest.mark.parametrize("backend", ["retrieval", "copr", "irpnet", "camnet", "cascade"])
 def test_nearest_reference_is_a_row_of_the_references(backend):
     pytest.importorskip("lightning", reason="the maps are made by trainers, which need the extra [train]")
     import tiny_maps

@@ -76,6 +76,30 @@ def test_launch_file(live, backend):
     assert "Traceback" not in launched.text
 
 
+def test_cascade_launch_file(live):
+    """The coarse map finds the place without a prior, the fine one refines, and the diagnostics say that it did."""
+    import numpy as np
+    import tiny_maps
+
+    launched = live.launch("cascade.launch.py", map=tiny_maps.tiny_map("cascade"), device="cpu", tf_mode="none")
+    live.wait_state("active")
+    poses, states = live.poses(), live.states()
+    truth = _stand(live, lambda: len(poses) >= 3 and "estimate_refined" in live.values(), "poses and diagnostics")
+    assert states[-1].data == "LOCALIZED"
+    pose = poses[-1].pose
+    position = np.array([pose.pose.position.x, pose.pose.position.y, pose.pose.position.z])
+    assert np.linalg.norm(position - truth[:3, 3]) < 1.0
+    values = live.values()
+    assert values["backend"] == "cascade" and values["estimate_refined"] == "1"
+    assert values["estimate_nearest_reference"].isdigit(), "a row of the fine map"
+    assert live.get_parameter("backend").string_value == "cascade"
+    refused = live.set_parameter("cascade.gate_sigmas", -1.0)
+    assert not refused.successful and "0.1" in refused.reason
+    launched.interrupt()
+    assert launched.wait(30) == 0, launched.text[-3000:]
+    assert "Traceback" not in launched.text
+
+
 def test_settings_in_a_parameter_file(live):
     import tiny_maps
 

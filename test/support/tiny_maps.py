@@ -1,4 +1,4 @@
-"""A calibrated map of one lap for every backend of the retrieval family, each made in a few seconds at most."""
+"""A calibrated map of one lap for every backend but ImPosing, each made in a few seconds at most."""
 
 from __future__ import annotations
 
@@ -12,11 +12,13 @@ import tiny_camnet
 import tiny_copr
 import tiny_drive
 import tiny_irpnet
+import tiny_pixloc
 
+from vloc_ros.localizers.cascade.bundle import write_cascade
 from vloc_train.calibration import recalibrate
 from vloc_train.copr.densify import densify_map, densify_settings
 
-BACKENDS = ("retrieval", "copr", "irpnet", "camnet")
+BACKENDS = ("retrieval", "copr", "irpnet", "camnet", "pixloc", "cascade")
 
 
 @functools.cache
@@ -41,5 +43,10 @@ def tiny_map(backend: str) -> Path:
         return densify_map(tiny_map("retrieval"), folder, between, calibration=_other_lap(), device="cpu").path
     if backend == "irpnet":
         return tiny_irpnet.trained_map()
+    if backend == "pixloc":
+        tiny_pixloc.lap_map(folder)
+        return recalibrate(folder, {"map": [tiny_drive.drive(40)]}, folder, "cpu").path
+    if backend == "cascade":
+        return write_cascade(folder, tiny_map("retrieval"), tiny_map("pixloc")).path
     tiny_camnet.written(folder, [tiny_camnet.lap(40)])
     return recalibrate(folder, _other_lap(), folder, "cpu").path

@@ -15,7 +15,9 @@ __all__ = ["bench"]
 
 
 def bench(
-    backend: Annotated[str, typer.Argument(help="Backend to measure: imposing, irpnet or retrieval.")] = "imposing",
+    backend: Annotated[
+        str, typer.Argument(help="Backend to measure: imposing, irpnet, retrieval or pixloc.")
+    ] = "imposing",
     out: Annotated[Path | None, typer.Option("--out", help="Write the figures as JSON.")] = None,
     map_path: Annotated[
         Path | None,
@@ -44,14 +46,15 @@ def bench(
     """Measure a backend's stages, throughput and memory against the direct transcription of its paper."""
     from vloc_ros.bench.imposing import bench_imposing
     from vloc_ros.bench.irpnet import bench_irpnet
+    from vloc_ros.bench.pixloc import bench_pixloc
     from vloc_ros.bench.retrieval import SIZES, bench_retrieval
     from vloc_ros.bench.timing import threads_of
     from vloc_ros.errors import ConfigError
     from vloc_ros.localizers.base import select_device
 
-    if backend not in ("imposing", "irpnet", "retrieval"):
+    if backend not in ("imposing", "irpnet", "retrieval", "pixloc"):
         raise ConfigError(
-            f"bench: expected a backend that can be measured (imposing, irpnet, retrieval), found {backend!r}"
+            f"bench: expected a backend that can be measured (imposing, irpnet, retrieval, pixloc), found {backend!r}"
         )
     if backend == "irpnet" and map_path is not None:
         raise ConfigError("bench irpnet: measures the paper's settings with random weights; leave out --map")
@@ -67,6 +70,8 @@ def bench(
             result = bench_irpnet(where, repeats)
         elif backend == "retrieval":
             result = bench_retrieval(map_path, queries, where, rows or SIZES, repeats)
+        elif backend == "pixloc":
+            result = bench_pixloc(map_path, where, repeats)
         else:
             result = bench_imposing(map_path, where, repeats, accuracy_bag=accuracy)
     title = Text(f"{result['map']} on {result['device']}")
@@ -81,7 +86,8 @@ def bench(
     console.print(table)
     for key in (
         "precision", "speedup_vs_naive", "max_abs_difference", "pose_difference_float64", "pose_difference_default_m",
-        "floor_ms", "times_floor", "memory_bytes", "parameters", "accuracy", "auto",
+        "precision_m", "error_m", "floor_ms", "times_floor", "memory_bytes", "bytes_per_observation", "parameters",
+        "accuracy", "auto",
     ):  # fmt: skip
         if key in result:
             console.print(f"{key}: {result[key]}", markup=False)

@@ -1,4 +1,4 @@
-"""``vloc map``: explain, check, pack, calibrate, build, extend and densify maps."""
+"""``vloc map``: explain, check, pack, combine, calibrate, build, extend and densify maps."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from vloc_ros.errors import MapError
 
 __all__ = ["app"]
 
-app = typer.Typer(no_args_is_help=True, help="Explain, check, pack, calibrate, build, extend and densify maps.")
+app = typer.Typer(
+    no_args_is_help=True, help="Explain, check, pack, combine, calibrate, build, extend and densify maps."
+)
 MapArgument = Annotated[Path, typer.Argument(metavar="MAP", help="A map directory or .vmap file.")]
 
 
@@ -53,6 +55,26 @@ def pack(
     from vloc_ros.maps import pack_map
 
     typer.echo(pack_map(path, out, overwrite=overwrite))
+
+
+@app.command()
+def cascade(
+    coarse: Annotated[Path, typer.Argument(metavar="COARSE", help="The map that says where (for example ImPosing).")],
+    fine: Annotated[Path, typer.Argument(metavar="FINE", help="The map that refines (PixLoc).")],
+    out: Annotated[Path, typer.Option("--out", help="The cascade to write; it names both by relative path.")],
+    assign: Annotated[
+        list[str] | None, typer.Option("--set", help="One setting, for example gate_sigmas=3 or fine.references=3.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing cascade.")] = False,
+) -> None:
+    """Make one map of two: the coarse localizer's pose and covariance are where the fine one searches."""
+    from vloc_ros.commands.assignments import assigned
+    from vloc_ros.localizers.cascade.bundle import write_cascade
+    from vloc_ros.localizers.cascade.settings import CascadeSettings
+    from vloc_ros.settings import settings_from_mapping
+
+    settings = settings_from_mapping(CascadeSettings, assigned(assign or [], "--set", {}), "--set")
+    typer.echo(write_cascade(out, coarse, fine, settings, overwrite=overwrite).path)
 
 
 _PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True}

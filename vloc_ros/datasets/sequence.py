@@ -81,7 +81,7 @@ class PosedSequence:
             self.T_map_cam[indices],
             self.T_base_cam,
             self.camera,
-            _Subset(self.source, indices),
+            (_DepthSubset if hasattr(self.source, "depth") else _Subset)(self.source, indices),
             None if self.T_odom_base is None else self.T_odom_base[indices],
             self.frame_id,
         )
@@ -98,3 +98,12 @@ class _Subset:
     def frames(self) -> Iterator[tuple[int, RgbImage]]:
         for index in range(len(self.indices)):
             yield index, self.image(index)
+
+
+@dataclass(frozen=True)
+class _DepthSubset(_Subset):
+    """Of a source that knows depth, which its frames then do, too."""
+
+    def depth(self, index: int) -> npt.NDArray[np.float32]:
+        out: npt.NDArray[np.float32] = self.source.depth(int(self.indices[index]))  # type: ignore[attr-defined]
+        return out

@@ -42,6 +42,11 @@ class Localizer(ABC):
     statistics: ClassVar[tuple[str, ...]] = ()
     #: Whether a frame localized from a prior leaves other statistics, which want a calibration of their own.
     prior_changes_statistics: ClassVar[bool] = False
+    #: Six diagnostics with a frame's own standard deviations in the camera's axes (position, m, then rotation, rad),
+    #: which the calibration corrects; empty for a backend that has no idea of its own.
+    whitening: ClassVar[tuple[str, ...]] = ()
+    #: Standard deviations of the simulated priors that a calibration draws (log-uniformly), metres.
+    prior_sigma_m: ClassVar[tuple[float, float]] = (0.2, 3.0)
 
     def __init__(self, bundle: MapBundle, device: torch.device) -> None:
         self._manifest = bundle.manifest
@@ -80,6 +85,16 @@ class Localizer(ABC):
 
         if self._manifest.preprocessing:
             Preprocess.from_settings(self._manifest.preprocessing).check(camera, self._manifest.camera)
+
+    @property
+    def takes_distorted(self) -> bool:
+        """Whether it takes images as the lens made them; others get them rectified."""
+        return False
+
+    @property
+    def needs_prior(self) -> bool:
+        """Whether it finds nothing in an image without a prior."""
+        return False
 
     def warm_up(self) -> None:
         """Run once on a grey image so that the first real frame does not pay for compilation and allocation."""

@@ -20,6 +20,8 @@ BUILT_IN: dict[str, str] = {
     "irpnet": "vloc_ros.localizers.irpnet.localizer:IRPNetLocalizer",
     "camnet": "vloc_ros.localizers.camnet.localizer:CamNetLocalizer",
     "copr": "vloc_ros.localizers.copr.localizer:CoPRLocalizer",
+    "pixloc": "vloc_ros.localizers.pixloc.localizer:PixLocLocalizer",
+    "cascade": "vloc_ros.localizers.cascade.localizer:CascadeLocalizer",
 }
 
 #: A third-party distribution declares ``my_method = "my_package.module:MyLocalizer"`` under this group.

@@ -14,7 +14,7 @@ from vloc_ros.maps import MapBundle
 from vloc_ros.tracking.calibration import CovarianceModel
 from vloc_ros.types import Array, LocalizationState
 
-__all__ = ["UNCALIBRATED", "SceneCalibration", "Verdict", "number", "section"]
+__all__ = ["UNCALIBRATED", "SceneCalibration", "Verdict", "in_map_axes", "number", "section"]
 
 #: Covariance of a map without calibration, metres and radians: cautious on purpose.
 UNCALIBRATED = np.diag([25.0, 25.0, 4.0, 0.03, 0.03, 0.03])
@@ -92,15 +92,22 @@ class SceneCalibration:
         localized_sigma_m: float,
         lost_sigma_m: float,
         with_prior: bool = False,
+        whitening: npt.ArrayLike | None = None,
     ) -> Verdict:
         """The verdict on a frame. Without calibration it is DEGRADED with a large constant covariance.
 
         LOST: sigma beyond ``lost_sigma_m``, or a score below half of ``min_score``.
+
+        :param whitening: (6,) the frame's own standard deviations in the camera's axes, where the backend has them:
+            the calibration was fitted to errors divided by them.
         """
         model = self.covariance_prior if with_prior else self.covariance
         if model is None:
             return Verdict(UNCALIBRATED.copy(), LocalizationState.DEGRADED, None)
         covariance = model.covariance(statistics, T_map_cam[:3, :3])
+        if whitening is not None:
+            scale = in_map_axes(whitening, T_map_cam[:3, :3])
+            covariance = scale @ covariance @ scale.T
         sigma = float(np.sqrt(np.linalg.eigvalsh(covariance[:3, :3])[-1]))
         if not np.isfinite(sigma) or sigma > lost_sigma_m or score < 0.5 * self.min_score:
             state = LocalizationState.LOST
@@ -109,6 +116,13 @@ class SceneCalibration:
         else:
             state = LocalizationState.LOCALIZED
         return Verdict(covariance, state, sigma)
+
+
+def in_map_axes(whitening: npt.ArrayLike, R_map_cam: Array) -> Array:
+    """The 6x6 matrix that multiplies errors in map axes by (6,) numbers along the camera's axes."""
+    turn = np.zeros((6, 6))
+    turn[:3, :3] = turn[3:, 3:] = R_map_cam
+    return np.asarray(turn @ np.diag(np.asarray(whitening, dtype=np.float64)) @ turn.T)
 
 
 def _model(data: Any, names: Sequence[str], where: str) -> CovarianceModel | None:

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from vloc_ros.errors import MapChecksumError
 from vloc_ros.maps.schema import FileEntry
 
-__all__ = ["bundle_id", "check_content", "file_entry"]
+__all__ = ["bundle_id", "check_content", "content_digest", "file_entry"]
 
 
 def file_entry(name: str, content: bytes) -> FileEntry:
@@ -29,9 +29,14 @@ def check_content(entry: FileEntry, content: bytes, where: str) -> None:
         raise MapChecksumError(f"{where}: expected SHA-256 {entry.sha256[:16]}..., found {found[:16]}...; {advice}")
 
 
-def bundle_id(backend: str, files: Iterable[FileEntry]) -> str:
-    """16 hexadecimal digits that stand for the backend and the content of all files, whatever their order."""
+def content_digest(backend: str, files: Iterable[FileEntry]) -> str:
+    """SHA-256 (hexadecimal) over the backend and the content of all files, whatever their order."""
     digest = hashlib.sha256(backend.encode())
     for entry in sorted(files, key=lambda item: item.name):
         digest.update(f"\n{entry.name} {entry.sha256}".encode())
-    return digest.hexdigest()[:16]
+    return digest.hexdigest()
+
+
+def bundle_id(backend: str, files: Iterable[FileEntry]) -> str:
+    """The first 16 hexadecimal digits of :func:`content_digest`."""
+    return content_digest(backend, files)[:16]

@@ -8,13 +8,14 @@ import os
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
 
 from vloc_ros.errors import MapError
 from vloc_ros.maps.checksums import file_entry
+from vloc_ros.maps.contents import files_of
 from vloc_ros.maps.reader import MapBundle, read_map
 from vloc_ros.maps.schema import MANIFEST_NAME, MapManifest, check_file_name, dump_manifest
 from vloc_ros.maps.tensors import encode_tensors
@@ -23,6 +24,23 @@ __all__ = ["check_target", "pack_map", "write_map"]
 
 _RENAME_EXCHANGE = 2
 _AT_FDCWD = -100
+
+
+class _Both(Mapping[str, bytes]):
+    """Two sets of files with different names as one."""
+
+    def __init__(self, held: Mapping[str, bytes], fetched: Mapping[str, bytes]) -> None:
+        self._held, self._fetched = held, fetched
+
+    def __getitem__(self, name: str) -> bytes:
+        return self._held[name] if name in self._held else self._fetched[name]
+
+    def __iter__(self) -> Iterator[str]:
+        yield from self._held
+        yield from self._fetched
+
+    def __len__(self) -> int:
+        return len(self._held) + len(self._fetched)
 
 
 def write_map(
@@ -38,7 +56,8 @@ def write_map(
     :param path: the directory to make, or a file name ending in ``.vmap``.
     :param manifest: its ``files`` are ignored and filled from what is written.
     :param tensors: safetensors files by name, for example ``{"weights.safetensors": {...}}``.
-    :param extra_files: other files by name.
+    :param extra_files: other files by name; read one at a time, so that a mapping that fetches them from disk
+        (:mod:`vloc_ros.maps.contents`) keeps the memory of a large map bounded.
     :param overwrite: replace an existing map, by one atomic exchange; without it an existing path is refused.
     :raises MapError: the path exists (or holds something that is not a map), or cannot be written.
     :raises MapTensorError: a tensor is not finite.
@@ -46,16 +65,17 @@ def write_map(
     """
     target = Path(path).expanduser()
     check_target(target, overwrite)
-    contents: dict[str, bytes] = {}
+    encoded: dict[str, bytes] = {}
     for name, group in tensors.items():
-        contents[check_file_name(name)] = encode_tensors(group, str(target / name))
-    for name, content in (extra_files or {}).items():
-        if check_file_name(name) in contents:
+        encoded[check_file_name(name)] = encode_tensors(group, str(target / name))
+    extra: Mapping[str, bytes] = extra_files or {}
+    for name in extra:
+        if check_file_name(name) in encoded:
             raise MapError(f"{target / name}: given both as tensors and as an extra file")
-        contents[name] = content
-    entries = tuple(file_entry(name, content) for name, content in sorted(contents.items()))
+    contents = _Both(encoded, extra)
+    entries = tuple(file_entry(name, contents[name]) for name in sorted(contents))
     text = dump_manifest(manifest.with_files(entries), str(target / MANIFEST_NAME))
-    contents[MANIFEST_NAME] = text.encode()
+    encoded[MANIFEST_NAME] = text.encode()
     try:
         if target.suffix == ".vmap":
             _write_zip(target, contents, overwrite)
@@ -80,8 +100,8 @@ def pack_map(
     if file.suffix != ".vmap":
         raise MapError(f"{file}: expected a file name that ends in .vmap")
     check_target(file, overwrite)
-    contents = {entry.name: bundle.read(entry.name) for entry in bundle.manifest.files}
-    contents[MANIFEST_NAME] = dump_manifest(bundle.manifest, str(file)).encode()
+    manifest = {MANIFEST_NAME: dump_manifest(bundle.manifest, str(file)).encode()}
+    contents = _Both(manifest, files_of(bundle))
     try:
         _write_zip(file, contents, overwrite)
     except OSError as problem:

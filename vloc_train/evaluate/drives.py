@@ -15,6 +15,7 @@ import numpy.typing as npt
 from vloc_ros.datasets import is_bag, open_sequence
 from vloc_ros.datasets.kitti import KittiOptions, open_kitti
 from vloc_ros.datasets.sequence import ImageSource, PosedSequence
+from vloc_ros.datasets.tum import is_tum, open_tum
 from vloc_ros.errors import ConfigError
 from vloc_ros.town import Renderer, Town, Traversal, default_camera
 from vloc_ros.types import RgbImage
@@ -132,6 +133,10 @@ class Drives:
         path = self._root / drive.path
         if is_bag(path):
             sequence = open_sequence(path, image=drive.images)
+        elif is_tum(path):
+            if drive.intrinsics is None:
+                raise ConfigError(f"data.{name}: expected intrinsics, which {path} does not hold")
+            sequence = open_tum(path, drive.intrinsics, images=drive.images or "rgb")
         else:
             options = KittiOptions(
                 images=drive.images,
@@ -140,6 +145,9 @@ class Drives:
                 world=drive.world,
             )
             sequence = open_kitti(path, options)
+        if drive.distortion:
+            camera = replace(sequence.camera, distortion_model="plumb_bob", distortion=drive.distortion)
+            sequence = replace(sequence, camera=camera)
         if drive.grey:
             sequence = replace(sequence, source=_Grey(sequence.source))
         digest = hashlib.sha256(sequence.T_map_cam.tobytes() + sequence.stamps_ns.tobytes())

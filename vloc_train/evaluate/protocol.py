@@ -10,14 +10,33 @@ from typing import Any, Literal
 import yaml
 
 from vloc_ros.errors import ConfigError
+from vloc_ros.evaluation.metrics import RECALL_THRESHOLDS
 from vloc_ros.protocols import protocol_text
 from vloc_ros.settings import ranged, settings_from_mapping
+from vloc_train.evaluate.claims import Claim, share_limits
+from vloc_train.evaluate.prior import Prior
 from vloc_train.evaluate.selection import SPECIAL, Selection
 
-__all__ = ["ORACLE", "Claim", "Drive", "FolderDrive", "Protocol", "Row", "Split", "Step", "Stray", "TownDrive", "load"]
+__all__ = [
+    "ORACLE",
+    "PRIOR",
+    "Claim",
+    "Drive",
+    "FolderDrive",
+    "Protocol",
+    "Row",
+    "Split",
+    "Step",
+    "Stray",
+    "TownDrive",
+    "load",
+    "share_limits",
+]
 
 #: The method whose row every split gets: always answer with the map image nearest to the truth.
 ORACLE = "oracle"
+#: The method whose row a split with a prior gets: always answer with the prior.
+PRIOR = "prior"
 _MAX_BYTES = 1 << 20
 
 
@@ -41,13 +60,16 @@ class TownDrive:
 @dataclass(frozen=True)
 class FolderDrive:
     """A bag or data-set folder below ``--root``; the other fields are those of KITTI's and flat folders
-    (:class:`vloc_ros.datasets.kitti.KittiOptions`). ``grey`` takes the colour out of the images."""
+    (:class:`vloc_ros.datasets.kitti.KittiOptions`). A folder with ``groundtruth.txt`` is one of the TUM RGB-D benchmark
+    and needs ``intrinsics``. ``distortion`` (k1, k2, p1, p2 and perhaps k3) is that of the images, which stay as they
+    are; ``grey`` takes the colour out of them."""
 
     path: str
     images: str | None = None
     intrinsics: tuple[float, float, float, float] | None = None
     camera_offset: tuple[float, float, float] | None = None
     world: Literal["camera", "y_up", "z_up"] = "camera"
+    distortion: tuple[float, ...] = ()
     grey: bool = False
 
 
@@ -73,6 +95,7 @@ class Split:
     :param apart_frames: map frames less than so many frames from the stamp of one of the fold's queries are left out.
     :param within_m: only queries that come so close to a map frame; 0: all.
     :param within_deg: and look at most so far away from its viewing direction.
+    :param prior: what the queries are told about their poses; none: nothing.
     :param about: what it is, for the table.
     """
 
@@ -82,12 +105,13 @@ class Split:
     apart_frames: int = ranged(0, minimum=0)
     within_m: float = ranged(0.0, minimum=0.0)
     within_deg: float = ranged(180.0, minimum=0.0, maximum=180.0)
+    prior: Prior | None = None
     about: str = ""
 
 
 @dataclass(frozen=True)
 class Step:
-    """One map: trained, built with what another one has learned, or densified.
+    """One map: trained, built with what another one has learned, densified, or a cascade of two others.
 
     In selections ``$map`` stands for the split's map frames, and ``$left_out`` for those of the same drives that a fold
     leaves out of its map (``apart_frames``). ``$query_left_out`` are the frames of the query drives at the moments of
@@ -96,6 +120,7 @@ class Step:
     :param train: a backend of ``vloc train``.
     :param build: a backend of ``vloc map build``.
     :param densify: the step whose map to densify, as ``vloc map densify`` does.
+    :param cascade: the steps whose maps are the coarse and the fine one, as ``vloc map cascade`` takes them.
     :param data: selections of drives, or such lists by scene.
     :param calibration: other drives, for the covariance.
     :param extractor: the step whose extractor to use.
@@ -108,6 +133,7 @@ class Step:
     train: str | None = None
     build: str | None = None
     densify: str | None = None
+    cascade: tuple[str, str] | None = None
     data: Any = ()
     calibration: Any = ()
     extractor: str | None = None
@@ -117,15 +143,19 @@ class Step:
     settings: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if sum(v is not None for v in (self.train, self.build, self.densify)) != 1:
-            raise ConfigError("expected one of train, build and densify")
-        if self.densify is None:
+        kinds = (self.train, self.build, self.densify, self.cascade)
+        if sum(v is not None for v in kinds) != 1:
+            raise ConfigError("expected one of train, build, densify and cascade")
+        if self.regressor is not None and self.densify is None:
+            raise ConfigError("regressor: only densify takes one")
+        if self.train is not None or self.build is not None:
             if not self.data:
                 raise ConfigError("expected data to make the map from")
-            if self.regressor is not None:
-                raise ConfigError("regressor: only densify takes one")
         elif self.data or self.extractor or self.preset or self.maps:
-            raise ConfigError("densify: expected no data, extractor, preset or maps, the map has them")
+            kind = "densify" if self.densify is not None else "cascade"
+            raise ConfigError(f"{kind}: expected no data, extractor, preset or maps, the map has them")
+        if self.cascade is not None and self.calibration:
+            raise ConfigError("cascade: expected no calibration, its members have theirs")
         for name in ("data", "calibration"):
             self.selections(name)
 
@@ -144,7 +174,9 @@ class Step:
 
     def parents(self) -> dict[str, str]:
         """The steps that must be made before, by what they are for."""
+        coarse, fine = self.cascade or (None, None)
         own = {"densify": self.densify, "extractor": self.extractor, "regressor": self.regressor}
+        own |= {"coarse": coarse, "fine": fine}
         maps = {f"maps.{setting}": name for setting, name in self.maps.items()}
         return {**{kind: name for kind, name in own.items() if name is not None}, **maps}
 
@@ -157,6 +189,8 @@ class Row:
     :param map: the step that makes its map.
     :param splits: names of splits.
     :param settings: of the backend, as ``vloc replay --set`` takes them.
+    :param prior: what the queries are told, instead of what the split says.
+    :param without_prior: ask without a prior, whatever the split says.
     :param against: the method whose row this one is compared with; empty: the baseline.
     :param about: for the table.
     """
@@ -165,32 +199,18 @@ class Row:
     map: str
     splits: tuple[str, ...]
     settings: dict[str, Any] = field(default_factory=dict)
+    prior: Prior | None = None
+    without_prior: bool = False
     against: str = ""
     about: str = ""
 
-
-@dataclass(frozen=True)
-class Claim:
-    """A statement about figures of the table, checked and printed with them.
-
-    It holds where ``figure`` of the row is at most ``at_most``, or at most ``factor`` times that of ``against``.
-
-    :param text: the claim in words.
-    :param split: name of a split. :param method: the row. :param against: the row to compare with.
-    :param figure: a number of the rows. :param factor: see above. :param at_most: see above.
-    """
-
-    text: str
-    split: str
-    method: str
-    figure: str = "localizer_median_translation_m"
-    against: str = ""
-    factor: float = ranged(1.0, minimum=0.0)
-    at_most: float | None = None
-
     def __post_init__(self) -> None:
-        if (self.at_most is None) == (not self.against):
-            raise ConfigError("expected either at_most, or against with a factor")
+        if self.prior is not None and self.without_prior:
+            raise ConfigError("expected either prior or without_prior")
+
+    def asked(self, split: Split) -> Prior | None:
+        """The prior of this row's queries on a split."""
+        return None if self.without_prior else self.prior or split.prior
 
 
 @dataclass(frozen=True)
@@ -215,7 +235,11 @@ class Stray:
 
 @dataclass(frozen=True)
 class Protocol:
-    """See the module. :param baseline: the method that stands beside every other on its split."""
+    """See the module.
+
+    :param baseline: the method that stands beside every other on its split.
+    :param recall: limits (m, degrees) whose shares the table shows besides those of every table.
+    """
 
     name: str
     data: dict[str, Drive]
@@ -226,12 +250,15 @@ class Protocol:
     title: str = ""
     about: str = ""
     seed: int = ranged(0, minimum=0)
+    recall: tuple[tuple[float, float], ...] = ()
     claims: tuple[Claim, ...] = ()
     strays: tuple[Stray, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.rows:
             raise ConfigError("rows: expected at least one")
+        if any(not limit > 0 for pair in self.recall for limit in pair):
+            raise ConfigError(f"recall: expected limits above 0, found {[list(pair) for pair in self.recall]}")
         for name, split in self.splits.items():
             for text in (*split.map, *split.query):
                 self._drive(Selection.parse(text, f"splits.{name}"), f"splits.{name}", with_map=False)
@@ -249,6 +276,8 @@ class Protocol:
 
     def _check_rows(self) -> None:
         table = [(split, row.method) for row in self.rows for split in row.splits]
+        # What the protocol says of a row it may also say of the prior's own.
+        priors = [(name, PRIOR) for name, split in self.splits.items() if split.prior is not None]
         for row in self.rows:
             where = f"rows: {row.method!r}"
             self._known(row.map, self.steps, where)
@@ -256,19 +285,23 @@ class Protocol:
                 raise ConfigError(f"{where}: expected at least one split")
             for split in row.splits:
                 self._known(split, self.splits, where)
-                if row.against and (split, row.against) not in table:
+                if row.against and (split, row.against) not in table + priors:
                     raise ConfigError(f"{where}: expected a row {row.against!r} on split {split!r}, found none")
         twice = {entry for entry in table if table.count(entry) > 1}
         if twice:
             raise ConfigError(f"rows: expected each method once on a split, found {sorted(twice)[0]} again")
-        if any(row.method == ORACLE for row in self.rows):
-            raise ConfigError(f"rows: {ORACLE!r} is the row that every split gets by itself")
+        for name in {row.method for row in self.rows} & {ORACLE, PRIOR}:
+            raise ConfigError(f"rows: {name!r} is a row that splits get by themselves")
         for split in {split for split, _ in table}:
             if (split, self.baseline) not in table:
                 raise ConfigError(f"baseline: expected a row {self.baseline!r} on split {split!r}, found none")
+        known = {*RECALL_THRESHOLDS, *self.recall}
         for claim in self.claims:
+            if share_limits(claim.figure) not in {None, *known}:
+                shown = ", ".join(f"{m:g} m {deg:g} deg" for m, deg in sorted(known))
+                raise ConfigError(f"claims: {claim.figure}: expected limits out of {shown} (recall adds others)")
             for method in (claim.method, *((claim.against,) if claim.against else ())):
-                if (claim.split, method) not in table and method != ORACLE:
+                if (claim.split, method) not in table + priors and method != ORACLE:
                     raise ConfigError(f"claims: expected a row {method!r} on split {claim.split!r}, found none")
         for stray in self.strays:
             self._known(stray.split, self.splits, "strays")

@@ -14,15 +14,27 @@ from typing import Any
 import numpy as np
 
 from vloc_ros.errors import TrainingError, VlocError
+from vloc_ros.evaluation.metrics import FrameRecord
 from vloc_ros.evaluation.tum import write_tum
 from vloc_ros.localizers.base import load_localizer
 from vloc_ros.maps import MapBundle
+from vloc_ros.settings import settings_to_mapping
 from vloc_ros.types import Array
 from vloc_train.evaluate.claims import check_claims
-from vloc_train.evaluate.drives import Drives
+from vloc_train.evaluate.drives import Drives, Part
 from vloc_train.evaluate.mapped import map_figures, reference_cameras
-from vloc_train.evaluate.protocol import ORACLE, Protocol, Row
-from vloc_train.evaluate.score import Answers, answer, figures, oracle_figures, records_of
+from vloc_train.evaluate.prior import Prior
+from vloc_train.evaluate.protocol import ORACLE, PRIOR, Protocol, Row
+from vloc_train.evaluate.score import (
+    Answers,
+    Asked,
+    answer,
+    asked_of,
+    figures,
+    oracle_figures,
+    posed_figures,
+    records_of,
+)
 from vloc_train.evaluate.splits import Fold, folds_of
 from vloc_train.evaluate.steps import Made, Steps
 from vloc_train.run import RunOptions
@@ -74,7 +86,10 @@ def evaluate_protocol(
     for split, rows in _chosen(protocol, only).items():
         splits[split] = folds_of(split, protocol.splits[split], drives)
         table.splits[split] = _about(protocol, split, splits[split])
-        table.rows.append(_oracle_row(split, splits[split]))
+        table.rows.append(_oracle_row(split, splits[split], protocol.recall))
+        prior = protocol.splits[split].prior
+        if prior is not None:
+            table.rows.append(_prior_row(protocol, split, prior, splits[split]))
         for row in rows:
             try:
                 counted, timing = _row(protocol, split, row, splits[split], steps, cache, out, options)
@@ -135,6 +150,7 @@ def _about(protocol: Protocol, split: str, folds: Sequence[Fold]) -> dict[str, A
         "folds": len(folds),
         "map_frames": [sum(len(p) for p in fold.map) for fold in folds],
         "queries": sum(len(p) for fold in folds for p in fold.query),
+        "prior": None if given.prior is None else settings_to_mapping(given.prior),
     }
 
 
@@ -142,25 +158,39 @@ def _cameras(fold: Fold) -> Array:
     return np.concatenate([p.sequence.T_map_cam[p.rows] for p in fold.map])
 
 
-def _oracle_row(split: str, folds: Sequence[Fold]) -> dict[str, Any]:
-    found = oracle_figures([(fold.query, _cameras(fold)) for fold in folds])
+def _oracle_row(split: str, folds: Sequence[Fold], recall: Sequence[tuple[float, float]]) -> dict[str, Any]:
+    found = oracle_figures([(fold.query, _cameras(fold)) for fold in folds], recall)
     return {"method": ORACLE, "split": split, "about": "the map image nearest to the truth", **found}
+
+
+def _prior_row(protocol: Protocol, split: str, prior: Prior, folds: Sequence[Fold]) -> dict[str, Any]:
+    asked = [asked_of(fold, prior, protocol.seed, f"split {split}") for fold in folds]
+    return {"method": PRIOR, "split": split, "about": "what the queries are told", **_told(asked, protocol.recall)}
+
+
+def _told(asked: Sequence[Asked], recall: Sequence[tuple[float, float]]) -> dict[str, Any]:
+    """The figures of the priors themselves."""
+    priors = [a.priors for a in asked if a.priors is not None]
+    return posed_figures([part for a in asked for part in a.queries], np.concatenate(priors), recall)
 
 
 def _row(
     protocol: Protocol, split: str, row: Row, folds: Sequence[Fold], steps: Steps, cache: Path, out: Path,
     options: RunOptions,
 ) -> tuple[dict[str, Any], dict[str, Any]]:  # fmt: skip
+    prior = row.asked(protocol.splits[split])
+    asked = [asked_of(fold, prior, protocol.seed, f"split {split}, row {row.method!r}") for fold in folds]
     made = [steps.make(row.map, fold) for fold in folds]
     bundles = [m.bundle() for m in made]
     answers = Answers.join([
-        _answers(cache / "answers", m, row.settings, fold, options.device) for m, fold in zip(made, folds, strict=True)
+        _answers(cache / "answers", m, row.settings, a, options.device) for m, a in zip(made, asked, strict=True)
     ])  # fmt: skip
-    queries = [part for fold in folds for part in fold.query]
+    queries = [part for a in asked for part in a.queries]
     records = records_of(answers, queries)
     oracle = oracle_figures([
         (fold.query, _references(bundle, fold)) for bundle, fold in zip(bundles, folds, strict=True)
     ])  # fmt: skip
+    told = _told(asked, protocol.recall) if prior is not None else {}
     counted = {
         "method": row.method,
         "split": split,
@@ -169,16 +199,18 @@ def _row(
         "step": row.map,
         "settings": dict(row.settings),
         "against": row.against or protocol.baseline,
-        **figures(records),
+        **figures(records, protocol.recall),
         "oracle_median_translation_m": oracle["median_translation_m"],
         "oracle_median_rotation_deg": oracle["median_rotation_deg"],
+        **{f"prior_{name}": told[name] for name in ("median_translation_m", "median_rotation_deg") if told},
         **map_figures(bundles),
     }
     folder = out / "trajectories" / _file_name(split)
-    posed = [(r.stamp_ns, r.T_estimated) for r in records if r.T_estimated is not None]
+    once = _first_of_repeats(records, asked)
+    posed = [(r.stamp_ns, r.T_estimated) for r in once if r.T_estimated is not None]
     folder.mkdir(parents=True, exist_ok=True)
     write_tum(folder / f"{_file_name(row.method)}.tum", sorted(posed, key=lambda item: item[0]))
-    truth = [(r.stamp_ns, r.T_reference) for r in records if r.T_reference is not None]
+    truth = [(r.stamp_ns, r.T_reference) for r in once if r.T_reference is not None]
     write_tum(folder / "reference.tum", sorted(truth, key=lambda item: item[0]))
     milliseconds = answers.milliseconds
     timing = {
@@ -192,15 +224,31 @@ def _row(
     return counted, timing
 
 
-def _answers(cache: Path, made: Made, settings: Mapping[str, Any], fold: Fold, device: str) -> Answers:
-    """What the map says to the fold's queries, from the cache where it has been asked before."""
-    asked = [part.digest for part in fold.query]
-    content = json.dumps([made.key, made.bundle().id, dict(settings), asked], sort_keys=True, default=str)
+def _first_of_repeats(records: Sequence[FrameRecord], asked: Sequence[Asked]) -> list[FrameRecord]:
+    """Every frame once: trajectories have no room for another pose at the same moment."""
+    out: list[FrameRecord] = []
+    row = 0
+    for one in asked:
+        seen: list[Part] = []
+        for part in one.queries:
+            if not any(part is other for other in seen):
+                out += records[row : row + len(part)]
+            seen.append(part)
+            row += len(part)
+    return out
+
+
+def _answers(cache: Path, made: Made, settings: Mapping[str, Any], asked: Asked, device: str) -> Answers:
+    """What the map says to these queries, from the cache where it has been asked before."""
+    what: list[Any] = [made.key, made.bundle().id, dict(settings), [part.digest for part in asked.queries]]
+    if asked.priors is not None and asked.covariance is not None:
+        what.append(hashlib.sha256(asked.priors.tobytes() + asked.covariance.tobytes()).hexdigest())
+    content = json.dumps(what, sort_keys=True, default=str)
     file = cache / f"{hashlib.sha256(content.encode()).hexdigest()[:16]}.npz"
     if not file.exists():
         with load_localizer(made.path, device, settings=dict(settings) or None) as localizer:
             localizer.warm_up()
-            answer(localizer, fold.query).save(file)
+            answer(localizer, asked).save(file)
     return Answers.load(file)
 
 
@@ -218,7 +266,7 @@ def _compare(protocol: Protocol, rows: Sequence[dict[str, Any]]) -> None:
             row["baseline_median_translation_m"] = baseline["localizer_median_translation_m"]
             row["baseline_median_rotation_deg"] = baseline["localizer_median_rotation_deg"]
         other = table.get((row["split"], row.get("against", protocol.baseline)))
-        if other is not None and row["method"] != ORACLE and other is not row:
+        if other is not None and row["method"] not in (ORACLE, PRIOR) and other is not row:
             for kind in ("translation_m", "rotation_deg"):
                 before, after = (x[f"localizer_median_{kind}"] for x in (other, row))
                 row[f"change_median_{kind}"] = after / before - 1.0 if before > 0 else float("nan")

@@ -13,18 +13,60 @@ import numpy as np
 import numpy.typing as npt
 
 from vloc_ros.errors import VlocError
-from vloc_ros.evaluation.metrics import FrameRecord, Recall, evaluate, nearest
+from vloc_ros.evaluation.metrics import RECALL_THRESHOLDS, FrameRecord, Recall, evaluate, nearest
 from vloc_ros.geometry.se3 import covariance_of_base, inverse
 from vloc_ros.images.rectify import Rectifier
 from vloc_ros.localizers.base import Localizer
-from vloc_ros.types import Array, LocalizationState, Query
+from vloc_ros.types import Array, LocalizationState, PosePrior, Query
 from vloc_train.evaluate.drives import Part
+from vloc_train.evaluate.prior import Prior
+from vloc_train.evaluate.splits import Fold
 
-__all__ = ["Answers", "answer", "figures", "oracle_figures", "records_of"]
+__all__ = ["Answers", "Asked", "answer", "asked_of", "figures", "oracle_figures", "posed_figures", "records_of"]
 
 _STATES = tuple(LocalizationState)
 #: A frame's own verdict that would let its pose out; the tracker, which needs a sequence, is not asked here.
 _PUBLISHED = (LocalizationState.LOCALIZED, LocalizationState.DEGRADED)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The queries of a fold in the order they are asked, with repeats one after the other.
+
+    :ivar queries: the drives' frames, N in all.
+    :ivar priors: ``T_map_cam`` (N, 4, 4) that they are told; None: nothing.
+    :ivar covariance: (6, 6) of the priors.
+    """
+
+    queries: tuple[Part, ...]
+    priors: Array | None = None
+    covariance: Array | None = None
+
+    def prior(self, row: int) -> PosePrior | None:
+        """What query ``row`` is told."""
+        if self.priors is None or self.covariance is None:
+            return None
+        return PosePrior(self.priors[row], self.covariance)
+
+
+def asked_of(fold: Fold, prior: Prior | None, seed: int, where: str = "") -> Asked:
+    """The queries of a fold with their priors.
+
+    :param seed: the protocol's. :param where: the place to name in messages.
+    :raises ConfigError: a query has no reference as far away as its prior has to be.
+    """
+    if prior is None:
+        return Asked(fold.query)
+    known = (*fold.map, *fold.left_out)
+    references = np.concatenate([p.sequence.T_map_cam[p.rows] for p in known])
+    # By time, so that the same one is drawn whatever a fold leaves out.
+    references = references[np.argsort(np.concatenate([p.sequence.stamps_ns[p.rows] for p in known]), kind="stable")]
+    priors = [
+        prior.poses(part.sequence.T_map_cam[part.rows], part.sequence.stamps_ns[part.rows], references, seed, n, where)
+        for n in range(prior.repeats)
+        for part in fold.query
+    ]
+    return Asked(fold.query * prior.repeats, np.concatenate(priors), prior.covariance)
 
 
 @dataclass(frozen=True)
@@ -60,25 +102,27 @@ class Answers:
         return cls(**{k: np.concatenate([getattr(p, k) for p in parts]) for k in cls.__dataclass_fields__})
 
 
-def answer(localizer: Localizer, queries: Sequence[Part], progress: Callable[[int], None] | None = None) -> Answers:
+def answer(localizer: Localizer, asked: Asked, progress: Callable[[int], None] | None = None) -> Answers:
     """Ask every query, each for itself, in the order of the drives.
 
-    A frame that the localizer refuses has no pose and counts as LOST.
+    A frame that the localizer refuses has no pose and counts as LOST. Images are rectified first, unless the localizer
+    takes them as the lens made them.
     """
-    count = sum(len(part) for part in queries)
+    count = sum(len(part) for part in asked.queries)
     T, S = np.full((count, 4, 4), np.nan), np.full((count, 6, 6), np.nan)
     state = np.full(count, _STATES.index(LocalizationState.LOST), dtype=np.int64)
     score, milliseconds = np.full(count, np.nan), np.full(count, np.nan)
     row = 0
-    for part in queries:
+    for part in asked.queries:
         sequence = part.frames()
-        rectifier = Rectifier(sequence.camera)
-        localizer.check_camera(rectifier.target)
+        rectifier = None if localizer.takes_distorted else Rectifier(sequence.camera)
+        localizer.check_camera(rectifier.target if rectifier else sequence.camera)
         for index, image in sequence.frames():
-            rectified, camera = rectifier.rectify(image)
+            seen, camera = rectifier.rectify(image) if rectifier else (image, sequence.camera)
+            query = Query(seen, camera, int(sequence.stamps_ns[index]), asked.prior(row))
             begin = time.perf_counter()
             try:
-                estimate = localizer.localize(Query(rectified, camera, int(sequence.stamps_ns[index])))
+                estimate = localizer.localize(query)
             except VlocError:
                 pass  # refused: stays LOST without a pose
             else:
@@ -121,14 +165,15 @@ def records_of(answers: Answers, queries: Sequence[Part]) -> list[FrameRecord]:
     return out
 
 
-def figures(records: Sequence[FrameRecord]) -> dict[str, Any]:
-    """The figures of a row.
+def figures(records: Sequence[FrameRecord], recall: Sequence[tuple[float, float]] = ()) -> dict[str, Any]:
+    """The figures of a row; ``recall``: limits (m, degrees) besides those of every table.
 
     Plain names are of published poses, as everywhere: a LOST frame is an infinite error. Names that begin with
     ``localizer_`` are the papers': every frame's pose whatever its state.
     """
-    published = evaluate(records)
-    own = evaluate([replace(r, T_map_base=r.T_estimated, covariance=None) for r in records])
+    limits = sorted({*RECALL_THRESHOLDS, *recall})
+    published = evaluate(records, thresholds=limits)
+    own = evaluate([replace(r, T_map_base=r.T_estimated, covariance=None) for r in records], thresholds=limits)
     return {
         "frames": published.frames,
         "localized": published.localized,
@@ -152,21 +197,32 @@ def _errors(metrics: Any, prefix: str) -> dict[str, Any]:
     }
 
 
-def oracle_figures(asked: Sequence[tuple[Sequence[Part], Array]]) -> dict[str, Any]:
+def oracle_figures(
+    asked: Sequence[tuple[Sequence[Part], Array]], recall: Sequence[tuple[float, float]] = ()
+) -> dict[str, Any]:
     """Medians, means and recalls of always answering with the reference pose whose camera is nearest.
 
     :param asked: the queries of each fold with the (M, 4, 4) camera poses of its map.
     """
-    records = []
+    best = []
     for queries, cameras in asked:
         for part in queries:
-            truth = part.sequence.T_map_cam[part.rows]
-            _, rows = nearest(truth[:, :3, 3], cameras[:, :3, 3])
-            T_cam_base = inverse(part.sequence.T_base_cam)
-            for stamp, T, row in zip(part.sequence.stamps_ns[part.rows], truth, rows, strict=True):
-                best = cameras[row] @ T_cam_base
-                records.append(FrameRecord(
-                    int(stamp), LocalizationState.LOCALIZED, T_map_base=best, T_reference=T @ T_cam_base,
-                    T_estimated=best,
-                ))  # fmt: skip
-    return figures(records)
+            _, rows = nearest(part.sequence.T_map_cam[part.rows, :3, 3], cameras[:, :3, 3])
+            best.append(cameras[rows])
+    return posed_figures([part for queries, _ in asked for part in queries], np.concatenate(best), recall)
+
+
+def posed_figures(
+    queries: Sequence[Part], T_map_cam: Array, recall: Sequence[tuple[float, float]] = ()
+) -> dict[str, Any]:
+    """Medians, means and recalls of answering the queries with these (N, 4, 4) poses."""
+    records, row = [], 0
+    for part in queries:
+        T_cam_base = inverse(part.sequence.T_base_cam)
+        for stamp, T in zip(part.sequence.stamps_ns[part.rows], part.sequence.T_map_cam[part.rows], strict=True):
+            said = T_map_cam[row] @ T_cam_base
+            records.append(FrameRecord(
+                int(stamp), LocalizationState.LOCALIZED, T_map_base=said, T_reference=T @ T_cam_base, T_estimated=said
+            ))  # fmt: skip
+            row += 1
+    return figures(records, recall)

@@ -18,8 +18,10 @@ from typing import Any
 import vloc_ros
 from vloc_ros.datasets import PosedSequence
 from vloc_ros.errors import ConfigError
+from vloc_ros.localizers.cascade.bundle import write_cascade
+from vloc_ros.localizers.cascade.settings import CascadeSettings
 from vloc_ros.maps import MapBundle, read_map
-from vloc_ros.settings import settings_to_mapping
+from vloc_ros.settings import settings_from_mapping, settings_to_mapping
 from vloc_train.evaluate.drives import Drives, Part, overlap
 from vloc_train.evaluate.protocol import Protocol, Step
 from vloc_train.evaluate.selection import LEFT_OUT, MAP, QUERY_LEFT_OUT, Selection
@@ -125,6 +127,11 @@ class Steps:
             drives = _sequences(plan.calibration) or None
             densify_map(parents["densify"].path, out, plan.settings, regressor, drives, self._options.device)
             return
+        if plan.step.cascade is not None:
+            # The members are named by their paths from here: a cache can move as a whole.
+            coarse, fine = (parents[role].path for role in ("coarse", "fine"))
+            write_cascade(out, coarse, fine, plan.settings, overwrite=out.exists())
+            return
         extractor = parents["extractor"].path if "extractor" in parents else None
         maps = {name: str(parents[f"maps.{name}"].path) for name in plan.step.maps}
         settings = replace(plan.settings, **maps) if maps else plan.settings
@@ -138,11 +145,11 @@ class Steps:
         step = self._protocol.steps[name]
         parents = {kind: self._plan(parent, fold) for kind, parent in step.parents().items()}
         data, calibration = (self._parts(step.selections(kind), fold) for kind in ("data", "calibration"))
-        settings = self._settings(name, step)
+        settings = self.settings(name)
         content = {
             "generation": _GENERATION,
             "version": vloc_ros.__version__,
-            "how": [step.train, step.build, step.densify is not None],
+            "how": [step.train, step.build, step.densify is not None, *(["cascade"] if step.cascade else [])],
             "settings": settings_to_mapping(settings) if is_dataclass(settings) else settings,
             "data": {scene: [part.digest for part in parts] for scene, parts in data.items()},
             "calibration": {scene: [part.digest for part in parts] for scene, parts in calibration.items()},
@@ -151,13 +158,19 @@ class Steps:
         key = hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:12]
         return _Plan(name, step, data, calibration, parents, settings, key)
 
-    def _settings(self, name: str, step: Step) -> Any:
-        """The step's settings in full, with the protocol's seed unless it has its own."""
+    def settings(self, name: str) -> Any:
+        """A step's settings in full, with the protocol's seed unless it has its own.
+
+        :raises ConfigError: its backend has no such preset or setting.
+        """
+        step = self._protocol.steps[name]
         where = f"steps.{name}.settings"
         if step.densify is not None:
             from vloc_train.copr.densify import densify_settings
 
             return densify_settings(step.settings, where)
+        if step.cascade is not None:
+            return settings_from_mapping(CascadeSettings, step.settings, where)
         trainer = _trainer(step)
         settings = trainer.settings(step.preset or trainer.presets[0], dict(step.settings), where)
         known = {f.name for f in fields(settings)}
@@ -212,5 +225,7 @@ def _in_words(plan: _Plan) -> str:
     step = plan.step
     if step.densify is not None:
         return f"densify the map of {step.densify}"
+    if step.cascade is not None:
+        return f"a cascade of {' and '.join(step.cascade)}"
     frames = sum(len(part) for parts in plan.data.values() for part in parts)
     return f"{'train' if step.train else 'build'} {step.train or step.build} on {frames} frames"

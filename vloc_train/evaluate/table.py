@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from vloc_ros.evaluation.canvas import new_figure, save
-from vloc_train.evaluate.protocol import ORACLE, Protocol
+from vloc_train.evaluate.protocol import ORACLE, PRIOR, Protocol
 from vloc_train.evaluate.runner import Table
 
 __all__ = ["markdown", "plot", "write_table"]
@@ -19,7 +19,8 @@ _COUNTED = (
     "*Published* columns count a frame whose verdict is LOST as an infinite error. *Change* is of the localizer's "
     "median translation against the method named under *against*. *Oracle* is the median of always answering with the "
     "reference pose of the same map that is nearest to the truth (where a map has none, of the split's images); the "
-    "row *oracle* the same for the images of the split's map."
+    "row *oracle* the same for the images of the split's map. The row *prior* is always answering with what the query "
+    "was told, where a split tells it something."
 )
 
 
@@ -67,7 +68,8 @@ def markdown(table: Table, protocol: Protocol, about: Mapping[str, Any], picture
         size = f"{min(frames)}" if min(frames) == max(frames) else f"{min(frames)} to {max(frames)}"
         title = f"## {name}: {size} map frames, {split['queries']} queries{folds}"
         lines += [title, "", " ".join(split["about"].split()), ""]
-        lines += _rows([row for row in table.rows if row["split"] == name], times)
+        lines += _prior(split.get("prior"))
+        lines += _rows([row for row in table.rows if row["split"] == name], times, protocol.recall)
         lines += [f"![{name}]({name}.png)", ""] if any(p.stem == name for p in pictures) else []
     lines += _claims(table.claims) + _strays(table.strays)
     if table.failed:
@@ -76,22 +78,48 @@ def markdown(table: Table, protocol: Protocol, about: Mapping[str, Any], picture
     return "\n".join(lines)
 
 
-def _rows(rows: Sequence[Mapping[str, Any]], times: Mapping[tuple[str, str], Mapping[str, Any]]) -> list[str]:
+def _prior(prior: Mapping[str, Any] | None) -> list[str]:
+    """What the queries of a split are told, in words."""
+    if prior is None:
+        return []
+    reference = prior["reference"]
+    if reference is not None:
+        low, high = reference["between_m"]
+        text = f"the pose of a frame of the map's drives {low:g} to {high:g} m away"
+    else:
+        moved = [
+            f"{limits[0]:g} to {limits[1]:g} {unit}"
+            for limits, unit in ((prior["offset_m"], "m"), (prior["offset_deg"], "degrees"))
+            if limits is not None
+        ]
+        text = f"the truth moved and turned at random, uniformly {' and '.join(moved)}"
+    times = f", {prior['repeats']} times each" if prior["repeats"] > 1 else ""
+    return [f"Prior: {text}{times}; rows without one say so.", ""]
+
+
+def _rows(
+    rows: Sequence[Mapping[str, Any]],
+    times: Mapping[tuple[str, str], Mapping[str, Any]],
+    more: Sequence[tuple[float, float]] = (),
+) -> list[str]:
+    limits = sorted({*more, (0.25, 2.0), (0.5, 5.0), (2.0, 5.0), (5.0, 10.0)})
     head = (
-        "method", "localizer median", "localizer mean", "within 0.25 m 2°", "0.5 m 5°", "2 m 5°", "5 m 10°",
+        "method", "localizer median", "localizer mean", *(f"within {m:g} m {deg:g}°" for m, deg in limits),
         "oracle", "change", "against", "published median", "LOCALIZED / DEGRADED / LOST", "NEES in 95 %", "map",
         "descriptors", "training", "a frame",
     )  # fmt: skip
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    asked_prior = any(row["method"] == PRIOR for row in rows)
     for row in rows:
         time = times.get((row["split"], row["method"]), {})
         recall = {(r["translation_m"], r["rotation_deg"]): r["share"] for r in row["localizer_recall"]}
-        nearest = row["method"] == ORACLE
+        nearest = row["method"] in (ORACLE, PRIOR)
         cells = [
-            row["method"],
+            row["method"]
+            + (" (no prior)" if asked_prior and not (nearest or "prior_median_translation_m" in row) else ""),
             _pose(row["localizer_median_translation_m"], row["localizer_median_rotation_deg"]),
             _pose(row["localizer_mean_translation_m"], row["localizer_mean_rotation_deg"]),
-            *(_percent(recall[limit]) for limit in ((0.25, 2.0), (0.5, 5.0), (2.0, 5.0), (5.0, 10.0))),
+            *(_percent(recall[limit]) for limit in limits),
             _pose(row.get("oracle_median_translation_m"), row.get("oracle_median_rotation_deg")),
             _change(row.get("change_median_translation_m")),
             row.get("against", "") if row.get("change_median_translation_m") is not None else "",
@@ -114,6 +142,7 @@ def _claims(claims: Sequence[Mapping[str, Any]]) -> list[str]:
     for claim in claims:
         verdict = {True: "yes", False: "**no**", None: "not computed"}[claim["holds"]]
         found, limit = ("" if claim[k] is None else f"{claim[k]:.3g}" for k in ("found", "limit"))
+        limit = f"at least {limit}" if claim["at_least"] and limit else limit
         lines.append(f"| {' '.join(claim['text'].split())} | {claim['split']} | {found} | {limit} | {verdict} |")
     return [*lines, ""]
 
@@ -135,7 +164,10 @@ def _strays(strays: Sequence[Mapping[str, Any]]) -> list[str]:
 def _pose(metres: float | None, degrees: float | None) -> str:
     if metres is None or degrees is None or math.isnan(metres):
         return ""
-    return "none" if math.isinf(metres) else f"{metres:.2f} m {degrees:.1f}°"
+    if math.isinf(metres):
+        return "none"
+    # Centimetres need another digit than metres do.
+    return f"{metres:.{3 if metres < 0.1 else 2}f} m {degrees:.{2 if degrees < 1.0 else 1}f}°"
 
 
 def _percent(share: float | None) -> str:
@@ -155,7 +187,7 @@ def _descriptors(row: Mapping[str, Any]) -> str:
 
 def plot(table: Table, split: str, path: Path) -> Path:
     """Bars of the localizer's median translation on one split, the oracle of each map inside the bar."""
-    rows = [row for row in table.rows if row["split"] == split and row["method"] != ORACLE]
+    rows = [row for row in table.rows if row["split"] == split and row["method"] not in (ORACLE, PRIOR)]
     own = [row for row in table.rows if row["split"] == split and row["method"] == ORACLE]
     figure = new_figure(8.0, 1.2 + 0.28 * max(len(rows), 1))
     axes = figure.subplots()
@@ -167,6 +199,9 @@ def plot(table: Table, split: str, path: Path) -> Path:
     axes.scatter(oracles, places, marker="|", s=120, color="#E69F00", label="oracle of the row's map", zorder=3)
     for row in own:
         axes.axvline(row["localizer_median_translation_m"], color="#999999", lw=1, label="oracle of the split's images")
+    for row in table.rows:
+        if row["split"] == split and row["method"] == PRIOR:
+            axes.axvline(row["localizer_median_translation_m"], color="#009E73", lw=1, ls="--", label="the priors")
     axes.set_yticks(places, [row["method"] for row in rows])
     axes.invert_yaxis()
     axes.set_xlabel("median translation error (m), every query")

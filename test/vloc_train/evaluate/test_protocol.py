@@ -58,6 +58,31 @@ def test_a_good_protocol_is_read():
     ]  # fmt: skip
 
 
+def test_priors_cascades_and_shares_are_read():
+    cascade = {"encoder": GOOD["steps"]["encoder"], "map": GOOD["steps"]["map"],
+               "both": {"cascade": ["encoder", "map"], "settings": {"keep_surer": False}}}  # fmt: skip
+    rows = [GOOD["rows"][0], {"method": "both", "map": "both", "splits": ["full"], "against": "prior"},
+            {"method": "alone", "map": "map", "splits": ["full"], "without_prior": True}]  # fmt: skip
+    claims = [{"text": "t", "split": "full", "method": "both", "against": "prior"},
+              {"text": "t", "split": "full", "method": "both", "figure": "localizer_recall_0.05m_0.2deg",
+               "at_least": 0.9}]  # fmt: skip
+    found = parse(
+        changed(
+            splits__full__prior={"offset_m": [0, 2], "offset_deg": [0, 5], "repeats": 3}, steps=cascade, rows=rows,
+            claims=claims, recall=[[0.05, 0.2]],
+        ),
+        "here",
+    )  # fmt: skip
+    assert found.order("both") == ["encoder", "map", "both"]
+    full = found.splits["full"]
+    assert [row.asked(full) for row in found.rows] == [full.prior, full.prior, None]
+    assert [row.asked(found.splits["sparse"]) for row in found.rows] == [None, None, None]
+    assert found.rows[0].asked(full).offset_m == (0.0, 2.0)
+    # A share that no row will have is refused now, not after an hour.
+    with pytest.raises(ConfigError, match=r"localizer_recall_0\.05m_0\.2deg: expected limits out of .* \(recall adds"):
+        parse(changed(claims=[{**GOOD["claims"][0], "figure": "localizer_recall_0.05m_0.2deg"}]), "here")
+
+
 def test_names_with_a_point_only_carry_anchors():
     text = ".lane: &lane {lane_offset_m: 1.0}\n" + changed()
     assert parse(text, "here").name == "tiny"
@@ -72,10 +97,10 @@ def test_names_with_a_point_only_carry_anchors():
         ({"rows__0__splits": ["none"]}, "expected one of full, sparse"),
         ({"rows__1__against": "x"}, "expected a row 'x' on split 'sparse'"),
         ({"rows__1__method": "nearest"}, "found .* again"),
-        ({"rows__1__method": "oracle"}, "'oracle' is the row"),
+        ({"rows__1__method": "oracle"}, "'oracle' is a row that splits get"),
         ({"steps__encoder__data": ["d"]}, "expected one of a, b, c, found 'd'"),
         ({"steps__encoder__data": []}, "expected data"),
-        ({"steps__encoder__build": "retrieval"}, "one of train, build and densify"),
+        ({"steps__encoder__build": "retrieval"}, "one of train, build, densify and cascade"),
         ({"steps__encoder__regressor": "map"}, "only densify takes one"),
         ({"steps__encoder__extractor": "map"}, "expected no circle"),
         ({"steps__encoder__maps": {"other": "none"}}, "expected one of encoder, map, dense, found 'none'"),
@@ -85,7 +110,18 @@ def test_names_with_a_point_only_carry_anchors():
         ({"splits__full__folds": 0}, "folds"),
         ({"data__a__folder": {"path": "x"}}, "either town or folder"),
         ({"data__a__town__speed": 3}, "unknown field 'speed'"),
-        ({"claims__0__at_most": 3.0}, "either at_most, or against"),
+        ({"claims__0__at_most": 3.0}, "either at_most, or at_least"),
+        ({"claims__0__at_least": 3.0}, "either at_most, or at_least"),
+        ({"claims__0__against": "prior"}, "expected a row 'prior'"),
+        ({"rows__1__against": "prior"}, "expected a row 'prior' on split 'sparse'"),
+        ({"rows__1__method": "prior"}, "'prior' is a row that splits get"),
+        ({"rows__1__prior": {"offset_m": [0, 1]}, "rows__1__without_prior": True}, "either prior or without_prior"),
+        ({"splits__full__prior": {}}, "prior: expected either offset_m"),
+        ({"recall": [[0.05, 0.0]]}, "recall: expected limits above 0"),
+        ({"steps__dense": {"cascade": ["map", "map"], "data": ["a"]}}, "cascade: expected no data"),
+        ({"steps__dense": {"cascade": ["map", "map"], "calibration": ["a"]}}, "its members have theirs"),
+        ({"steps__dense": {"cascade": ["map", "dense"]}}, "expected no circle"),
+        ({"steps__dense": {"cascade": ["map", "none"]}}, "expected one of encoder, map, dense, found 'none'"),
         ({"claims__0__method": "other"}, "claims: expected a row 'other'"),
         ({"name": None}, "missing field 'name'"),
     ],

@@ -13,6 +13,7 @@ import yaml
 
 from vloc_ros.errors import ConfigError, TrainingError, VlocError
 from vloc_ros.localizers import registry
+from vloc_ros.settings import settings_to_mapping
 from vloc_train import registry as trainers
 from vloc_train.evaluate import runner
 from vloc_train.evaluate.command import evaluate
@@ -88,6 +89,11 @@ def protocol(**changes):
 
 def run(made, cache, out, only=()):
     return evaluate_protocol(made, None, cache, out, OPTIONS, only)
+
+
+def rows_of(made):
+    """The rows of a protocol as its file has them."""
+    return [settings_to_mapping(row) for row in made.rows]
 
 
 def plain(rows):
@@ -205,6 +211,87 @@ def test_a_setting_can_be_another_steps_map(fresh, tmp_path):
     steps["full_map"]["maps"] = {"nothing": "trained"}
     table = run(protocol(steps=steps), fresh, tmp_path / "out", ["undensified"])
     assert "steps.full_map.maps: thumbnails has no setting 'nothing'" in table.failed[0]["problem"]
+
+
+def test_queries_are_told_what_the_split_or_the_row_says(fresh, tmp_path):
+    told = {"offset_m": [1.0, 2.0], "offset_deg": [0.0, 5.0], "repeats": 2}
+    splits = {"full": {**PROTOCOL["splits"]["full"], "prior": told}, "sparse": PROTOCOL["splits"]["sparse"]}
+    near = {"reference": {"between_m": [6, 30]}}
+    believing = {"map": "mapped", "settings": {"prior": True}}
+    rows = [
+        {"method": "nearest", "map": "mapped", "splits": ["full", "sparse"], "without_prior": True},
+        {"method": "told", "splits": ["full"], "against": "prior", **believing},
+        {"method": "nearby", "splits": ["sparse"], "prior": near, **believing},
+    ]
+    claims = [
+        {"text": "no better", "split": "full", "method": "told", "against": "prior"},
+        {"text": "some within", "split": "full", "method": "told", "figure": "localizer_recall_1.5m_5deg",
+         "at_least": 0.2},
+        {"text": "all within", "split": "full", "method": "told", "figure": "localizer_recall_1.5m_5deg",
+         "at_least": 0.9},
+    ]  # fmt: skip
+    made = protocol(splits=splits, rows=rows, claims=claims, recall=[[1.5, 5.0]])
+    table = run(made, fresh, tmp_path / "out")
+    assert not table.failed
+    rows = by_name(table)
+    prior, alone, believer = (rows["full", name] for name in ("prior", "nearest", "told"))
+    assert prior["frames"] == believer["frames"] == 60 and alone["frames"] == 30
+    assert 1.0 <= prior["localizer_median_translation_m"] <= 2.0
+    for figure in ("localizer_median_translation_m", "localizer_mean_rotation_deg", "localizer_recall"):
+        assert believer[figure] == pytest.approx(prior[figure]) or believer[figure] == prior[figure]
+    assert believer["prior_median_translation_m"] == prior["localizer_median_translation_m"]
+    assert believer["change_median_translation_m"] == pytest.approx(0.0, abs=1e-9)
+    assert "prior_median_translation_m" not in alone
+    assert believer["nees_share_in_95"] > 0.8  # the covariance is that of the priors
+    assert [claim["holds"] for claim in table.claims] == [True, True, False]
+    # A prior of the row's own.
+    assert 6.0 <= rows["sparse", "nearby"]["localizer_median_translation_m"] <= 30.0 and ("sparse", "prior") not in rows
+    text = write_table(table, made, {}, tmp_path / "out", plots=False).read_text()
+    assert "within 1.5 m 5°" in text and "uniformly 1 to 2 m and 0 to 5 degrees, 2 times each" in text
+    assert "| nearest (no prior) |" in text and "| at least 0.9 | **no** |" in text
+    # Trajectories have every frame once, and nothing is asked twice.
+    assert len((tmp_path / "out" / "trajectories" / "full" / "told.tum").read_text().splitlines()) == 30
+    answers = sorted((fresh / "answers").iterdir())
+    run(made, fresh, tmp_path / "again")
+    assert sorted((fresh / "answers").iterdir()) == answers
+    splits["full"]["prior"] = {**told, "seed": 5}
+    made = protocol(splits=splits, rows=rows_of(made), claims=[], recall=[[1.5, 5.0]])
+    other = by_name(run(made, fresh, tmp_path / "other"))
+    assert plain(other["full", "prior"]) != plain(prior) and plain(other["full", "nearest"]) == plain(alone)
+
+
+def test_a_prior_that_cannot_be_costs_its_row(fresh, tmp_path):
+    far = {"reference": {"between_m": [900, 1000]}}
+    rows = [PROTOCOL["rows"][0], {"method": "far", "map": "mapped", "splits": ["full"], "prior": far}]
+    table = run(protocol(rows=rows, claims=[]), fresh, tmp_path / "out")
+    assert [f["method"] for f in table.failed] == ["far"]
+    assert "split full, row 'far': prior: expected map frames 900 to 1000 m" in table.failed[0]["problem"]
+
+
+def test_distorted_images_are_rectified_unless_the_localizer_takes_them(fresh, tmp_path, monkeypatch):
+    import tiny_street
+
+    from vloc_train.evaluate.drives import Part
+    from vloc_train.evaluate.score import Asked, answer
+
+    seen = []
+    drive = tiny_street.drive(2, tiny_street.LENS)
+
+    class Camera:
+        takes_distorted = False
+
+        def check_camera(self, camera):
+            seen.append(camera.is_distorted)
+
+        def localize(self, query):
+            seen.append((query.camera.is_distorted, bool((query.image_rgb == drive.image(0)).all())))
+            raise ConfigError("seen enough")
+
+    asked = Asked((Part("street", np.array([0]), drive, "d"),))
+    for takes in (False, True):
+        monkeypatch.setattr(Camera, "takes_distorted", takes)
+        assert np.isnan(answer(Camera(), asked).T_map_cam).all()
+    assert seen == [False, (False, False), True, (True, True)]
 
 
 def test_claims_say_what_was_found(fresh, tmp_path):

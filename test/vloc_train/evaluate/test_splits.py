@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given
@@ -10,7 +11,9 @@ from hypothesis import strategies as st
 from vloc_ros.datasets.sequence import PosedSequence
 from vloc_ros.errors import ConfigError
 from vloc_train.evaluate.drives import Drives, Part, overlap
+from vloc_train.evaluate.prior import Prior, ReferencePrior
 from vloc_train.evaluate.protocol import Drive, FolderDrive, Split, TownDrive
+from vloc_train.evaluate.score import asked_of
 from vloc_train.evaluate.selection import Selection
 from vloc_train.evaluate.splits import folds_of
 
@@ -122,3 +125,41 @@ def test_grey_takes_the_colour_out(tmp_path, shared_data):
     image = grey.frames().image(1)
     assert (image[..., 0] == image[..., 2]).all() and (colour.frames().image(1)[..., 0] != image[..., 0]).any()
     assert grey.digest != colour.digest
+
+
+def test_priors_are_the_same_whatever_a_fold_leaves_out():
+    drives = FixedDrives(left=straight("left", 40), right=straight("right", 40, side_m=-0.5))
+    prior = Prior(reference=ReferencePrior((2.0, 6.0)), repeats=2)
+    told = {}
+    for name, split in {
+        "whole": Split(("left",), ("right",)),
+        "folds": Split(("left",), ("right",), folds=8, apart_frames=4),
+    }.items():
+        asked = [asked_of(fold, prior, 3) for fold in folds_of(name, split, drives)]
+        for one in asked:
+            stamps = np.concatenate([part.sequence.stamps_ns[part.rows] for part in one.queries])
+            seen: dict[int, int] = {}
+            for row, stamp in enumerate(stamps.tolist()):
+                repeat = seen[stamp] = seen.get(stamp, -1) + 1
+                told.setdefault((stamp, repeat), []).append(one.prior(row).T_map_cam)
+    assert len(told) == 80
+    for poses in told.values():
+        assert len(poses) == 2 and (poses[0] == poses[1]).all()
+    assert asked_of(folds_of("s", Split(("left",), ("right",)), drives)[0], None, 3).prior(0) is None
+
+
+def test_folders_of_the_tum_benchmark_need_intrinsics_and_may_distort(tmp_path):
+    (tmp_path / "desk" / "rgb").mkdir(parents=True)
+    for name in ("10.0", "10.1"):
+        cv2.imwrite(str(tmp_path / "desk" / "rgb" / f"{name}.png"), np.zeros((36, 64, 3), np.uint8))
+    (tmp_path / "desk" / "groundtruth.txt").write_text("10.0 0 0 1 0 0 0 1\n10.1 0.1 0 1 0 0 0 1\n")
+    lens = (0.26, -0.95, -0.005, 0.003, 1.16)
+    data = {
+        "plain": Drive(folder=FolderDrive("desk")),
+        "lens": Drive(folder=FolderDrive("desk", intrinsics=(50.0, 50.0, 31.5, 17.5), distortion=lens)),
+    }
+    drives = Drives(data, tmp_path, tmp_path / "cache")
+    with pytest.raises(ConfigError, match=r"data\.plain: expected intrinsics"):
+        drives.part(Selection("plain"))
+    part = drives.part(Selection("lens"))
+    assert len(part) == 2 and part.sequence.camera.is_distorted and part.sequence.camera.distortion == lens

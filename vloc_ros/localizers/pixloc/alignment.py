@@ -1,0 +1,176 @@
+"""One image against one neighbourhood of a map: features, points, first poses, and what the optimiser makes of them."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from vloc_ros.geometry.se3 import inverse
+from vloc_ros.geometry.torch_cameras import TorchCamera
+from vloc_ros.images.preprocess import Preprocess
+from vloc_ros.localizers.pixloc.features import PyramidScale, extract_pyramid, level_cameras
+from vloc_ros.localizers.pixloc.field import GridField
+from vloc_ros.localizers.pixloc.model import PixLocModel
+from vloc_ros.localizers.pixloc.optimizer import Level, OptimizerSettings, Refinement, refine
+from vloc_ros.localizers.pixloc.store import PointBatch
+from vloc_ros.types import Array, CameraModel, RgbImage
+
+__all__ = ["Aligned", "Aligner", "AlignmentResult"]
+
+
+@dataclass(frozen=True)
+class AlignmentResult:
+    """The best of some alignments, on the host.
+
+    :ivar T_map_cam: 4x4. :ivar covariance: 6x6, map axes, as the Hessian has it.
+    :ivar success: see :class:`~.optimizer.Refinement`. :ivar well_posed: the same.
+    :ivar cost: mean cost of the last level. :ivar score: mean agreement of the points' features there, in [0, 1].
+    :ivar valid: points that counted at the last level; ``asked`` of them had features.
+    :ivar settling_m: what the last level moved the pose by.
+    :ivar iterations: of all levels together.
+    :ivar start: which of the starting poses it came from.
+    """
+
+    T_map_cam: Array
+    covariance: Array
+    success: bool
+    well_posed: bool
+    cost: float
+    score: float
+    valid: int
+    asked: int
+    settling_m: float
+    iterations: int
+    start: int
+
+
+@dataclass(frozen=True)
+class Aligned:
+    """An alignment with everything that it was made of, for plots."""
+
+    result: AlignmentResult
+    refinement: Refinement
+    pyramid: list[PyramidScale]
+    batch: PointBatch
+    camera: CameraModel
+    starts: Array
+
+
+class Aligner:
+    """Network, damping and optimiser on one device.
+
+    :param model: in evaluation mode, on the device; its network computes in the precision of its weights.
+    :param scales: of the image pyramid, low to high, as the map has them.
+    """
+
+    def __init__(
+        self,
+        model: PixLocModel,
+        preprocess: Preprocess,
+        scales: tuple[float, ...],
+        settings: OptimizerSettings,
+        device: torch.device,
+    ) -> None:
+        self._network = model.network
+        self._preprocess, self._scales, self._settings = preprocess, scales, settings
+        self._device = device
+        with torch.inference_mode():
+            self._damping = model.damping().to(device)
+        if settings.damping == "constant":
+            self._damping = torch.full_like(self._damping, settings.damping_constant)
+        self._cameras: OrderedDict[tuple[CameraModel, int, int], list[TorchCamera]] = OrderedDict()
+
+    def camera(self, camera: CameraModel) -> CameraModel:
+        """The camera of the preprocessed image; distortion stays."""
+        return self._preprocess.camera(camera)
+
+    @torch.inference_mode()
+    def encode(self, image_rgb: RgbImage, first_scale: int = 0) -> list[PyramidScale]:
+        """The feature pyramid of an image, from its ``first_scale`` on."""
+        fitted = np.ascontiguousarray(self._preprocess.apply_uint8(image_rgb))
+        if not fitted.flags.writeable:
+            fitted = fitted.copy()
+        raw = torch.from_numpy(fitted).to(self._device, non_blocking=True)
+        images = self._preprocess.normalize(raw.permute(2, 0, 1))[None]
+        images = images.contiguous(memory_format=torch.channels_last)
+        return extract_pyramid(self._network, images, self._scales[first_scale:])
+
+    @torch.inference_mode()
+    def align(
+        self, pyramid: list[PyramidScale], camera: CameraModel, batch: PointBatch, starts: Array
+    ) -> tuple[AlignmentResult, Refinement]:
+        """Align the points of ``batch`` from every starting pose.
+
+        :param camera: of the preprocessed image.
+        :param starts: (S, 4, 4) T_map_cam.
+        """
+        levels = self.levels(pyramid, camera, batch)
+        points = torch.from_numpy(batch.points)[None].to(self._device)
+        T = torch.from_numpy(np.stack([inverse(start) for start in starts])).to(self._device)
+        refinement = refine(T, points, levels, settings=self._settings)
+        return _to_host(refinement, len(batch)), refinement
+
+    def levels(self, pyramid: list[PyramidScale], camera: CameraModel, batch: PointBatch) -> list[Level]:
+        """The levels of all scales in the order in which they are aligned."""
+        out = []
+        # A pyramid without its small images goes with the last scales of the map.
+        for scale, stored in zip(pyramid, batch.levels[len(batch.levels) - len(pyramid) :], strict=True):
+            cameras = self._level_cameras(camera, scale)
+            for level, at, found, damping in zip(scale.levels, cameras, stored, self._damping, strict=True):
+                field = GridField(level.features, level.confidence)
+                out.append(Level(field, at, found.features[None], found.confidence[None], damping))
+        return out
+
+    def _level_cameras(self, camera: CameraModel, scale: PyramidScale) -> list[TorchCamera]:
+        key = (camera, scale.width, scale.height)
+        if key not in self._cameras:  # small tensors: on a GPU each is a transfer of its own
+            self._cameras[key] = level_cameras(camera, scale, self._device)
+            if len(self._cameras) > 32:
+                self._cameras.popitem(last=False)
+        return self._cameras[key]
+
+
+def _to_host(refinement: Refinement, asked: int) -> AlignmentResult:
+    """The best alignment, by one transfer: among those that succeeded, else among all, the one of least cost."""
+    last = refinement.levels[-1]
+    before = refinement.levels[-2].T_cam_map if len(refinement.levels) > 1 else last.T_cam_map
+    valid = last.valid.sum(-1)
+    # Unit vectors agree by 1 - |difference|^2 / 2; points that are not seen agree not at all.
+    agreement = torch.where(last.valid, (1.0 - 0.5 * last.squared).clamp(0.0, 1.0), torch.zeros_like(last.squared))
+    score = agreement.double().sum(-1) / max(asked, 1)
+    iterations = torch.stack([level.iterations for level in refinement.levels]).sum(0)
+    packed: list[Tensor] = [
+        refinement.T_cam_map.flatten(1), before.flatten(1), refinement.covariance.flatten(1),
+        torch.stack(
+            [refinement.success, refinement.well_posed, last.cost, score, valid, iterations], dim=1
+        ),
+    ]  # fmt: skip
+    host: npt.NDArray[np.float64] = torch.cat([p.double() for p in packed], dim=1).cpu().numpy()
+    numbers = host[:, 68:]
+    good = numbers[:, 0] > 0
+    cost = np.where(np.isfinite(numbers[:, 2]), numbers[:, 2], np.inf)
+    # A pose that sees few points has few chances to be wrong: what it does not see counts as bad as can be.
+    best = int(np.lexsort((cost, -numbers[:, 3].round(3), ~good))[0])
+    row, found = host[best], numbers[best]
+    T, T_before = row[:16].reshape(4, 4), row[16:32].reshape(4, 4)
+    finite = bool(np.isfinite(row).all())
+    T_map_cam = inverse(T) if finite else np.eye(4)
+    settling = float(np.linalg.norm(T_map_cam[:3, 3] - inverse(T_before)[:3, 3])) if finite else np.inf
+    return AlignmentResult(
+        T_map_cam,
+        row[32:68].reshape(6, 6),
+        bool(found[0]) and finite,
+        bool(found[1]) and finite,
+        float(found[2]),
+        float(np.clip(found[3], 0.0, 1.0)) if finite else 0.0,
+        int(found[4]),
+        asked,
+        settling,
+        int(found[5]),
+        best,
+    )

@@ -1,0 +1,65 @@
+"""A first pose by image retrieval (Section 4, "Initialization"): that of the most similar image of the same map."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from vloc_ros.errors import MapError
+from vloc_ros.localizers.retrieval.database import DATABASE_FILE, read_databases
+from vloc_ros.localizers.retrieval.descriptor import Descriptor
+from vloc_ros.localizers.retrieval.index import Index, build_index
+from vloc_ros.maps import MapBundle
+from vloc_ros.types import Array, RgbImage
+
+__all__ = ["RetrievalPrior", "Retrieved"]
+
+
+@dataclass(frozen=True)
+class Retrieved:
+    """The most similar image: its scene, its row in the database, ``T_map_cam``, and its distance."""
+
+    scene: str
+    row: int
+    T_map_cam: Array
+    distance: float
+
+
+class RetrievalPrior:
+    """Extractor and databases of a map."""
+
+    def __init__(self, bundle: MapBundle, device: torch.device) -> None:
+        self._descriptor = Descriptor.from_bundle(bundle, device)
+        databases = read_databases(bundle)
+        mine = self._descriptor
+        for scene, database in databases.items():
+            if (database.extractor_id, database.metric) != (mine.identity, mine.metric) or not len(database):
+                raise MapError(
+                    f"{bundle.path}: scene {scene!r}: expected a database of the map's own extractor, found "
+                    f"{len(database)} rows of extractor {database.extractor_id[:16]}...; build the map again"
+                )
+        self._poses = {scene: database.T_map_cam for scene, database in databases.items()}
+        self._indices: dict[str, Index] = {s: build_index(d, device, "torch", 1.0) for s, d in databases.items()}
+
+    @staticmethod
+    def is_in(bundle: MapBundle) -> bool:
+        """Whether a map has what it takes."""
+        return bundle.manifest.file(DATABASE_FILE) is not None
+
+    def find(self, image_rgb: RgbImage, scene: str | None = None) -> Retrieved:
+        """The most similar image in a scene, or in all.
+
+        :param image_rgb: rectified.
+        """
+        vector = self._descriptor.describe(image_rgb)[None]
+        best: Retrieved | None = None
+        for name, index in self._indices.items():
+            if scene is not None and name != scene:
+                continue
+            distances, rows = index.search(vector, 1)
+            distance, row = float(distances[0, 0]), int(rows[0, 0])
+            if best is None or distance < best.distance:
+                best = Retrieved(name, row, self._poses[name][row], distance)
+        assert best is not None  # the scene was checked, and no database is empty
+        return best

@@ -1,0 +1,1 @@
+"""PixLoc: its maps (structure from motion, depth, COLMAP models) and its training."""
