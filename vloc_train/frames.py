@@ -18,7 +18,17 @@ from vloc_ros.images.preprocess import Preprocess
 from vloc_ros.images.rectify import Rectifier
 from vloc_ros.types import Array, CameraModel
 
-__all__ = ["FrameSet", "MappedImages", "cache_drives", "cache_frames", "hold_out", "join", "keyed_rng", "one_thread"]
+__all__ = [
+    "FrameSet",
+    "MappedImages",
+    "cache_drives",
+    "cache_frames",
+    "hold_out",
+    "is_held_out",
+    "join",
+    "keyed_rng",
+    "one_thread",
+]
 
 
 def keyed_rng(*key: int) -> np.random.Generator:
@@ -176,7 +186,12 @@ def _digest(
     return digest.hexdigest()[:16]
 
 
+def is_held_out(number: npt.NDArray[np.int64], every: int) -> npt.NDArray[np.bool_]:
+    """Which frames by number are kept for validation and calibration: every n-th, none for 0."""
+    return np.asarray(number % every == every // 2 if every else np.zeros(len(number), dtype=bool))
+
+
 def hold_out(frames: FrameSet, every: int) -> tuple[FrameSet, FrameSet]:
-    """Split a scene into training frames and every n-th frame for validation and calibration."""
-    held = np.arange(len(frames)) % every == every // 2
+    """Split a scene into training frames and those that are held out."""
+    held = is_held_out(np.arange(len(frames)), every)
     return frames.select(np.flatnonzero(~held)), frames.select(np.flatnonzero(held))

@@ -21,7 +21,16 @@ from vloc_ros.datasets import PosedSequence
 from vloc_ros.errors import TrainingError
 from vloc_ros.localizers.precision import has_fast_bfloat16
 
-__all__ = ["RunOptions", "TimeLimit", "claim", "fit", "identity_of", "training_device", "use_half"]
+__all__ = [
+    "RunOptions",
+    "TimeLimit",
+    "checked_pretrained",
+    "claim",
+    "fit",
+    "identity_of",
+    "training_device",
+    "use_half",
+]
 
 _log = logging.getLogger(__name__)
 
@@ -54,6 +63,13 @@ def training_device(options: RunOptions) -> torch.device:
     if options.device == "cuda" and not on_gpu:
         raise TrainingError("device: expected a CUDA device, found none; use --device cpu or auto")
     return torch.device("cuda" if on_gpu else "cpu")
+
+
+def checked_pretrained(value: bool | str) -> bool | str:
+    """The setting ``pretrained`` of a run. :raises TrainingError: a weight file that is not there."""
+    if isinstance(value, str) and not Path(value).is_file():
+        raise TrainingError(f"pretrained: expected a weight file, found nothing at {value}")
+    return value
 
 
 def use_half(precision: str, device: torch.device) -> bool:
@@ -125,8 +141,9 @@ class TimeLimit(Callback):
         self._start = time.perf_counter()
 
     def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
-        over = self.minutes is not None and self.seconds >= 60.0 * self.minutes
-        if trainer.strategy.broadcast(over):  # all processes must agree, whatever their clocks say
+        if self.minutes is None:
+            return
+        if trainer.strategy.broadcast(self.seconds >= 60.0 * self.minutes):  # all must agree, whatever their clocks say
             trainer.should_stop = True
 
 

@@ -120,9 +120,11 @@ class Validate(Callback):
         self.done = int(state["done"])
 
     def on_train_batch_end(self, trainer: Any, module: Any, *_: Any) -> None:
-        # All processes must agree, whatever their clocks say. At the end, by steps or by the clock, progress is 1: the
-        # last validation is due then, and none after it, although one more batch may come before the trainer stops.
-        progress = trainer.strategy.broadcast(module.progress())
+        # At the end, by steps or by the clock, progress is 1: the last validation is due then, and none after it,
+        # although one more batch may come before the trainer stops.
+        progress, limit = module.progress(), time_limit(trainer)
+        if limit is not None and limit.minutes is not None:  # all processes must agree, whatever their clocks say
+            progress = trainer.strategy.broadcast(progress)
         if progress * self.times < self.done + 1:
             return
         self.done = int(progress * self.times)
@@ -133,7 +135,6 @@ class Validate(Callback):
         # Straight to the file: what a module logs is written only at every log_every_n_steps-th step.
         module.log_dict(dict(figures), prog_bar=True, logger=False)
         trainer.logger.log_metrics(dict(figures), step=trainer.global_step)
-        limit = time_limit(trainer)
         _log.info(
             "step %d (%.0f s): %s",
             trainer.global_step,

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
-import pickle
+from multiprocessing.reduction import ForkingPickler
 
 import numpy as np
 import pytest
@@ -91,9 +91,9 @@ def test_what_cannot_be_trained_on(tmp_path):
 def test_a_cache_travels_by_name(tmp_path):
     cached = cache_frames([tiny_drive.drive(12)], tiny_drive.preprocess(), tmp_path)
     part = cached.select(np.arange(1, 12, 2)).select(np.array([4, 0, 2]))
-    sent = pickle.dumps(part.images)
+    sent = bytes(ForkingPickler.dumps(part.images))  # as a worker process gets it
     assert len(sent) < 1000 < part.images[0].nbytes
-    for images in (part.images, pickle.loads(sent)):
+    for images in (part.images, ForkingPickler.loads(sent)):
         np.testing.assert_array_equal(images, np.array(cached.images)[[9, 1, 5]])
         assert images.shape == (3, *cached.images.shape[1:]) and len(images) == 3
         np.testing.assert_array_equal(images[1:], np.array(cached.images)[[1, 5]])

@@ -20,7 +20,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
-from vloc_ros.errors import ImageError, MapBackendError
+from vloc_ros.errors import ConfigError, ImageError, MapBackendError
 from vloc_ros.localizers.device import select_device
 from vloc_ros.localizers.registry import available_backends, backend_class
 from vloc_ros.maps import MapBundle, MapManifest, read_map
@@ -95,6 +95,18 @@ class Localizer(ABC):
     def needs_prior(self) -> bool:
         """Whether it finds nothing in an image without a prior."""
         return False
+
+    def scene_index(self, name: str | None) -> int:
+        """Which of the manifest's scenes this is; None is the first.
+
+        :raises ConfigError: the map has no scene of this name.
+        """
+        names = [scene.name for scene in self._manifest.scenes]
+        if name is None:
+            return 0
+        if name not in names:
+            raise ConfigError(f"scene: expected one of {', '.join(names)}, found {name!r}")
+        return names.index(name)
 
     def warm_up(self) -> None:
         """Run once on a grey image so that the first real frame does not pay for compilation and allocation."""

@@ -26,9 +26,9 @@ from vloc_train.camnet.mining import mine
 from vloc_train.camnet.module import CamNetModule
 from vloc_train.camnet.settings import PRESETS, TrainSettings, preset
 from vloc_train.export import frame_id_of, provenance
-from vloc_train.frames import FrameSet, cache_frames
+from vloc_train.frames import FrameSet, cache_frames, is_held_out
 from vloc_train.registry import Trainer
-from vloc_train.run import RunOptions, claim, fit, identity_of, training_device, use_half
+from vloc_train.run import RunOptions, checked_pretrained, claim, fit, identity_of, training_device, use_half
 
 __all__ = ["TRAINER", "calibrated_map", "camnet_bundle", "split_scenes", "train_camnet"]
 
@@ -56,7 +56,7 @@ def split_scenes(
         if calibration and calibration.get(name):
             held = cache_frames(calibration[name], preprocess, work, name)
         else:
-            apart = number % every == every // 2
+            apart = is_held_out(number, every)
             held, number = frames.select(number[apart]), number[~apart]
         used.append(frames.select(number))
         held_out.append(held)
@@ -118,7 +118,9 @@ def train_camnet(
     lightning.seed_everything(settings.seed, workers=True, verbose=False)
     groups = KeyedGroups(_places(scenes, training, numbers, settings, work), settings)
     resumes = (work / "last.ckpt").exists() and options.resume
-    module = CamNetModule(settings, groups, preprocess, False if resumes or start else _pretrained(settings.pretrained))
+    module = CamNetModule(
+        settings, groups, preprocess, False if resumes or start else checked_pretrained(settings.pretrained)
+    )
     if start is not None and not resumes:
         _start_from(module, read_network(start), str(extractor))
     half = use_half(settings.precision, device)
@@ -173,12 +175,6 @@ def _start_from(module: CamNetModule, network: CamNetNetwork, where: str) -> Non
     for part in (module.network, module.averaged):
         if part is not None:
             part.load_state_dict(network.state_dict())
-
-
-def _pretrained(value: bool | str) -> bool | str:
-    if isinstance(value, str) and not Path(value).is_file():
-        raise TrainingError(f"pretrained: expected a weight file, found nothing at {value}")
-    return value
 
 
 TRAINER = Trainer(tuple(PRESETS), preset, train_camnet)

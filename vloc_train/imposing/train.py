@@ -10,7 +10,7 @@ from typing import Any
 import lightning
 
 from vloc_ros.datasets import PosedSequence
-from vloc_ros.errors import ConfigError, DatasetError, TrainingError
+from vloc_ros.errors import ConfigError, DatasetError
 from vloc_ros.images.preprocess import Preprocess
 from vloc_ros.localizers.imposing.localizer import ImPosingLocalizer
 from vloc_ros.maps import MapBundle
@@ -23,7 +23,7 @@ from vloc_train.imposing.export import export_map
 from vloc_train.imposing.module import ImPosingModule
 from vloc_train.imposing.settings import PRESETS, TrainSettings, preset
 from vloc_train.registry import Trainer
-from vloc_train.run import RunOptions, claim, fit, identity_of, training_device, use_half
+from vloc_train.run import RunOptions, checked_pretrained, claim, fit, identity_of, training_device, use_half
 from vloc_train.scheduled import Validate
 
 __all__ = ["TRAINER", "train_imposing"]
@@ -104,19 +104,13 @@ def _fit(
     lightning.seed_everything(settings.seed, workers=True, verbose=False)
     last = work / "last.ckpt"
     pretrained = False if last.exists() and options.resume else settings.pretrained
-    module = ImPosingModule(settings, training, held_out, preprocess, _pretrained(pretrained))
+    module = ImPosingModule(settings, training, held_out, preprocess, checked_pretrained(pretrained))
     data = TrainingData(training, settings, options.workers)
     first, seconds = fit(
         module, data, options, work, epochs=settings.epochs, max_minutes=settings.max_minutes, half=half,
         callbacks=[Validate(settings.validate_every)],
     )  # fmt: skip
     return (module.best().to(training_device(options)) if first else None), seconds
-
-
-def _pretrained(value: bool | str) -> bool | str:
-    if isinstance(value, str) and not Path(value).is_file():
-        raise TrainingError(f"pretrained: expected a weight file, found nothing at {value}")
-    return value
 
 
 def _run(

@@ -36,7 +36,7 @@ from vloc_ros.settings import ranged, settings_from_mapping, settings_to_mapping
 from vloc_ros.types import CameraModel
 from vloc_train.calibration import calibrate_scenes
 from vloc_train.export import frame_id_of, provenance, scene_of
-from vloc_train.frames import FrameSet, cache_drives, cache_frames, join
+from vloc_train.frames import FrameSet, cache_drives, cache_frames, is_held_out, join
 from vloc_train.pixloc.colmap_import import ColmapImages, ColmapSettings, import_model
 from vloc_train.pixloc.depth_model import DepthSettings, depth_model, with_depth_folder
 from vloc_train.pixloc.points import SparseModel
@@ -289,7 +289,7 @@ def _split(
             if folder is not None:
                 sequence = with_depth_folder(sequence, Path(folder), settings.depth.scale)
             number = np.arange(len(sequence))
-            out = number % settings.hold_out == settings.hold_out // 2 if settings.hold_out else number < 0
+            out = is_held_out(number, settings.hold_out)
             if calibrated:
                 out = number < 0
             kept.setdefault(name, []).append(sequence.select(number[~out]) if out.any() else sequence)

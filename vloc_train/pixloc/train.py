@@ -20,7 +20,7 @@ from vloc_ros.maps.writer import check_target
 from vloc_ros.settings import settings_to_mapping
 from vloc_train.camnet.depth import has_depth
 from vloc_train.export import frame_id_of, provenance, scene_of
-from vloc_train.frames import FrameSet, cache_frames
+from vloc_train.frames import FrameSet, cache_frames, is_held_out
 from vloc_train.pixloc.data import KeyedPairs, Place, TrainingPairs, drives_of
 from vloc_train.pixloc.frame_points import FramePoints, depth_points, model_points
 from vloc_train.pixloc.module import PixLocModule, make_model
@@ -62,7 +62,7 @@ def training_place(
     frames = cache_frames(every, Preprocess(width, height), work, name)
     drive = drives_of([len(s) for s in every])
     number = np.arange(len(frames))
-    held = drive >= len(sequences) if calibration else number % settings.hold_out == settings.hold_out // 2
+    held = drive >= len(sequences) if calibration else is_held_out(number, settings.hold_out)
     points = _points(name, every, frames, settings, work)
     found = [
         mine_pairs(frames, points, drive, settings.pairs, settings.seed, anchors, ~held) for anchors in (~held, held)

@@ -127,9 +127,10 @@ def distance_loss(
     a, b = pairs[:, 0], pairs[:, 1]
     found: Tensor = torch.linalg.vector_norm(descriptors[a] - descriptors[b], dim=-1)
     wanted = pose_distance(poses[a], poses[b], rotation_m_per_deg).to(found.dtype)
-    if elsewhere is not None and bool(elsewhere.any()):
-        if max_distance_m is None:
+    if elsewhere is not None and max_distance_m is None:
+        if bool(elsewhere.any()):
             raise ValueError("pairs of different places have no distance: expected max_distance_m")
+    elif elsewhere is not None:  # without looking whether there are any: that would wait for the device at every step
         wanted = torch.where(elsewhere, torch.full_like(wanted, float("inf")), wanted)
     far = torch.zeros_like(found, dtype=torch.bool)
     if max_distance_m is None:

@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from vloc_ros.datasets import PosedSequence
@@ -16,7 +15,7 @@ from vloc_ros.localizers.retrieval.extractors import Extractor
 from vloc_ros.maps import MapBundle, read_map
 from vloc_ros.maps.writer import check_target
 from vloc_train.export import frame_id_of, provenance
-from vloc_train.frames import FrameSet, cache_drives, join
+from vloc_train.frames import FrameSet, cache_drives, hold_out, join
 from vloc_train.registry import Trainer
 from vloc_train.retrieval.build import build_retrieval_map, check_cameras
 from vloc_train.retrieval.fitting import HeldOut, check_trainable, train_extractor
@@ -75,9 +74,9 @@ def train_retrieval(
             held_out += [HeldOut(d) for d in cache_drives(calibration[name], preprocess, work, name)]
         else:
             for drive in drives:
-                held = np.arange(len(drive)) % settings.hold_out == settings.hold_out // 2
-                training.append(drive.select(np.flatnonzero(~held)))
-                held_out.append(HeldOut(drive.select(np.flatnonzero(held)), len(training) - 1))
+                kept, held = hold_out(drive, settings.hold_out)
+                training.append(kept)
+                held_out.append(HeldOut(held, len(training) - 1))
     check_cameras([*training, *(h.frames for h in held_out)], preprocess)
     check_trainable(training, settings)
     trained, seconds = train_extractor(training, held_out, settings, preprocess, options, work, start)

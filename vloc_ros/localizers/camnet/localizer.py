@@ -8,7 +8,6 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
-from vloc_ros.errors import ConfigError
 from vloc_ros.geometry.vectors import from_vectors, to_vectors
 from vloc_ros.images.preprocess import Preprocess
 from vloc_ros.localizers.base import Localizer, check_query
@@ -78,7 +77,7 @@ class CamNetLocalizer(Localizer):
 
     def reference_poses(self, scene: str | None = None) -> Array:
         """``T_map_cam`` (M, 4, 4) of a scene's database rows (default: the first scene)."""
-        return from_vectors(self._scenes[0 if scene is None else self._scene_index(scene)].poses)
+        return from_vectors(self._scenes[self.scene_index(scene)].poses)
 
     def close(self) -> None:
         self._scenes = []
@@ -86,12 +85,6 @@ class CamNetLocalizer(Localizer):
         self.__dict__.pop("_network", None)
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
-
-    def _scene_index(self, name: str) -> int:
-        names = [s.scene for s in self._scenes]
-        if name not in names:
-            raise ConfigError(f"scene: expected one of {', '.join(names)}, found {name!r}")
-        return names.index(name)
 
     def features(self, image_rgb: RgbImage) -> Features:
         """The features ``(1, F)`` float32 of an RGB image."""
@@ -107,7 +100,7 @@ class CamNetLocalizer(Localizer):
         clock = Clock(self._device)
         features = self.features(query.image_rgb)
         clock.lap("encode")
-        named = [self._scene_index(query.scene)] if query.scene is not None else range(len(self._scenes))
+        named = [self.scene_index(query.scene)] if query.scene is not None else range(len(self._scenes))
         found = []
         for index in named:
             references = self._scenes[index]

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vloc_ros.errors import ConfigError, MapTensorError
+from vloc_ros.errors import MapTensorError
 from vloc_ros.geometry.rotations import matrix_to_quaternion
 from vloc_ros.geometry.vectors import from_vectors
 from vloc_ros.images.preprocess import Preprocess
@@ -105,7 +105,7 @@ class ImPosingLocalizer(Localizer):
 
     def reference_poses(self, scene: str | None = None) -> Array | None:
         """``T_map_cam`` (M, 4, 4) of the training frames of a scene (default: the first), where the map has them."""
-        poses = self._scenes[0 if scene is None else self._scene_index(scene)].reference_poses
+        poses = self._scenes[self.scene_index(scene)].reference_poses
         return None if poses is None else from_vectors(poses)
 
     def close(self) -> None:
@@ -147,12 +147,6 @@ class ImPosingLocalizer(Localizer):
             )
         return out
 
-    def _scene_index(self, name: str) -> int:
-        names = [s.name for s in self._scenes]
-        if name not in names:
-            raise ConfigError(f"scene: expected one of {', '.join(names)}, found {name!r}")
-        return names.index(name)
-
     # -- localizing -------------------------------------------------------------------------------
 
     def _seed(self, stamp_ns: int) -> int:
@@ -167,7 +161,7 @@ class ImPosingLocalizer(Localizer):
 
     def image_vector(self, image_rgb: Any, scene: str | None = None) -> Tensor:
         """The image vector ``(d,)`` float32 in a scene (default: the first)."""
-        head = self._image_encoder.heads[0 if scene is None else self._scene_index(scene)]
+        head = self._image_encoder.heads[self.scene_index(scene)]
         with torch.inference_mode():
             return torch.as_tensor(head(self.encode(image_rgb))).float()
 
@@ -179,7 +173,7 @@ class ImPosingLocalizer(Localizer):
         pooled = self.encode(query.image_rgb)
         clock.lap("encode")
         seed = self._seed(query.stamp_ns)
-        indices = [self._scene_index(query.scene)] if query.scene is not None else range(len(self._scenes))
+        indices = [self.scene_index(query.scene)] if query.scene is not None else range(len(self._scenes))
         results = [(i, *self._search_scene(i, pooled, query.prior, seed, keep_candidates)) for i in indices]
         index, result, vector = (
             max(results, key=lambda r: self._relative_score(r[0], r[1])) if len(results) > 1 else results[0]

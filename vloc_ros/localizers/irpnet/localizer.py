@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vloc_ros.errors import ConfigError
 from vloc_ros.geometry.vectors import from_vectors
 from vloc_ros.localizers.base import Localizer, check_query
 from vloc_ros.localizers.clock import Clock
@@ -159,19 +158,13 @@ class IRPNetLocalizer(Localizer):
 
     def reference_poses(self, scene: str | None = None) -> Array:
         """``T_map_cam`` (M, 4, 4) of a scene's stored images (default: the first scene)."""
-        return from_vectors(self._scenes[0 if scene is None else self._scene_index(scene)].references.poses)
+        return from_vectors(self._scenes[self.scene_index(scene)].references.poses)
 
     def close(self) -> None:
         self._scenes = []
         self._descriptor = None
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
-
-    def _scene_index(self, name: str) -> int:
-        names = [s.references.scene for s in self._scenes]
-        if name not in names:
-            raise ConfigError(f"scene: expected one of {', '.join(names)}, found {name!r}")
-        return names.index(name)
 
     def _seed(self, stamp_ns: int) -> int:
         digest = hashlib.sha256(f"{self.map_id}:{stamp_ns}".encode()).digest()
@@ -186,7 +179,7 @@ class IRPNetLocalizer(Localizer):
         clock.lap("describe")
         with torch.inference_mode():
             count = self._inference.neighbours
-            named = [self._scene_index(query.scene)] if query.scene is not None else range(len(self._scenes))
+            named = [self.scene_index(query.scene)] if query.scene is not None else range(len(self._scenes))
             found = [(*self._scenes[i].references.nearest(descriptor, count), i) for i in named]
             distances, rows, index = min(found, key=lambda f: float(f[0][0])) if len(found) > 1 else found[0]
             scene = self._scenes[index]

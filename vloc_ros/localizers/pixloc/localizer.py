@@ -128,7 +128,7 @@ class PixLocLocalizer(Localizer):
 
     def store(self, scene: str | None = None) -> ReferenceStore:
         """The references of a scene (default: the first)."""
-        return self._stores[0 if scene is None else self._scene_index(scene)]
+        return self._stores[self.scene_index(scene)]
 
     def reference_poses(self, scene: str | None = None) -> Array:
         """``T_map_cam`` (R, 4, 4) of a scene's references (default: the first)."""
@@ -142,12 +142,6 @@ class PixLocLocalizer(Localizer):
             self.__dict__.pop(name, None)
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
-
-    def _scene_index(self, name: str) -> int:
-        names = [store.scene for store in self._stores]
-        if name not in names:
-            raise ConfigError(f"scene: expected one of {', '.join(names)}, found {name!r}")
-        return names.index(name)
 
     # -- localizing -------------------------------------------------------------------------------
 
@@ -202,7 +196,7 @@ class PixLocLocalizer(Localizer):
 
     def _start(self, query: Query) -> tuple[_Start, str]:
         """Where to begin, and why that is nowhere."""
-        named = None if query.scene is None else self._scene_index(query.scene)
+        named = None if query.scene is None else self.scene_index(query.scene)
         settings, prior = self._settings, query.prior
         failure = "no_prior"
         if prior is not None:
@@ -216,7 +210,7 @@ class PixLocLocalizer(Localizer):
         found = self._retrieval.find(self._rectified(query), query.scene)
         s = settings.retrieval_sigma_m
         covariance = np.diag([s**2, s**2, (0.2 * s) ** 2, *([np.radians(3.0 * s) ** 2] * 3)])
-        return _Start(self._scene_index(found.scene), found.T_map_cam, covariance, 1.0), "none"
+        return _Start(self.scene_index(found.scene), found.T_map_cam, covariance, 1.0), "none"
 
     def _scene_near(self, prior: PosePrior, named: int | None) -> int:
         if named is not None or len(self._stores) == 1:

@@ -1,9 +1,9 @@
 """Public PixLoc checkpoints (github.com/cvg/pixloc, Apache-2.0) as weights of our network, from a local file.
 
 The files hold settings as pickled objects beside the weights, which nothing here reads. Convert one where its software
-is installed::
+is installed; reading it so runs what the file says, so take it from its authors only::
 
-    state = torch.load("checkpoint_best.tar")["model"]
+    state = torch.load("checkpoint_best.tar", weights_only=False)["model"]
     safetensors.torch.save_file({k: v.contiguous() for k, v in state.items()}, "pixloc.safetensors")
 
 =====================================  =====================================================================

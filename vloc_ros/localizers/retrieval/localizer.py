@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from vloc_ros.errors import ConfigError, MapError, MapTensorError
+from vloc_ros.errors import MapError, MapTensorError
 from vloc_ros.localizers.base import Localizer, check_query
 from vloc_ros.localizers.clock import Clock
 from vloc_ros.localizers.retrieval.averaging import (
@@ -151,11 +151,11 @@ class RetrievalLocalizer(Localizer):
 
     def database(self, scene: str | None = None) -> Database:
         """The references of a scene (default: the first)."""
-        return self._scenes[0 if scene is None else self._scene_index(scene)].database
+        return self._scenes[self.scene_index(scene)].database
 
     def index(self, scene: str | None = None) -> Index:
         """What finds neighbours in a scene (default: the first)."""
-        return self._scenes[0 if scene is None else self._scene_index(scene)].index
+        return self._scenes[self.scene_index(scene)].index
 
     def reference_poses(self, scene: str | None = None) -> Array:
         """``T_map_cam`` (M, 4, 4) of a scene's references (default: the first)."""
@@ -166,7 +166,7 @@ class RetrievalLocalizer(Localizer):
 
         :raises MapError: descriptors of another extractor, or none.
         """
-        number = self._scene_index(scene)
+        number = self.scene_index(scene)
         other = copy.copy(self)
         changed = self._scene_data(scene, database, self._scenes[number].calibration, f"scene {scene!r}")
         other._scenes = [*self._scenes[:number], changed, *self._scenes[number + 1 :]]
@@ -178,12 +178,6 @@ class RetrievalLocalizer(Localizer):
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
 
-    def _scene_index(self, name: str) -> int:
-        names = [s.name for s in self._scenes]
-        if name not in names:
-            raise ConfigError(f"scene: expected one of {', '.join(names)}, found {name!r}")
-        return names.index(name)
-
     # -- localizing -------------------------------------------------------------------------------
 
     def localize(self, query: Query, keep_candidates: bool = False) -> Estimate:
@@ -193,7 +187,7 @@ class RetrievalLocalizer(Localizer):
         clock = Clock(self._device)
         vector = self._descriptor.describe(query.image_rgb)
         clock.lap("encode")
-        scenes = self._scenes if query.scene is None else [self._scenes[self._scene_index(query.scene)]]
+        scenes = self._scenes if query.scene is None else [self._scenes[self.scene_index(query.scene)]]
         found = min((self._neighbours(s, vector, query.prior) for s in scenes), key=lambda f: float(f.distances[0]))
         clock.lap("search")
         return self._estimate(query, found, vector.double().cpu().numpy(), clock, keep_candidates)
