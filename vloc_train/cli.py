@@ -13,7 +13,8 @@ from rich.console import Console
 from rich.logging import RichHandler
 
 from vloc_ros.commands.assignments import assigned
-from vloc_ros.datasets import PosedSequence, open_sequence
+from vloc_ros.datasets import PosedSequence, open_source
+from vloc_ros.datasets.formats import Source, detect
 from vloc_ros.errors import ConfigError
 from vloc_ros.maps import MapBundle
 
@@ -37,8 +38,9 @@ def _changes(config: Path | None, assignments: list[str], option: str = "--set")
 def by_scene(sources: list[str], truth: str | None) -> dict[str, list[PosedSequence]]:
     """``SRC`` or ``SCENE=SRC`` arguments to drives by scene; sources without a name belong to the scene ``map``.
 
-    A source is a bag, a data-set folder, a drive of the synthetic town (:mod:`vloc_train.town_source`), or a COLMAP
-    model with its images (:func:`vloc_train.pixloc.colmap_import.open_colmap`).
+    A source is a bag or data-set folder (:mod:`vloc_ros.datasets.formats`), a drive of the synthetic town
+    (:mod:`vloc_train.town_source`), or a COLMAP model with its images
+    (:func:`vloc_train.pixloc.colmap_import.open_colmap`).
     """
     from vloc_train.town_source import PREFIX, open_town
 
@@ -52,9 +54,15 @@ def by_scene(sources: list[str], truth: str | None) -> dict[str, list[PosedSeque
 
             scenes.setdefault(name, []).extend(open_colmap(path))
             continue
-        opened = open_town(path) if path.startswith(PREFIX) else open_sequence(path, truth=truth)
-        scenes.setdefault(name, []).append(opened)
+        opened = [open_town(path)] if path.startswith(PREFIX) else _open(path, truth)
+        scenes.setdefault(name, []).extend(opened)
     return scenes
+
+
+def _open(text: str, truth: str | None) -> list[PosedSequence]:
+    source = Source.parse(text)
+    bag = (source.format or detect(source.path)) == "bag"
+    return open_source(source, **({"truth": truth} if bag else {}))
 
 
 Data = Annotated[

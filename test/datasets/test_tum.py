@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from vloc_ros.datasets.tum import is_tum, open_tum
+from vloc_ros.datasets.tum import matches, open_tum
 from vloc_ros.errors import DatasetError
 from vloc_ros.geometry.rotations import matrix_to_quaternion, so3_exp, so3_log
 
@@ -29,7 +29,7 @@ def folder(path, names=("10.000000", "10.050000", "10.175000"), lines=None):
 
 def test_poses_are_interpolated_at_the_stamps_of_the_images(tmp_path):
     found = open_tum(folder(tmp_path / "a"), CAMERA)
-    assert is_tum(tmp_path / "a") and found.camera.size == (64, 36)
+    assert matches(tmp_path / "a") and found.camera.size == (64, 36)
     np.testing.assert_array_equal(found.stamps_ns, [10_000_000_000, 10_050_000_000, 10_175_000_000])
     seconds = (found.stamps_ns - 10**10) / 1e9
     np.testing.assert_allclose(found.T_map_cam[:, 0, 3], 2.0 * seconds, atol=1e-6)

@@ -9,8 +9,8 @@ from pathlib import Path
 from vloc_ros.convert.selection import select_frames
 from vloc_ros.convert.sequence import ImageFormat, noisy_odometry, write_sequence
 from vloc_ros.convert.writer import Storage
-from vloc_ros.datasets.kitti import FolderImages, KittiOptions, open_kitti
-from vloc_ros.datasets.sequence import PosedSequence
+from vloc_ros.datasets.image_files import FolderImages
+from vloc_ros.datasets.kitti import KittiOptions, open_kitti
 
 __all__ = ["convert_kitti"]
 
@@ -40,14 +40,7 @@ def convert_kitti(
     sequence = open_kitti(source, options)
     assert isinstance(sequence.source, FolderImages)
     keep = select_frames(len(sequence), frames, hold_out, part)
-    chosen = PosedSequence(
-        sequence.name,
-        sequence.stamps_ns[keep],
-        sequence.T_map_cam[keep],
-        sequence.T_base_cam,
-        sequence.camera,
-        FolderImages(tuple(sequence.source.paths[i] for i in keep)),
-    )
+    chosen = replace(sequence.select(keep), source=FolderImages(tuple(sequence.source.paths[i] for i in keep)))
     if odometry_noise is not None:
         chosen = replace(chosen, T_odom_base=noisy_odometry(chosen.T_map_base, *odometry_noise, seed))
     return write_sequence(

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 
 from vloc_ros.convert.writer import BagWriter, Storage
-from vloc_ros.datasets.kitti import FolderImages
+from vloc_ros.datasets.image_files import FolderImages
 from vloc_ros.datasets.sequence import PosedSequence
 from vloc_ros.errors import ConfigError
 from vloc_ros.types import Array, RgbImage

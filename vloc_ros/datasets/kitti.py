@@ -21,16 +21,17 @@ from typing import Literal
 import cv2
 import numpy as np
 
+from vloc_ros.datasets.image_files import IMAGE_SUFFIXES, FolderImages
+from vloc_ros.datasets.problems import Problems
 from vloc_ros.datasets.sequence import T_BODY_OPTICAL, PosedSequence
 from vloc_ros.errors import DatasetError, GeometryError
-from vloc_ros.types import Array, CameraModel, RgbImage, check_transform
+from vloc_ros.types import Array, CameraModel, check_transform
 
-__all__ = ["START_NS", "FolderImages", "KittiOptions", "open_kitti"]
+__all__ = ["START_NS", "KittiOptions", "Options", "matches", "open_drives", "open_kitti"]
 
 #: Added to every stamp: KITTI's clock starts at 0, which ROS reads as "no stamp".
 START_NS = 1_000_000_000
 IMAGE_FOLDERS = ("image_2", "left", "rgb", "image_0", "images", "right")
-SUFFIXES = (".png", ".jpg", ".jpeg")
 #: From the world of the poses to a map frame with z up.
 T_MAP_WORLD: dict[str, Array] = {
     "camera": T_BODY_OPTICAL,
@@ -60,27 +61,21 @@ class KittiOptions:
     world: Literal["camera", "y_up", "z_up"] = "camera"
 
 
-@dataclass(frozen=True)
-class FolderImages:
-    """Image files in a fixed order."""
+#: The options of this layout, for :mod:`vloc_ros.datasets.formats`.
+Options = KittiOptions
 
-    paths: tuple[Path, ...]
 
-    def image(self, index: int) -> RgbImage:
-        """:raises DatasetError: the file cannot be decoded."""
-        image = cv2.imread(str(self.paths[index]), cv2.IMREAD_COLOR)
-        if image is None:
-            raise DatasetError(f"{self.paths[index]}: expected an image, found a file that cannot be decoded")
-        return np.asarray(image[..., ::-1], dtype=np.uint8).copy()
+def matches(path: Path) -> bool:
+    """Whether a folder has ``poses.txt``, ``sequences``, or lies in a folder of that name."""
+    path = Path(path)
+    return path.is_dir() and (
+        (path / "poses.txt").is_file() or (path / "sequences").is_dir() or path.resolve().parent.name == "sequences"
+    )
 
-    def frames(self) -> Iterator[tuple[int, RgbImage]]:
-        for index in range(len(self.paths)):
-            yield index, self.image(index)
 
-    def encoded(self, index: int) -> tuple[bytes, str]:
-        """The file as it is, and ``png`` or ``jpeg``."""
-        path = self.paths[index]
-        return path.read_bytes(), "png" if path.suffix.lower() == ".png" else "jpeg"
+def open_drives(path: Path, options: KittiOptions, problems: Problems) -> list[PosedSequence]:
+    """The one drive of such a folder; faults end the reading in any case, for lines are told by their number alone."""
+    return [open_kitti(path, options)]
 
 
 def open_kitti(source: str | Path, options: KittiOptions | None = None) -> PosedSequence:
@@ -170,7 +165,7 @@ def _layout(source: Path, options: KittiOptions) -> tuple[Path, Path]:
 def _images(folder: Path, options: KittiOptions) -> list[Path]:
     names = (options.images,) if options.images else IMAGE_FOLDERS
     for name in names:
-        paths = sorted(p for p in (folder / name).glob("*") if p.suffix.lower() in SUFFIXES)
+        paths = sorted(p for p in (folder / name).glob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
         if paths:
             return paths
     raise DatasetError(f"{folder}: expected images in {' or '.join(names)}, found none; name the folder with --images")

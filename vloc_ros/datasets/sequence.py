@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from vloc_ros.errors import DatasetError
+from vloc_ros.geometry.geodesy import Datum
 from vloc_ros.types import Array, CameraModel, RgbImage
 
-__all__ = ["R_BODY_OPTICAL", "T_BODY_OPTICAL", "ImageSource", "PosedSequence"]
+__all__ = ["R_BODY_OPTICAL", "T_BODY_OPTICAL", "GnssTrack", "ImageSource", "PosedSequence"]
 
 #: Optical axes (x right, y down, z forward) seen from a body (x forward, y left, z up), REP-103.
 R_BODY_OPTICAL: Array = np.array([[0.0, 0.0, 1.0], [-1.0, 0.0, 0.0], [0.0, -1.0, 0.0]])
@@ -28,12 +29,32 @@ class ImageSource(Protocol):
 
 
 @dataclass(frozen=True)
+class GnssTrack:
+    """Positions of a receiver: ``stamps_ns`` (K,) int64, WGS-84 degrees and ellipsoidal metres (K,) each.
+
+    ``variance_m2`` (K, 3) is that of east, north, up, or None where the receiver says nothing. ``frame_id`` names the
+    antenna in the sequence's ``rig``.
+    """
+
+    stamps_ns: npt.NDArray[np.int64]
+    latitude_deg: Array
+    longitude_deg: Array
+    altitude_m: Array
+    variance_m2: Array | None = None
+    frame_id: str = "gnss"
+
+
+@dataclass(frozen=True)
 class PosedSequence:
     """One drive: N images with the camera's pose for each, in a right-handed, z-up map frame.
 
     ``stamps_ns`` is (N,) int64, strictly increasing; ``T_map_cam`` (N, 4, 4) maps points of the optical camera
     frame into ``frame_id``; ``T_base_cam`` is the mounting of the camera; ``T_odom_base`` (N, 4, 4) is drifting
     odometry, NaN-filled where a frame has none, or None. Images are read on demand from ``source``.
+
+    Where a data set knows more: ``datum`` is the place of the map frame on the Earth, ``gnss`` what a receiver said,
+    ``rig`` the mounting ``T_base_sensor`` of the other sensors by their frames' names, and ``dropped`` what the reader
+    left out, by kind.
     """
 
     name: str
@@ -44,6 +65,10 @@ class PosedSequence:
     source: ImageSource
     T_odom_base: Array | None = None
     frame_id: str = "map"
+    datum: Datum | None = None
+    gnss: GnssTrack | None = None
+    rig: Mapping[str, Array] = field(default_factory=dict)
+    dropped: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         n = len(self.stamps_ns)
@@ -75,15 +100,12 @@ class PosedSequence:
     def select(self, indices: npt.NDArray[np.int64]) -> PosedSequence:
         """The same drive with only some frames, in the order given (which must be increasing)."""
         indices = np.asarray(indices, dtype=np.int64)
-        return PosedSequence(
-            self.name,
-            self.stamps_ns[indices],
-            self.T_map_cam[indices],
-            self.T_base_cam,
-            self.camera,
-            (_DepthSubset if hasattr(self.source, "depth") else _Subset)(self.source, indices),
-            None if self.T_odom_base is None else self.T_odom_base[indices],
-            self.frame_id,
+        return replace(
+            self,
+            stamps_ns=self.stamps_ns[indices],
+            T_map_cam=self.T_map_cam[indices],
+            source=(_DepthSubset if hasattr(self.source, "depth") else _Subset)(self.source, indices),
+            T_odom_base=None if self.T_odom_base is None else self.T_odom_base[indices],
         )
 
 

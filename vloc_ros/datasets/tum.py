@@ -8,26 +8,55 @@ distortion is set on the sequence.
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
 import numpy as np
 
-from vloc_ros.datasets.kitti import FolderImages
+from vloc_ros.datasets.image_files import IMAGE_SUFFIXES, FolderImages
+from vloc_ros.datasets.problems import Problems
 from vloc_ros.datasets.sequence import T_BODY_OPTICAL, PosedSequence
 from vloc_ros.errors import DatasetError
 from vloc_ros.geometry.rotations import quaternion_to_matrix, slerp
+from vloc_ros.settings import ranged
 from vloc_ros.types import Array, CameraModel
 
-__all__ = ["is_tum", "open_tum"]
+__all__ = ["Options", "matches", "open_drives", "open_tum"]
 
 TRUTH = "groundtruth.txt"
-_SUFFIXES = (".png", ".jpg", ".jpeg")
 
 
-def is_tum(path: str | Path) -> bool:
+@dataclass(frozen=True)
+class Options:
+    """How to read a folder of the benchmark.
+
+    :param intrinsics: fx, fy, cx, cy in pixels; no file holds them.
+    :param distortion: k1, k2, p1, p2 and perhaps k3 of the images.
+    :param images: the folder with the colour images.
+    :param max_gap_s: between the two poses that a frame's own is interpolated from.
+    """
+
+    intrinsics: tuple[float, float, float, float] | None = None
+    distortion: tuple[float, ...] = ()
+    images: str = "rgb"
+    max_gap_s: float = ranged(0.1, minimum=0.0)
+
+
+def matches(path: Path) -> bool:
     """Whether a folder looks like one of the benchmark."""
     return (Path(path) / TRUTH).is_file() and not (Path(path) / "poses.txt").is_file()
+
+
+def open_drives(path: Path, options: Options, problems: Problems) -> list[PosedSequence]:
+    """The one drive of a folder. :raises DatasetError: something is missing or malformed."""
+    if options.intrinsics is None:
+        raise DatasetError(f"{path}: expected the intrinsics, which no file holds; give intrinsics=[fx,fy,cx,cy]")
+    sequence = open_tum(path, options.intrinsics, options.images, options.max_gap_s)
+    if options.distortion:
+        camera = replace(sequence.camera, distortion_model="plumb_bob", distortion=options.distortion)
+        sequence = replace(sequence, camera=camera)
+    return [sequence]
 
 
 def open_tum(
@@ -44,7 +73,7 @@ def open_tum(
     :raises DatasetError: something is missing or malformed (with file and line).
     """
     folder = Path(source)
-    paths = [p for p in (folder / images).glob("*") if p.suffix.lower() in _SUFFIXES]
+    paths = [p for p in (folder / images).glob("*") if p.suffix.lower() in IMAGE_SUFFIXES]
     if not paths:
         raise DatasetError(f"{folder / images}: expected images, found none")
     named = sorted((_stamp(path), path) for path in paths)

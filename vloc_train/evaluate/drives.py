@@ -12,10 +12,11 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from vloc_ros.datasets import is_bag, open_sequence
+from vloc_ros.datasets import open_sequence
+from vloc_ros.datasets.formats import detect
 from vloc_ros.datasets.kitti import KittiOptions, open_kitti
 from vloc_ros.datasets.sequence import ImageSource, PosedSequence
-from vloc_ros.datasets.tum import is_tum, open_tum
+from vloc_ros.datasets.tum import open_tum
 from vloc_ros.errors import ConfigError
 from vloc_ros.town import Renderer, Town, Traversal, default_camera
 from vloc_ros.types import RgbImage
@@ -131,9 +132,10 @@ class Drives:
         if self._root is None:
             raise ConfigError(f"data.{name}: expected --root, the folder that holds {drive.path}")
         path = self._root / drive.path
-        if is_bag(path):
+        kind = detect(path)
+        if kind == "bag":
             sequence = open_sequence(path, image=drive.images)
-        elif is_tum(path):
+        elif kind == "tum":
             if drive.intrinsics is None:
                 raise ConfigError(f"data.{name}: expected intrinsics, which {path} does not hold")
             sequence = open_tum(path, drive.intrinsics, images=drive.images or "rgb")

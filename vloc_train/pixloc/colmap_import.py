@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 
 from vloc_ros.datasets import PosedSequence
-from vloc_ros.datasets.kitti import FolderImages
+from vloc_ros.datasets.image_files import FolderImages
 from vloc_ros.datasets.sequence import T_BODY_OPTICAL
 from vloc_ros.errors import CameraError, CameraMismatchError, DatasetError
 from vloc_ros.geometry.rotations import rotation_angle

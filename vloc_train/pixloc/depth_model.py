@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vloc_ros.datasets import PosedSequence
-from vloc_ros.datasets.kitti import FolderImages
+from vloc_ros.datasets.image_files import FolderImages
 from vloc_ros.errors import CameraMismatchError, DatasetError
 from vloc_ros.geometry.cameras import project, unproject
 from vloc_ros.geometry.se3 import inverse, transform_points

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tiny_street
 
-from vloc_ros.datasets.kitti import FolderImages
+from vloc_ros.datasets.image_files import FolderImages
 from vloc_ros.errors import CameraMismatchError, DatasetError
 from vloc_ros.geometry.cameras import project
 from vloc_ros.geometry.rotations import matrix_to_quaternion

@@ -1,0 +1,125 @@
+"""Every data-set layout that can be read: by name, or found out from the folder.
+
+A source is a path, or ``FORMAT:PATH[,OPTION=VALUE...]``, for example ``robotcar:/data/2014-12-09,camera=mono_rear``.
+A reader is a module with
+
+* ``matches(path) -> bool``: whether the folder or file looks like its layout (names alone, nothing is decoded),
+* ``Options``: a frozen settings dataclass,
+* ``open_drives(path, options, problems) -> list[PosedSequence]``: the drives in it.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from vloc_ros.datasets.problems import Problems
+from vloc_ros.datasets.sequence import PosedSequence
+from vloc_ros.errors import ConfigError, DatasetError
+from vloc_ros.settings import settings_from_mapping
+
+__all__ = ["FORMATS", "Format", "Source", "detect", "open_source"]
+
+
+@dataclass(frozen=True)
+class Format:
+    """A layout's name, what it is, and the module that reads it (imported when it is used)."""
+
+    name: str
+    about: str
+    module: str
+
+    def reader(self) -> Any:
+        """The module."""
+        return importlib.import_module(f"vloc_ros.datasets.{self.module}")
+
+
+_ALL = (
+    Format("bag", "rosbag2 (mcap, sqlite3) or ROS 1 bag", "bag_format"),
+    Format("tum", "TUM RGB-D", "tum"),
+    # Last: a flat folder of images with poses.txt is the least that can be told from a folder.
+    Format("kitti", "KITTI odometry, and flat folders of images with poses.txt", "kitti"),
+)
+#: By name, in the order in which a folder is tried.
+FORMATS: dict[str, Format] = {item.name: item for item in _ALL}
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a source text says; ``format`` None: to be found out."""
+
+    format: str | None
+    path: Path
+    options: Mapping[str, Any]
+
+    @classmethod
+    def parse(cls, text: str) -> Source:
+        """:raises ConfigError: an option without a value. A path that exists is taken as it is."""
+        if Path(text).exists():
+            return cls(None, Path(text), {})
+        name, separator, rest = text.partition(":")
+        if not separator or name not in FORMATS:
+            return cls(None, Path(text), {})
+        path, *fields = _at_commas(rest)
+        options: dict[str, Any] = {}
+        for field in fields:
+            key, equals, value = field.partition("=")
+            if not equals:
+                raise ConfigError(f"{text}: expected OPTION=VALUE between commas, found {field!r}")
+            try:
+                options[key.strip()] = yaml.safe_load(value)
+            except yaml.YAMLError as problem:
+                raise ConfigError(f"{text}: {key}: expected a plain value, found {value!r}") from problem
+        return cls(name, Path(path), options)
+
+
+def detect(path: Path) -> str:
+    """The name of the layout of a folder or file.
+
+    :raises DatasetError: nothing is there, or no layout fits; the message lists them.
+    """
+    if not path.exists():
+        raise DatasetError(f"{path}: expected a bag or a data-set folder, found nothing")
+    for item in FORMATS.values():
+        if item.reader().matches(path):
+            return item.name
+    raise DatasetError(
+        f"{path}: expected a bag or a folder in one of the known layouts ({', '.join(FORMATS)}), found none of them; "
+        "name the layout: FORMAT:PATH"
+    )
+
+
+def open_source(source: Source | str, problems: Problems | None = None, **options: Any) -> list[PosedSequence]:
+    """The drives of a source, at least one.
+
+    :param options: on top of those that the source text names; None values are left out.
+    :raises ConfigError: an option that the layout does not have.
+    :raises DatasetError, BagError: what is wrong with the data.
+    """
+    if isinstance(source, str):
+        source = Source.parse(source)
+    name = source.format or detect(source.path)
+    reader = FORMATS[name].reader()
+    given = {**source.options, **{key: value for key, value in options.items() if value is not None}}
+    settings = settings_from_mapping(reader.Options, given, f"{name}:{source.path}")
+    drives: list[PosedSequence] = reader.open_drives(source.path, settings, problems or Problems())
+    if not drives:
+        raise DatasetError(f"{source.path}: expected drives of {FORMATS[name].about}, found none")
+    return drives
+
+
+def _at_commas(text: str) -> list[str]:
+    """Split at commas that are not inside brackets."""
+    parts, depth = [""], 0
+    for letter in text:
+        depth += (letter in "[{") - (letter in "]}")
+        if letter == "," and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += letter
+    return parts
