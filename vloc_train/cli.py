@@ -62,7 +62,8 @@ def by_scene(sources: list[str], truth: str | None) -> dict[str, list[PosedSeque
 def _open(text: str, truth: str | None) -> list[PosedSequence]:
     source = Source.parse(text)
     bag = (source.format or detect(source.path)) == "bag"
-    return open_source(source, **({"truth": truth} if bag else {}))
+    options: dict[str, Any] = {"truth": truth} if bag else {}
+    return open_source(source, **options)
 
 
 Data = Annotated[
