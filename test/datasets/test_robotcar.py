@@ -244,6 +244,26 @@ def test_yaw_from_the_grids_north_is_turned_by_the_convergence(tmp_path):
         opened(drive, north="grid")
 
 
+def test_a_yaw_that_is_off_the_direction_of_travel_is_told(tmp_path, caplog):
+    drive = write_drive(tmp_path, tables=False)
+    k = np.arange(150)
+    heading = 0.3 + 0.3 * np.sin(k / 20)
+    T = make_transform(
+        euler_to_matrix(np.stack([np.full(150, np.pi), 0 * k, heading], axis=-1)),  # z down
+        np.stack([np.cumsum(np.cos(heading)), np.cumsum(np.sin(heading)), 0.0 * k], axis=-1) * 1.2,
+    )
+    gamma = np.arctan(np.tan(np.radians(3 - 1.26)) * np.sin(np.radians(51.76)))
+    rows = []
+    for number in range(150):
+        fields = pose_row(START_US + 100_000 * number, T[number]).split(",")
+        rows.append(",".join([*fields[:-1], repr(float(fields[-1]) - float(gamma))]))  # from the grid's north
+    write_tables(drive, "gps/ins.csv", INS_HEADER, rows)
+    opened(drive, north="grid")
+    assert "direction of travel" not in caplog.text
+    opened(drive)
+    assert "yaw lies 1.3" in caplog.text and "about 1.37 deg would mean" in caplog.text
+
+
 @given(st.floats(-70, 70), st.floats(-2.9, 2.9))
 def test_convergence_is_that_of_the_projection(latitude, from_centre):
     """Against a transverse Mercator projection of the sphere, differentiated along the meridian."""
