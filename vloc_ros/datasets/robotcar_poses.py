@@ -115,7 +115,10 @@ def unit_track(path: Path, options: UnitOptions, T_base_unit: Array, problems: P
         if numbers is None or stamp is None or not _plausible(numbers, row.where, options.datum, problems):
             continue
         if extra:
-            zones.append(_zone(row.fields[7], row.where))
+            zone = _zone(row.fields[7], row.where, problems)
+            if zone is None:
+                continue
+            zones.append(zone)
         rows.append(row)
         stamps.append(stamp)
         values.append(numbers)
@@ -217,6 +220,12 @@ def gnss_track(path: Path, problems: Problems, frame_id: str) -> GnssTrack | Non
         numbers = Row(row.path, row.number, row.fields[1:]).numbers(problems)
         if stamp is None or numbers is None:
             continue
+        if abs(numbers[0]) > 90 or abs(numbers[1]) > 180:
+            problems.fault(
+                "place that is none",
+                f"{row.where}: expected latitude and longitude in degrees, found {numbers[0]:g} and {numbers[1]:g}",
+            )
+            continue
         if stamp <= last:
             problems.fault("stamp out of order", f"{row.where}: expected increasing stamps, found {stamp} after {last}")
             continue
@@ -283,8 +292,9 @@ def _plausible(numbers: Array, where: str, datum: Datum, problems: Problems) -> 
     return True
 
 
-def _zone(text: str, where: str) -> float:
+def _zone(text: str, where: str, problems: Problems) -> float | None:
     digits = text.strip().rstrip("ABCDEFGHIJKLMNOPQRSTUVWXYZ")
     if not digits.isdigit() or not 1 <= int(digits) <= 60:
-        raise DatasetError(f"{where}: expected a UTM zone such as 30U, found {text!r}")
+        problems.fault("UTM zone that is none", f"{where}: expected a UTM zone such as 30U, found {text!r}")
+        return None
     return float(digits)
