@@ -106,7 +106,7 @@ def in_map(shots: Sequence[Shot], world: World, what: str, origin: Sequence[floa
     far = np.abs(T[:, :3, 3]).max(axis=1)
     if float(far.max()) > FARTHEST_M:
         worst = int(far.argmax())
-        place = ",".join(f"{v:.0f}" for v in shots[0].T_world_cam[:3, 3])
+        place = ",".join(str(round(float(v))) for v in shots[0].T_world_cam[:3, 3])
         raise DatasetError(
             f"{shots[worst].where}: expected coordinates of {what} within {FARTHEST_M:g} m, found {far[worst]:.6g} m; "
             f"name the place that is to be the map's origin: origin=[{place}]"
