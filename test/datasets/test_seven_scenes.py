@@ -66,7 +66,9 @@ def test_stamps_are_30_hz_and_of_no_other_sequence(scene):
 
 def test_splits_name_sequences(scene):
     folder, _ = scene
-    names = {s: [d.name[-6:] for d in open_source(f"seven_scenes:{folder},{TINY},split={s}")] for s in ("train", "test")}
+    names = {
+        s: [d.name[-6:] for d in open_source(f"seven_scenes:{folder},{TINY},split={s}")] for s in ("train", "test")
+    }
     assert names == {"train": ["seq-01", "seq-10"], "test": ["seq-02"]}
     (folder / "TrainSplit.txt").write_text("sequence1\nsequence4\nfour\n")
     with pytest.raises(DatasetError, match=r"TrainSplit\.txt:2: expected the folder .*seq-04"):
