@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from posed_folders import picture, poses, text, truncate, wxyz
+from posed_folders import picture, poses, same_drive, text, truncate, wxyz
 
+from vloc_ros.convert.sequence import write_sequence
+from vloc_ros.datasets import open_sequence
 from vloc_ros.datasets.formats import detect, open_source
 from vloc_ros.datasets.kapture import matches
 from vloc_ros.datasets.problems import Problems
@@ -322,6 +324,38 @@ def test_images_of_another_size_and_truncated_ones(one):
     assert len(drive) == 1 and drive.dropped == {"image of another size": 1, "image that cannot be decoded": 1}
 
 
+def test_positions_of_a_receiver_come_with_the_drive(one):
+    folder, _ = one
+    sensors = f"cam0, , camera, {LENS}\ng, , gnss, EPSG:4326\nh, , gnss\nutm, , gnss, EPSG:32630\n"
+    (folder / "sensors" / "sensors.txt").write_text(sensors)
+    file = folder / "sensors" / "records_gnss.txt"
+    good = [row(s, "g", -1.25, 51.75 + i, 100.5 + i, 0, 0) for i, s in enumerate(STAMPS)]
+    others = [row(STAMPS[0], "utm", 620000, 5735000, 100, 0, 0), row(STAMPS[0], "h", 1, 2, 3, 0, 0)]
+    file.write_text("\n".join([*good[::-1], *others]))
+    problems = Problems()
+    (drive,) = open_source(str(folder), problems)
+    assert drive.gnss.stamps_ns.tolist() == STAMPS and drive.gnss.frame_id == "g"
+    assert (
+        drive.gnss.latitude_deg.tolist() == [51.75, 52.75, 53.75] and drive.gnss.longitude_deg.tolist() == [-1.25] * 3
+    )
+    assert drive.gnss.altitude_m.tolist() == [100.5, 101.5, 102.5]
+    assert problems.counts == {"position of another system": 1, "position of another receiver": 1}
+    for line, message in {
+        row(STAMPS[0], "g", 51.75, -1.25, 0, 0, 0): ":4: expected one position a stamp",
+        row(STAMPS[0] + 1, "g", 51.75, -101.25, 0, 0, 0): ":4: expected longitude, latitude.*x is the longitude",
+        row(STAMPS[0] + 1, "x", 1, 1, 0, 0, 0): ":4: expected a gnss 'x' in sensors",
+        row(STAMPS[0] + 1, "g", 1, "nan", 0, 0, 0): ":4: expected finite",
+        row(17, "g", 1, 1, 0, 0, 0): ":4: expected a stamp in ns",
+        row(17, "g", 1, 1, 0): ":4: expected 7 fields",
+    }.items():
+        file.write_text("\n".join([*good, line]))
+        with pytest.raises(DatasetError, match=r"records_gnss\.txt" + message):
+            open_source(str(folder))
+        problems = Problems(keep_going=True)
+        assert len(open_source(str(folder), problems)[0].gnss.stamps_ns) == 3
+        assert list(problems.counts.values()) == [1]
+
+
 def test_other_versions_and_no_files(one):
     folder, _ = one
     path = folder / "sensors" / "sensors.txt"
@@ -351,3 +385,8 @@ def test_any_chain_of_rigs_reads_back(tmp_path_factory, seed, depth):
     rows = [device_row(START, chain[-1], inverse(T_world_camera @ T_camera_top))]
     write(folder, [f"cam0, , camera, {LENS}"], records(stamps=[START]), rows, rigs)
     np.testing.assert_allclose(open_source(str(folder))[0].T_map_cam[0], T_world_camera, atol=1e-9)
+
+
+def test_through_a_bag_and_back(nested, tmp_path):
+    drive = open_source(f"kapture:{nested[0]},camera=left")[0]
+    same_drive(open_sequence(write_sequence(drive, tmp_path / "bag")), drive)

@@ -7,6 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from vloc_ros.datasets.sequence import PosedSequence
 from vloc_ros.geometry.rotations import matrix_to_quaternion
 from vloc_ros.geometry.se3 import se3_exp
 
@@ -35,6 +36,18 @@ def picture(path: Path, seed: int = 0, size: tuple[int, int] = (8, 6)) -> np.nda
     path.parent.mkdir(parents=True, exist_ok=True)
     assert cv2.imwrite(str(path), image)
     return image[..., ::-1]
+
+
+def same_drive(back: PosedSequence, drive: PosedSequence) -> None:
+    """Stamps to the nanosecond, poses to 1e-9, every image bit by bit, and the camera."""
+    np.testing.assert_array_equal(back.stamps_ns, drive.stamps_ns)
+    np.testing.assert_allclose(back.T_map_cam, drive.T_map_cam, atol=1e-9)
+    for index in range(len(drive)):
+        np.testing.assert_array_equal(back.image(index), drive.image(index))
+    np.testing.assert_array_equal(back.camera.K, drive.camera.K)
+    assert back.camera.size == drive.camera.size and back.camera.is_distorted == drive.camera.is_distorted
+    if drive.camera.is_distorted:  # a bag says "no distortion" as five zeros
+        assert back.camera == drive.camera
 
 
 def truncate(path: Path) -> None:

@@ -8,7 +8,8 @@ kapture does not say what its timestamps are: nanoseconds since 1970 are expecte
 ``frame`` for counters and ids, which become stamps at ``rate_hz``. Nor does it say where up is (``world``), or where
 the world lies: coordinates too large for a map, UTM for example, need ``origin``. Rows may stand in any order.
 
-``base_link`` is at the camera, with body axes; the other sensors of its rig are in the drive's rig.
+``base_link`` is at the camera, with body axes; the other sensors of its rig are in the drive's rig. Positions of a
+WGS-84 receiver in ``records_gnss.txt`` come with every drive.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from typing import Literal
 
 from vloc_ros.datasets.colmap_cameras import camera_of_parameters
 from vloc_ros.datasets.image_files import FolderImages
+from vloc_ros.datasets.kapture_gnss import WGS84, read_gnss
 from vloc_ros.datasets.kapture_poses import Mounting, Trajectories, read_mounting, read_trajectories, timestamp
 from vloc_ros.datasets.kitti import START_NS
 from vloc_ros.datasets.posed_images import (
@@ -81,7 +83,7 @@ def open_drives(path: Path, options: Options, problems: Problems) -> list[PosedS
     path = path.resolve()
     folder = path / "sensors"
     before = dict(problems.counts)
-    kinds, cameras = _sensors(folder / "sensors.txt", problems)
+    kinds, cameras, systems = _sensors(folder / "sensors.txt", problems)
     named = [device for device, kind in kinds.items() if kind == "camera"]
     if options.camera is not None and options.camera not in named:
         raise DatasetError(
@@ -98,12 +100,15 @@ def open_drives(path: Path, options: Options, problems: Problems) -> list[PosedS
     for device in named:
         if device in shots:
             groups.setdefault(cameras[device] if options.join else device, []).append(device)
+    gnss = read_gnss(
+        folder / "records_gnss.txt", systems, lambda time, row: _stamp(time, row, options, problems), problems
+    )
     out = []
     for devices in groups.values():
         drive = _drive(path, devices, shots, cameras[devices[0]], mounting, options, problems)
         if drive is not None:
             title = path.name if len(groups) == 1 else f"{path.name}-{devices[0].replace('/', '_')}"
-            out.append(replace(drive, name=title, dropped=left_out(problems, before)))
+            out.append(replace(drive, name=title, gnss=gnss, dropped=left_out(problems, before)))
             before = dict(problems.counts)
     if not out:
         raise DatasetError(
@@ -113,8 +118,8 @@ def open_drives(path: Path, options: Options, problems: Problems) -> list[PosedS
     return out
 
 
-def _sensors(path: Path, problems: Problems) -> tuple[dict[str, str], dict[str, CameraModel]]:
-    """Kinds of all devices, and the cameras that can be used."""
+def _sensors(path: Path, problems: Problems) -> tuple[dict[str, str], dict[str, CameraModel], dict[str, str]]:
+    """Kinds of all devices, the cameras that can be used, and the coordinate systems of receivers."""
     if path.is_file():
         with path.open(encoding="utf-8", errors="replace") as file:
             first = file.readline()
@@ -123,18 +128,21 @@ def _sensors(path: Path, problems: Problems) -> tuple[dict[str, str], dict[str, 
             raise DatasetError(f"{path}:1: expected kapture format {' or '.join(VERSIONS)}, found {version!r}")
     kinds: dict[str, str] = {}
     cameras: dict[str, CameraModel] = {}
+    systems: dict[str, str] = {}
     for row in read_rows(path, problems, range(3, 40), separator=","):
         device, kind = row.fields[0], row.fields[2]
         if device in kinds:
             problems.fault("repeated sensor", f"{row.where}: expected one sensor {device}, found a second")
             continue
         kinds[device] = kind
+        if kind == "gnss":
+            systems[device] = (row.fields[3] if len(row.fields) > 3 else "") or WGS84
         if kind != "camera":
             continue
         camera = _camera(row, problems)
         if camera is not None:
             cameras[device] = camera
-    return kinds, cameras
+    return kinds, cameras, systems
 
 
 def _camera(row: Row, problems: Problems) -> CameraModel | None:
