@@ -12,7 +12,7 @@ from vloc_ros.datasets import open_sequence
 from vloc_ros.datasets.cambridge import matches, read_focals
 from vloc_ros.datasets.formats import detect, open_source
 from vloc_ros.datasets.problems import Problems
-from vloc_ros.errors import DatasetError
+from vloc_ros.errors import DatasetError, VlocError
 from vloc_ros.geometry.se3 import inverse
 from vloc_ros.types import CameraModel
 
@@ -171,6 +171,27 @@ def test_a_lost_header_loses_no_image(scene):
     (folder / "dataset_test.txt").write_text("\n".join(line(n, t) for n, t in zip(TEST, T[4:], strict=True)))
     with pytest.raises(DatasetError, match=r"dataset_test\.txt:1: expected 3 header lines, found a pose"):
         open_source(f"cambridge:{folder},focal=7")
+
+
+@settings(max_examples=40)
+@given(data=st.data())
+def test_no_content_is_a_bug(tmp_path_factory, data):
+    folder = tmp_path_factory.mktemp("s")
+    names = ["seq1/frame00001.png", "seq1/frame00002.png"]
+    for name in names:
+        picture(folder / name)
+    path = folder / "dataset_train.txt"
+    write_list(path, names, poses(2))
+    whole = path.read_bytes()
+    at = data.draw(st.integers(0, len(whole)))
+    junk = data.draw(st.one_of(st.binary(max_size=12), st.sampled_from([b" ", b"nan", b"1e400", b"9" * 40, b"\n"])))
+    path.write_bytes(whole[:at] + junk + whole[at + data.draw(st.integers(0, 12)) :])
+    for problems in (Problems(), Problems(keep_going=True)):
+        try:
+            drives = open_source(f"cambridge:{folder},focal=7,split=train", problems)
+        except VlocError:
+            continue
+        assert all(np.isfinite(d.T_map_cam).all() for d in drives)
 
 
 def test_missing_lists_and_truncated_images(scene):

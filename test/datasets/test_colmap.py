@@ -18,7 +18,7 @@ from vloc_ros.datasets.colmap import ColmapImages, matches
 from vloc_ros.datasets.colmap_model import read_model
 from vloc_ros.datasets.formats import Source, detect, open_source
 from vloc_ros.datasets.problems import Problems
-from vloc_ros.errors import CameraError, ConfigError, DatasetError
+from vloc_ros.errors import CameraError, ConfigError, DatasetError, VlocError
 from vloc_ros.geometry.se3 import inverse
 from vloc_ros.types import CameraModel
 
@@ -336,6 +336,27 @@ def test_no_model_and_no_images(tmp_path):
         open_source(f"colmap:{tmp_path}")
     (tmp_path / "poses.txt").write_text("")
     assert not matches(tmp_path)  # a drive's own poses come first
+
+
+@settings(max_examples=60)
+@given(
+    file=st.sampled_from(["cameras.txt", "images.txt", "points3D.txt", "cameras.bin", "images.bin", "points3D.bin"]),
+    data=st.data(),
+)
+def test_no_content_is_a_bug(tmp_path_factory, file, data):
+    folder = tmp_path_factory.mktemp("m")
+    T = poses(2)
+    (write_binary if file.endswith("bin") else write_text)(folder, T, ["a.png", "b.png"])
+    whole = (folder / file).read_bytes()
+    at = data.draw(st.integers(0, len(whole)))
+    junk = data.draw(st.one_of(st.binary(max_size=12), st.sampled_from([b" nan ", b" 1e400 ", b"-", b"9" * 40, b"\n"])))
+    (folder / file).write_bytes(whole[:at] + junk + whole[at + data.draw(st.integers(0, 12)) :])
+    for problems in (Problems(), Problems(keep_going=True)):
+        try:
+            model = read_model(folder, problems)
+        except VlocError:
+            continue
+        assert np.isfinite(model.points).all() and all(np.isfinite(i.T_map_cam).all() for i in model.images)
 
 
 @settings(max_examples=20)

@@ -13,7 +13,7 @@ from vloc_ros.datasets import open_sequence
 from vloc_ros.datasets.formats import detect, open_source
 from vloc_ros.datasets.kapture import matches
 from vloc_ros.datasets.problems import Problems
-from vloc_ros.errors import CameraError, DatasetError
+from vloc_ros.errors import CameraError, DatasetError, VlocError
 from vloc_ros.geometry.se3 import inverse
 from vloc_ros.types import CameraModel
 
@@ -369,6 +369,28 @@ def test_other_versions_and_no_files(one):
     assert not matches(folder)
     with pytest.raises(DatasetError, match=r"sensors\.txt: no such file"):
         open_source(f"kapture:{folder}")
+
+
+@settings(max_examples=60)
+@given(file=st.sampled_from(["sensors", "rigs", "trajectories", "records_camera", "records_gnss"]), data=st.data())
+def test_no_content_is_a_bug(tmp_path_factory, file, data):
+    folder = tmp_path_factory.mktemp("k")
+    rows = [device_row(i, "rig", np.eye(4)) for i in (7, 8)]
+    rigs = [device_row("rig", "cam0", np.eye(4))]
+    write(folder, [f"cam0, , camera, {LENS}", "g, , gnss"], records(stamps=[7, 8]), rows, rigs)
+    (folder / "sensors" / "records_gnss.txt").write_text("7, g, 1, 2, 3, 0, 0\n")
+    path = folder / "sensors" / f"{file}.txt"
+    whole = path.read_bytes()
+    at = data.draw(st.integers(0, len(whole)))
+    junk = data.draw(st.one_of(st.binary(max_size=12), st.sampled_from([b", ", b"nan", b"1e400", b"9" * 40, b"\n"])))
+    path.write_bytes(whole[:at] + junk + whole[at + data.draw(st.integers(0, 12)) :])
+    for problems in (Problems(), Problems(keep_going=True)):
+        for unit in ("stamp_unit=frame", "stamp_unit=ns,since_1970=false"):
+            try:
+                drives = open_source(f"kapture:{folder},{unit}", problems)
+            except VlocError:
+                continue
+            assert all(np.isfinite(d.T_map_cam).all() for d in drives)
 
 
 @settings(max_examples=15)

@@ -14,6 +14,7 @@ WGS-84 receiver in ``records_gnss.txt`` come with every drive.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -45,6 +46,8 @@ from vloc_ros.types import Array, CameraModel
 __all__ = ["Options", "matches", "open_drives"]
 
 VERSIONS = ("1.0", "1.1")
+#: What an int64 holds, with room for an offset.
+LATEST_NS = 2**62
 
 
 @dataclass(frozen=True)
@@ -80,7 +83,7 @@ def open_drives(path: Path, options: Options, problems: Problems) -> list[PosedS
     :raises DatasetError: something is missing or malformed (with file and line).
     :raises CameraError: a camera model that is not supported, or no calibration.
     """
-    path = path.resolve()
+    path = Path(os.path.abspath(path))  # a link keeps its name
     folder = path / "sensors"
     before = dict(problems.counts)
     kinds, cameras, systems = _sensors(folder / "sensors.txt", problems)
@@ -212,13 +215,22 @@ def _shots(
 
 def _stamp(time: int, row: Row, options: Options, problems: Problems) -> int | None:
     if options.stamp_unit == "frame":
-        return counted_stamp(time, options.rate_hz)
+        stamp = counted_stamp(time, options.rate_hz)
+        if stamp > LATEST_NS:
+            problems.fault(
+                "stamp of another unit", f"{row.where}: expected a counter, found {time}; name its stamp_unit"
+            )
+            return None
+        return stamp
     try:
         stamp = stamp_in_ns(str(time), options.stamp_unit, row.where, since_1970=options.since_1970)
     except DatasetError as problem:
         problems.fault(
             "stamp of another unit", f"{problem}; name what it is: stamp_unit=us, ms, s, or frame for counters"
         )
+        return None
+    if stamp > LATEST_NS:
+        problems.fault("stamp of another unit", f"{row.where}: expected a stamp in {options.stamp_unit}, found {time}")
         return None
     return stamp if options.since_1970 else START_NS + stamp
 
