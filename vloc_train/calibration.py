@@ -15,7 +15,7 @@ from vloc_ros.errors import CalibrationError, ConfigError
 from vloc_ros.geometry.rotations import so3_exp
 from vloc_ros.geometry.se3 import pose_error
 from vloc_ros.images.preprocess import Preprocess
-from vloc_ros.localizers.base import Localizer
+from vloc_ros.localizers.base import Localizer, SimulatedPrior
 from vloc_ros.localizers.registry import backend_class
 from vloc_ros.localizers.verdict import in_map_axes
 from vloc_ros.maps import MapBundle, read_map, write_map
@@ -55,10 +55,10 @@ class _Sample:
         return fit_covariance(tuple(self.names), *arrays).to_mapping()
 
 
-def _simulated_prior(truth: Array, rng: np.random.Generator, sigma_m: tuple[float, float]) -> PosePrior:
+def _draw_prior(truth: Array, rng: np.random.Generator, kind: SimulatedPrior) -> PosePrior:
     """A prediction as a tracker makes it: off by what its covariance says."""
-    sigma = float(np.exp(rng.uniform(*np.log(sigma_m))))
-    std = np.array([sigma, sigma, 0.1 * sigma, *np.full(3, np.radians(3.0) * sigma)])
+    sigma = float(np.exp(rng.uniform(*np.log(kind.sigma_m))))
+    std = np.array([sigma, sigma, 0.1 * sigma, *np.full(3, np.radians(kind.deg_per_m) * sigma)])
     offset = rng.standard_normal(6) * std
     T = np.array(truth)
     T[:3, 3] += offset[:3]
@@ -67,17 +67,23 @@ def _simulated_prior(truth: Array, rng: np.random.Generator, sigma_m: tuple[floa
 
 
 def calibrate_scenes(
-    localizer: Localizer, held_out: Sequence[FrameSet], names: Sequence[str], prior: bool = False, seed: int = 0
+    localizer: Localizer,
+    held_out: Sequence[FrameSet],
+    names: Sequence[str],
+    prior: bool = False,
+    seed: int = 0,
+    repeats: int = 1,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Localize the held-out frames of every scene; return the manifest's ``calibration`` and ``validation`` sections.
 
     Scenes with too few held-out frames stay uncalibrated, and say so. A localizer that needs a prior gets a simulated
-    one (rotation takes 3 degrees per metre of position).
+    one (:class:`~vloc_ros.localizers.base.SimulatedPrior`).
 
     :param localizer: over the map as it will be, without calibration.
     :param names: the diagnostics of an estimate that the covariance is made from.
     :param prior: localize every frame a second time from a simulated prior, for backends whose search starts
         elsewhere then and leaves other traces of its certainty.
+    :param repeats: how often a localizer that needs a prior is asked each frame, from another prior each time.
     """
     rng = np.random.default_rng(seed)
     calibration: dict[str, Any] = {}
@@ -85,14 +91,15 @@ def calibrate_scenes(
     for frames in held_out:
         free, guided = (_Sample(names, localizer.whitening) for _ in range(2))
         scores, found = [], []
-        for index, truth in enumerate(frames.T_map_cam):
+        asked = np.repeat(np.arange(len(frames)), repeats if localizer.needs_prior else 1)
+        for index, truth in zip(asked, frames.T_map_cam[asked], strict=True):
             image, stamp = np.array(frames.images[index]), int(frames.stamps_ns[index])
-            start = _simulated_prior(truth, rng, localizer.prior_sigma_m) if localizer.needs_prior else None
+            start = _draw_prior(truth, rng, localizer.simulated_prior) if localizer.needs_prior else None
             estimate = localizer.localize(Query(image, frames.camera, stamp, start, frames.scene))
             found.append(pose_error(estimate.T_map_cam, truth))
             scores.append(estimate.score if free.add(estimate, truth) else np.nan)
             if prior:
-                guess = _simulated_prior(truth, rng, localizer.prior_sigma_m)
+                guess = _draw_prior(truth, rng, localizer.simulated_prior)
                 guided.add(localizer.localize(Query(image, frames.camera, stamp, guess, frames.scene)), truth)
         if not scores:
             continue

@@ -14,6 +14,7 @@ import inspect
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, ClassVar
 
@@ -26,7 +27,27 @@ from vloc_ros.localizers.registry import available_backends, backend_class
 from vloc_ros.maps import MapBundle, MapManifest, read_map
 from vloc_ros.types import CameraModel, Estimate, Query
 
-__all__ = ["Localizer", "available_backends", "check_query", "load_localizer", "offers_candidates", "select_device"]
+__all__ = [
+    "Localizer",
+    "SimulatedPrior",
+    "available_backends",
+    "check_query",
+    "load_localizer",
+    "offers_candidates",
+    "select_device",
+]
+
+
+@dataclass(frozen=True)
+class SimulatedPrior:
+    """How wrong the priors are that a calibration draws.
+
+    ``sigma_m`` are the smallest and largest standard deviation of position, drawn log-uniformly between; the height has
+    a tenth of it, and the rotation ``deg_per_m`` degrees for each metre of it.
+    """
+
+    sigma_m: tuple[float, float] = (0.2, 3.0)
+    deg_per_m: float = 3.0
 
 
 class Localizer(ABC):
@@ -45,13 +66,16 @@ class Localizer(ABC):
     #: Six diagnostics with a frame's own standard deviations in the camera's axes (position, m, then rotation, rad),
     #: which the calibration corrects; empty for a backend that has no idea of its own.
     whitening: ClassVar[tuple[str, ...]] = ()
-    #: Standard deviations of the simulated priors that a calibration draws (log-uniformly), metres.
-    prior_sigma_m: ClassVar[tuple[float, float]] = (0.2, 3.0)
 
     def __init__(self, bundle: MapBundle, device: torch.device) -> None:
         self._manifest = bundle.manifest
         self._map_id = bundle.id
         self._device = device
+
+    @property
+    def simulated_prior(self) -> SimulatedPrior:
+        """The priors that a calibration simulates for this localizer."""
+        return SimulatedPrior()
 
     @classmethod
     @abstractmethod

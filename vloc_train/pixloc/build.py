@@ -72,6 +72,7 @@ class BuildSettings:
     :param retrieval: a map of any backend with a descriptor extractor: then this map finds its first pose by itself.
     :param hold_out: every n-th frame is kept out of the map for validation and calibration when no calibration data is
         given; 0 keeps all, and leaves the covariance uncalibrated.
+    :param calibration_repeats: priors that the calibration draws for each of its frames; more where those are few.
     :param report: write the quality report beside the map (needs matplotlib).
     :param seed: unused, nothing is random.
     """
@@ -88,6 +89,7 @@ class BuildSettings:
     optimizer: dict[str, Any] = field(default_factory=dict)
     retrieval: str = ""
     hold_out: int = ranged(10, minimum=0)
+    calibration_repeats: int = ranged(1, minimum=1, maximum=100)
     report: bool = True
     seed: int = ranged(0, minimum=0)
 
@@ -246,8 +248,9 @@ def build_pixloc(
     frames = [cache_frames(list(v), preprocess, work, n) for n, v in tried.items() if n in models and any(map(len, v))]
     with PixLocLocalizer.from_map(bundle, device) as localizer:
         found, validation = calibrate_scenes(
-            localizer, frames, localizer.statistics, localizer.prior_changes_statistics
-        )
+            localizer, frames, localizer.statistics, localizer.prior_changes_statistics,
+            repeats=settings.calibration_repeats,
+        )  # fmt: skip
     return write(out, calibration=found, validation=validation)
 
 

@@ -13,7 +13,7 @@ from vloc_ros.errors import ConfigError, MapFormatError
 from vloc_ros.geometry.rotations import so3_log
 from vloc_ros.images.preprocess import Preprocess
 from vloc_ros.images.rectify import Rectifier
-from vloc_ros.localizers.base import Localizer, check_query
+from vloc_ros.localizers.base import Localizer, SimulatedPrior, check_query
 from vloc_ros.localizers.clock import Clock
 from vloc_ros.localizers.pixloc.alignment import Aligned, Aligner, AlignmentResult
 from vloc_ros.localizers.pixloc.bundle import MAP_SECTION, MapSettings
@@ -46,6 +46,8 @@ FAILURES = {
 _NOWHERE = np.diag([1e6, 1e6, 1e6, np.pi**2, np.pi**2, np.pi**2])
 #: What an uncalibrated Hessian is off by at least: channels of a feature do not err independently.
 _UNCALIBRATED_FACTOR = 100.0
+#: And what it knows nothing of: errors of the map's own poses, of its points, and of the camera's calibration.
+_UNCALIBRATED_FLOOR = np.diag([0.25**2] * 3 + [np.radians(1.0) ** 2] * 3)
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,6 @@ class PixLocLocalizer(Localizer):
     backend: ClassVar[str] = "pixloc"
     statistics: ClassVar[tuple[str, ...]] = STATISTICS
     whitening: ClassVar[tuple[str, ...]] = SIGMAS
-    prior_sigma_m: ClassVar[tuple[float, float]] = (0.1, 1.0)
 
     def __init__(self, bundle: MapBundle, device: torch.device, settings: Mapping[str, Any] | None = None) -> None:
         super().__init__(bundle, device)
@@ -116,6 +117,10 @@ class PixLocLocalizer(Localizer):
     @property
     def takes_distorted(self) -> bool:
         return self._settings.distorted_images
+
+    @property
+    def simulated_prior(self) -> SimulatedPrior:
+        return SimulatedPrior(self._settings.calibration_prior_m, self._settings.calibration_prior_deg_per_m)
 
     @property
     def needs_prior(self) -> bool:
@@ -301,7 +306,7 @@ class PixLocLocalizer(Localizer):
         )  # fmt: skip
         covariance, state = verdict.covariance, verdict.state
         if verdict.position_sigma_m is None:  # not calibrated: the Hessian's idea, and never sure of it
-            covariance = _UNCALIBRATED_FACTOR * result.covariance
+            covariance = _UNCALIBRATED_FACTOR * result.covariance + _UNCALIBRATED_FLOOR
             sigma = float(np.sqrt(np.linalg.eigvalsh(covariance[:3, :3])[-1]))
             state = LocalizationState.LOST if sigma > settings.lost_sigma_m else LocalizationState.DEGRADED
         else:

@@ -40,6 +40,9 @@ class PixLocSettings:
     :param prefetch_m: metres ahead of the vehicle whose tiles are read in the background; 0: none.
     :param localized_sigma_m: a frame is LOCALIZED up to this standard deviation of position (largest axis).
     :param lost_sigma_m: a frame is LOST beyond this standard deviation of position (largest axis).
+    :param calibration_prior_m: standard deviations of the priors that a calibration simulates, smallest and largest:
+        those of the poses that this map will be asked to refine. A desk wants centimetres.
+    :param calibration_prior_deg_per_m: how far they are turned for each metre that they are off.
     :param optimizer: of the alignment, by name.
     """
 
@@ -61,6 +64,8 @@ class PixLocSettings:
     prefetch_m: float = ranged(30.0, minimum=0.0)
     localized_sigma_m: float = ranged(0.5, minimum=0.0)
     lost_sigma_m: float = ranged(5.0, minimum=0.0)
+    calibration_prior_m: tuple[float, float] = ranged((0.1, 1.0), minimum=1e-3, maximum=100.0)
+    calibration_prior_deg_per_m: float = ranged(3.0, minimum=0.0)
     optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
 
     def __post_init__(self) -> None:
@@ -69,6 +74,8 @@ class PixLocSettings:
                 f"pixloc: expected lost_sigma_m ({self.lost_sigma_m}) not to be below "
                 f"localized_sigma_m ({self.localized_sigma_m})"
             )
+        if self.calibration_prior_m[0] > self.calibration_prior_m[1]:
+            raise ConfigError(f"pixloc: expected calibration_prior_m to rise, found {self.calibration_prior_m}")
         if self.max_points and self.max_points < self.optimizer.minimum_points:
             raise ConfigError(
                 f"pixloc: expected max_points ({self.max_points}) not to be below optimizer.minimum_points "
