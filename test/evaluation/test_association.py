@@ -62,7 +62,7 @@ def test_the_limit_is_exact_to_the_nanosecond_of_our_time():
 
 @pytest.mark.parametrize("bad", [[2, 1], [1, 1]])
 def test_stamps_that_do_not_increase_are_refused(bad):
-    with pytest.raises(GeometryError, match="estimate: expected increasing stamps.*index 1"):
+    with pytest.raises(GeometryError, match=r"estimate: expected increasing stamps.*index 1"):
         associate(bad, [1])
     with pytest.raises(GeometryError, match="reference"):
         associate([1], bad)

@@ -212,7 +212,7 @@ def test_relative_errors_are_those_of_evo(evo, tmp_path, choice, options, relati
 
 
 def test_contested_poses_are_left_out_and_the_rest_is_as_in_evo(evo, tmp_path):
-    """Two estimates beside one reference pose: evo counts both, we the nearer; the exported pairs give equal figures."""
+    """Two estimates beside one reference pose: evo counts both, we the nearer; exported pairs give equal figures."""
     base = drive(5, 60)
     doubled = PoseTrack(
         np.sort(np.concatenate([base.stamps_ns[:50] - 2_000_000, base.stamps_ns[:5] + 1_000_000])),

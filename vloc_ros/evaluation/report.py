@@ -111,6 +111,7 @@ def table_rows(report: Mapping[str, Any]) -> list[tuple[str, str]]:
                 f"{_both(report['mean_translation_m'], report['mean_rotation_deg'])} "
                 f"(over {report['mean_over']} frames with a pose)",
             ),
+            ("ATE, root mean square", _both(report["ate_rmse_m"], report["ate_rmse_deg"])),
             ("largest error called LOCALIZED", _metres(report["max_translation_localized_m"])),
             (
                 "recall",

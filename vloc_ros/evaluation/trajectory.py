@@ -127,8 +127,8 @@ def pairs_by_path(positions: Array, delta_m: float, all_pairs: bool = False, tol
     """Pairs of rows between which the way along ``positions`` (N, 3) is ``delta_m``.
 
     One after the other: row 0 is a mark, and every row when at least ``delta_m`` lie behind the last mark; pairs are of
-    successive marks (older releases of evo leave out the first pair). From every row: with the later row where the way is nearest
-    to ``delta_m``, if it is within ``tolerance * delta_m``.
+    successive marks (older releases of evo leave out the first pair). From every row: with the later row where the way
+    is nearest to ``delta_m``, if it is within ``tolerance * delta_m``.
     """
     steps = np.linalg.norm(np.diff(positions, axis=0), axis=1)
     if not all_pairs:
