@@ -83,8 +83,6 @@ def replay(
     :param options: topics and frames of the bag; by default the usual ones.
     :param settings: settings of the backend to change.
     :param localizer: one that is already loaded from ``map_path``; it is not closed.
-    :param pipeline_settings: by default the usual ones; for a map that finds nothing without a prior (PixLoc without
-        a database), the tracker's prediction goes with every frame, as the node's parameter file has it.
     :param frames: ``START:STOP:STEP`` of the images; all by default.
     :param initial_pose: where to look first: see :func:`vloc_ros.replay.initial_poses.initial_poses`.
     :param initial_sigma: its standard deviations, metres and degrees, in place of the usual ones.
@@ -103,8 +101,6 @@ def replay(
         start = initial_poses(initial_pose, drive, frame_id, bundle.id, localizer.needs_prior, initial_sigma)
         out.mkdir(parents=True, exist_ok=True)
         references = map_references(bundle)
-        if pipeline_settings is None and localizer.needs_prior:
-            pipeline_settings = PipelineSettings(prior="always")
         pipeline = Pipeline(localizer, pipeline_settings, Tracker(tracker_settings))
         indices = _indices(drive.frame_count, frames)
         samples = CandidateSamples(localizer, len(indices))
@@ -124,7 +120,7 @@ def replay(
             "device": device_name(localizer.device),
             "problem": problem,
             "truth": drive.truth_name,
-            "prior": pipeline.settings.prior,
+            "prior": pipeline.prior,
             "initial_pose": start.description,
             "notes": [*_notes(drive, frame_id), *_start_notes(start)],
             "map_bytes": bundle.size_bytes,
