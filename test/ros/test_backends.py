@@ -112,6 +112,7 @@ def test_pixloc_alone_from_an_initial_pose(live):
     live.wait_state("active")
     poses, states = live.poses(), live.states()
     truth = _stand(live, lambda: live.values().get("estimate_failure") == "1", "verdict that there is no prior")
+    live.until(lambda: states, "a state")
     assert not poses and states[-1].data == "INITIALIZING"
 
     # A person points 0.2 m beside the truth.
