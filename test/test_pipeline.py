@@ -112,6 +112,23 @@ def test_prior_reaches_the_localizer_only_when_known_and_wanted() -> None:
     assert prior is None
 
 
+def test_a_localizer_that_needs_a_prior_always_gets_the_prediction(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many frames were missed, until the track is LOST; unless nobody wants priors."""
+    monkeypatch.setattr(Scripted, "needs_prior", True)
+    rig = make_rig()
+    assert rig.pipeline.prior == "always"
+    rig.run(0, 4)
+    rig.localizer.script = lambda query, estimate: estimate.with_state(LocalizationState.LOST)
+    limit = rig.pipeline.tracker.settings.lost_after_frames
+    assert limit > rig.pipeline.tracker.settings.prior_max_misses + 2
+    rig.run(4, 4 + limit + 2)
+    given = [query.prior is not None for query in rig.localizer.queries]
+    assert given == [False] * 3 + [True] * (1 + limit) + [False] * 2
+    never = make_rig(prior="never")
+    never.run(0, 6)
+    assert all(query.prior is None for query in never.localizer.queries)
+
+
 def test_candidates_are_kept_when_asked_for_by_those_who_offer_them(rig: Rig) -> None:
     # One that does not offer them localizes as ever.
     assert rig.pipeline.process(rig.frame(0, keep_candidates=True)).refused is None

@@ -11,7 +11,7 @@ from typing import Annotated, NoReturn
 import typer
 
 import vloc_ros
-from vloc_ros.commands import align, bench, convert, demo, maps, replay
+from vloc_ros.commands import align, bench, convert, demo, maps, replay, trajectory
 from vloc_ros.commands.plugins import run_plugin
 from vloc_ros.errors import VlocError
 
@@ -30,6 +30,7 @@ app.command()(replay.replay)
 app.command()(demo.demo)
 app.command()(bench.bench)
 app.command()(align.align)
+app.command()(trajectory.trajectory)
 
 #: What typer exits with after Ctrl-C.
 INTERRUPTED = 130

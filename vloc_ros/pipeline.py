@@ -47,7 +47,8 @@ class PipelineSettings:
     :param publish_degraded: publish accepted poses in state DEGRADED too.
     :param prior: when the localizer gets a search window: ``initial_pose``, only an initial pose until it is confirmed,
         so that the poses of successive frames stay independent, as filters that fuse them assume; ``always``, the
-        tracker's prediction too, which saves search steps; ``never``.
+        tracker's prediction too, which saves search steps; ``never``. For a localizer that finds nothing without a
+        prior, ``initial_pose`` means ``always``.
     :param min_standard_deviation: grey levels (of 255) under which an image counts as blank.
     :param bit_depth: significant bits of 16-bit images.
     :param scene: of a multi-scene map, when the vehicle never leaves it; empty: the localizer's choice.
@@ -107,6 +108,9 @@ class Pipeline:
         self.tracker = tracker or Tracker()
         self.counters: Counter[str] = Counter()
         self._offers_candidates = offers_candidates(localizer)
+        needed = localizer.needs_prior and self.settings.prior == "initial_pose"
+        #: When the localizer gets a search window: the setting, unless it finds nothing without one.
+        self.prior: Literal["initial_pose", "always", "never"] = "always" if needed else self.settings.prior
         self._last_stamp_ns: int | None = None
         self._last_odometry: Array | None = None
         self._lenses: OrderedDict[tuple[CameraModel, bool], _Lens] = OrderedDict()
@@ -222,9 +226,10 @@ class Pipeline:
             T_base_cam = np.eye(4) if frame.T_base_cam is None else check_transform(frame.T_base_cam, "T_base_cam")
         image, camera = self._image(frame, lens, timings)
 
-        known = self.tracker.prior(frame.stamp_ns, odometry, T_base_cam)
+        # Without a prior there is nothing to search: then the prediction is the best there is, until the track is LOST.
+        known = self.tracker.prior(frame.stamp_ns, odometry, T_base_cam, any_misses=self.localizer.needs_prior)
         scene = frame.scene or self.settings.scene or (self.tracker.scene if known is not None else None)
-        wanted = self.settings.prior == "always" or (self.settings.prior == "initial_pose" and self.tracker.searching)
+        wanted = self.prior == "always" or (self.prior == "initial_pose" and self.tracker.searching)
         prior = known if wanted else None
         with _timed(timings, "localize"):
             try:

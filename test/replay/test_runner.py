@@ -111,7 +111,7 @@ def test_trajectory_is_evo_readable_tum_of_the_base(result):
 
 def test_plots_are_written(result):
     names = {p.name for p in (result.report_path.parent / "plots").iterdir()}
-    assert names == {"trajectory.png", "errors.png", "nees.png", "stages.png", "candidates.png"}
+    assert names == {"trajectory.png", "errors.png", "nees.png", "recall.png", "stages.png", "candidates.png"}
     assert all(f"plots/{n}" in (result.report_path.parent / "report.md").read_text() for n in names)
 
 

@@ -100,6 +100,45 @@ def test_cascade_launch_file(live):
     assert "Traceback" not in launched.text
 
 
+def test_pixloc_alone_from_an_initial_pose(live):
+    """Without a database in its map it finds nothing, until it is told where to look; then it follows by itself."""
+    import numpy as np
+    import tiny_maps
+    from geometry_msgs.msg import PoseWithCovarianceStamped
+
+    from vloc_ros.geometry.rotations import matrix_to_quaternion
+
+    launched = live.launch("pixloc.launch.py", map=tiny_maps.tiny_map("pixloc"), device="cpu", tf_mode="none")
+    live.wait_state("active")
+    poses, states = live.poses(), live.states()
+    truth = _stand(live, lambda: live.values().get("estimate_failure") == "1", "verdict that there is no prior")
+    live.until(lambda: states, "a state")
+    assert not poses and states[-1].data == "INITIALIZING"
+
+    # A person points 0.2 m beside the truth.
+    publisher = live.publisher(PoseWithCovarianceStamped, "/initialpose")
+    live.until(lambda: publisher.get_subscription_count(), "a subscriber of initialpose")
+    message = PoseWithCovarianceStamped()
+    message.header.frame_id = "map"
+    position, orientation = message.pose.pose.position, message.pose.pose.orientation
+    position.x, position.y, position.z = (float(v) for v in truth[:3, 3] + (0.2, 0.0, 0.0))
+    orientation.x, orientation.y, orientation.z, orientation.w = (float(v) for v in matrix_to_quaternion(truth[:3, :3]))
+    message.pose.covariance = np.diag([0.09, 0.09, 0.09, 0.01, 0.01, 0.01]).reshape(-1)
+    publisher.publish(message)
+    live.until(lambda: "initial pose: x" in launched.text, "the pose in the log")
+
+    _stand(live, lambda: len(poses) >= 5, "poses after the initial pose")
+    assert states[-1].data == "LOCALIZED"
+    found = np.array([poses[-1].pose.pose.position.x, poses[-1].pose.pose.position.y, poses[-1].pose.pose.position.z])
+    assert np.linalg.norm(found - truth[:3, 3]) < 0.1
+    values = live.values()
+    assert values["backend"] == "pixloc" and values["estimate_prior_source"] == "0"
+    assert values["estimate_failure"] == "0" and values["estimate_nearest_reference"].isdigit()
+    launched.interrupt()
+    assert launched.wait(30) == 0, launched.text[-3000:]
+    assert "Traceback" not in launched.text
+
+
 def test_settings_in_a_parameter_file(live):
     import tiny_maps
 

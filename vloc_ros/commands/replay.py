@@ -46,6 +46,20 @@ def replay(
     frames: Annotated[
         str | None, typer.Option("--frames", metavar="START:STOP:STEP", help="Only some of the images.")
     ] = None,
+    initial_pose: Annotated[
+        str | None,
+        typer.Option(
+            "--initial-pose",
+            metavar="POSE",
+            help="Where to look first: X,Y,Z,ROLL,PITCH,YAW (m, deg), truth, a topic of the bag, a pose file, or none.",
+        ),
+    ] = None,
+    initial_sigma: Annotated[
+        str | None,
+        typer.Option(
+            "--initial-sigma", metavar="M,DEG", help="Its standard deviations; default: the message's, or usual."
+        ),
+    ] = None,
     plots: Annotated[bool, typer.Option("--plots/--no-plots", help="Draw plots (needs matplotlib).")] = True,
     set_: Annotated[
         list[str] | None,
@@ -58,6 +72,7 @@ def replay(
     from vloc_ros.datasets.bag import BagOptions
     from vloc_ros.evaluation.report import print_table
     from vloc_ros.replay import replay as run
+    from vloc_ros.replay.initial_poses import parse_sigma
 
     options = BagOptions(
         image=image,
@@ -78,6 +93,8 @@ def replay(
             device=device,
             settings=settings,
             frames=frames,
+            initial_pose=initial_pose,
+            initial_sigma=parse_sigma(initial_sigma),
             plots=plots,
             progress=progress,
         )

@@ -2,8 +2,8 @@
 
 Medians, recalls and shares are over *all* frames that have a reference pose; a frame without a published pose
 counts as an infinite error, so silence is never free. Means are over the frames that have a pose, with their
-number beside them. NEES = e^T S^-1 e with e = [t_est - t_ref; Log(R_est R_ref^T)] in map axes; where the
-reference states a covariance it is added to S.
+number beside them; so is the ATE, a root mean square without alignment. NEES = e^T S^-1 e with
+e = [t_est - t_ref; Log(R_est R_ref^T)] in map axes; where the reference states a covariance it is added to S.
 """
 
 from __future__ import annotations
@@ -120,6 +120,8 @@ class Metrics:
     localizer_median_rotation_deg: float
     retrieval_median_translation_m: float
     retrieval_median_rotation_deg: float
+    ate_rmse_m: float
+    ate_rmse_deg: float
 
 
 def frame_errors(records: Sequence[FrameRecord]) -> tuple[Array, Array]:
@@ -241,7 +243,14 @@ def evaluate(
         localizer_median_rotation_deg=alone[1],
         retrieval_median_translation_m=retrieval[0],
         retrieval_median_rotation_deg=retrieval[1],
+        ate_rmse_m=_rms(t[posed]),
+        ate_rmse_deg=_rms(r[posed]),
     )
+
+
+def _rms(values: Array) -> float:
+    """Root of the mean square; NaN of none."""
+    return float(np.sqrt((values**2).mean())) if len(values) else float("nan")
 
 
 def _medians(records: Sequence[FrameRecord]) -> tuple[float, float]:

@@ -10,6 +10,7 @@ import numpy as np
 
 from vloc_ros.evaluation.canvas import REFERENCE, STATE_COLOURS, new_figure, save, shade_states
 from vloc_ros.evaluation.metrics import CHI2_95_6, CHI2_BAND_6, FrameRecord, consistency, frame_nees, sigma_position
+from vloc_ros.evaluation.recall_plot import draw_recall
 from vloc_ros.geometry.se3 import pose_error
 from vloc_ros.types import Array
 
@@ -23,6 +24,7 @@ def draw_all(records: Sequence[FrameRecord], folder: Path, map_positions: Array 
     paths = [draw_trajectory(records, folder / "trajectory.png", map_positions)]
     if any(r.T_reference is not None and r.published for r in records):
         paths += [draw_errors(records, folder / "errors.png"), draw_nees(records, folder / "nees.png")]
+        paths.append(draw_recall(records, folder / "recall.png"))
     if any(r.timings_ms for r in records):
         paths.append(draw_stages(records, folder / "stages.png"))
     return paths

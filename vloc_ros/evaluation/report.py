@@ -14,7 +14,16 @@ import numpy as np
 from vloc_ros.evaluation.metrics import Consistency, FrameRecord, Metrics
 from vloc_ros.evaluation.plots import total_ms
 
-__all__ = ["build_report", "figures_of", "latency", "print_table", "table_rows", "write_report"]
+__all__ = [
+    "build_report",
+    "figures_of",
+    "latency",
+    "plain_json",
+    "print_rows",
+    "print_table",
+    "table_rows",
+    "write_report",
+]
 
 
 def build_report(metrics: Metrics, records: Sequence[FrameRecord], about: Mapping[str, Any]) -> dict[str, Any]:
@@ -54,7 +63,7 @@ def _spread(values: Sequence[float]) -> dict[str, float]:
 
 def write_report(report: Mapping[str, Any], folder: Path, plots: Sequence[Path] = ()) -> Path:
     """Write ``report.json`` and ``report.md``; the path of the latter. JSON has no NaN or infinity: null."""
-    text = json.dumps(_finite(report), indent=2, sort_keys=False, allow_nan=False)
+    text = json.dumps(plain_json(report), indent=2, sort_keys=False, allow_nan=False)
     (folder / "report.json").write_text(text + "\n", encoding="utf-8")
     lines = [f"# Replay of `{report.get('bag', '')}`", ""]
     if report.get("problem"):
@@ -102,6 +111,7 @@ def table_rows(report: Mapping[str, Any]) -> list[tuple[str, str]]:
                 f"{_both(report['mean_translation_m'], report['mean_rotation_deg'])} "
                 f"(over {report['mean_over']} frames with a pose)",
             ),
+            ("ATE, root mean square", _both(report["ate_rmse_m"], report["ate_rmse_deg"])),
             ("largest error called LOCALIZED", _metres(report["max_translation_localized_m"])),
             (
                 "recall",
@@ -135,14 +145,19 @@ def table_rows(report: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def print_table(report: Mapping[str, Any]) -> None:
     """The report on the terminal."""
+    print_rows(str(report.get("bag", "replay")), table_rows(report))
+
+
+def print_rows(title: str, rows: Sequence[tuple[str, str]]) -> None:
+    """A table of names and texts on the terminal."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=Text(str(report.get("bag", "replay"))), show_header=False, title_justify="left")
+    table = Table(title=Text(title), show_header=False, title_justify="left")
     table.add_column(style="bold")
     table.add_column(overflow="fold")
-    for name, value in table_rows(report):
+    for name, value in rows:
         table.add_row(name, Text(value))  # file names are no markup
     Console().print(table)
 
@@ -173,12 +188,12 @@ def _percent(share: float) -> str:
     return "unknown" if math.isnan(share) else f"{100 * share:.1f} %"
 
 
-def _finite(value: Any) -> Any:
+def plain_json(value: Any) -> Any:
     """Plain JSON values; NaN and infinities become null."""
     if isinstance(value, Mapping):
-        return {str(k): _finite(v) for k, v in value.items()}
+        return {str(k): plain_json(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_finite(v) for v in value]
+        return [plain_json(v) for v in value]
     if isinstance(value, (float, np.floating)):
         return float(value) if math.isfinite(value) else None
     if isinstance(value, np.integer):

@@ -18,6 +18,7 @@ from vloc_ros.nodes.outputs import Outputs
 from vloc_ros.nodes.ros_parameters import NodeParameters
 from vloc_ros.nodes.tf_broadcast import TfBroadcast
 from vloc_ros.nodes.tf_input import TfInput
+from vloc_ros.tracking import INITIAL_POSE_SIGMAS
 from vloc_ros.tracking.store import SavedPose, load_pose, save_pose
 from vloc_ros.types import Array, LocalizationState
 
@@ -29,8 +30,6 @@ __all__ = ["Engine"]
 
 #: A camera whose stamps fall back this far has been restarted (a bag that loops): TF from before is useless.
 BACKWARDS_NS = 1_000_000_000
-#: Standard deviations for an initial pose that comes without a covariance: metres, radians.
-DEFAULT_SIGMAS = (1.0, 1.0, 0.5, 0.1, 0.1, 0.3)
 LOG_PERIOD_S = 5.0
 
 
@@ -330,7 +329,7 @@ class Engine:
             self._log.warning(f"initialpose refused: {error}")
             return
         if covariance is None:
-            covariance = np.diag(np.square(DEFAULT_SIGMAS))
+            covariance = np.diag(np.square(INITIAL_POSE_SIGMAS))
         stamp = stamp_ns(message)
         if source != map_frame:
             T_map_source = self._tf.at(map_frame, source, stamp, self._parameters["tf_timeout"]) if stamp else None
@@ -362,7 +361,7 @@ class Engine:
             return
         if stored is not None and stored.map_id == self._localizer.map_id:
             # The vehicle may have been moved a little since: the window is at least the default's.
-            covariance = stored.covariance + np.diag(np.square(DEFAULT_SIGMAS))
+            covariance = stored.covariance + np.diag(np.square(INITIAL_POSE_SIGMAS))
             self.pipeline.set_initial_pose(stored.T_map_base, covariance, scene=stored.scene)
             self._log.info(f"search starts at the pose of {name}")
 

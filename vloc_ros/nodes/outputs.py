@@ -49,7 +49,8 @@ class Outputs:
 
     def state(self, state: LocalizationState) -> None:
         """Publish a state that is new. Late joiners get the last one."""
-        if state is not self._state:
+        # What is said while the node is inactive reaches nobody: then it is still to be said.
+        if state is not self._state and self._states.is_activated:
             self._state = state
             self._states.publish(String(data=state.value))
 

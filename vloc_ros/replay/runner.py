@@ -32,6 +32,7 @@ from vloc_ros.localizers.device import device_name
 from vloc_ros.maps import read_map
 from vloc_ros.pipeline import REFUSALS, Frame, FrameResult, Pipeline, PipelineSettings
 from vloc_ros.replay.about import map_references, plain_settings
+from vloc_ros.replay.initial_poses import InitialPoses, initial_poses
 from vloc_ros.replay.output import ResultBag
 from vloc_ros.replay.samples import CandidateSamples
 from vloc_ros.tracking import Tracker, TrackerSettings
@@ -69,6 +70,8 @@ def replay(
     pipeline_settings: PipelineSettings | None = None,
     localizer: Localizer | None = None,
     frames: str | None = None,
+    initial_pose: str | None = None,
+    initial_sigma: tuple[float, float] | None = None,
     plots: bool = True,
     progress: Callable[[int, int], None] | None = None,
 ) -> ReplayResult:
@@ -81,7 +84,10 @@ def replay(
     :param settings: settings of the backend to change.
     :param localizer: one that is already loaded from ``map_path``; it is not closed.
     :param frames: ``START:STOP:STEP`` of the images; all by default.
+    :param initial_pose: where to look first: see :func:`vloc_ros.replay.initial_poses.initial_poses`.
+    :param initial_sigma: its standard deviations, metres and degrees, in place of the usual ones.
     :raises BagError: nothing can be localized at all (no bag, empty, no images). :raises MapError: a bad map.
+    :raises ConfigError: a map that needs a first pose, and none is given.
     """
     out = Path(out)
     if plots:
@@ -91,14 +97,15 @@ def replay(
         drive = stack.enter_context(BagDrive(bag, options))
         if localizer is None:
             localizer = stack.enter_context(load_localizer(map_path, device, settings=settings))
+        frame_id = bundle.manifest.scenes[0].frame_id
+        start = initial_poses(initial_pose, drive, frame_id, bundle.id, localizer.needs_prior, initial_sigma)
         out.mkdir(parents=True, exist_ok=True)
         references = map_references(bundle)
         pipeline = Pipeline(localizer, pipeline_settings, Tracker(tracker_settings))
         indices = _indices(drive.frame_count, frames)
         samples = CandidateSamples(localizer, len(indices))
-        run = _Run(drive, pipeline, samples if plots else None, references)
+        run = _Run(drive, pipeline, samples if plots else None, references, start)
         localizer.warm_up()
-        frame_id = bundle.manifest.scenes[0].frame_id
         names = (frame_id, drive.options.odom_frame, drive.options.base_frame, drive.camera_frame)
         with ResultBag(out / "result", storage, names, drive.has_odometry, bundle.id) as result_bag:
             run.all_frames(result_bag, indices, progress)
@@ -113,7 +120,9 @@ def replay(
             "device": device_name(localizer.device),
             "problem": problem,
             "truth": drive.truth_name,
-            "notes": _notes(drive, frame_id),
+            "prior": pipeline.prior,
+            "initial_pose": start.description,
+            "notes": [*_notes(drive, frame_id), *_start_notes(start)],
             "map_bytes": bundle.size_bytes,
             "settings": plain_settings(localizer),
             "skipped_messages": len(drive.skipped),
@@ -140,6 +149,7 @@ class _Run:
     pipeline: Pipeline
     samples: CandidateSamples | None
     references: dict[str, Array]
+    initial: InitialPoses
     records: list[FrameRecord] = field(default_factory=list)
 
     def all_frames(self, result_bag: ResultBag, indices: set[int], progress: Callable[[int, int], None] | None) -> None:
@@ -155,6 +165,7 @@ class _Run:
 
     def _one(self, bag_frame: BagFrame, result_bag: ResultBag) -> None:
         drive, stamp = self.drive, bag_frame.stamp_ns
+        self.initial.offer(self.pipeline, drive, bag_frame)
         T_odom_base = drive.T_odom_base(stamp)
         image, camera = bag_frame.image, bag_frame.camera
         frame = Frame(stamp, image, camera, bool(drive.rectified), drive.T_base_cam, T_odom_base)
@@ -211,6 +222,12 @@ def _notes(drive: BagDrive, map_frame: str) -> list[str]:
     if drive.skipped:
         notes.append(f"{len(drive.skipped)} messages were skipped; first: {drive.skipped[0]}")
     return notes
+
+
+def _start_notes(start: InitialPoses) -> list[str]:
+    if not start.description:
+        return []
+    return [f"initial pose: {start.description} ({start.given} given)", *start.notes]
 
 
 def _indices(total: int, wanted: str | None) -> set[int]:

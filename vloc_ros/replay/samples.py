@@ -30,7 +30,7 @@ class CandidateSamples:
     kept: list[tuple[Estimate, Array | None]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self._offered = offers_candidates(self.localizer)
+        self._offered = offers_candidates(self.localizer) and not self.localizer.needs_prior
         self._wanted = [int(place * self.frames) for place in PLACES]
 
     def offer(self, index: int, frame: Frame, T_map_cam: Array | None) -> None:

@@ -6,7 +6,10 @@ from dataclasses import dataclass
 
 from vloc_ros.settings import ranged
 
-__all__ = ["TrackerSettings"]
+__all__ = ["INITIAL_POSE_SIGMAS", "TrackerSettings"]
+
+#: Standard deviations for an initial pose that comes without a covariance: metres, radians.
+INITIAL_POSE_SIGMAS = (1.0, 1.0, 0.5, 0.1, 0.1, 0.3)
 
 
 @dataclass(frozen=True)

@@ -111,15 +111,23 @@ class Tracker:
         return self._track is None and self._window is not None
 
     def prior(
-        self, stamp_ns: int, T_odom_base: Array | None = None, T_base_cam: Array | None = None
+        self,
+        stamp_ns: int,
+        T_odom_base: Array | None = None,
+        T_base_cam: Array | None = None,
+        any_misses: bool = False,
     ) -> PosePrior | None:
         """Where the camera should be at ``stamp_ns``: the search window for the localizer.
 
         None when the tracker does not know: not initialised, LOST, or too many misses in a row. After
         :meth:`set_initial_pose`, that pose and its covariance (moved by odometry), until it is confirmed or dropped.
+
+        :param any_misses: however many frames in a row were missed, as long as the track is not LOST.
         """
         track = self._track or self._window
-        if track is None or self._overdue(stamp_ns) or self._misses > self.settings.prior_max_misses:
+        if track is None or self._overdue(stamp_ns):
+            return None
+        if self._misses > self.settings.prior_max_misses and not any_misses:
             return None
         at = track.predicted(stamp_ns, T_odom_base, self.settings)
         extrinsics = np.eye(4) if T_base_cam is None else T_base_cam

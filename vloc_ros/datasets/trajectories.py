@@ -1,0 +1,135 @@
+"""Trajectories to compare: TUM files (``stamp tx ty tz qx qy qz qw``), and topics or transforms of bags."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from decimal import Decimal, InvalidOperation
+from pathlib import Path
+
+from vloc_ros import messages as msgs
+from vloc_ros.datasets import bag_format
+from vloc_ros.datasets.bag import POSE_TYPES
+from vloc_ros.datasets.bag_reader import BagReader
+from vloc_ros.datasets.posed import track_of
+from vloc_ros.datasets.problems import Problems
+from vloc_ros.datasets.tables import read_rows, stamp_in_ns, transform_from_quaternion
+from vloc_ros.errors import BagError, DatasetError, VlocError
+from vloc_ros.geometry.interpolation import PoseTrack
+from vloc_ros.types import Array
+
+__all__ = ["read_bag_trajectory", "read_trajectory", "read_tum"]
+
+#: A second after the year 2286 is a stamp of another unit.
+_SECONDS_DIGITS = 10
+
+
+def read_trajectory(
+    path: str | Path, topic: str | None = None, problems: Problems | None = None, usual: Sequence[str] = ()
+) -> PoseTrack:
+    """A TUM file, or a topic of a bag: the one asked for, else the first of the ``usual`` ones, else the only one.
+
+    :raises DatasetError: no such file, or a faulty one (unless ``problems`` keeps going). :raises BagError: a bag
+        without such a topic.
+    """
+    path, problems = Path(path), problems or Problems()
+    if not path.exists():
+        raise DatasetError(f"{path}: no such file or folder; expected a TUM trajectory or a bag")
+    if bag_format.matches(path):
+        return read_bag_trajectory(path, topic, problems, usual)
+    if path.is_dir():
+        raise DatasetError(f"{path}: expected a TUM trajectory or a bag, found a folder without a bag")
+    if topic:
+        raise DatasetError(f"{path}: expected a bag for the topic {topic}, found a file of another kind")
+    return read_tum(path, problems)
+
+
+def read_tum(path: str | Path, problems: Problems | None = None) -> PoseTrack:
+    """A trajectory in TUM format; stamps are decimal seconds, also as ``1.7e+09`` (evo writes them so).
+
+    :raises DatasetError: no such file, no pose, or a faulty line (unless ``problems`` keeps going): columns, NaN, a
+        quaternion that is none, stamps of another unit or that do not increase.
+    """
+    path, problems = Path(path), problems or Problems()
+    return track_of(list(_tum_rows(path, problems)), str(path), problems)
+
+
+def _tum_rows(path: Path, problems: Problems) -> Iterator[tuple[int, Array, str]]:
+    for row in read_rows(path, problems, 8):
+        values = row.numbers(problems, 1)
+        if values is None:
+            continue
+        try:
+            text = _plain(row.fields[0])
+            seconds = len(text.partition(".")[0].lstrip("0"))
+            stamp = stamp_in_ns(text, "s", row.where, since_1970=seconds > _SECONDS_DIGITS)
+        except DatasetError as error:
+            problems.fault("stamp that is none", str(error))
+            continue
+        T = transform_from_quaternion(values[:3], values[3:], row.where, problems)
+        if T is not None:
+            yield stamp, T, row.where
+
+
+def _plain(text: str) -> str:
+    """A number without exponent: ``1.5e+01`` is ``15``; anything else as it is."""
+    if "e" not in text.lower():
+        return text
+    try:
+        value = Decimal(text)
+    except InvalidOperation:
+        return text
+    return format(value, "f") if value.is_finite() and abs(value.adjusted()) < 30 else text
+
+
+def read_bag_trajectory(
+    path: str | Path, topic: str | None = None, problems: Problems | None = None, usual: Sequence[str] = ()
+) -> PoseTrack:
+    """The poses of a topic of a bag (PoseStamped, PoseWithCovarianceStamped, TransformStamped, Odometry), or of one
+    transform (``/tf:map.base_link``). A pose without a stamp is a fault.
+
+    :raises BagError: no such topic, or several to choose from. :raises DatasetError: no pose, or stamps that do not
+        increase.
+    """
+    path, problems = Path(path), problems or Problems()
+    with BagReader(path) as reader:
+        edge: tuple[str, str] | None = None
+        if topic is not None and topic.startswith("/tf:"):
+            parent, _, child = topic[4:].partition(".")
+            if not parent or not child or "/tf" not in reader.topics:
+                raise BagError(f"{path}: {topic}: expected /tf:PARENT.CHILD and transforms on /tf")
+            edge, name = (parent, child), "/tf"
+        else:
+            name = _topic(reader, topic, usual)
+        rows: list[tuple[int, Array, str]] = []
+        for item in reader.messages([name]):
+            where = f"{path}: {topic or name} at {item.time_ns} ns"
+            for message in [item.message] if edge is None else item.message.transforms:
+                try:
+                    if edge is not None and edge != (msgs.frame_id(message), str(message.child_frame_id).lstrip("/")):
+                        continue
+                    stamp, T = msgs.stamp_ns(message), msgs.transform(message)
+                except VlocError as error:
+                    problems.fault("pose that is none", f"{where}: {error}")
+                    continue
+                if stamp > 0:
+                    rows.append((stamp, T, where))
+                else:
+                    problems.fault("pose without a stamp", f"{where}: expected a stamp, found {stamp}")
+        if reader.problem:
+            problems.fault("unfinished bag", f"{path}: {reader.problem}")
+    return track_of(rows, f"{path}: {topic or name}", problems)
+
+
+def _topic(reader: BagReader, asked: str | None, usual: Sequence[str]) -> str:
+    topics = reader.of_type(*POSE_TYPES)
+    if asked is not None:
+        if asked in topics:
+            return asked
+        raise BagError(f"{reader.path}: no poses on {asked}; topics with poses: {', '.join(topics) or 'none'}")
+    found = next((name for name in usual if name in topics), None) or (topics[0] if len(topics) == 1 else None)
+    if found is None:
+        raise BagError(
+            f"{reader.path}: expected {' or '.join(usual) or 'one topic with poses'}, found "
+            f"{', '.join(topics) or 'no topic with poses'}; name one (--topic, --reference-topic)"
+        )
+    return found
