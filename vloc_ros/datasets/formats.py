@@ -41,6 +41,9 @@ class Format:
 
 _ALL = (
     Format("bag", "rosbag2 (mcap, sqlite3) or ROS 1 bag", "bag_format"),
+    Format("fourseasons", "4Seasons", "fourseasons"),
+    Format("euroc", "EuRoC MAV (ASL folders)", "euroc"),
+    Format("apolloscape", "ApolloScape self-localization", "apolloscape"),
     Format("tum", "TUM RGB-D", "tum"),
     # Last: a flat folder of images with poses.txt is the least that can be told from a folder.
     Format("kitti", "KITTI odometry, and flat folders of images with poses.txt", "kitti"),
