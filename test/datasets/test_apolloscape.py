@@ -155,7 +155,7 @@ def test_cameras_are_the_same_however_they_are_spelled(tmp_path, spelled, asked)
     write_images(tmp_path / "zpark" / "image" / "Record001" / spelled, [name(0)])
     write_angles(tmp_path / "zpark" / "pose" / "Record001" / "Camera_5.txt", [name(0)], [values(0)])
     if spelled == "camera_5":  # no spelling of the data set
-        with pytest.raises(DatasetError, match="expected images, found none"):
+        with pytest.raises(DatasetError, match="no such folder, for the poses"):
             open_all(tmp_path / "zpark", camera=asked)
     else:
         assert len(open_all(tmp_path / "zpark", camera=asked)[0]) == 1
@@ -228,7 +228,13 @@ def test_lists_of_images_choose_within_their_record(readme_form):
     np.testing.assert_array_equal(second.stamps_ns, [T0 + 128_000_000])
     (readme_form / "Train/Road11/split/plain.txt").write_text(f"{name(3)}\n{name(1)[:-4]}\n\n")
     assert [len(d) for d in open_all(readme_form, subset="plain")] == [2, 2]
-    with pytest.raises(DatasetError, match=r"split/train.txt: no such file; found plain, val"):
+    (readme_form / "Train/Road11/split/one.txt").write_text(f"image/GZ20180310B/Record001/Camera 5/{name(1)}")
+    (only,) = open_all(readme_form, subset="one")
+    assert only.name == second.name and only.origin_m == first.origin_m
+    (readme_form / "Train/Road11/split/none.txt").write_text("image/Record099/Camera 5/x.jpg")
+    with pytest.raises(DatasetError, match="expected drives of ApolloScape self-localization, found none"):
+        open_all(readme_form, subset="none")
+    with pytest.raises(DatasetError, match=r"split/train.txt: no such file; found none, one, plain, val"):
         open_all(readme_form, subset="train")
 
 
@@ -289,6 +295,15 @@ def test_images_without_poses_and_repeated_stamps(readme_form):
         DatasetError, match=r"Camera_5.txt:5: expected one image a stamp, found 171206_034559609_Camera_5.jpg"
     ):
         open_all(readme_form)
+
+
+def test_a_record_without_images_is_named_or_counted(readme_form):
+    folder = readme_form / "Train/Road11/image/GZ20180310A/Record001/Camera 5"
+    folder.rename(folder.with_name("elsewhere"))
+    with pytest.raises(DatasetError, match=r"Camera_5: no such folder, for the poses in .*Camera_5.txt; .*records="):
+        open_all(readme_form)
+    problems = Problems(keep_going=True)
+    assert len(open_all(readme_form, problems)) == 1 and problems.counts == {"record without images": 1}
 
 
 def test_through_a_bag_and_back(readme_form, tmp_path):

@@ -99,7 +99,19 @@ def open_drives(path: Path, options: Options, problems: Problems) -> list[PosedS
         asked = [text for text in (options.split, options.scene, *options.records, camera) if text]
         raise DatasetError(f"{path}: expected poses of {' '.join(asked)}, found {found or 'no pose files'}")
     origin = options.origin or _first_position(chosen[0].scene, options, problems)
-    return [_open(record, options, origin, problems) for record in chosen]
+    drives = []
+    for record in chosen:
+        if not record.images.is_dir():
+            problems.fault(
+                "record without images",
+                f"{record.images}: no such folder, for the poses in {record.poses}; complete the data set, name the "
+                "records (records=[...]), or --keep-going",
+            )
+            continue
+        drive = _open(record, options, origin, problems)
+        if drive is not None:
+            drives.append(drive)
+    return drives
 
 
 def _scenes(path: Path) -> list[Path]:
@@ -157,7 +169,9 @@ def _first_position(scene: Path, options: Options, problems: Problems) -> tuple[
     return x, y, z
 
 
-def _open(record: _Record, options: Options, origin: tuple[float, float, float], problems: Problems) -> PosedSequence:
+def _open(
+    record: _Record, options: Options, origin: tuple[float, float, float], problems: Problems
+) -> PosedSequence | None:
     before = dict(problems.counts)
     images = {p.name: p for p in images_in(record.images)}
     poses = read_named_poses(record.poses, options.order, problems)
@@ -167,6 +181,8 @@ def _open(record: _Record, options: Options, origin: tuple[float, float, float],
     if options.subset is not None:
         listed = _subset(record, options.subset)
         poses = [pose for pose in poses if pose.image in listed]
+        if not poses:
+            return None  # lists are of a scene, and need not have images of every record
     poses = [pose for pose in poses if _there(pose, images, record, problems)]
     if not poses:
         raise DatasetError(f"{record.poses}: expected images with poses in {record.images}, found none")

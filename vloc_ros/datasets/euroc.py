@@ -132,10 +132,10 @@ def _camera(sensor: Mapping[str, Any], path: Path) -> CameraModel:
     if name not in _DISTORTIONS:
         raise DatasetError(f"{path}: distortion_model: expected {', '.join(_DISTORTIONS)}, found {name!r}")
     width, height = _numbers(sensor, "resolution", 2, path)
-    intrinsics = _numbers(sensor, "intrinsics", 4, path)
+    fx, fy, cx, cy = _numbers(sensor, "intrinsics", 4, path)
     distortion = () if name == "none" else tuple(_numbers(sensor, "distortion_coefficients", 4, path))
     try:
-        return CameraModel(int(width), int(height), *intrinsics, _DISTORTIONS[name], distortion)
+        return CameraModel(int(width), int(height), fx, fy, cx, cy, _DISTORTIONS[name], distortion)
     except CameraError as error:
         raise DatasetError(f"{path}: {error}") from error
 
