@@ -170,7 +170,8 @@ def write_drive(
                 odometry = None if sequence.T_odom_base is None else sequence.T_odom_base[index]
                 write_frame(bag, stamp, image, sequence, T_map_base[index], odometry)
                 written, in_part = written + 1, in_part + 1
-                if in_part >= part_frames or bag.part_bytes >= part_bytes:
+                full = in_part >= part_frames or bag.part_bytes >= part_bytes
+                if full and index + 1 < count:  # what follows the last frame belongs to its part
                     end_part(index + 1)
                     in_part = 0
             if progress:
