@@ -1,8 +1,8 @@
 """Does `vloc convert` need more memory for a longer drive?
 
 Writes synthetic drives of tiny images in the layout of KITTI odometry, converts each in a process of its own, and notes
-the process's peak memory (VmHWM of Linux) once the drive is open and at the end, the time and the size of the bag. Prints
-the figures and writes them as JSON.
+the process's peak memory (VmHWM of Linux) once the drive is open and at the end, the time and the size of the bag.
+Prints the figures and writes them as JSON.
 
     python bench/convert_memory.py --frames 1000 10000 100000
 """
@@ -49,8 +49,6 @@ def convert(source: str, out: str, storage: str) -> None:
     """In a process of its own: convert and print the peak memory."""
     from vloc_ros.convert.sequence import write_drive
     from vloc_ros.datasets.formats import open_source
-
-
 
     start, loaded = time.perf_counter(), peak_mb()
     (drive,) = open_source(f"kitti:{source}")

@@ -108,7 +108,9 @@ def test_keep_going_skips_counts_and_says_so(run, tum, tmp_path):
     file = tum / "rgb" / "1305031102.500000.png"
     file.write_bytes(file.read_bytes()[:40])
     code, _, err = run("tum", tum, tmp_path / "bag", *CAMERA)
-    assert code == 1 and "1305031102.500000.png: the PNG file breaks off after 40 bytes" in err and "--keep-going" in err
+    assert (
+        code == 1 and "1305031102.500000.png: the PNG file breaks off after 40 bytes" in err and "--keep-going" in err
+    )
     assert not (tmp_path / "bag").exists()
     code, out, err = run("tum", tum, tmp_path / "bag", *CAMERA, "--keep-going")
     assert code == 0 and out.strip() == str(tmp_path / "bag")

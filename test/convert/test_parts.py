@@ -1,4 +1,4 @@
-"""Bags in parts: an interrupted conversion goes on, ends like one that was never interrupted, and leaves nothing half done."""
+"""Bags in parts: an interrupted conversion goes on and ends like one that never was; nothing half done is left."""
 
 from __future__ import annotations
 
@@ -214,7 +214,10 @@ def test_skipped_frames_are_still_counted_after_an_interruption(drive, tmp_path)
 def test_two_at_a_time_are_one_too_many(drive, tmp_path):
     with PartedBag(tmp_path / "bag", "mcap", False) as bag:
         bag.string("/a", 1, "first")
-        with pytest.raises(BagError, match="another conversion is writing it"), PartedBag(tmp_path / "bag", "mcap", False):
+        with (
+            pytest.raises(BagError, match="another conversion is writing it"),
+            PartedBag(tmp_path / "bag", "mcap", False),
+        ):
             raise AssertionError
         bag.string("/a", 2, "second")
     with AnyReader([tmp_path / "bag"]) as reader:

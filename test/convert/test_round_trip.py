@@ -40,7 +40,9 @@ def write_tum(folder):
     lines = ["# timestamp tx ty tz qx qy qz qw"]
     for k in range(9):
         q = matrix_to_quaternion(so3_exp([0.02 * k, 0.0, -0.1 * k]))
-        lines.append(f"{1305031102.16 + 0.02 * k:.4f} {0.1 * k} {1.0 - 0.01 * k} 1.5 " + " ".join(f"{v:.9f}" for v in q))
+        lines.append(
+            f"{1305031102.16 + 0.02 * k:.4f} {0.1 * k} {1.0 - 0.01 * k} 1.5 " + " ".join(f"{v:.9f}" for v in q)
+        )
     (folder / "groundtruth.txt").write_text("\n".join(lines) + "\n")
     return {"intrinsics": [7.0, 7.0, 3.5, 2.5], "distortion": [0.2, -0.9, 0.001, 0.002]}
 

@@ -32,7 +32,10 @@ def test_the_rig_and_the_datum_are_latched_and_in_one_message(drive, tmp_path):
     (datum,) = messages(path, "/map/datum")
     assert (datum.header.frame_id, datum.latitude, datum.altitude) == ("map", 48.1000001, 519.123456789)
     info = yaml.safe_load((path / "metadata.yaml").read_text())["rosbag2_bagfile_information"]
-    rows = {t["topic_metadata"]["name"]: t["topic_metadata"]["offered_qos_profiles"] for t in info["topics_with_message_count"]}
+    rows = {
+        t["topic_metadata"]["name"]: t["topic_metadata"]["offered_qos_profiles"]
+        for t in info["topics_with_message_count"]
+    }
     for topic in ("/tf_static", "/map/datum"):
         assert yaml.safe_load(rows[topic])[0]["durability"] == 1, topic  # transient local
 
@@ -103,7 +106,9 @@ def faulty(folder, kind):
 )
 def test_faulty_images_are_named_or_skipped_and_counted(plain, tmp_path, kind, message, image_format):
     faulty(tmp_path / "images", kind)
-    with pytest.raises(DatasetError, match=rf"(?s)tiny, frame 4 \(stamp {plain.stamps_ns[4]} ns\).*--keep-going") as found:
+    with pytest.raises(
+        DatasetError, match=rf"(?s)tiny, frame 4 \(stamp {plain.stamps_ns[4]} ns\).*--keep-going"
+    ) as found:
         write_drive(plain, tmp_path / "bag", image_format=image_format)
     assert re.search(message, str(found.value)), found.value
     assert [p.name for p in tmp_path.iterdir()] == ["images"]

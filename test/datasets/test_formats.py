@@ -36,7 +36,7 @@ def test_every_reader_keeps_the_contract(name, tmp_path):
     assert not reader.matches(tmp_path / "notes.txt")
     settings_from_mapping(reader.Options, {}, name)  # every option has a default
     assert describe_settings(reader.Options)
-    assert FORMATS[name].name == name and FORMATS[name].about[0].isupper() or name == "bag"
+    assert (FORMATS[name].name == name and FORMATS[name].about[0].isupper()) or name == "bag"
 
 
 def test_detection(sequence, write, flat, tmp_path):
@@ -93,5 +93,5 @@ def test_one_drive_or_a_list_of_their_names(flat, monkeypatch):
     with pytest.raises(DatasetError, match="expected one drive, found 2"):
         open_sequence(flat)
     monkeypatch.setattr(reader, "open_drives", lambda *_: [])
-    with pytest.raises(DatasetError, match="expected drives of KITTI.*found none"):
+    with pytest.raises(DatasetError, match=r"expected drives of KITTI.*found none"):
         open_source(str(flat))

@@ -59,7 +59,7 @@ def test_several_lengths_and_bytes_that_are_no_text(tmp_path):
     (tmp_path / "t.txt").write_bytes(b"1 2\n1 2 3\n\xff\xfe 2\n1\n")
     with pytest.raises(DatasetError, match=r"t\.txt:4: expected 2 or 3 fields, found 1"):
         list(read_rows(tmp_path / "t.txt", Problems(), (2, 3)))
-    with pytest.raises(DatasetError, match="nothing.txt: no such file"):
+    with pytest.raises(DatasetError, match=r"nothing\.txt: no such file"):
         list(read_rows(tmp_path / "nothing.txt", Problems(True), 2))
 
 
@@ -86,7 +86,9 @@ def test_another_unit_is_noticed_and_named(stamp, unit, written):
     if unit == written:
         assert stamp_in_ns(text, unit, "x") // UNITS[unit] == stamp // UNITS[unit] or unit == "ns"
         return
-    with pytest.raises(DatasetError, match=rf"t\.csv:7: expected a stamp in {unit} since 1970.*in {written} it would be"):
+    with pytest.raises(
+        DatasetError, match=rf"t\.csv:7: expected a stamp in {unit} since 1970.*in {written} it would be"
+    ):
         stamp_in_ns(text, unit, "t.csv:7")
 
 

@@ -54,7 +54,9 @@ def test_damage_is_named_or_harmless(name, place, junk):
         assert str(error).startswith("x: ") and "\n" not in str(error)
     else:
         if "png" in name:
-            assert (found.width, found.height) == (44, 30) and cv2.imdecode(np.frombuffer(data, np.uint8), 1) is not None
+            assert (found.width, found.height) == (44, 30) and cv2.imdecode(
+                np.frombuffer(data, np.uint8), 1
+            ) is not None
 
 
 @given(st.binary(max_size=60))

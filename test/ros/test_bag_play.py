@@ -54,8 +54,12 @@ def test_ros2_bag_plays_it(live, storage):
     bag = live.tmp_path / "bag"
     summary = write_drive(drive, bag, storage=storage, part_frames=40, resume=True, identity="x")
     assert summary.files == 2
-    told = subprocess.run([*ROS2, "bag", "info", str(bag)], env=live.environment, capture_output=True, text=True, timeout=60)
-    assert told.returncode == 0 and f"Count: {COUNT}" in told.stdout and "bag_1" in told.stdout, told.stdout + told.stderr
+    told = subprocess.run(
+        [*ROS2, "bag", "info", str(bag)], env=live.environment, capture_output=True, text=True, timeout=60
+    )
+    assert told.returncode == 0 and f"Count: {COUNT}" in told.stdout and "bag_1" in told.stdout, (
+        told.stdout + told.stderr
+    )
     heard = {
         "image": live.hear(CompressedImage, "/camera/image/compressed"),
         "info": live.hear(CameraInfo, "/camera/camera_info"),

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
-from click import Context, HelpFormatter
 from rich.markup import escape
 from typer.core import TyperCommand
 
@@ -80,7 +79,7 @@ NoiseOption = Annotated[
     typer.Option(
         "--odometry-noise",
         metavar="T,R",
-        help="Make drifting odometry: T share of the distance, R rad per sqrt(m). Default: the data set's own, or none.",
+        help="Make drifting odometry: T share of the distance, R rad per sqrt(m). Default: the data's own, or none.",
     ),
 ]
 SeedOption = Annotated[int, typer.Option("--seed", help="For --odometry-noise.")]
@@ -285,7 +284,7 @@ def format_options(name: str) -> list[str]:
 class _FormatCommand(TyperCommand):
     """A command whose help ends with its layout's options; the reader is imported when somebody asks."""
 
-    def format_help(self, ctx: Context, formatter: HelpFormatter) -> None:
+    def format_help(self, ctx: Any, formatter: Any) -> None:
         lines = [escape(line) for line in format_options(str(self.name))]  # types have brackets, and so has markup
         self.epilog = "\n\n".join(["Options of the layout, for --set:", *lines])
         super().format_help(ctx, formatter)

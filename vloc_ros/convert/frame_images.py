@@ -1,4 +1,4 @@
-"""The images of a drive as they go into a bag: files bit by bit where they are stored as files, checked before they go."""
+"""The images of a drive as they go into a bag: checked, and bit by bit where they are stored as files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""ROS messages from the package's own types, and how each topic is offered; what becomes of them is a subclass's matter.
+"""ROS messages from the package's own types, and how each topic is offered; subclasses say what becomes of them.
 
 Message types are Humble's: the oldest distribution that has to read what is written.
 """

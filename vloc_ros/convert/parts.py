@@ -1,8 +1,8 @@
 """A bag that is written part by part, so that memory stays flat and an interrupted conversion can go on.
 
 The bag grows in a hidden folder ``.<name>.convert`` beside its destination. Each part is a storage file of its own; a
-finished one is flushed to the disk and then entered into ``journal.json``, together with where to go on. Whatever is not
-in the journal is thrown away and written again. At the end one ``metadata.yaml`` names all parts, as rosbag2 does for
+finished one is flushed to the disk and then entered into ``journal.json``, together with where to go on. What is not in
+the journal is thrown away and written again. At the end one ``metadata.yaml`` names all parts, as rosbag2 does for
 bags that it splits, and the folder gets its name.
 """
 
@@ -23,7 +23,7 @@ from vloc_ros.convert.messages import BagMessages, offered_qos
 from vloc_ros.convert.writer import Storage, check_output, plugin
 from vloc_ros.errors import BagError
 
-__all__ = ["PART_BYTES", "PART_FRAMES", "IDENTITY", "PartedBag", "is_finished"]
+__all__ = ["IDENTITY", "PART_BYTES", "PART_FRAMES", "PartedBag", "is_finished"]
 
 #: A part ends after so much payload or so many frames: what is written again after an interruption, and the limit of
 #: what the library's index of a storage file takes in memory.
@@ -178,7 +178,9 @@ class PartedBag(BagMessages):
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             self._release()
-            raise BagError(f"{self.path}: another conversion is writing it; wait for it, or name another output") from error
+            raise BagError(
+                f"{self.path}: another conversion is writing it; wait for it, or name another output"
+            ) from error
 
     def _release(self) -> None:
         lock, self._lock = self._lock, None

@@ -231,13 +231,17 @@ def _check(sequence: PosedSequence) -> None:
             )
     fixes = np.empty(0, np.int64) if sequence.gnss is None else sequence.gnss.stamps_ns
     if len(fixes) and not (0 < fixes.min() and fixes.max() <= _LAST_STAMP_NS and (np.diff(fixes) >= 0).all()):
-        raise DatasetError(f"{sequence.name}: expected GNSS fixes in the order of their stamps, after 0 and before 2038")
+        raise DatasetError(
+            f"{sequence.name}: expected GNSS fixes in the order of their stamps, after 0 and before 2038"
+        )
     finite = np.isfinite(sequence.T_map_cam).all(axis=(1, 2))
     R = sequence.T_map_cam[:, :3, :3]
     rigid = finite & (np.abs(R @ R.swapaxes(1, 2) - np.eye(3)).max(axis=(1, 2)) < 1e-4)
     if not rigid.all():
         index = int(np.flatnonzero(~rigid)[0])
-        raise DatasetError(f"{sequence.name}, frame {index}: expected a pose, found {sequence.T_map_cam[index].tolist()}")
+        raise DatasetError(
+            f"{sequence.name}, frame {index}: expected a pose, found {sequence.T_map_cam[index].tolist()}"
+        )
     for frame, T in {CAMERA_FRAME: sequence.T_base_cam, **sequence.rig}.items():
         try:
             check_transform(T, f"{sequence.name}: mounting of {frame}")

@@ -107,9 +107,7 @@ def convert_drives(
     plain = {**settings, "frames": conversion.frames, "hold_out": conversion.hold_out, "part": conversion.part}
     plain.update(image_format=conversion.image_format, storage=conversion.storage)
     identities = [identity_of(drive, {**plain, "drive": drive.name}) for drive in chosen]
-    done = [
-        resume and len(drives) > 1 and is_finished(path, key) for path, key in zip(paths, identities, strict=True)
-    ]
+    done = [resume and len(drives) > 1 and is_finished(path, key) for path, key in zip(paths, identities, strict=True)]
     for path, finished in zip(paths, done, strict=True):
         if not finished:  # before minutes of work, not after
             check_output(path, conversion.storage, overwrite)
@@ -134,9 +132,7 @@ def convert_drives(
         summaries.append(summary)
     if len(drives) == 1:  # whatever the reader left out, it left out of this drive
         skipped = {**problems.counts, **summaries[0].skipped}
-        summaries = [
-            replace(summaries[0], skipped={k: max(n, problems.counts.get(k, 0)) for k, n in skipped.items()})
-        ]
+        summaries = [replace(summaries[0], skipped={k: max(n, problems.counts.get(k, 0)) for k, n in skipped.items()})]
     return summaries
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from vloc_ros.convert.selection import select_frames
 from vloc_ros.convert.parts import is_finished
+from vloc_ros.convert.selection import select_frames
 from vloc_ros.convert.sequence import ImageFormat, identity_of, write_drive
 from vloc_ros.convert.writer import Storage
 from vloc_ros.datasets.sequence import PosedSequence
@@ -112,7 +113,13 @@ def convert_town(
         town_sequence(renderer, drive).select(keep) if len(keep) < len(drive) else town_sequence(renderer, drive)
         for drive, keep in zip(drives, kept, strict=True)
     ]
-    settings = {"town": seed, "loop_m": loop_m, "spacing_m": spacing_m, "laps": laps, "traffic": traffic}
+    settings: dict[str, Any] = {
+        "town": seed,
+        "loop_m": loop_m,
+        "spacing_m": spacing_m,
+        "laps": laps,
+        "traffic": traffic,
+    }
     settings.update(lights=lights and list(lights), frames=frames, image_format=image_format, storage=storage)
     identities = [identity_of(s, {**settings, "drive": first + i}) for i, s in enumerate(sequences)]
     done = [resume and is_finished(path, key) for path, key in zip(paths, identities, strict=True)]

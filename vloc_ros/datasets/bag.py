@@ -323,9 +323,7 @@ class _BagImages:
         raise self._vanished(index)
 
     def _vanished(self, index: int) -> BagError:
-        return BagError(
-            f"{self._path}: frame {index} (stamp {self._stamps[index]} ns) has vanished from {self._topic}"
-        )
+        return BagError(f"{self._path}: frame {index} (stamp {self._stamps[index]} ns) has vanished from {self._topic}")
 
     def frames(self) -> Iterator[tuple[int, RgbImage]]:
         index = 0

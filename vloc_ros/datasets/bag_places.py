@@ -48,7 +48,5 @@ def read_places(reader: BagReader) -> tuple[Datum | None, GnssTrack | None]:
     stamps = sorted(rows)
     table = np.array([rows[stamp] for stamp in stamps], dtype=np.float64)
     variance_m2 = table[:, 3:] if known else None
-    track = GnssTrack(
-        np.array(stamps, dtype=np.int64), table[:, 0], table[:, 1], table[:, 2], variance_m2, frame_id
-    )
+    track = GnssTrack(np.array(stamps, dtype=np.int64), table[:, 0], table[:, 1], table[:, 2], variance_m2, frame_id)
     return datum, track

@@ -50,8 +50,8 @@ class KittiOptions:
     :param sequence: of a folder above ``sequences``, for example ``"00"``.
     :param images: the image folder: image_2, left, right, rgb, ...
     :param intrinsics: fx, fy, cx, cy in pixels of the images on disk; default: calib.txt or K.txt.
-    :param camera_offset: where the images' camera sits in the axes of the camera that the poses are of (metres, x right,
-        y down, z forward); default: from calib.txt, or zero.
+    :param camera_offset: where the images' camera sits in the axes of the camera that the poses are of (metres, x
+        right, y down, z forward); default: from calib.txt, or zero.
     :param rate_hz: makes stamps where there is no times file.
     :param world: how the poses' world stands: as its first camera does (x right, y down), or with y or z up.
     """
