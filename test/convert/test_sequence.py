@@ -16,7 +16,7 @@ from vloc_ros.datasets.bag import BagDrive
 from vloc_ros.datasets.bag_reader import BagReader
 from vloc_ros.datasets.problems import Problems
 from vloc_ros.datasets.sequence import GnssTrack
-from vloc_ros.errors import ConfigError, DatasetError
+from vloc_ros.errors import DatasetError
 
 
 def messages(path, topic):
@@ -154,8 +154,6 @@ def test_values_that_are_no_poses(drive, tmp_path):
         write_drive(replace(drive, T_map_cam=T), tmp_path / "bag")
     with pytest.raises(DatasetError, match="mounting of lidar"):
         write_drive(replace(drive, rig={"lidar": np.zeros((4, 4))}), tmp_path / "bag")
-    with pytest.raises(ConfigError, match="expected other frames in the rig"):
-        write_drive(replace(drive, rig={"base_link": np.eye(4)}), tmp_path / "bag")
     with pytest.raises(DatasetError, match="expected GNSS fixes in the order"):
         gnss = replace(drive.gnss, stamps_ns=drive.gnss.stamps_ns[::-1])
         write_drive(replace(drive, gnss=gnss), tmp_path / "bag")
@@ -202,3 +200,11 @@ def test_replay_opens_it(drive, tmp_path):
         frames = list(found.frames())
         assert [f.stamp_ns for f in frames] == drive.stamps_ns.tolist()
         assert all(found.T_map_base(f.stamp_ns) is not None and f.camera == drive.camera for f in frames)
+
+
+def test_a_sensor_does_not_take_the_name_of_the_base(drive, tmp_path):
+    """As in a bag that was read with its camera as the base: there, base_link is a sensor's frame."""
+    problems = Problems()
+    write_drive(replace(drive, rig={"base_link": np.eye(4), **drive.rig}), tmp_path / "bag", problems=problems)
+    assert problems.counts == {"sensor whose frame's name is taken": 1}
+    assert set(open_sequence(tmp_path / "bag").rig) == set(drive.rig)

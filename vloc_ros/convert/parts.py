@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import logging
 import os
 import shutil
 from collections.abc import Mapping
@@ -24,6 +25,8 @@ from vloc_ros.convert.writer import Storage, check_output, plugin
 from vloc_ros.errors import BagError
 
 __all__ = ["IDENTITY", "PART_BYTES", "PART_FRAMES", "PartedBag", "is_finished"]
+
+_log = logging.getLogger(__name__)
 
 #: A part ends after so much payload or so many frames: what is written again after an interruption, and the limit of
 #: what the library's index of a storage file takes in memory.
@@ -94,7 +97,9 @@ class PartedBag(BagMessages):
             raise
         finally:
             self._abort_part()
-            if not keep:
+            if keep:
+                _log.warning("%s: interrupted; the same command goes on behind part %d", self.path, len(self._parts))
+            else:
                 shutil.rmtree(self._work, ignore_errors=True)
             self._release()
 

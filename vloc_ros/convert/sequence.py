@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from vloc_ros.convert.writer import Storage
 from vloc_ros.datasets.bag_places import DATUM_TOPIC, GNSS_TOPIC
 from vloc_ros.datasets.problems import Problems
 from vloc_ros.datasets.sequence import PosedSequence
-from vloc_ros.errors import ConfigError, DatasetError, GeometryError
+from vloc_ros.errors import DatasetError, GeometryError
 from vloc_ros.geometry.geodesy import Datum
 from vloc_ros.types import Array, RgbImage, check_transform
 
@@ -144,6 +144,7 @@ def write_drive(
     """
     problems = problems or Problems()
     _check(sequence)
+    sequence = _without_clashes(sequence, problems)
     T_map_base, count = sequence.T_map_base, len(sequence)
     read_before = dict(problems.counts)
     images = FrameImages(sequence, image_format, problems)
@@ -247,8 +248,16 @@ def _check(sequence: PosedSequence) -> None:
             check_transform(T, f"{sequence.name}: mounting of {frame}")
         except GeometryError as error:
             raise DatasetError(str(error)) from error
-    if {BASE_FRAME, CAMERA_FRAME, ODOM_FRAME, sequence.frame_id} & set(sequence.rig):
-        raise ConfigError(f"{sequence.name}: expected other frames in the rig, found {', '.join(sorted(sequence.rig))}")
+
+
+def _without_clashes(sequence: PosedSequence, problems: Problems) -> PosedSequence:
+    """The drive without those sensors whose frames have a name that is something else in the bag."""
+    clashes = sorted({BASE_FRAME, CAMERA_FRAME, ODOM_FRAME, sequence.frame_id} & set(sequence.rig))
+    if not clashes:
+        return sequence
+    message = f"{sequence.name}: sensors in frames {', '.join(clashes)} are left out of /tf_static: the names are taken"
+    problems.skip("sensor whose frame's name is taken", message, len(clashes))
+    return replace(sequence, rig={name: T for name, T in sequence.rig.items() if name not in clashes})
 
 
 def _latch(bag: PartedBag, sequence: PosedSequence, stamp_ns: int) -> None:

@@ -107,7 +107,8 @@ def convert_drives(
     plain = {**settings, "frames": conversion.frames, "hold_out": conversion.hold_out, "part": conversion.part}
     plain.update(image_format=conversion.image_format, storage=conversion.storage)
     identities = [identity_of(drive, {**plain, "drive": drive.name}) for drive in chosen]
-    done = [resume and len(drives) > 1 and is_finished(path, key) for path, key in zip(paths, identities, strict=True)]
+    again = resume and not overwrite and len(drives) > 1
+    done = [again and is_finished(path, key) for path, key in zip(paths, identities, strict=True)]
     for path, finished in zip(paths, done, strict=True):
         if not finished:  # before minutes of work, not after
             check_output(path, conversion.storage, overwrite)
