@@ -1,6 +1,6 @@
 """The documentation against the code: commands and options exist, links resolve, examples run, tables are current.
 
-``python test/test_docs.py`` writes the generated tables of docs/settings.md anew.
+``python test/test_docs.py`` writes the generated tables of docs/settings.md and docs/datasets.md anew.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import shlex
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import typer
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("vloc_ros/**/*.md")])
 BEGIN, END = "<!-- settings: begin", "<!-- settings: end -->"
+FORMATS_BEGIN, FORMATS_END = "<!-- formats: begin -->", "<!-- formats: end -->"
 
 
 # -- commands -------------------------------------------------------------------------------------
@@ -242,6 +244,43 @@ def written_tables() -> dict[str, str]:
     return {key.strip(): table.strip() for key, table in re.findall(rf"{BEGIN}(.*?)-->(.*?){END}", text, re.DOTALL)}
 
 
+def format_tables() -> str:
+    """Every layout of data sets with its options, for docs/datasets.md."""
+    from vloc_ros.datasets.formats import FORMATS
+    from vloc_ros.settings import describe_settings
+
+    out = []
+    for item in FORMATS.values():
+        out += [
+            f"### `vloc convert {item.name} SRC OUT`: {item.about}",
+            "",
+            "| option | default | type | meaning |",
+            "|---|---|---|---|",
+        ]
+        for row in describe_settings(item.reader().Options):
+            kind = row.type.replace("|", "\\|") + (f", {row.range}" if row.range else "")
+            default = (
+                "none"
+                if row.default is None
+                else str(row.default).lower()
+                if isinstance(row.default, bool)
+                else row.default
+            )
+            out.append(f"| `{row.name}` | `{default}` | {kind} | {row.doc} |")
+        out.append("")
+    return "\n".join(out).strip().replace("``", "`")
+
+
+def test_every_layout_is_documented():
+    from vloc_ros.datasets.formats import FORMATS
+
+    text = (ROOT / "docs" / "datasets.md").read_text(encoding="utf-8")
+    for name in FORMATS:
+        assert f"| `{name}` |" in text, f"docs/datasets.md: no row for {name}"
+    written = text[text.index(FORMATS_BEGIN) + len(FORMATS_BEGIN) : text.index(FORMATS_END)].strip()
+    assert written == format_tables(), "docs/datasets.md: out of date: python test/test_docs.py"
+
+
 def test_tables_of_settings_are_current():
     pytest.importorskip("lightning", reason="the trainers need the extra [train]")
     tables = written_tables()
@@ -325,15 +364,22 @@ def test_tables_of_a_backend_name_settings_that_exist(backend):
         assert named <= known, f"{page.name}: {named - known}"
 
 
+def write_anew(name: str, pattern: str, text: Callable[[re.Match[str]], str]) -> None:
+    """Replace what stands between the marks of a page."""
+    target = ROOT / "docs" / name
+    page = target.read_text(encoding="utf-8")
+    target.write_text(re.sub(pattern, text, page, flags=re.DOTALL), encoding="utf-8")
+
+
 if __name__ == "__main__":
     sys.path.insert(0, str(ROOT))
-    target = ROOT / "docs" / "settings.md"
-    target.write_text(
-        re.sub(
-            rf"({BEGIN}(.*?)-->).*?({END})",
-            lambda found: f"{found[1]}\n{settings_table(found[2].strip())}\n{found[3]}",
-            target.read_text(encoding="utf-8"),
-            flags=re.DOTALL,
-        ),
-        encoding="utf-8",
+    write_anew(
+        "datasets.md",
+        f"({FORMATS_BEGIN}).*?({FORMATS_END})",
+        lambda found: f"{found[1]}\n{format_tables()}\n{found[2]}",
+    )
+    write_anew(
+        "settings.md",
+        rf"({BEGIN}(.*?)-->).*?({END})",
+        lambda found: f"{found[1]}\n{settings_table(found[2].strip())}\n{found[3]}",
     )

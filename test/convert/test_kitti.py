@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from vloc_ros.convert.kitti import convert_kitti
-from vloc_ros.convert.sequence import noisy_odometry
+from vloc_ros.convert.odometry import noisy_odometry
 from vloc_ros.datasets import open_sequence
 from vloc_ros.datasets.bag_reader import BagReader
 from vloc_ros.datasets.kitti import KittiOptions, open_kitti

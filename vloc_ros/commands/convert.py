@@ -4,13 +4,20 @@ from __future__ import annotations
 
 from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from rich.markup import escape
+from typer.core import TyperCommand
 
+from vloc_ros.commands.assignments import assigned
 from vloc_ros.commands.progress import progress_bar
+from vloc_ros.convert.sequence import Summary
+from vloc_ros.convert.source import Conversion, convert_source
+from vloc_ros.datasets.formats import FORMATS, Source, detect
+from vloc_ros.settings import describe_settings
 
-__all__ = ["app"]
+__all__ = ["app", "format_options"]
 
 app = typer.Typer(
     no_args_is_help=True, help="Turn a data set into a rosbag2 with images, CameraInfo, TF and reference poses."
@@ -60,6 +67,26 @@ HoldOutOption = Annotated[
 ]
 PartOption = Annotated[PartName, typer.Option("--part", help="With --hold-out: the kept frames or the held-out ones.")]
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace an existing bag.")]
+KeepGoingOption = Annotated[
+    bool, typer.Option("--keep-going", help="Skip and count what is faulty (rows, images) instead of stopping at it.")
+]
+ResumeOption = Annotated[
+    bool,
+    typer.Option("--resume/--no-resume", help="Continue an interrupted conversion by the same command, or start over."),
+]
+NoiseOption = Annotated[
+    str | None,
+    typer.Option(
+        "--odometry-noise",
+        metavar="T,R",
+        help="Make drifting odometry: T share of the distance, R rad per sqrt(m). Default: the data's own, or none.",
+    ),
+]
+SeedOption = Annotated[int, typer.Option("--seed", help="For --odometry-noise.")]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="NAME=VALUE", help="An option of the layout, as YAML; may be repeated."),
+]
 FormatOption = Annotated[
     ImageFormatName | None, typer.Option("--image-format", help="raw: Image; png, jpeg: CompressedImage.")
 ]
@@ -104,17 +131,13 @@ def kitti(
     frames: FramesOption = None,
     hold_out: HoldOutOption = None,
     part: PartOption = PartName.train,
-    odometry_noise: Annotated[
-        str | None,
-        typer.Option(
-            metavar="T,R",
-            help="Make drifting odometry: T share of the distance, R rad per sqrt(m). Default: none.",
-        ),
-    ] = None,
-    seed: Annotated[int, typer.Option(help="For --odometry-noise.")] = 0,
+    odometry_noise: NoiseOption = None,
+    seed: SeedOption = 0,
     image_format: FormatOption = None,
     storage: StorageOption = StorageName.mcap,
     overwrite: OverwriteOption = False,
+    keep_going: KeepGoingOption = False,
+    resume: ResumeOption = True,
 ) -> None:
     """KITTI odometry, or a flat folder of the same files. Images are copied unchanged without --image-format."""
     from vloc_ros.convert.kitti import convert_kitti
@@ -133,7 +156,7 @@ def kitti(
         world=world.value,
     )
     with progress_bar("frames") as progress:
-        convert_kitti(
+        summary = convert_kitti(
             source,
             out,
             options,
@@ -145,9 +168,11 @@ def kitti(
             image_format=None if image_format is None else image_format.value,
             storage=storage.value,
             overwrite=overwrite,
+            keep_going=keep_going,
+            resume=resume,
             progress=progress,
         )
-    typer.echo(out)
+    _tell([summary])
 
 
 @app.command()
@@ -180,6 +205,7 @@ def town(
     ] = ImageFormatName.raw,
     storage: StorageOption = StorageName.mcap,
     overwrite: OverwriteOption = False,
+    resume: ResumeOption = True,
 ) -> None:
     """The synthetic town: rendered drives with exact poses, drifting odometry, changing light and traffic."""
     from vloc_ros.convert.town import convert_town
@@ -201,7 +227,133 @@ def town(
             image_format=image_format.value,
             storage=storage.value,
             overwrite=overwrite,
+            resume=resume,
             progress=progress,
         )
     for path in paths:
         typer.echo(path)
+
+
+@app.command()
+def auto(
+    source: Annotated[str, typer.Argument(metavar="SRC", help="A bag or data set, or FORMAT:PATH[,OPTION=VALUE...].")],
+    out: Out,
+    settings: SetOption = None,
+    frames: FramesOption = None,
+    hold_out: HoldOutOption = None,
+    part: PartOption = PartName.train,
+    odometry_noise: NoiseOption = None,
+    seed: SeedOption = 0,
+    image_format: FormatOption = None,
+    storage: StorageOption = StorageName.mcap,
+    overwrite: OverwriteOption = False,
+    keep_going: KeepGoingOption = False,
+    resume: ResumeOption = True,
+) -> None:
+    """Any data set whose layout can be told from its files; says which it found."""
+    named = Source.parse(source)
+    given = Source(named.format or detect(named.path), named.path, assigned(settings or (), "--set", {**named.options}))
+    typer.echo(f"{given.path}: {FORMATS[str(given.format)].about}", err=True)
+    conversion = _conversion(frames, hold_out, part, odometry_noise, seed, image_format, storage)
+    _convert(given, out, conversion, overwrite, keep_going, resume)
+
+
+@app.command()
+def formats(
+    name: Annotated[str | None, typer.Argument(metavar="[FORMAT]", help="One of them; default: all.")] = None,
+) -> None:
+    """List the layouts that can be converted, each with its options for --set."""
+    if name is not None and name not in FORMATS:
+        raise typer.BadParameter(f"expected one of {', '.join(FORMATS)}, found {name!r}", param_hint="FORMAT")
+    for item in FORMATS.values() if name is None else (FORMATS[name],):
+        typer.echo(f"{item.name}: {item.about}")
+        for line in format_options(item.name):
+            typer.echo(f"  {line}")
+
+
+def format_options(name: str) -> list[str]:
+    """One line for each option of a layout: name, type, default, range and meaning."""
+    lines = []
+    for row in describe_settings(FORMATS[name].reader().Options):
+        allowed = f", {row.range}" if row.range else ""
+        about = f": {row.doc}" if row.doc else ""
+        lines.append(f"{row.name}={'none' if row.default is None else row.default} ({row.type}{allowed}){about}")
+    return lines
+
+
+class _FormatCommand(TyperCommand):
+    """A command whose help ends with its layout's options; the reader is imported when somebody asks."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        lines = [escape(line) for line in format_options(str(self.name))]  # types have brackets, and so has markup
+        self.epilog = "\n\n".join(["Options of the layout, for --set:", *lines])
+        super().format_help(ctx, formatter)
+
+
+def _add(name: str, about: str) -> None:
+    """``vloc convert NAME SRC OUT`` for one layout."""
+
+    def command(
+        source: Annotated[Path, typer.Argument(metavar="SRC", help="The data set: a folder or file.")],
+        out: Out,
+        settings: SetOption = None,
+        frames: FramesOption = None,
+        hold_out: HoldOutOption = None,
+        part: PartOption = PartName.train,
+        odometry_noise: NoiseOption = None,
+        seed: SeedOption = 0,
+        image_format: FormatOption = None,
+        storage: StorageOption = StorageName.mcap,
+        overwrite: OverwriteOption = False,
+        keep_going: KeepGoingOption = False,
+        resume: ResumeOption = True,
+    ) -> None:
+        given = Source(name, source, assigned(settings or (), "--set"))
+        conversion = _conversion(frames, hold_out, part, odometry_noise, seed, image_format, storage)
+        _convert(given, out, conversion, overwrite, keep_going, resume)
+
+    app.command(name, help=f"{about}.", cls=_FormatCommand)(command)
+
+
+def _conversion(
+    frames: str | None,
+    hold_out: str | None,
+    part: PartName,
+    odometry_noise: str | None,
+    seed: int,
+    image_format: ImageFormatName | None,
+    storage: StorageName,
+) -> Conversion:
+    noise = numbers(odometry_noise, 2, "--odometry-noise")
+    return Conversion(
+        frames,
+        hold_out,
+        part.value,
+        None if noise is None else (noise[0], noise[1]),
+        seed,
+        None if image_format is None else image_format.value,
+        storage.value,
+    )
+
+
+def _convert(
+    source: Source, out: Path, conversion: Conversion, overwrite: bool, keep_going: bool, resume: bool
+) -> None:
+    with progress_bar("frames") as progress:
+        summaries = convert_source(
+            source, out, conversion, overwrite=overwrite, keep_going=keep_going, resume=resume, progress=progress
+        )
+    _tell(summaries)
+
+
+def _tell(summaries: list[Summary]) -> None:
+    """The summary for people on stderr, the paths for programs on stdout."""
+    for summary in summaries:
+        typer.echo("\n".join(summary.lines()), err=True)
+    for summary in summaries:
+        typer.echo(summary.path)
+
+
+for _item in FORMATS.values():
+    if _item.name != "kitti":  # has a command of its own, with options from before there were others
+        _add(_item.name, _item.about)

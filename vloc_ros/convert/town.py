@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from vloc_ros.convert.parts import is_finished
 from vloc_ros.convert.selection import select_frames
-from vloc_ros.convert.sequence import ImageFormat, write_sequence
+from vloc_ros.convert.sequence import ImageFormat, identity_of, write_drive
 from vloc_ros.convert.writer import Storage
 from vloc_ros.datasets.sequence import PosedSequence
 from vloc_ros.errors import BagError, ConfigError
@@ -69,12 +71,14 @@ def convert_town(
     image_format: ImageFormat = "raw",
     storage: Storage = "mcap",
     overwrite: bool = False,
+    resume: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Path]:
     """Render drives ``first`` ... ``first + traversals - 1`` to bags ``OUT/traversal_<index>``; returns their paths.
 
     A drive depends on the seed, the loop and its own index alone: drive 7 is the same whether made with others or by
-    itself. ``lights`` names the light of each drive; by default the index decides.
+    itself. ``lights`` names the light of each drive; by default the index decides. ``resume`` continues an interrupted
+    call with the same arguments: drives that it finished are left as they are.
 
     :raises ConfigError: a setting is out of range. :raises BagError: a bag exists.
     """
@@ -89,7 +93,7 @@ def convert_town(
         raise ConfigError(f"lights: expected names among {', '.join(CONDITIONS)}, found {', '.join(unknown)}")
     paths = [Path(out) / f"traversal_{first + i}" for i in range(traversals)]
     existing = [p for p in paths if p.exists()]
-    if existing and not overwrite:  # before minutes of rendering, not after
+    if existing and not overwrite and not resume:  # before minutes of rendering, not after
         raise BagError(f"{existing[0]}: already exists; delete it or name another output")
     town = Town(seed, loop_m)
     renderer = Renderer(town, default_camera(width, height))
@@ -105,17 +109,36 @@ def convert_town(
         for i in range(traversals)
     ]
     kept = [select_frames(len(drive), frames) for drive in drives]
-    total, before = sum(len(k) for k in kept), 0
-    for drive, keep, path in zip(drives, kept, paths, strict=True):
-        sequence = town_sequence(renderer, drive)
-        if len(keep) < len(drive):
-            sequence = sequence.select(keep)
+    sequences = [
+        town_sequence(renderer, drive).select(keep) if len(keep) < len(drive) else town_sequence(renderer, drive)
+        for drive, keep in zip(drives, kept, strict=True)
+    ]
+    settings: dict[str, Any] = {
+        "town": seed,
+        "loop_m": loop_m,
+        "spacing_m": spacing_m,
+        "laps": laps,
+        "traffic": traffic,
+    }
+    settings.update(lights=lights and list(lights), frames=frames, image_format=image_format, storage=storage)
+    identities = [identity_of(s, {**settings, "drive": first + i}) for i, s in enumerate(sequences)]
+    done = [resume and is_finished(path, key) for path, key in zip(paths, identities, strict=True)]
+    for path, finished in zip(paths, done, strict=True):
+        if path.exists() and not overwrite and (not finished or all(done)):
+            raise BagError(f"{path}: already exists; delete it or name another output")
+    total, before = sum(len(s) for s in sequences), 0
+    for sequence, path, key, finished in zip(sequences, paths, identities, done, strict=True):
         base = before
+        before += len(sequence)
+        if finished and not overwrite:
+            continue
 
-        def report(done: int, _: int, base: int = base) -> None:
+        def report(count: int, _: int, base: int = base) -> None:
             if progress:
-                progress(base + done, total)
+                progress(base + count, total)
 
-        write_sequence(sequence, path, image_format=image_format, storage=storage, overwrite=overwrite, progress=report)
-        before += len(keep)
+        write_drive(
+            sequence, path, image_format=image_format, storage=storage, overwrite=overwrite, progress=report,
+            identity=key, resume=resume,
+        )  # fmt: skip
     return paths

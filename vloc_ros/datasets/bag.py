@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from vloc_ros import messages as msgs
+from vloc_ros.datasets.bag_places import read_places
 from vloc_ros.datasets.bag_reader import BagReader
 from vloc_ros.datasets.sequence import PosedSequence
 from vloc_ros.datasets.transform_tree import TransformTree
@@ -310,7 +311,19 @@ class _BagImages:
         for item in self._open().messages([self._topic], time, time + 1):
             if msgs.stamp_ns(item.message) == self._stamps[index]:
                 return decode(msgs.message_image(item.message))
-        raise BagError(f"{self._path}: frame {index} (stamp {self._stamps[index]} ns) has vanished from {self._topic}")
+        raise self._vanished(index)
+
+    def encoded(self, index: int) -> tuple[bytes, str] | None:
+        """The recorded file and its format; None where pixels were recorded."""
+        time = self._times[index]
+        for item in self._open().messages([self._topic], time, time + 1):
+            if msgs.stamp_ns(item.message) == self._stamps[index]:
+                image = msgs.message_image(item.message)
+                return (bytes(image.data), image.format) if isinstance(image, CompressedImage) else None
+        raise self._vanished(index)
+
+    def _vanished(self, index: int) -> BagError:
+        return BagError(f"{self._path}: frame {index} (stamp {self._stamps[index]} ns) has vanished from {self._topic}")
 
     def frames(self) -> Iterator[tuple[int, RgbImage]]:
         index = 0
@@ -358,6 +371,9 @@ def open_bag_sequence(
             )
         if len(cameras) > 1:
             raise BagError(f"{path}: the intrinsics change during the drive ({len(cameras)} different camera_info)")
+        datum, gnss = read_places(drive.reader)
+        rig = drive.tree.mountings(drive.options.base_frame)
+        rig.pop(drive.camera_frame, None)
         unknown = np.full((4, 4), np.nan)
         T_odom_base = None
         if any(T is not None for T in odometry):
@@ -371,4 +387,7 @@ def open_bag_sequence(
             _BagImages(Path(path), str(drive.image_topic), stamps, times),
             T_odom_base,
             drive.frame_id,
+            datum,
+            gnss,
+            rig,
         )

@@ -9,20 +9,38 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from vloc_ros.errors import DatasetError
+from vloc_ros.errors import DatasetError, ImageError
+from vloc_ros.images.encoded import inspect_image
 from vloc_ros.types import RgbImage
 
-__all__ = ["IMAGE_SUFFIXES", "FolderImages", "read_image"]
+__all__ = ["IMAGE_SUFFIXES", "FolderImages", "read_image", "whole_file"]
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 
 
+def whole_file(path: Path) -> tuple[bytes, str]:
+    """An image file as it is, and ``png`` or ``jpeg``, whatever its name says.
+
+    :raises DatasetError: it is missing, breaks off, or is neither.
+    """
+    try:
+        data = path.read_bytes()
+        return data, inspect_image(data, str(path)).kind
+    except FileNotFoundError as error:
+        raise DatasetError(f"{path}: expected an image, found no file") from error
+    except ImageError as error:
+        raise DatasetError(str(error)) from error
+
+
 def read_image(path: Path) -> RgbImage:
-    """An image file as (H, W, 3) uint8 RGB. :raises DatasetError: it is missing, or cannot be decoded."""
-    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    """An image file as (H, W, 3) uint8 RGB, as it is stored: an EXIF orientation would contradict the intrinsics.
+
+    :raises DatasetError: it is missing, breaks off, or cannot be decoded.
+    """
+    data, _ = whole_file(path)
+    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
     if image is None:
-        found = "a file that cannot be decoded" if path.is_file() else "no file"
-        raise DatasetError(f"{path}: expected an image, found {found}")
+        raise DatasetError(f"{path}: expected an image, found a file that cannot be decoded")
     return np.asarray(image[..., ::-1], dtype=np.uint8).copy()
 
 
@@ -41,6 +59,5 @@ class FolderImages:
             yield index, self.image(index)
 
     def encoded(self, index: int) -> tuple[bytes, str]:
-        """The file as it is, and ``png`` or ``jpeg``."""
-        path = self.paths[index]
-        return path.read_bytes(), "png" if path.suffix.lower() == ".png" else "jpeg"
+        """The file as it is, and ``png`` or ``jpeg``. :raises DatasetError: it is missing or breaks off."""
+        return whole_file(self.paths[index])

@@ -46,10 +46,14 @@ PROJECTIONS = {"image_0": "P0", "image_1": "P1", "image_2": "P2", "image_3": "P3
 class KittiOptions:
     """How to read a folder; None means: find out.
 
-    ``intrinsics`` are fx, fy, cx, cy in pixels of the images on disk. ``camera_offset`` is where the images'
-    camera sits in the axes of the camera that the poses are of (metres, x right, y down, z forward); None takes it
-    from calib.txt, or zero. ``rate_hz`` makes stamps where there is no times file. ``world`` is how the poses' world
-    stands: as its first camera does (x right, y down), or with y or z up.
+    :param layout: odometry or flat.
+    :param sequence: of a folder above ``sequences``, for example ``"00"``.
+    :param images: the image folder: image_2, left, right, rgb, ...
+    :param intrinsics: fx, fy, cx, cy in pixels of the images on disk; default: calib.txt or K.txt.
+    :param camera_offset: where the images' camera sits in the axes of the camera that the poses are of (metres, x
+        right, y down, z forward); default: from calib.txt, or zero.
+    :param rate_hz: makes stamps where there is no times file.
+    :param world: how the poses' world stands: as its first camera does (x right, y down), or with y or z up.
     """
 
     layout: str | None = None

@@ -13,7 +13,7 @@ from vloc_ros.errors import DatasetError
 from vloc_ros.geometry.geodesy import Datum
 from vloc_ros.types import Array, CameraModel, RgbImage
 
-__all__ = ["R_BODY_OPTICAL", "T_BODY_OPTICAL", "GnssTrack", "ImageSource", "PosedSequence"]
+__all__ = ["R_BODY_OPTICAL", "T_BODY_OPTICAL", "GnssTrack", "ImageSource", "PosedSequence", "encoded_image"]
 
 #: Optical axes (x right, y down, z forward) seen from a body (x forward, y left, z up), REP-103.
 R_BODY_OPTICAL: Array = np.array([[0.0, 0.0, 1.0], [-1.0, 0.0, 0.0], [0.0, -1.0, 0.0]])
@@ -26,6 +26,16 @@ class ImageSource(Protocol):
     def image(self, index: int) -> RgbImage: ...
 
     def frames(self) -> Iterator[tuple[int, RgbImage]]: ...
+
+
+def encoded_image(source: ImageSource, index: int) -> tuple[bytes, str] | None:
+    """Image ``index`` as it is stored, and ``png``, ``jpeg`` or a transport's format; None: pixels alone are to be had.
+
+    A source whose images are files as the camera made them has a method ``encoded``.
+    """
+    stored = getattr(source, "encoded", None)
+    found: tuple[bytes, str] | None = None if stored is None else stored(index)
+    return found
 
 
 @dataclass(frozen=True)
@@ -117,6 +127,9 @@ class PosedSequence:
 class _Subset:
     source: ImageSource
     indices: npt.NDArray[np.int64]
+
+    def encoded(self, index: int) -> tuple[bytes, str] | None:
+        return encoded_image(self.source, int(self.indices[index]))
 
     def image(self, index: int) -> RgbImage:
         return self.source.image(int(self.indices[index]))

@@ -84,6 +84,19 @@ class TransformTree:
             T = T @ (step if down else np.linalg.inv(step))
         return T
 
+    def mountings(self, base: str) -> dict[str, Array]:
+        """``T_base_frame`` of every other frame that is fixed to ``base``, by name, in sorted order."""
+        fixed: dict[str, Array] = {base: np.eye(4)}
+        queue = deque([base])
+        while queue:
+            frame = queue.popleft()
+            for (parent, child), T in self._static.items():
+                for name, other, step in ((parent, child, T), (child, parent, np.linalg.inv(T))):
+                    if name == frame and other not in fixed:
+                        fixed[other] = fixed[frame] @ step
+                        queue.append(other)
+        return {name: fixed[name] for name in sorted(fixed) if name != base}
+
     def at(self, parent: str, child: str, stamp_ns: int) -> Array | None:
         """``T_parent_child`` at a stamp, interpolated; None outside the samples or inside a gap.
 

@@ -1,0 +1,52 @@
+"""Where a bag is on the Earth, and what else is mounted on the vehicle: datum, GNSS fixes and the rig.
+
+The datum of the map frame is a latched ``sensor_msgs/NavSatFix`` on ``/map/datum`` whose ``frame_id`` is the map's: a
+message type that every installation has, unlike those of geographic_msgs.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from vloc_ros import messages as msgs
+from vloc_ros.datasets.bag_reader import BagReader
+from vloc_ros.datasets.sequence import GnssTrack
+from vloc_ros.geometry.geodesy import Datum
+
+__all__ = ["DATUM_TOPIC", "GNSS_TOPIC", "read_places"]
+
+DATUM_TOPIC, GNSS_TOPIC = "/map/datum", "/gnss/fix"
+_KNOWN_DIAGONAL, _KNOWN = 2, 3
+
+
+def read_places(reader: BagReader) -> tuple[Datum | None, GnssTrack | None]:
+    """The datum and the fixes of a bag, each None where there are none.
+
+    Fixes are those of ``/gnss/fix``, or of the only other NavSatFix topic; messages that say "no fix", or hold no
+    finite place, are left out.
+    """
+    topics = reader.of_type("NavSatFix")
+    others = [topic for topic in topics if topic != DATUM_TOPIC]
+    chosen = GNSS_TOPIC if GNSS_TOPIC in others else others[0] if len(others) == 1 else None
+    datum: Datum | None = None
+    rows: dict[int, tuple[float, ...]] = {}
+    frame_id, known = "gnss", True
+    for item in reader.messages([t for t in (DATUM_TOPIC, chosen) if t in topics and t is not None]):
+        fix = item.message
+        place = (float(fix.latitude), float(fix.longitude), float(fix.altitude))
+        if not np.isfinite(place).all() or abs(place[0]) > 90 or abs(place[1]) > 360:
+            continue
+        if item.topic == DATUM_TOPIC:
+            datum = datum or Datum(*place)
+        elif int(fix.status.status) >= 0:
+            frame_id = msgs.frame_id(fix) or frame_id
+            known &= int(fix.position_covariance_type) in (_KNOWN_DIAGONAL, _KNOWN)
+            variance = np.asarray(fix.position_covariance, dtype=np.float64)[[0, 4, 8]]
+            rows[msgs.stamp_ns(fix)] = (*place, *(float(v) for v in variance))
+    if not rows:
+        return datum, None
+    stamps = sorted(rows)
+    table = np.array([rows[stamp] for stamp in stamps], dtype=np.float64)
+    variance_m2 = table[:, 3:] if known else None
+    track = GnssTrack(np.array(stamps, dtype=np.int64), table[:, 0], table[:, 1], table[:, 2], variance_m2, frame_id)
+    return datum, track
