@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import yaml
 
@@ -14,8 +14,10 @@ from vloc_ros.evaluation.metrics import RECALL_THRESHOLDS
 from vloc_ros.protocols import protocol_text
 from vloc_ros.settings import ranged, settings_from_mapping
 from vloc_train.evaluate.claims import Claim, share_limits
+from vloc_train.evaluate.paper import Average, PaperRow, Published
 from vloc_train.evaluate.prior import Prior
 from vloc_train.evaluate.selection import SPECIAL, Selection
+from vloc_train.evaluate.sources import Drive, FolderDrive, SourceDrive, TownDrive
 
 __all__ = [
     "ORACLE",
@@ -25,6 +27,7 @@ __all__ = [
     "FolderDrive",
     "Protocol",
     "Row",
+    "SourceDrive",
     "Split",
     "Step",
     "Stray",
@@ -41,51 +44,6 @@ _MAX_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
-class TownDrive:
-    """A drive of the synthetic town, see :class:`vloc_ros.town.Traversal`; sizes in pixels and metres."""
-
-    seed: int = ranged(1, minimum=0)
-    index: int = ranged(0, minimum=0)
-    lane_offset_m: float | None = ranged(None, minimum=-20.0, maximum=20.0)
-    loop_m: float = ranged(200.0, minimum=120.0, maximum=20000.0)
-    width: int = ranged(240, minimum=16, maximum=4096)
-    height: int = ranged(135, minimum=16, maximum=4096)
-    spacing_m: float = ranged(0.5, minimum=0.02, maximum=20.0)
-    laps: float = ranged(1.0, minimum=0.01, maximum=100.0)
-    weave_m: float = ranged(0.3, minimum=0.0, maximum=5.0)
-    traffic: float = ranged(1.0, minimum=0.0, maximum=20.0)
-    light: str | None = None
-
-
-@dataclass(frozen=True)
-class FolderDrive:
-    """A bag or data-set folder below ``--root``; the other fields are those of KITTI's and flat folders
-    (:class:`vloc_ros.datasets.kitti.KittiOptions`). A folder with ``groundtruth.txt`` is one of the TUM RGB-D benchmark
-    and needs ``intrinsics``. ``distortion`` (k1, k2, p1, p2 and perhaps k3) is that of the images, which stay as they
-    are; ``grey`` takes the colour out of them."""
-
-    path: str
-    images: str | None = None
-    intrinsics: tuple[float, float, float, float] | None = None
-    camera_offset: tuple[float, float, float] | None = None
-    world: Literal["camera", "y_up", "z_up"] = "camera"
-    distortion: tuple[float, ...] = ()
-    grey: bool = False
-
-
-@dataclass(frozen=True)
-class Drive:
-    """Where a drive comes from: one of the two."""
-
-    town: TownDrive | None = None
-    folder: FolderDrive | None = None
-
-    def __post_init__(self) -> None:
-        if (self.town is None) == (self.folder is None):
-            raise ConfigError("expected either town or folder")
-
-
-@dataclass(frozen=True)
 class Split:
     """What the map is made from and what is localized in it.
 
@@ -96,6 +54,7 @@ class Split:
     :param within_m: only queries that come so close to a map frame; 0: all.
     :param within_deg: and look at most so far away from its viewing direction.
     :param prior: what the queries are told about their poses; none: nothing.
+    :param submission: write the poses of its queries for the long-term visual localization benchmark.
     :param about: what it is, for the table.
     """
 
@@ -106,6 +65,7 @@ class Split:
     within_m: float = ranged(0.0, minimum=0.0)
     within_deg: float = ranged(180.0, minimum=0.0, maximum=180.0)
     prior: Prior | None = None
+    submission: bool = False
     about: str = ""
 
 
@@ -193,6 +153,7 @@ class Row:
     :param without_prior: ask without a prior, whatever the split says.
     :param against: the method whose row this one is compared with; empty: the baseline.
     :param about: for the table.
+    :param paper: what a paper prints for it.
     """
 
     method: str
@@ -203,6 +164,7 @@ class Row:
     without_prior: bool = False
     against: str = ""
     about: str = ""
+    paper: Published | None = None
 
     def __post_init__(self) -> None:
         if self.prior is not None and self.without_prior:
@@ -239,6 +201,10 @@ class Protocol:
 
     :param baseline: the method that stands beside every other on its split.
     :param recall: limits (m, degrees) whose shares the table shows besides those of every table.
+    :param averages: sections of means over several splits, by name.
+    :param published: rows that a paper prints for methods that are not made here.
+    :param not_stated: what the paper leaves open, and what was chosen.
+    :param not_covered: parts of the paper's tables that are not here, and why.
     """
 
     name: str
@@ -253,6 +219,10 @@ class Protocol:
     recall: tuple[tuple[float, float], ...] = ()
     claims: tuple[Claim, ...] = ()
     strays: tuple[Stray, ...] = ()
+    averages: dict[str, Average] = field(default_factory=dict)
+    published: tuple[PaperRow, ...] = ()
+    not_stated: tuple[str, ...] = ()
+    not_covered: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.rows:
@@ -273,6 +243,21 @@ class Protocol:
         for name in self.steps:
             self.order(name)
         self._check_rows()
+        self._check_paper()
+
+    def _check_paper(self) -> None:
+        for name, average in self.averages.items():
+            if name in self.splits:
+                raise ConfigError(f"averages: expected other names than those of splits, found {name!r}")
+            for split in average.over:
+                self._known(split, self.splits, f"averages.{name}")
+            for method in average.rank:
+                if not any(row.method == method for row in self.published):
+                    raise ConfigError(f"averages.{name}: rank: expected a method of published, found {method!r}")
+        for row in (*self.rows, *self.published):
+            figures = row.figures if isinstance(row, PaperRow) else row.paper.figures if row.paper else {}
+            for name in figures:
+                self._known(name, {**self.splits, **self.averages}, f"{row.method!r}: paper")
 
     def _check_rows(self) -> None:
         table = [(split, row.method) for row in self.rows for split in row.splits]

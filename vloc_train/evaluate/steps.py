@@ -22,7 +22,7 @@ from vloc_ros.localizers.cascade.bundle import write_cascade
 from vloc_ros.localizers.cascade.settings import CascadeSettings
 from vloc_ros.maps import MapBundle, read_map
 from vloc_ros.settings import settings_from_mapping, settings_to_mapping
-from vloc_train.evaluate.drives import Drives, Part, overlap
+from vloc_train.evaluate.drives import Drives, Part, check_datum, overlap
 from vloc_train.evaluate.protocol import Protocol, Step
 from vloc_train.evaluate.selection import LEFT_OUT, MAP, QUERY_LEFT_OUT, Selection
 from vloc_train.evaluate.splits import Fold
@@ -192,7 +192,8 @@ class Steps:
                         raise ConfigError(f"expected frames for {selection}, found none: the split has no apart_frames")
                     parts += [part.keep(selection.rows(len(part))) for part in own]
                 else:
-                    parts.append(self._drives.part(selection))
+                    parts += self._drives.parts(selection)
+            check_datum(parts, f"scene {scene!r} of a step")
             out[scene] = parts
         return out
 

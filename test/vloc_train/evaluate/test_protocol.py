@@ -108,7 +108,7 @@ def test_names_with_a_point_only_carry_anchors():
         ({"splits__full__map": ["$map"]}, r"found \$map"),
         ({"splits__full__query": []}, "expected map and query"),
         ({"splits__full__folds": 0}, "folds"),
-        ({"data__a__folder": {"path": "x"}}, "either town or folder"),
+        ({"data__a__folder": {"path": "x"}}, "either town, folder or source"),
         ({"data__a__town__speed": 3}, "unknown field 'speed'"),
         ({"claims__0__at_most": 3.0}, "either at_most, or at_least"),
         ({"claims__0__at_least": 3.0}, "either at_most, or at_least"),
