@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -14,10 +15,13 @@ import numpy.typing as npt
 
 from vloc_ros.datasets import open_sequence
 from vloc_ros.datasets.formats import FORMATS, Source, detect, open_source
+from vloc_ros.datasets.image_files import FolderImages
 from vloc_ros.datasets.kitti import KittiOptions, open_kitti
+from vloc_ros.datasets.problems import Problems
 from vloc_ros.datasets.sequence import ImageSource, PosedSequence
 from vloc_ros.datasets.tum import open_tum
 from vloc_ros.errors import ConfigError
+from vloc_ros.settings import settings_from_mapping
 from vloc_ros.town import Renderer, Town, Traversal, default_camera
 from vloc_ros.types import RgbImage
 from vloc_train.evaluate.selection import Selection
@@ -109,6 +113,18 @@ class _Grey:
         return ((index, self._grey(image)) for index, image in self.source.frames())
 
 
+def _queries(name: str, path: Path, reader: Any, drive: SourceDrive) -> PosedSequence:
+    """Images whose poses a benchmark keeps to itself, with NaN for poses, in the order of their stamps."""
+    if not hasattr(reader, "queries"):
+        raise ConfigError(f"data.{name}: queries: expected a layout with queries, found {drive.format or path}")
+    options = settings_from_mapping(reader.Options, drive.options, f"data.{name}.options")
+    found = reader.queries(path, options.condition, options.camera, Problems())
+    order = np.argsort(found.stamps_ns, kind="stable")
+    files = FolderImages(tuple(found.source.paths[i] for i in order))
+    unknown = np.full((len(order), 4, 4), np.nan)
+    return PosedSequence(name, found.stamps_ns[order], unknown, found.T_base_cam, found.camera, files)
+
+
 def _digest(sequence: PosedSequence) -> str:
     """Of all poses and stamps, the camera, and three images."""
     digest = hashlib.sha256(sequence.T_map_cam.tobytes() + sequence.stamps_ns.tobytes())
@@ -184,22 +200,32 @@ class Drives:
         return self._open[name]
 
     def _source(self, name: str, drive: SourceDrive) -> list[tuple[PosedSequence, str]]:
-        path = self._below_root(name, drive.path)
+        path = self.below_root(f"data.{name}", drive.path)
         if drive.format and drive.format not in FORMATS:
             raise ConfigError(f"data.{name}: format: expected one of {', '.join(FORMATS)}, found {drive.format!r}")
         self._report(f"opening {path}")
-        sequences = open_source(Source(drive.format or None, path, drive.options))
+        reader = FORMATS[drive.format or detect(path)].reader()
+        if drive.queries:
+            sequences = [_queries(name, path, reader, drive)]
+        else:
+            sequences = open_source(Source(drive.format or None, path, drive.options))
+        T_map_world = getattr(reader, "T_MAP_WORLD", None)
+        if isinstance(T_map_world, np.ndarray):
+            sequences = [replace(s, T_world_map=np.linalg.inv(T_map_world)) for s in sequences]
         if drive.grey:
             sequences = [replace(sequence, source=_Grey(sequence.source)) for sequence in sequences]
         return [(sequence, _digest(sequence)) for sequence in sequences]
 
-    def _below_root(self, name: str, path: str) -> Path:
+    def below_root(self, where: str, path: str) -> Path:
+        """A path of the protocol. :raises ConfigError: there is no root, or the path leaves it."""
         if self._root is None:
-            raise ConfigError(f"data.{name}: expected --root, the folder that holds {path}")
+            raise ConfigError(f"{where}: expected --root, the folder that holds {path}")
+        if Path(path).is_absolute() or ".." in Path(path).parts:
+            raise ConfigError(f"{where}: expected a path below --root, found {path!r}")
         return self._root / path
 
     def _folder(self, name: str, drive: FolderDrive) -> tuple[PosedSequence, str]:
-        path = self._below_root(name, drive.path)
+        path = self.below_root(f"data.{name}", drive.path)
         kind = detect(path)
         if kind == "bag":
             sequence = open_sequence(path, image=drive.images)

@@ -81,6 +81,9 @@ class Step:
     :param build: a backend of ``vloc map build``.
     :param densify: the step whose map to densify, as ``vloc map densify`` does.
     :param cascade: the steps whose maps are the coarse and the fine one, as ``vloc map cascade`` takes them.
+    :param existing: a map that is there already, its folder below ``--root``; rows that need it fail without it.
+    :param get: where to get an existing map.
+    :param sees_queries: it may learn from queries, as a paper's own protocol did; otherwise that is refused.
     :param data: selections of drives, or such lists by scene.
     :param calibration: other drives, for the covariance.
     :param extractor: the step whose extractor to use.
@@ -94,6 +97,9 @@ class Step:
     build: str | None = None
     densify: str | None = None
     cascade: tuple[str, str] | None = None
+    existing: str | None = None
+    get: str = ""
+    sees_queries: bool = False
     data: Any = ()
     calibration: Any = ()
     extractor: str | None = None
@@ -103,17 +109,19 @@ class Step:
     settings: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        kinds = (self.train, self.build, self.densify, self.cascade)
+        kinds = (self.train, self.build, self.densify, self.cascade, self.existing)
         if sum(v is not None for v in kinds) != 1:
-            raise ConfigError("expected one of train, build, densify and cascade")
+            raise ConfigError("expected one of train, build, densify, cascade and existing")
         if self.regressor is not None and self.densify is None:
             raise ConfigError("regressor: only densify takes one")
         if self.train is not None or self.build is not None:
             if not self.data:
                 raise ConfigError("expected data to make the map from")
         elif self.data or self.extractor or self.preset or self.maps:
-            kind = "densify" if self.densify is not None else "cascade"
+            kind = next(k for k in ("densify", "cascade", "existing") if getattr(self, k) is not None)
             raise ConfigError(f"{kind}: expected no data, extractor, preset or maps, the map has them")
+        if self.existing is not None and (self.calibration or self.settings):
+            raise ConfigError("existing: expected no calibration and no settings, the map has them")
         if self.cascade is not None and self.calibration:
             raise ConfigError("cascade: expected no calibration, its members have theirs")
         for name in ("data", "calibration"):
@@ -151,6 +159,7 @@ class Row:
     :param settings: of the backend, as ``vloc replay --set`` takes them.
     :param prior: what the queries are told, instead of what the split says.
     :param without_prior: ask without a prior, whatever the split says.
+    :param scene: of a map of several scenes, told to every query; empty: the map has to find it.
     :param against: the method whose row this one is compared with; empty: the baseline.
     :param about: for the table.
     :param paper: what a paper prints for it.
@@ -162,6 +171,7 @@ class Row:
     settings: dict[str, Any] = field(default_factory=dict)
     prior: Prior | None = None
     without_prior: bool = False
+    scene: str = ""
     against: str = ""
     about: str = ""
     paper: Published | None = None
@@ -254,10 +264,10 @@ class Protocol:
             for method in average.rank:
                 if not any(row.method == method for row in self.published):
                     raise ConfigError(f"averages.{name}: rank: expected a method of published, found {method!r}")
-        for row in (*self.rows, *self.published):
-            figures = row.figures if isinstance(row, PaperRow) else row.paper.figures if row.paper else {}
+        printed = [(row.method, row.paper.figures) for row in self.rows if row.paper is not None]
+        for method, figures in [*printed, *((row.method, row.figures) for row in self.published)]:
             for name in figures:
-                self._known(name, {**self.splits, **self.averages}, f"{row.method!r}: paper")
+                self._known(name, {**self.splits, **self.averages}, f"{method!r}: paper")
 
     def _check_rows(self) -> None:
         table = [(split, row.method) for row in self.rows for split in row.splits]

@@ -7,7 +7,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -211,6 +211,7 @@ def _row(
 ) -> tuple[dict[str, Any], dict[str, Any]]:  # fmt: skip
     prior = row.asked(protocol.splits[split])
     asked = [asked_of(fold, prior, protocol.seed, f"split {split}, row {row.method!r}") for fold in folds]
+    asked = [replace(one, scene=row.scene or None) for one in asked]
     made = [steps.make(row.map, fold) for fold in folds]
     bundles = [m.bundle() for m in made]
     answers = Answers.join([
@@ -256,6 +257,8 @@ def _answers(cache: Path, made: Made, settings: Mapping[str, Any], asked: Asked,
     what: list[Any] = [made.key, made.bundle().id, dict(settings), [part.digest for part in asked.queries]]
     if asked.priors is not None and asked.covariance is not None:
         what.append(hashlib.sha256(asked.priors.tobytes() + asked.covariance.tobytes()).hexdigest())
+    if asked.scene is not None:
+        what.append(asked.scene)
     content = json.dumps(what, sort_keys=True, default=str)
     file = cache / f"{hashlib.sha256(content.encode()).hexdigest()[:16]}.npz"
     if not file.exists():

@@ -36,11 +36,13 @@ class Asked:
     :ivar queries: the drives' frames, N in all.
     :ivar priors: ``T_map_cam`` (N, 4, 4) that they are told; None: nothing.
     :ivar covariance: (6, 6) of the priors.
+    :ivar scene: that they are told; None: nothing.
     """
 
     queries: tuple[Part, ...]
     priors: Array | None = None
     covariance: Array | None = None
+    scene: str | None = None
 
     def prior(self, row: int) -> PosePrior | None:
         """What query ``row`` is told."""
@@ -119,7 +121,7 @@ def answer(localizer: Localizer, asked: Asked, progress: Callable[[int], None] |
         localizer.check_camera(rectifier.target if rectifier else sequence.camera)
         for index, image in sequence.frames():
             seen, camera = rectifier.rectify(image) if rectifier else (image, sequence.camera)
-            query = Query(seen, camera, int(sequence.stamps_ns[index]), asked.prior(row))
+            query = Query(seen, camera, int(sequence.stamps_ns[index]), asked.prior(row), asked.scene)
             begin = time.perf_counter()
             try:
                 estimate = localizer.localize(query)

@@ -51,6 +51,8 @@ class SourceDrive:
     :param path: below ``--root``.
     :param format: a name of :data:`vloc_ros.datasets.formats.FORMATS`; empty: found out from the folder.
     :param options: of the layout; checked when the data is opened.
+    :param queries: the images that the data set's list of queries names, whose poses nobody has; they can be localized
+        and submitted, not counted.
     :param grey: take the colour out of the images.
     :param get: where to get the data, where the layout alone does not say.
     """
@@ -58,6 +60,7 @@ class SourceDrive:
     path: str
     format: str = ""
     options: dict[str, Any] = field(default_factory=dict)
+    queries: bool = False
     grey: bool = False
     get: str = ""
 
