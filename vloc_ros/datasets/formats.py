@@ -41,6 +41,8 @@ class Format:
 
 _ALL = (
     Format("bag", "rosbag2 (mcap, sqlite3) or ROS 1 bag", "bag_format"),
+    Format("robotcar", "Oxford RobotCar", "robotcar"),
+    Format("robotcar_seasons", "RobotCar Seasons", "robotcar_seasons"),
     Format("tum", "TUM RGB-D", "tum"),
     # Last: a flat folder of images with poses.txt is the least that can be told from a folder.
     Format("kitti", "KITTI odometry, and flat folders of images with poses.txt", "kitti"),

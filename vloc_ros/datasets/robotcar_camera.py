@@ -1,0 +1,164 @@
+"""Cameras of Oxford RobotCar: intrinsics, lookup tables against distortion, and raw Bayer images.
+
+A camera's model is ``<model>.txt``: a line ``fx fy cx cy``, then four lines of ``G_camera_image``, which maps the
+optical axes (x right, y down, z forward) to the sensor's (x forward, y right, z down), and holds the baseline of the
+stereo camera's right eye. ``<model>_distortion_lut.bin`` is float64 [2, height * width]: for each pixel of the image
+without distortion the x, then the y of the pixel that it comes from, counted from 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from vloc_ros.datasets.problems import Problems
+from vloc_ros.datasets.tables import read_rows
+from vloc_ros.errors import DatasetError, GeometryError
+from vloc_ros.types import Array, RgbImage, check_transform
+
+__all__ = ["MODELS", "BayerImages", "Intrinsics", "demosaic", "lut_path", "lut_pixels", "read_bayer", "read_model"]
+
+#: Which model belongs to which image folder.
+MODELS = {
+    "stereo/left": "stereo_wide_left",
+    "stereo/centre": "stereo_narrow_left",
+    "stereo/right": "stereo_wide_right",
+    "mono_left": "mono_left",
+    "mono_right": "mono_right",
+    "mono_rear": "mono_rear",
+}
+#: The colours of a mosaic's first two rows, and OpenCV's name for it. Its older two-letter names are those of the
+#: second row and column ("BG" is RGGB), which is how red and blue get exchanged.
+_CODES = {"GBRG": cv2.COLOR_BayerGBRG2RGB, "RGGB": cv2.COLOR_BayerRGGB2RGB}
+
+Pattern = Literal["GBRG", "RGGB"]
+
+
+@dataclass(frozen=True)
+class Intrinsics:
+    """``fx fy cx cy`` in pixels of the image without distortion, and the camera in its sensor's axes, (4, 4)."""
+
+    values: tuple[float, float, float, float]
+    T_sensor_optical: Array
+
+
+def read_model(path: Path) -> Intrinsics:
+    """A camera's model file. :raises DatasetError: with file and line."""
+    strict = Problems()
+    rows = [(row, row.numbers(strict)) for row in read_rows(path, strict, 4)]
+    if len(rows) != 5:
+        raise DatasetError(f"{path}: expected a line fx fy cx cy and the 4 lines of a 4x4 matrix, found {len(rows)}")
+    fx, fy, cx, cy = np.asarray(rows[0][1])
+    if not (fx > 0 and fy > 0):
+        raise DatasetError(f"{rows[0][0].where}: expected positive focal lengths, found {fx:g} and {fy:g}")
+    T = np.stack([np.asarray(values) for _, values in rows[1:]])
+    try:
+        check_transform(T, rows[1][0].where)
+    except GeometryError as error:
+        raise DatasetError(str(error)) from error
+    return Intrinsics((float(fx), float(fy), float(cx), float(cy)), T)
+
+
+def lut_path(models: Path, model: str) -> Path:
+    """Where a camera's lookup table lies."""
+    return models / f"{model}_distortion_lut.bin"
+
+
+def lut_pixels(path: Path) -> int:
+    """The number of pixels of a lookup table. :raises DatasetError: it is missing, or no table."""
+    if not path.is_file():
+        raise DatasetError(
+            f"{path}: expected the table that takes the distortion away, found no file; it belongs to the tools of "
+            "the data set (Git LFS), or undistort=false"
+        )
+    size = path.stat().st_size
+    if size == 0 or size % 16:
+        found = "a Git LFS pointer, not the file itself" if size < 1000 and _is_pointer(path) else f"{size} bytes"
+        raise DatasetError(f"{path}: expected float64 [2, height * width], found {found}")
+    return size // 16
+
+
+def _is_pointer(path: Path) -> bool:
+    return path.read_bytes().startswith(b"version https://git-lfs")
+
+
+def read_bayer(path: Path) -> npt.NDArray[np.uint8]:
+    """A raw image, (H, W) uint8. :raises DatasetError: missing, cut short, or of colours already."""
+    if not path.is_file():
+        raise DatasetError(f"{path}: expected an image, found no file")
+    data = path.read_bytes()
+    # Some decoders return what is there of a file that was cut short.
+    whole = not data.startswith(b"\x89PNG") or b"IEND" in data[-16:]
+    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED) if data and whole else None
+    if image is None:
+        raise DatasetError(
+            f"{path}: expected an image, found a file of {len(data)} bytes that is cut short or cannot be decoded"
+        )
+    if image.ndim != 2 or image.dtype != np.uint8:
+        raise DatasetError(
+            f"{path}: expected a raw 8-bit Bayer image of one channel, found shape {image.shape}, {image.dtype}; "
+            "use the images as they were downloaded"
+        )
+    return np.asarray(image, dtype=np.uint8)
+
+
+def demosaic(raw: npt.NDArray[np.uint8], pattern: Pattern) -> RgbImage:
+    """(H, W) of a Bayer mosaic -> (H, W, 3) RGB, bilinear."""
+    return np.asarray(cv2.cvtColor(raw, _CODES[pattern]), dtype=np.uint8)
+
+
+@lru_cache(maxsize=8)
+def _maps(path: Path, width: int, height: int) -> tuple[Any, Any]:
+    """What ``cv2.remap`` wants, once for each process and camera: 6 bytes a pixel."""
+    if lut_pixels(path) != width * height:
+        raise DatasetError(
+            f"{path}: expected a table of {width}x{height} = {width * height} pixels, found {lut_pixels(path)}; "
+            "models and images are of different cameras"
+        )
+    table = np.memmap(path, dtype="<f8", mode="r", shape=(2, height, width))
+    x, y = table[0].astype(np.float32), table[1].astype(np.float32)
+    if not (np.isfinite(x).all() and np.isfinite(y).all()):
+        raise DatasetError(f"{path}: expected finite pixels, found NaN or infinity")
+    limit = float(2**14)  # cv2 counts pixels in 16 bits; what is so far outside is black either way
+    return cv2.convertMaps(x.clip(-limit, limit), y.clip(-limit, limit), cv2.CV_16SC2)
+
+
+@dataclass(frozen=True)
+class BayerImages:
+    """Raw image files as RGB images: demosaiced, then (with a ``lut``) freed of distortion, bilinear.
+
+    Pixels from outside the raw image are black. It pickles as its file names; tables are loaded where it is used.
+    There is no ``encoded``: the files do not hold the images as they are used.
+    """
+
+    paths: tuple[Path, ...]
+    pattern: Pattern
+    width: int
+    height: int
+    lut: Path | None = None
+
+    def image(self, index: int) -> RgbImage:
+        """:raises DatasetError: the file cannot be decoded, or has another size than the first image."""
+        raw = read_bayer(self.paths[index])
+        if raw.shape != (self.height, self.width):
+            raise DatasetError(
+                f"{self.paths[index]}: expected {self.width}x{self.height} as the first image, "
+                f"found {raw.shape[1]}x{raw.shape[0]}"
+            )
+        image = demosaic(raw, self.pattern)
+        if self.lut is None:
+            return image
+        x, y = _maps(self.lut, self.width, self.height)
+        out = cv2.remap(image, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)
+        return np.asarray(out, dtype=np.uint8)
+
+    def frames(self) -> Iterator[tuple[int, RgbImage]]:
+        for index in range(len(self.paths)):
+            yield index, self.image(index)

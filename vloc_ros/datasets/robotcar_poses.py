@@ -1,0 +1,247 @@
+"""Pose tables of Oxford RobotCar: ins.csv, rtk.csv, vo.csv and gps.csv.
+
+Columns are found by the names in the first line, so that ins.csv (with ``ins_status``) and rtk.csv (without) are read
+alike. Stamps are in microseconds since 1970.
+
+**World.** ins.csv and rtk.csv give positions twice: latitude, longitude and altitude above the ellipsoid, and UTM
+northing and easting of zone 30U. The map frame is a local east-north-up frame at a datum, made from the former:
+UTM is up to 0.04 % off in scale, and its north is not the true one. Attitude is that of the unit in the local
+north-east-down axes of the place where it is, R = Rz(yaw) Ry(pitch) Rx(roll), turned into the map through ECEF.
+The unit reports its azimuth from true north, so that is the default; ``north="grid"`` adds the convergence of the
+grid (about 1.4 deg in Oxford) to tables whose yaw counts from the grid's north.
+
+**Odometry.** Each line of vo.csv is one step: the pose of the later of its two frames in the earlier, in vehicle
+axes. Steps are chained as the data set's tools chain them, and drift.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from vloc_ros.datasets.posed import track_of
+from vloc_ros.datasets.problems import Problems
+from vloc_ros.datasets.robotcar_rig import T_BASE_VEHICLE, se3_of
+from vloc_ros.datasets.sequence import GnssTrack
+from vloc_ros.datasets.tables import Row, read_rows, stamp_in_ns
+from vloc_ros.errors import DatasetError
+from vloc_ros.geometry.geodesy import Datum
+from vloc_ros.geometry.interpolation import PoseTrack
+from vloc_ros.geometry.rotations import euler_to_matrix
+from vloc_ros.geometry.se3 import inverse, make_transform
+from vloc_ros.types import Array
+
+__all__ = ["UnitOptions", "gnss_track", "grid_convergence", "map_ned", "stamp_of", "unit_track", "visual_odometry"]
+
+#: Beyond this from the datum, a place is a mistake (or the drive is of another city): metres.
+FAR_M = 100_000.0
+
+
+@dataclass(frozen=True)
+class UnitOptions:
+    """How to read ins.csv and rtk.csv; see :mod:`vloc_ros.datasets.robotcar`."""
+
+    datum: Datum
+    max_gap_s: float
+    ins_status: tuple[str, ...]
+    north: Literal["true", "grid"]
+
+
+def stamp_of(text: str, where: str, problems: Problems) -> int | None:
+    """Microseconds as ns; None (a fault) where it is no such stamp."""
+    try:
+        return stamp_in_ns(text, "us", where)
+    except DatasetError as error:
+        problems.fault("bad stamp", str(error))
+        return None
+
+
+def map_ned(datum: Datum, latitude_deg: Array, longitude_deg: Array) -> Array:
+    """Rotations (N, 3, 3) from the north-east-down axes at (N,) places into the map's axes."""
+    lat, lon = np.radians(latitude_deg), np.radians(longitude_deg)
+    sl, cl, so, co = np.sin(lat), np.cos(lat), np.sin(lon), np.cos(lon)
+    north = np.stack([-sl * co, -sl * so, cl], axis=-1)
+    east = np.stack([-so, co, np.zeros_like(so)], axis=-1)
+    down = -np.stack([cl * co, cl * so, sl], axis=-1)
+    out: Array = datum.R_enu_ecef @ np.stack([north, east, down], axis=-1)
+    return out
+
+
+def grid_convergence(latitude_deg: Array, longitude_deg: Array, zone: Array) -> Array:
+    """How far the north of UTM ``zone`` lies east of true north, rad (on the sphere: good to 1e-5 rad in a zone)."""
+    from_centre = np.radians(longitude_deg - (6.0 * zone - 183.0))
+    return np.asarray(np.arctan(np.tan(from_centre) * np.sin(np.radians(latitude_deg))))
+
+
+def unit_track(path: Path, options: UnitOptions, T_base_unit: Array, problems: Problems) -> PoseTrack:
+    """``T_map_base`` from ins.csv or rtk.csv.
+
+    :param T_base_unit: the mounting of the inertial unit (axes x forward, y right, z down).
+    :raises DatasetError: with file and line.
+    """
+    wanted = ["timestamp", "latitude", "longitude", "altitude", "roll", "pitch", "yaw"]
+    extra = ["utm_zone"] if options.north == "grid" else []
+    rows: list[Row] = []
+    stamps: list[int] = []
+    values: list[Array] = []
+    zones: list[float] = []
+    refused: dict[str, list[Row]] = {}
+    for row, status in _table(path, [*wanted, *extra], problems, "ins_status"):
+        if status is not None and options.ins_status and status not in options.ins_status:
+            refused.setdefault(status, []).append(row)
+            continue
+        numbers = Row(row.path, row.number, row.fields[1:7]).numbers(problems)
+        stamp = stamp_of(row.fields[0], row.where, problems)
+        if numbers is None or stamp is None or not _plausible(numbers, row.where, options.datum, problems):
+            continue
+        if extra:
+            zones.append(_zone(row.fields[7], row.where))
+        rows.append(row)
+        stamps.append(stamp)
+        values.append(numbers)
+    for status, found in refused.items():
+        problems.skip(
+            f"row of the INS that says {status}",
+            f"{found[0].where}: {len(found)} rows of status {status} left out; ins_status names what is used",
+            len(found),
+        )
+    if not values:
+        raise DatasetError(f"{path}: expected rows with poses, found none that can be used")
+    table = np.stack(values)
+    rpy = table[:, 3:6].copy()
+    if extra:
+        rpy[:, 2] += grid_convergence(table[:, 0], table[:, 1], np.array(zones))
+    R = map_ned(options.datum, table[:, 0], table[:, 1]) @ euler_to_matrix(rpy)
+    T = make_transform(R, options.datum.to_enu(table[:, 0], table[:, 1], table[:, 2])) @ inverse(T_base_unit)
+    samples = [(stamp, T[i], rows[i].where) for i, stamp in enumerate(stamps)]
+    return track_of(samples, str(path), problems, options.max_gap_s)
+
+
+def visual_odometry(path: Path, problems: Problems, max_gap_s: float) -> PoseTrack:
+    """``T_odom_base`` from vo.csv: the base at the first frame is the origin.
+
+    Where a step is missing, the chain ends: the longest unbroken one is taken (with ``keep_going``; else a fault).
+
+    :raises DatasetError: with file and line.
+    """
+    wanted = ["source_timestamp", "destination_timestamp", "x", "y", "z", "roll", "pitch", "yaw"]
+    runs: list[list[tuple[int, Array, str]]] = []
+    for row, _ in _table(path, wanted, problems):
+        numbers = Row(row.path, row.number, row.fields[2:]).numbers(problems)
+        ends = [stamp_of(text, row.where, problems) for text in row.fields[:2]]
+        if numbers is None or ends[0] is None or ends[1] is None:
+            continue
+        start, end = min(ends[0], ends[1]), max(ends[0], ends[1])
+        if start == end or bool((np.abs(numbers[3:]) > 2 * np.pi).any()):
+            problems.fault(
+                "step of odometry that is none",
+                f"{row.where}: expected two different stamps, and angles in radians, found {' '.join(row.fields)!r}",
+            )
+            continue
+        step = T_BASE_VEHICLE @ se3_of(numbers) @ T_BASE_VEHICLE
+        if not runs or runs[-1][-1][0] != start:
+            if runs:
+                problems.fault(
+                    "break in the visual odometry",
+                    f"{row.where}: expected a step from {runs[-1][-1][0] // 1000} us, where the one before ended, "
+                    f"found one from {start // 1000} us",
+                )
+            runs.append([(start, np.eye(4), row.where)])
+        runs[-1].append((end, runs[-1][-1][1] @ step, row.where))
+    if not runs:
+        raise DatasetError(f"{path}: expected steps of odometry, found none that can be used")
+    longest = max(runs, key=len)
+    left = sum(len(run) - 1 for run in runs if run is not longest)
+    if left:
+        problems.skip("step of odometry beyond a break", f"{path}: {left} steps before or after breaks left out", left)
+    return track_of(longest, str(path), problems, max_gap_s)
+
+
+def gnss_track(path: Path, problems: Problems, frame_id: str) -> GnssTrack | None:
+    """What the receiver said, from gps.csv; None where not one row can be used."""
+    wanted = ["timestamp", "latitude", "longitude", "altitude"]
+    sigmas = ["longitude_sigma", "latitude_sigma", "altitude_sigma"]
+    named = _header(path)
+    with_sigma = all(name in named for name in sigmas)
+    found: dict[int, Array] = {}
+    last = -1
+    for row, _ in _table(path, [*wanted, *(sigmas if with_sigma else [])], problems):
+        stamp = stamp_of(row.fields[0], row.where, problems)
+        numbers = Row(row.path, row.number, row.fields[1:]).numbers(problems)
+        if stamp is None or numbers is None:
+            continue
+        if stamp <= last:
+            problems.fault("stamp out of order", f"{row.where}: expected increasing stamps, found {stamp} after {last}")
+            continue
+        last = stamp
+        found[stamp] = numbers
+    if not found:
+        return None
+    table = np.stack(list(found.values()))
+    variance = table[:, 3:6] ** 2 if with_sigma else None
+    stamps = np.array(list(found), dtype=np.int64)
+    return GnssTrack(stamps, table[:, 0], table[:, 1], table[:, 2], variance, frame_id)
+
+
+def _header(path: Path) -> list[str]:
+    if not path.is_file():
+        raise DatasetError(f"{path}: no such file")
+    with path.open(encoding="utf-8", errors="replace") as file:
+        return [name.strip() for name in file.readline().lstrip("\ufeff").split(",")]
+
+
+def _table(
+    path: Path, wanted: Sequence[str], problems: Problems, optional: str | None = None
+) -> Iterator[tuple[Row, str | None]]:
+    """Rows with the fields ``wanted``, in that order, and the field ``optional`` where the table has it."""
+    names = _header(path)
+    absent = [name for name in wanted if name not in names]
+    if absent:
+        raise DatasetError(
+            f"{path}:1: expected a first line that names the columns {', '.join(wanted)}, "
+            f"found no {', '.join(absent)} in {','.join(names)[:80]!r}"
+        )
+    places = [names.index(name) for name in wanted]
+    extra = names.index(optional) if optional in names else None
+    for row in read_rows(path, problems, len(names), ",", header_lines=1, comment=""):
+        kept = Row(path, row.number, tuple(row.fields[i] for i in places))
+        yield kept, None if extra is None else row.fields[extra]
+
+
+def _plausible(numbers: Array, where: str, datum: Datum, problems: Problems) -> bool:
+    """Whether a row's latitude, longitude and angles can be such (else a fault)."""
+    latitude, longitude = float(numbers[0]), float(numbers[1])
+    if abs(latitude) > 90 or abs(longitude) > 180:
+        problems.fault(
+            "place that is none",
+            f"{where}: expected latitude and longitude in degrees, found {latitude:g} and {longitude:g}",
+        )
+        return False
+    # Near enough for telling a mistake; the exact way is for the whole table at once.
+    north = (latitude - datum.latitude_deg) * 111e3
+    east = (longitude - datum.longitude_deg) * 111e3 * np.cos(np.radians(latitude))
+    if np.hypot(north, east) > FAR_M:
+        problems.fault(
+            "place far from the datum",
+            f"{where}: expected a place within {FAR_M / 1000:g} km of the datum ({datum.latitude_deg:g}, "
+            f"{datum.longitude_deg:g}), found {latitude:g}, {longitude:g}; a drive elsewhere needs datum=[lat,lon,alt]",
+        )
+        return False
+    if bool((np.abs(numbers[3:6]) > 2 * np.pi).any()):
+        problems.fault(
+            "angles that are not in radians",
+            f"{where}: expected roll, pitch, yaw in radians, found {' '.join(f'{v:g}' for v in numbers[3:6])}",
+        )
+        return False
+    return True
+
+
+def _zone(text: str, where: str) -> float:
+    digits = text.strip().rstrip("ABCDEFGHIJKLMNOPQRSTUVWXYZ")
+    if not digits.isdigit() or not 1 <= int(digits) <= 60:
+        raise DatasetError(f"{where}: expected a UTM zone such as 30U, found {text!r}")
+    return float(digits)
