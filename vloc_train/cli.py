@@ -38,9 +38,8 @@ def _changes(config: Path | None, assignments: list[str], option: str = "--set")
 def by_scene(sources: list[str], truth: str | None) -> dict[str, list[PosedSequence]]:
     """``SRC`` or ``SCENE=SRC`` arguments to drives by scene; sources without a name belong to the scene ``map``.
 
-    A source is a bag or data-set folder (:mod:`vloc_ros.datasets.formats`), a drive of the synthetic town
-    (:mod:`vloc_train.town_source`), or a COLMAP model with its images
-    (:func:`vloc_train.pixloc.colmap_import.open_colmap`).
+    A source is a bag, a data-set folder or a COLMAP model (:mod:`vloc_ros.datasets.formats`), or a drive of the
+    synthetic town (:mod:`vloc_train.town_source`).
     """
     from vloc_train.town_source import PREFIX, open_town
 
@@ -49,11 +48,6 @@ def by_scene(sources: list[str], truth: str | None) -> dict[str, list[PosedSeque
         name, separator, path = source.partition("=")
         if not separator or not name.isidentifier():
             name, path = "map", source
-        if path.startswith("colmap:"):
-            from vloc_train.pixloc.colmap_import import open_colmap  # its extra is needed for this alone
-
-            scenes.setdefault(name, []).extend(open_colmap(path))
-            continue
         opened = [open_town(path)] if path.startswith(PREFIX) else _open(path, truth)
         scenes.setdefault(name, []).extend(opened)
     return scenes

@@ -28,11 +28,15 @@ __all__ = ["FORMATS", "Format", "Source", "detect", "open_source"]
 
 @dataclass(frozen=True)
 class Format:
-    """A layout's name, what it is, and the module that reads it (imported when it is used)."""
+    """A layout's name, what it is, and the module that reads it (imported when it is used).
+
+    ``second`` is the option that a source text may give right behind the path without naming it.
+    """
 
     name: str
     about: str
     module: str
+    second: str = ""
 
     def reader(self) -> Any:
         """The module."""
@@ -43,6 +47,10 @@ _ALL = (
     Format("bag", "rosbag2 (mcap, sqlite3) or ROS 1 bag", "bag_format"),
     Format("robotcar", "Oxford RobotCar", "robotcar"),
     Format("robotcar_seasons", "RobotCar Seasons", "robotcar_seasons"),
+    Format("seven_scenes", "7-Scenes", "seven_scenes"),
+    Format("cambridge", "Cambridge Landmarks", "cambridge"),
+    Format("kapture", "kapture 1.1", "kapture"),
+    Format("colmap", "COLMAP model with its images", "colmap", second="images"),
     Format("tum", "TUM RGB-D", "tum"),
     # Last: a flat folder of images with poses.txt is the least that can be told from a folder.
     Format("kitti", "KITTI odometry, and flat folders of images with poses.txt", "kitti"),
@@ -71,6 +79,9 @@ class Source:
         options: dict[str, Any] = {}
         for field in fields:
             key, equals, value = field.partition("=")
+            if not equals and not options and field.strip() and FORMATS[name].second:
+                options[FORMATS[name].second] = field.strip()
+                continue
             if not equals:
                 raise ConfigError(f"{text}: expected OPTION=VALUE between commas, found {field!r}")
             try:

@@ -2,7 +2,7 @@
 
 Conventions of COLMAP end here: poses are world to camera with w-first quaternions, pixel centres lie at one half, ids
 begin at one. Models go in as COLMAP's text files, whose format never changed, so that rigs and frames (3.13) need no
-thought.
+thought; :mod:`vloc_ros.datasets.colmap_model` reads them without it.
 """
 
 from __future__ import annotations
@@ -17,19 +17,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from vloc_ros.datasets.colmap_cameras import HALF
+from vloc_ros.datasets.colmap_model import read_model
 from vloc_ros.errors import CameraError, ConfigError, DatasetError
 from vloc_ros.geometry.se3 import inverse
 from vloc_ros.types import Array, CameraModel
-from vloc_train.pixloc.colmap_format import (
-    FILES,
-    HALF,
-    ColmapImage,
-    ColmapModel,
-    camera_of_colmap,
-    check_binary,
-    model_suffix,
-    write_text_model,
-)
+from vloc_train.pixloc.colmap_format import write_text_model
 
 __all__ = [
     "OLDEST",
@@ -306,36 +299,3 @@ def _tracks(model: Any, sizes: Sequence[int], T_map_cam: Array) -> Tracks:
     )
     assert not len(made.frames) or bool((made.features < np.asarray(sizes)[made.frames]).all())
     return made
-
-
-def read_model(folder: Path) -> ColmapModel:
-    """Read a COLMAP or hloc model (``cameras``, ``images``, ``points3D``; ``.bin`` or ``.txt``).
-
-    :raises DatasetError: no model, or a damaged one. :raises CameraError: a camera model that is not supported.
-    """
-    pycolmap = require_pycolmap()
-    suffix = model_suffix(folder)
-    if suffix is None:
-        raise DatasetError(f"{folder}: expected a COLMAP model ({', '.join(FILES)} as .bin or .txt), found none")
-    if suffix == ".bin":
-        check_binary(folder)
-    with _quiet(pycolmap):
-        try:
-            model = pycolmap.Reconstruction(str(folder))
-        except (RuntimeError, ValueError, IndexError, KeyError, MemoryError, OverflowError) as problem:
-            reason = str(problem).splitlines()[0] if str(problem) else type(problem).__name__
-            raise DatasetError(f"{folder}: expected a COLMAP model, found a damaged one: {reason}") from problem
-    cameras = {int(i): camera_of_colmap(c, f"{folder}: camera {i}") for i, c in model.cameras.items()}
-    images = []
-    for image in model.images.values():
-        if not image.has_pose:
-            continue
-        seen = [(p.xy, p.point3D_id) for p in image.points2D if p.has_point3D()]
-        pixels = np.asarray([xy for xy, _ in seen], dtype=np.float64).reshape(-1, 2) - HALF
-        ids = np.asarray([i for _, i in seen], dtype=np.int64)
-        images.append(ColmapImage(str(image.name), int(image.camera_id), _pose(image), pixels, ids))
-    numbers = sorted(model.points3D)
-    points = np.asarray([model.points3D[n].xyz for n in numbers], dtype=np.float64).reshape(-1, 3)
-    return ColmapModel(
-        cameras, tuple(sorted(images, key=lambda i: i.name)), points, np.asarray(numbers, dtype=np.int64)
-    )

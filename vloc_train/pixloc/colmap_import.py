@@ -2,31 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-import cv2
 import numpy as np
 
-from vloc_ros.datasets import PosedSequence
+from vloc_ros.datasets import PosedSequence, open_source
+from vloc_ros.datasets.colmap import ColmapImages
+from vloc_ros.datasets.colmap_model import ColmapModel, find_model, read_model
 from vloc_ros.datasets.image_files import FolderImages
-from vloc_ros.datasets.sequence import T_BODY_OPTICAL
 from vloc_ros.errors import CameraError, CameraMismatchError, DatasetError
 from vloc_ros.geometry.rotations import rotation_angle
 from vloc_ros.settings import ranged
-from vloc_ros.types import CameraModel, RgbImage
-from vloc_train.pixloc import colmap
-from vloc_train.pixloc.colmap_format import ColmapModel, model_suffix
+from vloc_ros.types import CameraModel
 from vloc_train.pixloc.points import SparseModel, observations_csr
 from vloc_train.pixloc.sfm_blocks import with_statistics
 from vloc_train.pixloc.similarity import align_poses
 
-__all__ = ["PREFIX", "ColmapImages", "ColmapSettings", "find_model", "import_model", "names_of", "open_colmap"]
-
-#: What tells a COLMAP model from a recorded drive among sources of data: ``colmap:MODEL[,IMAGES]``.
-PREFIX = "colmap:"
-START_NS = 1_000_000_000
+__all__ = ["ColmapImages", "ColmapSettings", "find_model", "import_model", "names_of", "open_colmap"]
 
 
 @dataclass(frozen=True)
@@ -50,75 +44,12 @@ class ColmapSettings:
     minimum_track: int = ranged(2, minimum=1)
 
 
-@dataclass(frozen=True)
-class ColmapImages:
-    """Image files of a COLMAP model: those of one of its cameras."""
-
-    paths: tuple[Path, ...]
-    names: tuple[str, ...]
-    model: Path
-
-    def image(self, index: int) -> RgbImage:
-        """:raises DatasetError: the file is missing or cannot be decoded."""
-        image = cv2.imread(str(self.paths[index]), cv2.IMREAD_COLOR)
-        if image is None:
-            raise DatasetError(f"{self.paths[index]}: expected an image of the COLMAP model {self.model}, found none")
-        return np.asarray(image[..., ::-1], dtype=np.uint8).copy()
-
-    def frames(self) -> Iterator[tuple[int, RgbImage]]:
-        for index in range(len(self.paths)):
-            yield index, self.image(index)
-
-
-def find_model(folder: Path) -> Path:
-    """The model in a folder: there, or in ``sparse/0``, ``sparse`` or ``sfm`` below. :raises DatasetError: none."""
-    for below in ("", "sparse/0", "sparse", "sfm"):
-        if model_suffix(folder / below):
-            return folder / below
-    raise DatasetError(
-        f"{folder}: expected a COLMAP model (cameras, images, points3D as .bin or .txt) there, in sparse/0, sparse or "
-        "sfm, found none"
-    )
-
-
 def open_colmap(name: str) -> list[PosedSequence]:
-    """``colmap:MODEL[,IMAGES]`` as drives, one a camera; stamps count the images in the order of their names.
-
-    The map's frame is the model's. Images lie in IMAGES, or in ``images`` beside the model.
+    """``colmap:MODEL[,IMAGES]`` or ``colmap:MODEL[,OPTION=VALUE...]`` as drives (:mod:`vloc_ros.datasets.colmap`).
 
     :raises DatasetError: no model, no images. :raises CameraError: a camera model that is not supported.
     """
-    model_path, _, images = name.removeprefix(PREFIX).partition(",")
-    folder = find_model(Path(model_path))
-    model = colmap.read_model(folder)
-    if not model.images:
-        raise DatasetError(f"{folder}: expected images with poses, found none")
-    root = Path(images) if images else _images_beside(Path(model_path), folder, model.images[0].name)
-    drives: dict[CameraModel, list[int]] = {}
-    for index, image in enumerate(model.images):
-        drives.setdefault(model.cameras[image.camera_id], []).append(index)
-    out = []
-    for number, (camera, rows) in enumerate(drives.items()):
-        mine = [model.images[i] for i in rows]
-        source = ColmapImages(tuple(root / i.name for i in mine), tuple(i.name for i in mine), folder)
-        missing = [p for p in source.paths if not p.is_file()]
-        if missing:
-            raise DatasetError(f"{missing[0]}: expected the images of the model {folder}, found {len(missing)} missing")
-        stamps = START_NS + np.asarray(rows, dtype=np.int64) * 100_000_000
-        title = Path(model_path).name + (f"_{number}" if number else "")
-        T = np.stack([i.T_map_cam for i in mine])
-        out.append(PosedSequence(title, stamps, T, T_BODY_OPTICAL.copy(), camera, source))
-    return out
-
-
-def _images_beside(given: Path, folder: Path, first: str) -> Path:
-    for root in (given / "images", given, folder.parent / "images", folder.parent.parent / "images"):
-        if (root / first).is_file():
-            return root
-    raise DatasetError(
-        f"{given}: expected the model's images ({first}, ...) in a folder 'images' beside it, found none; "
-        f"name the folder: {PREFIX}{given},IMAGES"
-    )
+    return open_source(name)
 
 
 def names_of(sequence: PosedSequence) -> list[tuple[str, ...]]:
@@ -151,7 +82,7 @@ def import_model(
     :raises CameraMismatchError: a camera of the model is not the drive's.
     """
     settings = settings or ColmapSettings()
-    model = colmap.read_model(find_model(folder))
+    model = read_model(find_model(folder))
     place: dict[str, tuple[int, int]] = {}
     for drive, sequence in enumerate(sequences):
         for number, names in enumerate(names_of(sequence)):
