@@ -1,4 +1,4 @@
-"""``table.json`` for programs, ``table.md`` and a plot for people; what a clock measured stands in ``timings.json``."""
+"""``table.json`` for programs, ``table.md`` and a plot for people; what a clock measured stands in ``timings.*``."""
 
 from __future__ import annotations
 
@@ -39,6 +39,7 @@ def write_table(table: Table, protocol: Protocol, about: Mapping[str, Any], out:
     body |= {"not_stated": list(protocol.not_stated), "not_covered": list(protocol.not_covered)}
     _write_json(out / "table.json", {**head, "baseline": protocol.baseline, **body, "failed": table.failed})
     _write_json(out / "timings.json", {"rows": table.timings})
+    (out / "timings.md").write_text(_timings(table.timings), encoding="utf-8")
     pictures = [plot(table, split, out / f"{split}.png") for split in table.splits] if plots else []
     path = out / "table.md"
     path.write_text(markdown(table, protocol, about, pictures), encoding="utf-8")
@@ -65,7 +66,6 @@ def markdown(table: Table, protocol: Protocol, about: Mapping[str, Any], picture
     if protocol.about:
         lines += [" ".join(protocol.about.split()), ""]
     lines += ["| | |", "|---|---|", *(f"| {k} | {v} |" for k, v in about.items()), "", _COUNTED, ""]
-    times = {(t["split"], t["method"]): t for t in table.timings}
     for name, split in table.splits.items():
         frames = split["map_frames"]
         folds = f" in {split['folds']} folds" if split["folds"] > 1 else ""
@@ -74,7 +74,7 @@ def markdown(table: Table, protocol: Protocol, about: Mapping[str, Any], picture
         lines += [title, "", " ".join(split["about"].split()), ""]
         lines += _prior(split.get("prior"))
         printed = [row for row in table.published if row["split"] == name]
-        lines += _rows([row for row in table.rows if row["split"] == name], times, protocol.recall, printed)
+        lines += _rows([row for row in table.rows if row["split"] == name], protocol.recall, printed)
         lines += [f"![{name}]({name}.png)", ""] if any(p.stem == name for p in pictures) else []
     for name, average in protocol.averages.items():
         lines += average_section(name, average, table)
@@ -112,7 +112,6 @@ def _prior(prior: Mapping[str, Any] | None) -> list[str]:
 
 def _rows(
     rows: Sequence[Mapping[str, Any]],
-    times: Mapping[tuple[str, str], Mapping[str, Any]],
     more: Sequence[tuple[float, float]] = (),
     printed: Sequence[Mapping[str, Any]] = (),
 ) -> list[str]:
@@ -120,14 +119,13 @@ def _rows(
     head = (
         "method", "localizer median", "localizer mean", *(f"within {m:g} m {deg:g}°" for m, deg in limits),
         "oracle", "change", "against", "published median", "LOCALIZED / DEGRADED / LOST", "NEES in 95 %", "map",
-        "descriptors", "training", "a frame",
+        "descriptors",
     )  # fmt: skip
     columns = paper_columns([*rows, *printed])
     head = (*head, *columns)
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     asked_prior = any(row["method"] == PRIOR for row in rows)
     for row in rows:
-        time = times.get((row["split"], row["method"]), {})
         recall = {(r["translation_m"], r["rotation_deg"]): r["share"] for r in row["localizer_recall"]}
         nearest = row["method"] in (ORACLE, PRIOR)
         cells = [
@@ -144,14 +142,22 @@ def _rows(
             "" if nearest else percent(row["nees_share_in_95"]),
             f"{row['map_bytes'] / 1e6:.2f} MB" if "map_bytes" in row else "",
             _descriptors(row),
-            f"{time['train_seconds']:.0f} s" if time else "",
-            f"{time['ms_p50']:.1f} ms" if time else "",
             *paper_cells(row, columns),
         ]
         lines.append(table_line(cells))
     for row in printed:
         lines.append(table_line([row["method"], *[""] * (len(head) - 1 - len(columns)), *paper_cells(row, columns)]))
     return [*lines, ""]
+
+
+def _timings(timings: Sequence[Mapping[str, Any]]) -> str:
+    """What a clock measured: no two runs have it equal, so it is not in the table."""
+    head = ("split", "method", "all its steps", "its map", "a frame, median", "a frame, 95 %")
+    lines = [table_line(head), "|" + "---|" * len(head)]
+    for t in timings:
+        times = [f"{t[k]:.0f} s" for k in ("train_seconds", "map_seconds")]
+        lines.append(table_line([t["split"], t["method"], *times, *(f"{t[k]:.1f} ms" for k in ("ms_p50", "ms_p95"))]))
+    return "\n".join([*lines, ""])
 
 
 def _claims(claims: Sequence[Mapping[str, Any]]) -> list[str]:
