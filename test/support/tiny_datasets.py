@@ -48,9 +48,10 @@ def quaternion(R):
 def write_tum(folder, T):
     lines = []
     for k, pose in enumerate(T):
-        write_image(folder / "rgb" / f"{100 + k}.000000.png", pose)
+        stamp = f"100.{5 * k:02d}0000"
+        write_image(folder / "rgb" / f"{stamp}.png", pose)
         x, y, z, w = matrix_to_quaternion(pose[:3, :3])
-        lines.append(f"{100 + k}.0 {row(pose[:3, 3])} {row((x, y, z, w))}")
+        lines.append(f"{stamp} {row(pose[:3, 3])} {row((x, y, z, w))}")
     (folder / "groundtruth.txt").write_text("# poses\n" + "\n".join(lines) + "\n")
 
 
