@@ -242,6 +242,29 @@ def test_yaw_from_the_grids_north_is_turned_by_the_convergence(tmp_path):
     edit(drive / "gps" / "ins.csv", 3, lambda line: line.replace("30U", "U"))
     with pytest.raises(DatasetError, match=r"ins.csv:3: expected a UTM zone such as 30U, found 'U'"):
         opened(drive, north="grid")
+    problems = Problems(keep_going=True)
+    opened(drive, problems, north="grid")
+    assert problems.counts == {"UTM zone that is none": 1}
+
+
+def test_a_yaw_that_is_off_the_direction_of_travel_is_told(tmp_path, caplog):
+    drive = write_drive(tmp_path, tables=False)
+    k = np.arange(150)
+    heading, between = 0.3 + 0.3 * np.sin(k / 20), 0.3 + 0.3 * np.sin((k - 0.5) / 20)
+    T = make_transform(
+        euler_to_matrix(np.stack([np.full(150, np.pi), 0 * k, heading], axis=-1)),  # z down
+        np.stack([np.cumsum(np.cos(between)), np.cumsum(np.sin(between)), 0.0 * k], axis=-1) * 1.2,
+    )
+    gamma = np.arctan(np.tan(np.radians(3 - 1.26)) * np.sin(np.radians(51.76)))
+    rows = []
+    for number in range(150):
+        fields = pose_row(START_US + 100_000 * number, T[number]).split(",")
+        rows.append(",".join([*fields[:-1], repr(float(fields[-1]) - float(gamma))]))  # from the grid's north
+    write_tables(drive, "gps/ins.csv", INS_HEADER, rows)
+    opened(drive, north="grid")
+    assert "direction of travel" not in caplog.text
+    opened(drive)
+    assert "yaw lies 1.3" in caplog.text and "about 1.37 deg would mean" in caplog.text
 
 
 @given(st.floats(-70, 70), st.floats(-2.9, 2.9))
@@ -348,6 +371,14 @@ def test_fixes_of_the_receiver(tmp_path):
     np.testing.assert_array_equal(fixes.latitude_deg, [51.70, 51.71, 51.72])
     np.testing.assert_array_equal(fixes.variance_m2[0], [6.25, 2.25, 16.0])  # east, north, up
     assert fixes.frame_id in opened(drive).rig
+    table = drive / "gps" / "gps.csv"
+    edit(table, 3, lambda line: line.replace("51.71", "5171"))
+    edit(table, 4, lambda line: line.replace(str(START_US + 2), str(START_US)))
+    with pytest.raises(DatasetError, match=r"gps.csv:3: expected latitude and longitude in degrees, found 5171"):
+        opened(drive)
+    problems = Problems(keep_going=True)
+    assert len(opened(drive, problems).gnss.stamps_ns) == 1
+    assert problems.counts == {"place that is none": 1, "stamp out of order": 1}
 
 
 # ---------------------------------------------------------------- which way round the sensors sit

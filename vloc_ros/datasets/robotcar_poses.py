@@ -7,8 +7,9 @@ alike. Stamps are in microseconds since 1970.
 northing and easting of zone 30U. The map frame is a local east-north-up frame at a datum, made from the former:
 UTM is up to 0.04 % off in scale, and its north is not the true one. Attitude is that of the unit in the local
 north-east-down axes of the place where it is, R = Rz(yaw) Ry(pitch) Rx(roll), turned into the map through ECEF.
-The unit reports its azimuth from true north, so that is the default; ``north="grid"`` adds the convergence of the
-grid (about 1.4 deg in Oxford) to tables whose yaw counts from the grid's north.
+No text of the data set says from which north yaw counts. The receiver's own messages have it from true north, so that
+is the default; ``north="grid"`` adds the convergence of the grid (about 1.4 deg in Oxford). Where yaw disagrees with
+the direction in which the positions of the table move, a warning says by how much.
 
 **Odometry.** Each line of vo.csv is one step: the pose of the later of its two frames in the earlier, in vehicle
 axes. Steps are chained as the data set's tools chain them, and drift.
@@ -16,6 +17,8 @@ axes. Steps are chained as the data set's tools chain them, and drift.
 
 from __future__ import annotations
 
+import logging
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,10 +38,23 @@ from vloc_ros.geometry.rotations import euler_to_matrix
 from vloc_ros.geometry.se3 import inverse, make_transform
 from vloc_ros.types import Array
 
-__all__ = ["UnitOptions", "gnss_track", "grid_convergence", "map_ned", "stamp_of", "unit_track", "visual_odometry"]
+__all__ = [
+    "UnitOptions",
+    "gnss_track",
+    "grid_convergence",
+    "heading_off",
+    "map_ned",
+    "stamp_of",
+    "unit_track",
+    "visual_odometry",
+]
+
+_log = logging.getLogger(__name__)
 
 #: Beyond this from the datum, a place is a mistake (or the drive is of another city): metres.
 FAR_M = 100_000.0
+#: From here on, a heading that is off the direction of travel is worth a warning: rad.
+HEADING_WARNING = math.radians(0.8)
 
 
 @dataclass(frozen=True)
@@ -99,7 +115,10 @@ def unit_track(path: Path, options: UnitOptions, T_base_unit: Array, problems: P
         if numbers is None or stamp is None or not _plausible(numbers, row.where, options.datum, problems):
             continue
         if extra:
-            zones.append(_zone(row.fields[7], row.where))
+            zone = _zone(row.fields[7], row.where, problems)
+            if zone is None:
+                continue
+            zones.append(zone)
         rows.append(row)
         stamps.append(stamp)
         values.append(numbers)
@@ -116,9 +135,36 @@ def unit_track(path: Path, options: UnitOptions, T_base_unit: Array, problems: P
     if extra:
         rpy[:, 2] += grid_convergence(table[:, 0], table[:, 1], np.array(zones))
     R = map_ned(options.datum, table[:, 0], table[:, 1]) @ euler_to_matrix(rpy)
-    T = make_transform(R, options.datum.to_enu(table[:, 0], table[:, 1], table[:, 2])) @ inverse(T_base_unit)
+    T_map_unit = make_transform(R, options.datum.to_enu(table[:, 0], table[:, 1], table[:, 2]))
+    off = heading_off(T_map_unit)
+    if off is not None and abs(off) > HEADING_WARNING:
+        _log.warning(
+            "%s: yaw lies %.2f deg left of the direction of travel (median); about %.2f deg would mean that it counts "
+            "from the north of the UTM grid: north=grid, else north=true (taken: %s)",
+            path,
+            np.degrees(off),
+            np.degrees(grid_convergence(table[:1, 0], table[:1, 1], np.array([30.0]))[0]),
+            options.north,
+        )
+    T = T_map_unit @ inverse(T_base_unit)
     samples = [(stamp, T[i], rows[i].where) for i, stamp in enumerate(stamps)]
     return track_of(samples, str(path), problems, options.max_gap_s)
+
+
+def heading_off(T_map_unit: Array, step_m: float = 1.0, enough: int = 100) -> float | None:
+    """The median angle from the direction of travel to a unit's x axis, seen from above, rad, left positive.
+
+    None where it has moved fewer than ``enough`` steps. Bends and drifting positions cancel in the median.
+    """
+    place = T_map_unit[:, :2, 3]
+    way = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(place, axis=0), axis=1))])
+    rows = np.unique(np.searchsorted(way, np.arange(0.0, way[-1], step_m)))
+    if len(rows) <= enough:
+        return None
+    travel, ahead = np.diff(place[rows], axis=0), T_map_unit[rows, :2, 0]
+    ahead = ahead[:-1] + ahead[1:]
+    cross = travel[:, 0] * ahead[:, 1] - travel[:, 1] * ahead[:, 0]
+    return float(np.median(np.arctan2(cross, (travel * ahead).sum(axis=1))))
 
 
 def visual_odometry(path: Path, problems: Problems, max_gap_s: float) -> PoseTrack:
@@ -174,6 +220,12 @@ def gnss_track(path: Path, problems: Problems, frame_id: str) -> GnssTrack | Non
         numbers = Row(row.path, row.number, row.fields[1:]).numbers(problems)
         if stamp is None or numbers is None:
             continue
+        if abs(numbers[0]) > 90 or abs(numbers[1]) > 180:
+            problems.fault(
+                "place that is none",
+                f"{row.where}: expected latitude and longitude in degrees, found {numbers[0]:g} and {numbers[1]:g}",
+            )
+            continue
         if stamp <= last:
             problems.fault("stamp out of order", f"{row.where}: expected increasing stamps, found {stamp} after {last}")
             continue
@@ -223,15 +275,15 @@ def _plausible(numbers: Array, where: str, datum: Datum, problems: Problems) -> 
         return False
     # Near enough for telling a mistake; the exact way is for the whole table at once.
     north = (latitude - datum.latitude_deg) * 111e3
-    east = (longitude - datum.longitude_deg) * 111e3 * np.cos(np.radians(latitude))
-    if np.hypot(north, east) > FAR_M:
+    east = (longitude - datum.longitude_deg) * 111e3 * math.cos(math.radians(latitude))
+    if math.hypot(north, east) > FAR_M:
         problems.fault(
             "place far from the datum",
             f"{where}: expected a place within {FAR_M / 1000:g} km of the datum ({datum.latitude_deg:g}, "
             f"{datum.longitude_deg:g}), found {latitude:g}, {longitude:g}; a drive elsewhere needs datum=[lat,lon,alt]",
         )
         return False
-    if bool((np.abs(numbers[3:6]) > 2 * np.pi).any()):
+    if max(abs(float(angle)) for angle in numbers[3:6]) > 2 * math.pi:
         problems.fault(
             "angles that are not in radians",
             f"{where}: expected roll, pitch, yaw in radians, found {' '.join(f'{v:g}' for v in numbers[3:6])}",
@@ -240,8 +292,9 @@ def _plausible(numbers: Array, where: str, datum: Datum, problems: Problems) -> 
     return True
 
 
-def _zone(text: str, where: str) -> float:
+def _zone(text: str, where: str, problems: Problems) -> float | None:
     digits = text.strip().rstrip("ABCDEFGHIJKLMNOPQRSTUVWXYZ")
     if not digits.isdigit() or not 1 <= int(digits) <= 60:
-        raise DatasetError(f"{where}: expected a UTM zone such as 30U, found {text!r}")
+        problems.fault("UTM zone that is none", f"{where}: expected a UTM zone such as 30U, found {text!r}")
+        return None
     return float(digits)
