@@ -13,6 +13,7 @@ There are no stamps: the videos were sampled at 2 Hz, frame N of folder seqK is 
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -24,6 +25,7 @@ import numpy as np
 from vloc_ros.datasets.image_files import FolderImages
 from vloc_ros.datasets.kitti import START_NS
 from vloc_ros.datasets.posed_images import (
+    FARTHEST_M,
     Shot,
     World,
     counted_stamp,
@@ -64,7 +66,7 @@ class Options:
     split: Literal["train", "test", "all"] = "all"
     sequence: str | None = None
     focal: float | None = None
-    limit_m: float = ranged(10_000.0, minimum=0.0)
+    limit_m: float = ranged(10_000.0, minimum=0.0, maximum=FARTHEST_M)
     rate_hz: float = ranged(2.0, minimum=1e-3)
     world: World = "z_up"
 
@@ -86,7 +88,7 @@ def open_drives(path: Path, options: Options, problems: Problems) -> list[PosedS
 
     :raises DatasetError: something is missing or malformed (with file and line).
     """
-    path = path.resolve()
+    path = Path(os.path.abspath(path))  # a link keeps its name
     splits = ("train", "test") if options.split == "all" else (options.split,)
     listed: list[_Listed] = []
     before = dict(problems.counts)
@@ -253,7 +255,8 @@ def _natural(path: PurePosixPath) -> list[tuple[int, int, str]]:
 
 
 def _numbers(names: Sequence[str]) -> list[int]:
-    """The number at the end of each name if all have one and they differ, else their places in order."""
+    """The number at the end of each name if all have one (no stamp), and they differ; else their places in order."""
     found = [re.search(r"(\d+)$", name) for name in names]
     numbers = [int(m[1]) for m in found if m is not None]
-    return numbers if len(set(numbers)) == len(names) else list(range(len(names)))
+    usable = len(set(numbers)) == len(names) and max(numbers, default=0) < 10**8
+    return numbers if usable else list(range(len(names)))

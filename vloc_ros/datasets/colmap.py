@@ -8,6 +8,7 @@ model's unless ``world`` says how that stands, and ``scale`` is one. ``base_link
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Literal
@@ -77,6 +78,7 @@ def open_drives(path: Path, options: Options, problems: Problems) -> list[PosedS
 
     :raises DatasetError: no model, a damaged one, or no images. :raises CameraError: an unsupported camera model.
     """
+    path = Path(os.path.abspath(path))
     before = dict(problems.counts)
     folder = find_model(path, points=False)
     model = read_model(folder, problems, points=False)

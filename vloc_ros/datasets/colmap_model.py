@@ -28,6 +28,8 @@ Ints = npt.NDArray[np.int64]
 FILES = ("cameras", "images", "points3D")
 #: Where a project keeps its model.
 FOLDERS = ("", "sparse/0", "sparse", "sfm")
+#: No model has as many points.
+LARGEST_ID = 2**53
 #: What a binary file holds for each feature of an image.
 _FEATURE = np.dtype([("x", "<f8"), ("y", "<f8"), ("point", "<i8")])
 
@@ -223,10 +225,12 @@ def _text_images(path: Path, problems: Problems, points: bool) -> Iterator[_Imag
         if points and values:
             try:
                 table = np.array(values, dtype=np.float64).reshape(-1, 3)
+                if not (np.abs(table) < LARGEST_ID).all():
+                    raise ValueError
             except ValueError:
                 problems.fault(
                     "features that cannot be read",
-                    f"{where_points}: expected numbers as features of {name}, found text: damaged",
+                    f"{where_points}: expected numbers as features of {name}, found others: damaged",
                 )
                 continue
         pixels, ids = _observed(table[:, 0], table[:, 1], table[:, 2].astype(np.int64))
@@ -240,11 +244,13 @@ def _text_points(path: Path, problems: Problems) -> tuple[Array, Ints]:
         if not fields:
             continue
         try:
-            ids.append(int(fields[0]))
+            number = int(fields[0])
             x, y, z = (float(v) for v in fields[1:4])
+            if not (0 <= number < LARGEST_ID and np.isfinite((x, y, z)).all()):
+                raise ValueError
+            ids.append(number)
             points.append((x, y, z))
         except ValueError:
-            del ids[len(points) :]
             problems.fault(
                 "point that cannot be read", f"{where}: expected POINT3D_ID X Y Z ..., found {line[:60]!r}: damaged"
             )
@@ -330,9 +336,16 @@ def _binary_points(path: Path, problems: Problems) -> tuple[Array, Ints]:
     file = _Bytes(path)
     points, ids = [], []
     for _ in range(file.count()):
+        where = file.where
         number, x, y, z, _red, _green, _blue, _error, length = file.take("Q3d3BdQ")
-        points.append((x, y, z))
-        ids.append(number)
+        if number < LARGEST_ID and np.isfinite((x, y, z)).all():
+            points.append((x, y, z))
+            ids.append(number)
+        else:
+            problems.fault(
+                "point that cannot be read",
+                f"{where}: expected a finite point, found {number} at {x}, {y}, {z}: damaged",
+            )
         file.need(int(length) * 8)
         file.at += int(length) * 8
     file.end()

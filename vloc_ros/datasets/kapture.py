@@ -8,11 +8,13 @@ kapture does not say what its timestamps are: nanoseconds since 1970 are expecte
 ``frame`` for counters and ids, which become stamps at ``rate_hz``. Nor does it say where up is (``world``), or where
 the world lies: coordinates too large for a map, UTM for example, need ``origin``. Rows may stand in any order.
 
-``base_link`` is at the camera, with body axes; the other sensors of its rig are in the drive's rig.
+``base_link`` is at the camera, with body axes; the other sensors of its rig are in the drive's rig. Positions of a
+WGS-84 receiver in ``records_gnss.txt`` come with every drive.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,6 +22,7 @@ from typing import Literal
 
 from vloc_ros.datasets.colmap_cameras import camera_of_parameters
 from vloc_ros.datasets.image_files import FolderImages
+from vloc_ros.datasets.kapture_gnss import WGS84, read_gnss
 from vloc_ros.datasets.kapture_poses import Mounting, Trajectories, read_mounting, read_trajectories, timestamp
 from vloc_ros.datasets.kitti import START_NS
 from vloc_ros.datasets.posed_images import (
@@ -43,6 +46,8 @@ from vloc_ros.types import Array, CameraModel
 __all__ = ["Options", "matches", "open_drives"]
 
 VERSIONS = ("1.0", "1.1")
+#: What an int64 holds, with room for an offset.
+LATEST_NS = 2**62
 
 
 @dataclass(frozen=True)
@@ -78,10 +83,10 @@ def open_drives(path: Path, options: Options, problems: Problems) -> list[PosedS
     :raises DatasetError: something is missing or malformed (with file and line).
     :raises CameraError: a camera model that is not supported, or no calibration.
     """
-    path = path.resolve()
+    path = Path(os.path.abspath(path))  # a link keeps its name
     folder = path / "sensors"
     before = dict(problems.counts)
-    kinds, cameras = _sensors(folder / "sensors.txt", problems)
+    kinds, cameras, systems = _sensors(folder / "sensors.txt", problems)
     named = [device for device, kind in kinds.items() if kind == "camera"]
     if options.camera is not None and options.camera not in named:
         raise DatasetError(
@@ -98,12 +103,15 @@ def open_drives(path: Path, options: Options, problems: Problems) -> list[PosedS
     for device in named:
         if device in shots:
             groups.setdefault(cameras[device] if options.join else device, []).append(device)
+    gnss = read_gnss(
+        folder / "records_gnss.txt", systems, lambda time, row: _stamp(time, row, options, problems), problems
+    )
     out = []
     for devices in groups.values():
         drive = _drive(path, devices, shots, cameras[devices[0]], mounting, options, problems)
         if drive is not None:
             title = path.name if len(groups) == 1 else f"{path.name}-{devices[0].replace('/', '_')}"
-            out.append(replace(drive, name=title, dropped=left_out(problems, before)))
+            out.append(replace(drive, name=title, gnss=gnss, dropped=left_out(problems, before)))
             before = dict(problems.counts)
     if not out:
         raise DatasetError(
@@ -113,8 +121,8 @@ def open_drives(path: Path, options: Options, problems: Problems) -> list[PosedS
     return out
 
 
-def _sensors(path: Path, problems: Problems) -> tuple[dict[str, str], dict[str, CameraModel]]:
-    """Kinds of all devices, and the cameras that can be used."""
+def _sensors(path: Path, problems: Problems) -> tuple[dict[str, str], dict[str, CameraModel], dict[str, str]]:
+    """Kinds of all devices, the cameras that can be used, and the coordinate systems of receivers."""
     if path.is_file():
         with path.open(encoding="utf-8", errors="replace") as file:
             first = file.readline()
@@ -123,18 +131,21 @@ def _sensors(path: Path, problems: Problems) -> tuple[dict[str, str], dict[str, 
             raise DatasetError(f"{path}:1: expected kapture format {' or '.join(VERSIONS)}, found {version!r}")
     kinds: dict[str, str] = {}
     cameras: dict[str, CameraModel] = {}
+    systems: dict[str, str] = {}
     for row in read_rows(path, problems, range(3, 40), separator=","):
         device, kind = row.fields[0], row.fields[2]
         if device in kinds:
             problems.fault("repeated sensor", f"{row.where}: expected one sensor {device}, found a second")
             continue
         kinds[device] = kind
+        if kind == "gnss":
+            systems[device] = (row.fields[3] if len(row.fields) > 3 else "") or WGS84
         if kind != "camera":
             continue
         camera = _camera(row, problems)
         if camera is not None:
             cameras[device] = camera
-    return kinds, cameras
+    return kinds, cameras, systems
 
 
 def _camera(row: Row, problems: Problems) -> CameraModel | None:
@@ -204,13 +215,22 @@ def _shots(
 
 def _stamp(time: int, row: Row, options: Options, problems: Problems) -> int | None:
     if options.stamp_unit == "frame":
-        return counted_stamp(time, options.rate_hz)
+        stamp = counted_stamp(time, options.rate_hz)
+        if stamp > LATEST_NS:
+            problems.fault(
+                "stamp of another unit", f"{row.where}: expected a counter, found {time}; name its stamp_unit"
+            )
+            return None
+        return stamp
     try:
         stamp = stamp_in_ns(str(time), options.stamp_unit, row.where, since_1970=options.since_1970)
     except DatasetError as problem:
         problems.fault(
             "stamp of another unit", f"{problem}; name what it is: stamp_unit=us, ms, s, or frame for counters"
         )
+        return None
+    if stamp > LATEST_NS:
+        problems.fault("stamp of another unit", f"{row.where}: expected a stamp in {options.stamp_unit}, found {time}")
         return None
     return stamp if options.since_1970 else START_NS + stamp
 

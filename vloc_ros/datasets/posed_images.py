@@ -96,20 +96,23 @@ def size_of_images(
     raise DatasetError(f"{shots[0].path.parent}: expected images that can be decoded, found none")
 
 
-def in_map(shots: Sequence[Shot], world: World, what: str, origin: Sequence[float] = (0.0, 0.0, 0.0)) -> Array:
+def in_map(shots: Sequence[Shot], world: World, what: str, origin: Sequence[float] | None = None) -> Array:
     """``T_map_cam`` (N, 4, 4): the map has z up, and its origin at ``origin`` of the data set's world.
 
     :raises DatasetError: coordinates that no float32 map can hold.
     """
     T = np.stack([shot.T_world_cam for shot in shots])
-    T[:, :3, 3] -= np.asarray(origin, dtype=np.float64)
+    if origin is not None:
+        T[:, :3, 3] -= np.asarray(origin, dtype=np.float64)
     far = np.abs(T[:, :3, 3]).max(axis=1)
     if float(far.max()) > FARTHEST_M:
         worst = int(far.argmax())
-        place = ",".join(f"{v:.0f}" for v in shots[0].T_world_cam[:3, 3])
+        place = ",".join(str(round(float(v))) for v in shots[0].T_world_cam[:3, 3])
+        named = f"name the place that is to be the map's origin: origin=[{place}]"
+        advice = "are these poses in metres?" if origin is None else named
         raise DatasetError(
             f"{shots[worst].where}: expected coordinates of {what} within {FARTHEST_M:g} m, found {far[worst]:.6g} m; "
-            f"name the place that is to be the map's origin: origin=[{place}]"
+            f"{advice}"
         )
     out: Array = T_MAP_WORLD[world] @ T
     return out

@@ -17,6 +17,7 @@ carried over with the nominal intrinsics of both cameras and no distance between
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -84,7 +85,7 @@ def matches(path: Path) -> bool:
     path = Path(path)
     if not path.is_dir():
         return False
-    if _SEQUENCE.fullmatch(path.resolve().name):
+    if _SEQUENCE.fullmatch(Path(os.path.abspath(path)).name):
         return any(path.glob("frame-*.color.png"))
     return any(path.glob("seq-*/frame-*.color.png"))
 
@@ -94,7 +95,7 @@ def open_drives(path: Path, options: Options, problems: Problems) -> list[PosedS
 
     :raises DatasetError: something is missing or malformed (with file and line).
     """
-    path = path.resolve()
+    path = Path(os.path.abspath(path))  # a link keeps its name
     alone = _SEQUENCE.fullmatch(path.name) is not None
     scene = path.parent if alone else path
     sequences = [path] if alone else _sequences(scene, options, problems)

@@ -155,7 +155,6 @@ def test_held_out_frames_are_not_in_the_map_and_are_measured(network, tmp_path):
 
 
 def test_a_colmap_model_is_a_source(network, tmp_path):
-    pytest.importorskip("pycolmap")
     from vloc_ros.geometry.cameras import project
     from vloc_ros.geometry.se3 import inverse, transform_points
     from vloc_train.pixloc.colmap_format import write_text_model

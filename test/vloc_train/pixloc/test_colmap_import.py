@@ -18,8 +18,6 @@ from vloc_ros.geometry.se3 import inverse, se3_exp, transform_points
 from vloc_ros.types import CameraModel
 from vloc_train.pixloc.colmap_import import ColmapSettings, import_model, open_colmap
 
-pytest.importorskip("pycolmap", reason="needs the extra [maps]")
-
 CAMERA = tiny_street.CAMERA
 
 
