@@ -57,8 +57,9 @@ def covered_frames(
     T, valid = track.many(stamps_ns)
     kept = np.flatnonzero(valid).astype(np.int64)
     if not len(kept):
+        gap = "" if track.max_gap_ns is None else f" at most {track.max_gap_ns / 1e9:g} s apart"
         raise DatasetError(
-            f"{what}: expected images while poses were recorded, found images from {int(stamps_ns[0])} to "
+            f"{what}: expected images while poses were recorded{gap}, found none: images from {int(stamps_ns[0])} to "
             f"{int(stamps_ns[-1])} ns and poses from {track.start_ns} to {track.end_ns} ns"
         )
     missing = len(stamps_ns) - len(kept)

@@ -1,44 +1,62 @@
-"""Folders of the TUM RGB-D benchmark: colour images named by their stamps in seconds, and ``groundtruth.txt``.
+"""Folders of the TUM RGB-D benchmark: colour images by their stamps in seconds, ``groundtruth.txt``, perhaps depth.
 
 ``groundtruth.txt`` has lines ``stamp tx ty tz qx qy qz qw``: the colour camera (optical axes) in a world with z up, at
 a rate and at moments of its own. A frame's pose is interpolated between the two lines around its stamp; a frame
-without lines close enough on both sides is left out. No file holds the camera: its intrinsics are given, and its
-distortion is set on the sequence.
+without lines close enough on both sides is left out. ``rgb.txt`` lists ``stamp file``; without it the files' names
+are their stamps. ``depth.txt`` does so for depth images, which are registered to the colour images and belong to the
+nearest of them within 20 ms. No file holds the camera: it is known by the folder's name (``freiburg1`` or ``fr1``, 2,
+3), or given. There is no vehicle: ``base_link`` is at the camera, with body axes.
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import cv2
 import numpy as np
+import numpy.typing as npt
 
-from vloc_ros.datasets.image_files import IMAGE_SUFFIXES, FolderImages
+from vloc_ros.datasets.depth_files import DepthFiles
+from vloc_ros.datasets.image_files import FolderImages, read_image
+from vloc_ros.datasets.pose_rows import counted_since, images_in, listed_frames, pose_samples
+from vloc_ros.datasets.posed import covered_frames, track_of
 from vloc_ros.datasets.problems import Problems
 from vloc_ros.datasets.sequence import T_BODY_OPTICAL, PosedSequence
-from vloc_ros.errors import DatasetError
-from vloc_ros.geometry.rotations import quaternion_to_matrix, slerp
+from vloc_ros.datasets.tables import read_rows, stamp_in_ns
+from vloc_ros.errors import CameraError, DatasetError
 from vloc_ros.settings import ranged
-from vloc_ros.types import Array, CameraModel
+from vloc_ros.types import CameraModel
 
-__all__ = ["Options", "matches", "open_drives", "open_tum"]
+__all__ = ["CAMERAS", "Options", "known_camera", "matches", "open_drives", "open_tum"]
 
 TRUTH = "groundtruth.txt"
+#: The colour cameras as the benchmark publishes them; the images of the third are free of distortion already.
+CAMERAS = {
+    1: CameraModel(640, 480, 517.3, 516.5, 318.6, 255.3, "plumb_bob", (0.2624, -0.9531, -0.0054, 0.0026, 1.1633)),
+    2: CameraModel(640, 480, 520.9, 521.0, 325.1, 249.7, "plumb_bob", (0.2312, -0.7849, -0.0033, -0.0001, 0.9172)),
+    3: CameraModel(640, 480, 535.4, 539.2, 320.1, 247.6),
+}
+#: Grey levels of a depth image a metre.
+DEPTH_SCALE = 5000.0
+_DEPTH_WITHIN_NS = 20_000_000
+#: Seconds of ten digits reach the year 2286; more digits are another unit.
+_LATEST_NS = 10**10 * 10**9
+_Stamps = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class Options:
     """How to read a folder of the benchmark.
 
-    :param intrinsics: fx, fy, cx, cy in pixels; no file holds them.
-    :param distortion: k1, k2, p1, p2 and perhaps k3 of the images.
+    :param intrinsics: fx, fy, cx, cy in pixels; None: those published, by the folder's name.
+    :param distortion: k1, k2, p1, p2 and perhaps k3 of the images; None: none, or those published with the intrinsics.
     :param images: the folder with the colour images.
     :param max_gap_s: between the two poses that a frame's own is interpolated from.
     """
 
     intrinsics: tuple[float, float, float, float] | None = None
-    distortion: tuple[float, ...] = ()
+    distortion: tuple[float, ...] | None = None
     images: str = "rgb"
     max_gap_s: float = ranged(0.1, minimum=0.0)
 
@@ -48,93 +66,135 @@ def matches(path: Path) -> bool:
     return (Path(path) / TRUTH).is_file() and not (Path(path) / "poses.txt").is_file()
 
 
+def known_camera(folder: Path) -> CameraModel | None:
+    """The published colour camera, by a folder's name such as ``rgbd_dataset_freiburg1_xyz`` or ``fr1_xyz``."""
+    named = re.search(r"(?:freiburg|(?<![a-z])fr)([123])(?!\d)", folder.resolve().name.lower())
+    return CAMERAS[int(named[1])] if named else None
+
+
 def open_drives(path: Path, options: Options, problems: Problems) -> list[PosedSequence]:
     """The one drive of a folder. :raises DatasetError: something is missing or malformed."""
-    if options.intrinsics is None:
-        raise DatasetError(f"{path}: expected the intrinsics, which no file holds; give intrinsics=[fx,fy,cx,cy]")
-    sequence = open_tum(path, options.intrinsics, options.images, options.max_gap_s)
-    if options.distortion:
-        camera = replace(sequence.camera, distortion_model="plumb_bob", distortion=options.distortion)
+    sequence = open_tum(path, options.intrinsics, options.images, options.max_gap_s, problems=problems)
+    if options.distortion is not None:
+        model = "plumb_bob" if options.distortion else "none"
+        try:
+            camera = replace(sequence.camera, distortion_model=model, distortion=options.distortion)
+        except CameraError as error:
+            raise DatasetError(f"{path}: distortion: {error}") from error
         sequence = replace(sequence, camera=camera)
     return [sequence]
 
 
 def open_tum(
     source: str | Path,
-    intrinsics: tuple[float, float, float, float],
+    intrinsics: tuple[float, float, float, float] | None = None,
     images: str = "rgb",
     max_gap_s: float = 0.1,
+    *,
+    problems: Problems | None = None,
 ) -> PosedSequence:
     """A folder of the benchmark as a sequence of images as the lens made them.
 
-    :param intrinsics: fx, fy, cx, cy, pixels.
+    :param intrinsics: fx, fy, cx, cy, pixels, of a camera without distortion; None: the published camera.
     :param images: the folder with the colour images.
     :param max_gap_s: between the two poses that a frame's own is interpolated from.
     :raises DatasetError: something is missing or malformed (with file and line).
     """
+    problems = problems or Problems()
+    before = dict(problems.counts)
     folder = Path(source)
-    paths = [p for p in (folder / images).glob("*") if p.suffix.lower() in IMAGE_SUFFIXES]
-    if not paths:
-        raise DatasetError(f"{folder / images}: expected images, found none")
-    named = sorted((_stamp(path), path) for path in paths)
-    stamps = np.array([stamp for stamp, _ in named], dtype=np.int64)
-    times, positions, quaternions = _truth(folder / TRUTH)
-    after = np.searchsorted(times, stamps, side="left")
-    inside = (after < len(times)) & ((after > 0) | (times[np.minimum(after, len(times) - 1)] == stamps))
-    after = np.clip(after, 1, len(times) - 1)
-    gap = times[after] - times[after - 1]
-    kept = np.flatnonzero(inside & (gap <= round(max_gap_s * 1e9)))
-    if not len(kept):
-        raise DatasetError(
-            f"{folder}: expected images between two poses at most {max_gap_s:g} s apart, found none; "
-            f"images begin at {stamps[0]} ns, poses at {times[0]} ns"
-        )
-    after, gap = after[kept], gap[kept]
-    share = (stamps[kept] - times[after - 1]) / gap
-    T = np.tile(np.eye(4), (len(kept), 1, 1))
-    T[:, :3, 3] = positions[after - 1] + share[:, None] * (positions[after] - positions[after - 1])
-    T[:, :3, :3] = quaternion_to_matrix(slerp(quaternions[after - 1], quaternions[after], share))
-    chosen = tuple(named[i][1] for i in kept)
-    first = cv2.imread(str(chosen[0]), cv2.IMREAD_COLOR)
-    if first is None:
-        raise DatasetError(f"{chosen[0]}: expected an image, found a file that cannot be decoded")
-    camera = CameraModel(first.shape[1], first.shape[0], *intrinsics)
-    return PosedSequence(folder.name, stamps[kept], T, T_BODY_OPTICAL.copy(), camera, FolderImages(chosen))
+    stamps, paths = _frames(folder, images, problems)
+    truth = folder / TRUTH
+    samples = pose_samples(read_rows(truth, problems, 8), problems, "s", since_1970=False)
+    # Not since 1970: cut and replayed recordings begin at any second. What no second can be is another unit.
+    samples = [sample for sample in samples if _is_second(sample[0], sample[2], problems)]
+    track = track_of(samples, str(truth), problems, max_gap_s)
+    if len(track) < 2:
+        raise DatasetError(f"{truth}: expected at least two poses, found {len(track)}")
+    kept, T_map_cam = covered_frames(stamps, track, str(folder), problems)
+    chosen = tuple(paths[i] for i in kept)
+    camera = _camera(folder, chosen[0], intrinsics)
+    dropped = counted_since(problems, before)
+    depths = _depths(folder, stamps[kept], problems)
+    files = DepthFiles(chosen, depths, DEPTH_SCALE, camera.size) if depths else FolderImages(chosen)
+    return PosedSequence(
+        folder.resolve().name, stamps[kept], T_map_cam, T_BODY_OPTICAL.copy(), camera, files, dropped=dropped
+    )
 
 
-def _stamp(path: Path) -> int:
-    """Nanoseconds from a name in seconds, without the rounding of a float."""
-    whole, _, fraction = path.stem.partition(".")
-    if not (whole.isdigit() and (fraction.isdigit() or not fraction)) or len(whole) > 10 or len(fraction) > 9:
-        raise DatasetError(f"{path}: expected a name that is a stamp in seconds, found {path.stem!r}")
-    return int(whole) * 10**9 + int(fraction.ljust(9, "0") if fraction else 0)
-
-
-def _truth(path: Path) -> tuple[np.ndarray[tuple[int], np.dtype[np.int64]], Array, Array]:
-    """Stamps (N,) ns, positions (N, 3) and quaternions (N, 4) xyzw."""
-    if not path.is_file():
-        raise DatasetError(f"{path}: no such file")
-    stamps: list[int] = []
-    rows: list[list[float]] = []
-    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
-        text = line.split("#")[0].split()
-        if not text:
-            continue
+def _frames(folder: Path, images: str, problems: Problems) -> tuple[_Stamps, list[Path]]:
+    listed = folder / f"{images}.txt"
+    if listed.is_file():
+        # Drives are cut down by deleting images, and the list stays as it was.
+        rows = read_rows(listed, problems, 2)
+        return listed_frames(rows, folder, problems, "s", since_1970=False, partial=True)
+    found: dict[int, Path] = {}
+    for path in images_in(folder / images):
         try:
-            values = [float(v) for v in text]
-        except ValueError as error:
-            raise DatasetError(f"{path}:{number}: expected numbers, found {line.strip()[:40]!r}") from error
-        if len(values) != 8 or not np.isfinite(values).all() or not 0.0 <= values[0] < 1e10:
-            raise DatasetError(f"{path}:{number}: expected stamp tx ty tz qx qy qz qw, found {line.strip()[:60]!r}")
-        norm = float(np.linalg.norm(values[4:]))
-        if not 0.99 < norm < 1.01:
-            raise DatasetError(f"{path}:{number}: expected a unit quaternion, found one of length {norm:.3g}")
-        stamp = round(values[0] * 1e9)
-        if stamps and stamp <= stamps[-1]:
-            raise DatasetError(f"{path}:{number}: expected increasing stamps, found {text[0]}")
-        stamps.append(stamp)
-        rows.append([*values[1:4], *(v / norm for v in values[4:])])
-    if len(stamps) < 2:
-        raise DatasetError(f"{path}: expected at least two poses, found {len(stamps)}")
-    table = np.array(rows, dtype=np.float64)
-    return np.array(stamps, dtype=np.int64), table[:, :3], table[:, 3:]
+            stamp = stamp_in_ns(path.stem, "s", str(path), since_1970=False)
+        except DatasetError:
+            stamp = -1
+        if not 0 <= stamp < _LATEST_NS:
+            problems.fault(
+                "image whose name is no stamp",
+                f"{path}: expected a name that is a stamp in seconds, found {path.stem!r}; list the images with "
+                f"their stamps in {listed.name}",
+            )
+        elif stamp in found:
+            problems.fault("repeated stamp", f"{path}: expected one image a stamp, found {found[stamp].name}, too")
+        else:
+            found[stamp] = path
+    if not found:
+        raise DatasetError(f"{folder / images}: expected images named by their stamps in seconds, found none")
+    stamps = sorted(found)
+    return np.array(stamps, dtype=np.int64), [found[s] for s in stamps]
+
+
+def _is_second(stamp_ns: int, where: str, problems: Problems) -> bool:
+    if stamp_ns < _LATEST_NS:
+        return True
+    problems.fault(
+        "stamp that cannot be read",
+        f"{where}: expected a stamp in s, found {stamp_ns // 10**9}; is it in ns? Check the unit",
+    )
+    return False
+
+
+def _camera(folder: Path, image: Path, intrinsics: tuple[float, float, float, float] | None) -> CameraModel:
+    height, width = read_image(image).shape[:2]
+    if intrinsics is not None:
+        return CameraModel(width, height, *intrinsics)
+    camera = known_camera(folder)
+    if camera is None:
+        raise DatasetError(
+            f"{folder}: expected the intrinsics, which no file holds and the folder's name (freiburg1, 2, 3) does not "
+            "tell; give intrinsics=[fx,fy,cx,cy]"
+        )
+    if (width, height) != camera.size:
+        raise DatasetError(
+            f"{image}: expected {camera.width}x{camera.height} pixels, for which the intrinsics are published, found "
+            f"{width}x{height}; give intrinsics=[fx,fy,cx,cy] and distortion=[...] of these images"
+        )
+    return camera
+
+
+def _depths(folder: Path, stamps: _Stamps, problems: Problems) -> tuple[Path | None, ...]:
+    """The depth file of each frame; empty where the folder has no depth."""
+    listed = folder / "depth.txt"
+    if not listed.is_file():
+        return ()
+    rows = read_rows(listed, problems, 2)
+    times, paths = listed_frames(rows, folder, problems, "s", since_1970=False, partial=True)
+    after = np.searchsorted(times, stamps).clip(0, len(times) - 1)
+    before = (after - 1).clip(0)
+    nearest = np.where(np.abs(times[before] - stamps) <= np.abs(times[after] - stamps), before, after)
+    near = np.abs(times[nearest] - stamps) <= _DEPTH_WITHIN_NS
+    if not near.all():
+        first = int(np.flatnonzero(~near)[0])
+        problems.skip(
+            "frame without a depth image",
+            f"{listed}: no depth image within 20 ms of frame {first} at {int(stamps[first])} ns, and "
+            f"{int((~near).sum()) - 1} more; all of their depth is unknown",
+            int((~near).sum()),
+        )
+    return tuple(paths[row] if ok else None for row, ok in zip(nearest.tolist(), near.tolist(), strict=True))
