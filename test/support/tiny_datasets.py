@@ -10,7 +10,7 @@ from vloc_ros.datasets.robotcar import DATUM
 from vloc_ros.datasets.robotcar_poses import map_ned
 from vloc_ros.datasets.robotcar_rig import sensor_mountings
 from vloc_ros.datasets.robotcar_seasons import T_MAP_WORLD
-from vloc_ros.geometry.geodesy import Datum
+from vloc_ros.geometry.geodesy import Datum, geodetic_to_ecef
 from vloc_ros.geometry.rotations import matrix_to_euler, matrix_to_quaternion
 from vloc_ros.geometry.se3 import inverse
 from vloc_ros.types import CameraModel
@@ -140,3 +140,53 @@ def write_robotcar_seasons(root, conditions):
     (root / "3D-models/all-merged/all.nvm").write_text("\n".join(model) + "\n")
     (root / "robotcar_v2_train.txt").write_text("\n".join(train) + "\n")
     (root / "robotcar_v2_test.txt").write_text("\n".join(test) + "\n")
+
+
+def write_fourseasons(root, names):
+    """Recordings whose odometry is the ENU frame of the papers' protocol, and their calibration."""
+    datum, c = Datum(48.25, 11.6, 500.0), camera(16, 12)
+    calibration = root / "calibration"
+    calibration.mkdir(parents=True)
+    for n in "01":
+        size = "16 12\ncrop\n16 12\n"
+        (calibration / f"undistorted_calib_{n}.txt").write_text(f"Pinhole {c.fx} {c.fy} {c.cx} {c.cy} 0 0 0 0\n{size}")
+    stereo = np.eye(4)
+    stereo[0, 3] = -0.3
+    np.savetxt(calibration / "undistorted_calib_stereo.txt", stereo)
+    x, y, z, w = matrix_to_quaternion(datum.R_enu_ecef.T)
+    earth = (*geodetic_to_ecef(48.25, 11.6, 500.0), x, y, z, w)
+    still = (0, 0, 0, 0, 0, 0, 1)
+    frames = {"transform_S_AS": still, "TS_cam_imu": still, "transform_w_gpsw": still, "transform_gps_imu": still,
+              "transform_e_gpsw": earth}  # fmt: skip
+    text = "\n".join(f"# {name}: t, q\n{','.join(repr(float(v)) for v in values)}" for name, values in frames.items())
+    for number, name in enumerate(names):
+        folder = root / name
+        rows, times = ["# timestamp_ns, tran_x, ..., v3"], []
+        for k, pose in enumerate(poses(number)):
+            stamp = 1_600_000_000_000_000_000 + number * 10**15 + k * 100_000_000
+            write_image(folder / "undistorted_images/cam0" / f"{stamp}.png", pose)
+            x, y, z, w = matrix_to_quaternion(pose[:3, :3])
+            values = ",".join(repr(float(v)) for v in (*pose[:3, 3], x, y, z, w, 1.0, 0.9))
+            rows.append(f"{stamp},{values}")
+            times.append(f"{stamp} {stamp // 10**9}.{stamp % 10**9:09d} 2.0")
+        (folder / "GNSSPoses.txt").write_text("\n".join(rows) + "\n")
+        (folder / "Transformations.txt").write_text(text + "\n# GNSS scale\n1.0\n")
+        (folder / "times.txt").write_text("\n".join(times) + "\n")
+
+
+def write_apolloscape(root, scenes):
+    """Each scene with one record; its lists take every other image to train and the rest to test."""
+    for scene in scenes:
+        folder, record, lines = root / scene, "Record001", []
+        listed = {"train": [], "val": []}
+        for k, pose in enumerate(poses(1)):
+            name = f"171206_0341{k:02d}609_Camera_5.jpg"
+            write_image(folder / "image" / record / "Camera_5" / name, pose)
+            values = (*matrix_to_euler(pose[:3, :3]), *pose[:3, 3])
+            lines.append(f"{name} {','.join(repr(float(v)) for v in values)}")
+            listed["val" if k % 2 else "train"].append(f"{record}/Camera_5/{name}")
+        (folder / "pose" / record).mkdir(parents=True)
+        (folder / "pose" / record / "Camera_5.txt").write_text("\n".join(lines) + "\n")
+        (folder / "split").mkdir()
+        for subset, names in listed.items():
+            (folder / "split" / f"{subset}.txt").write_text("\n".join(names) + "\n")

@@ -52,15 +52,16 @@ def require_data(protocol: Protocol, names: Sequence[str], root: Path | None) ->
     if not absent:
         return
     if root is None:
-        lines = [f"{protocol.name}: expected --root, the folder that holds {', '.join(sorted(set(paths.values())))}"]
+        parts = [f"{protocol.name}: expected --root, the folder that holds {', '.join(sorted(set(paths.values())))}"]
     else:
-        lines = [f"{protocol.name}: expected data in {len(names)} folders, found nothing at {len(absent)} of them:"]
-        lines += [f"  {root / paths[name]}" for name in dict.fromkeys(absent)]
-    sites = dict.fromkeys(site for name in absent if (site := _site(protocol, name)))
-    lines += [f"to get it: {site}" for site in sites]
+        found = ", ".join(dict.fromkeys(str(root / paths[name]) for name in absent))
+        parts = [
+            f"{protocol.name}: expected data in {len(names)} folders, found nothing at {len(absent)} of them: {found}"
+        ]
+    parts += dict.fromkeys(f"to get it: {site}" for name in absent if (site := _site(protocol, name)))
     if root is not None:
-        lines.append("--root names the folder that holds these; --only computes rows that need fewer of them")
-    raise DatasetError("\n".join(lines))
+        parts.append("--root names the folder that holds these; --only computes rows that need fewer of them")
+    raise DatasetError("; ".join(parts))
 
 
 def _site(protocol: Protocol, name: str) -> str:

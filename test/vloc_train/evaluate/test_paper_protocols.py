@@ -6,7 +6,6 @@ import json
 
 import numpy as np
 import pytest
-import thumbnails
 import tiny_datasets
 import yaml
 
@@ -140,6 +139,7 @@ def reduced(name, scenes=None):
         loaded["averages"] = {}
         for row in loaded["rows"]:
             row["splits"] = [s for s in row["splits"] if s in scenes]
+        loaded["rows"] = [row for row in loaded["rows"] if row["splits"]]
         for row in (*(r["paper"] for r in loaded["rows"] if "paper" in r), *loaded["published"]):
             row["figures"] = {key: value for key, value in row["figures"].items() if key in scenes}
         names = {s.split("[")[0].split("#")[0] for v in loaded["splits"].values() for s in (*v["map"], *v["query"])}
@@ -169,6 +169,16 @@ def robotcar_seasons(root):
     tiny_datasets.write_robotcar_seasons(root / "RobotCar-Seasons", others)
 
 
+def fourseasons(root):
+    protocol = load("imposing_4seasons")
+    names = [drive.path for key, drive in protocol.data.items() if key.startswith(("business", "city"))]
+    tiny_datasets.write_fourseasons(root, names)
+
+
+def apolloscape(root):
+    tiny_datasets.write_apolloscape(root, ["Road11", "Road12"])
+
+
 #: Protocols with what writes their data in miniature, and the splits to keep. Further readers: one line each.
 RUNS = [
     ("imposing_robotcar_loop", robotcar, None),
@@ -181,7 +191,10 @@ RUNS = [
     ("camnet_7scenes", seven_scenes, ("chess", "heads")),
     ("pixloc_7scenes", seven_scenes, ("chess", "heads")),
     ("copr_7scenes_extrapolation", seven_scenes, ("chess", "heads")),
+    ("imposing_4seasons", fourseasons, ("business_campus", "city_loop")),
+    ("camnet_apolloscape", apolloscape, None),
 ]
+RUNS = [run for run in RUNS if next(iter(load(run[0]).data.values())).source.format in FORMATS]
 
 
 @pytest.fixture

@@ -100,7 +100,7 @@ def test_names_with_a_point_only_carry_anchors():
         ({"rows__1__method": "oracle"}, "'oracle' is a row that splits get"),
         ({"steps__encoder__data": ["d"]}, "expected one of a, b, c, found 'd'"),
         ({"steps__encoder__data": []}, "expected data"),
-        ({"steps__encoder__build": "retrieval"}, "one of train, build, densify and cascade"),
+        ({"steps__encoder__build": "retrieval"}, "one of train, build, densify, cascade and existing"),
         ({"steps__encoder__regressor": "map"}, "only densify takes one"),
         ({"steps__encoder__extractor": "map"}, "expected no circle"),
         ({"steps__encoder__maps": {"other": "none"}}, "expected one of encoder, map, dense, found 'none'"),

@@ -93,7 +93,7 @@ def test_drives_that_go_together_have_one_datum(root, tmp_path):
     here, there = (
         replace(part, sequence=replace(part.sequence, datum=Datum(51.0, k, 100.0))) for k, part in enumerate(parts)
     )
-    with pytest.raises(ConfigError, match="split a: expected drives with one datum.*option datum"):
+    with pytest.raises(ConfigError, match=r"split a: expected drives with one datum.*option datum"):
         check_datum([here, there], "split a")
 
 
