@@ -124,6 +124,16 @@ def test_names_with_a_point_only_carry_anchors():
         ({"steps__dense": {"cascade": ["map", "none"]}}, "expected one of encoder, map, dense, found 'none'"),
         ({"claims__0__method": "other"}, "claims: expected a row 'other'"),
         ({"name": None}, "missing field 'name'"),
+        ({"averages": {"full": {"over": ["full", "sparse"]}}}, "averages: expected other names than those of splits"),
+        ({"averages": {"mean": {"over": ["full", "none"]}}}, r"averages\.mean: expected one of full, sparse"),
+        ({"averages": {"mean": {"over": ["full"]}}}, "over: expected two splits or more"),
+        ({"averages": {"mean": {"over": ["full", "sparse"], "rank": ["x"]}}}, "rank: expected a method of published"),
+        ({"rows__0__paper": {"table": "t", "figures": {"none": {}}}}, "'nearest': paper: expected one of full, sparse"),
+        ({"rows__0__paper": {"table": "t", "figures": {"full": {"recall": [[1.0, 2.0, 52.7]]}}}}, "shares from 0 to 1"),
+        ({"rows__0__paper": {"table": "t", "figures": {"full": {"median": [-1.0, 2.0]}}}}, "errors of at least 0"),
+        ({"published": [{"method": "m", "table": "t", "figures": {"x": {}}}]}, "'m': paper: expected one of full"),
+        ({"steps__map": {"existing": "m", "data": ["a"]}}, "existing: expected no data"),
+        ({"steps__map": {"existing": "m", "settings": {"k": 1}}}, "existing: expected no calibration and no settings"),
     ],
 )
 def test_what_stands_for_nothing_is_named(change, message):
