@@ -365,6 +365,9 @@ def test_other_versions_and_no_files(one):
     path.write_text(f"cam0, , camera, {LENS}\ncam0, , camera, {LENS}\n")
     with pytest.raises(DatasetError, match=r"sensors\.txt:2: expected one sensor cam0"):
         open_source(str(folder))
+    path.write_text("cam0, camera\n")
+    with pytest.raises(DatasetError, match=r"sensors\.txt:1: expected id, name, kind .* found 2 fields"):
+        open_source(str(folder))
     path.unlink()
     assert not matches(folder)
     with pytest.raises(DatasetError, match=r"sensors\.txt: no such file"):

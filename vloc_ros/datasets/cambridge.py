@@ -24,6 +24,7 @@ import numpy as np
 
 from vloc_ros.datasets.image_files import FolderImages
 from vloc_ros.datasets.kitti import START_NS
+from vloc_ros.datasets.nvm import read_nvm
 from vloc_ros.datasets.posed_images import (
     FARTHEST_M,
     Shot,
@@ -200,40 +201,21 @@ def _drive(
 
 
 def read_focals(path: Path, problems: Problems) -> dict[str, float]:
-    """Focal lengths in pixels from VisualSFM's ``NVM_V3`` file, by image name without its ending.
+    """Focal lengths in pixels from VisualSFM's file, by image name without its ending.
 
-    :raises DatasetError: no such file, or no such format.
+    :raises DatasetError: no such file, no such format, or a faulty line.
     """
     if not path.is_file():
         raise DatasetError(f"{path}: expected the reconstruction with the focal lengths, found none; give focal=F")
     out: dict[str, float] = {}
-    expected: int | None = None
-    with path.open(encoding="utf-8", errors="replace") as file:
-        for number, line in enumerate(file, 1):
-            fields = line.split()
-            if number == 1:
-                if not line.startswith("NVM_V3"):
-                    raise DatasetError(f"{path}:1: expected NVM_V3, found {line.strip()[:40]!r}")
-            elif not fields:
-                continue
-            elif expected is None:
-                if len(fields) != 1 or not fields[0].isdigit():
-                    raise DatasetError(f"{path}:{number}: expected the number of images, found {line.strip()[:40]!r}")
-                expected = int(fields[0])
-            elif expected > 0:
-                expected -= 1
-                if len(fields) < 2 or not _is_number(fields[1]) or not 0.0 < float(fields[1]) < float("inf"):
-                    problems.fault(
-                        "focal length that cannot be read",
-                        f"{path}:{number}: expected an image's name and focal length, found {line.strip()[:60]!r}",
-                    )
-                    continue
-                out[_key(fields[0])] = float(fields[1])
-            if expected == 0:
-                return out
-    raise DatasetError(
-        f"{path}: expected {expected or 'the number of'} more images, found the end of the file: truncated"
-    )
+    for camera in read_nvm(path, problems):
+        if camera.focal <= 0.0:
+            problems.fault(
+                "focal length that is none", f"{camera.where}: expected a focal length above 0, found {camera.focal:g}"
+            )
+            continue
+        out[_key(camera.name)] = camera.focal
+    return out
 
 
 def _key(name: str) -> str:

@@ -11,7 +11,6 @@ import numpy.typing as npt
 
 from vloc_ros.datasets.image_files import FolderImages
 from vloc_ros.errors import DatasetError
-from vloc_ros.geometry.cameras import project, unproject
 from vloc_ros.geometry.se3 import transform_points
 from vloc_ros.types import Array, CameraModel
 
@@ -46,15 +45,16 @@ def registered(depth: F32, depth_camera: DepthCamera, colour: CameraModel) -> F3
     """Depth (H, W) along the colour camera's axis at the pixels of its images, NaN where none was measured.
 
     Every measured point goes to the pixel that sees it; of several, the nearest stays. There is no filling in.
+
+    :param colour: an undistorted camera.
     """
-    height, width = depth.shape
+    fx, fy, cx, cy = depth_camera.intrinsics
     v, u = np.nonzero(np.isfinite(depth))
-    camera = CameraModel(width, height, *depth_camera.intrinsics)
-    rays = unproject(camera, np.stack([u, v], axis=1).astype(np.float64))
-    points = transform_points(depth_camera.T_colour_depth, rays * depth[v, u].astype(np.float64)[:, None])
-    pixels, valid = project(colour, points)
-    at = np.rint(pixels[valid]).astype(np.int64)
-    z = points[valid, 2]
+    z = depth[v, u].astype(np.float64)
+    points = transform_points(depth_camera.T_colour_depth, np.stack([(u - cx) / fx * z, (v - cy) / fy * z, z], axis=1))
+    points = points[points[:, 2] > 0.0]
+    z = points[:, 2]
+    at = np.rint(points[:, :2] / z[:, None] * (colour.fx, colour.fy) + (colour.cx, colour.cy)).astype(np.int64)
     inside = (at >= 0).all(axis=1) & (at[:, 0] < colour.width) & (at[:, 1] < colour.height)
     at, z = at[inside], z[inside]
     order = np.argsort(-z, kind="stable")

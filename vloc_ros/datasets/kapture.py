@@ -132,7 +132,13 @@ def _sensors(path: Path, problems: Problems) -> tuple[dict[str, str], dict[str, 
     kinds: dict[str, str] = {}
     cameras: dict[str, CameraModel] = {}
     systems: dict[str, str] = {}
-    for row in read_rows(path, problems, range(3, 40), separator=","):
+    for row in read_rows(path, problems, range(1, 100), separator=","):
+        if len(row.fields) < 3:
+            problems.fault(
+                "row of the wrong length",
+                f"{row.where}: expected id, name, kind and parameters of a sensor, found {len(row.fields)} fields",
+            )
+            continue
         device, kind = row.fields[0], row.fields[2]
         if device in kinds:
             problems.fault("repeated sensor", f"{row.where}: expected one sensor {device}, found a second")
