@@ -120,7 +120,8 @@ def test_the_list_of_images_is_honoured(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "number"), [("rgbd_dataset_freiburg1_xyz", 1), ("fr2_desk", 2), ("tum_fr3", 3), ("freiburg12", 0), ("afr1", 0)]
+    ("name", "number"),
+    [("rgbd_dataset_freiburg1_xyz", 1), ("fr2_desk", 2), ("tum_fr3", 3), ("freiburg12", 0), ("afr1", 0)],
 )
 def test_the_published_cameras_are_known_by_name(tmp_path, name, number):
     a = folder(tmp_path / name)
@@ -135,7 +136,7 @@ def test_the_published_cameras_are_known_by_name(tmp_path, name, number):
     assert detect(a) == "tum" and open_sequence(a).camera == CAMERAS[number]
     given = open_source(f"tum:{a},intrinsics=[1.0,2.0,3.0,4.0],distortion=[0.1,0.0,0.0,0.0]")[0].camera
     assert (given.fx, given.distortion) == (1.0, (0.1, 0.0, 0.0, 0.0))
-    with pytest.raises(DatasetError, match="distortion: .*takes 4 or 5 coefficients, found 3"):
+    with pytest.raises(DatasetError, match=r"distortion: .*takes 4 or 5 coefficients, found 3"):
         open_source(f"tum:{a},distortion=[0.1,0.0,0.0]")
 
 

@@ -175,18 +175,18 @@ def write_fourseasons(root, names):
 
 
 def write_apolloscape(root, scenes):
-    """Each scene with one record; its lists take every other image to train and the rest to test."""
+    """Each scene with one record to train and one to test, by its lists."""
     for scene in scenes:
-        folder, record, lines = root / scene, "Record001", []
-        listed = {"train": [], "val": []}
-        for k, pose in enumerate(poses(1)):
-            name = f"171206_0341{k:02d}609_Camera_5.jpg"
-            write_image(folder / "image" / record / "Camera_5" / name, pose)
-            values = (*matrix_to_euler(pose[:3, :3]), *pose[:3, 3])
-            lines.append(f"{name} {','.join(repr(float(v)) for v in values)}")
-            listed["val" if k % 2 else "train"].append(f"{record}/Camera_5/{name}")
-        (folder / "pose" / record).mkdir(parents=True)
-        (folder / "pose" / record / "Camera_5.txt").write_text("\n".join(lines) + "\n")
-        (folder / "split").mkdir()
-        for subset, names in listed.items():
-            (folder / "split" / f"{subset}.txt").write_text("\n".join(names) + "\n")
+        folder = root / scene
+        (folder / "split").mkdir(parents=True)
+        for number, subset in ((1, "train"), (2, "val")):
+            record, lines, listed = f"Record{number:03d}", [], []
+            for k, pose in enumerate(poses(number)):
+                name = f"171206_034{number}{k:02d}609_Camera_5.jpg"
+                write_image(folder / "image" / record / "Camera_5" / name, pose)
+                values = (*matrix_to_euler(pose[:3, :3]), *pose[:3, 3])
+                lines.append(f"{name} {','.join(repr(float(v)) for v in values)}")
+                listed.append(f"{record}/Camera_5/{name}")
+            (folder / "pose" / record).mkdir(parents=True)
+            (folder / "pose" / record / "Camera_5.txt").write_text("\n".join(lines) + "\n")
+            (folder / "split" / f"{subset}.txt").write_text("\n".join(listed) + "\n")

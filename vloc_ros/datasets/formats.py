@@ -51,6 +51,9 @@ _ALL = (
     Format("cambridge", "Cambridge Landmarks", "cambridge"),
     Format("kapture", "kapture 1.1", "kapture"),
     Format("colmap", "COLMAP model with its images", "colmap", second="images"),
+    Format("fourseasons", "4Seasons", "fourseasons"),
+    Format("euroc", "EuRoC MAV (ASL folders)", "euroc"),
+    Format("apolloscape", "ApolloScape self-localization", "apolloscape"),
     Format("tum", "TUM RGB-D", "tum"),
     # Last: a flat folder of images with poses.txt is the least that can be told from a folder.
     Format("kitti", "KITTI odometry, and flat folders of images with poses.txt", "kitti"),

@@ -52,6 +52,9 @@ class PosedSequence:
     frame into ``frame_id``; ``T_base_cam`` is the mounting of the camera; ``T_odom_base`` (N, 4, 4) is drifting
     odometry, NaN-filled where a frame has none, or None. Images are read on demand from ``source``.
 
+    ``origin_m`` is where the map's origin lies in the coordinates of the data set's own files, where a reader has
+    subtracted it from large ones; axes are the same.
+
     Where a data set knows more: ``datum`` is the place of the map frame on the Earth, ``gnss`` what a receiver said,
     ``rig`` the mounting ``T_base_sensor`` of the other sensors by their frames' names, and ``dropped`` what the reader
     left out, by kind. ``T_world_map`` (4, 4) goes from the map to the data set's own world, where the reader has turned
@@ -71,6 +74,7 @@ class PosedSequence:
     rig: Mapping[str, Array] = field(default_factory=dict)
     dropped: Mapping[str, int] = field(default_factory=dict)
     T_world_map: Array | None = None
+    origin_m: tuple[float, float, float] = (0.0, 0.0, 0.0)
 
     def __post_init__(self) -> None:
         n = len(self.stamps_ns)
