@@ -67,7 +67,8 @@ class PosedSequence:
 
     Where a data set knows more: ``datum`` is the place of the map frame on the Earth, ``gnss`` what a receiver said,
     ``rig`` the mounting ``T_base_sensor`` of the other sensors by their frames' names, and ``dropped`` what the reader
-    left out, by kind.
+    left out, by kind. ``T_world_map`` (4, 4) goes from the map to the data set's own world, where the reader has turned
+    or moved that; benchmarks want poses in it.
     """
 
     name: str
@@ -82,6 +83,7 @@ class PosedSequence:
     gnss: GnssTrack | None = None
     rig: Mapping[str, Array] = field(default_factory=dict)
     dropped: Mapping[str, int] = field(default_factory=dict)
+    T_world_map: Array | None = None
     origin_m: tuple[float, float, float] = (0.0, 0.0, 0.0)
 
     def __post_init__(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import yaml
 
@@ -14,8 +14,10 @@ from vloc_ros.evaluation.metrics import RECALL_THRESHOLDS
 from vloc_ros.protocols import protocol_text
 from vloc_ros.settings import ranged, settings_from_mapping
 from vloc_train.evaluate.claims import Claim, share_limits
+from vloc_train.evaluate.paper import Average, PaperRow, Published
 from vloc_train.evaluate.prior import Prior
 from vloc_train.evaluate.selection import SPECIAL, Selection
+from vloc_train.evaluate.sources import Drive, FolderDrive, SourceDrive, TownDrive
 
 __all__ = [
     "ORACLE",
@@ -25,6 +27,7 @@ __all__ = [
     "FolderDrive",
     "Protocol",
     "Row",
+    "SourceDrive",
     "Split",
     "Step",
     "Stray",
@@ -41,51 +44,6 @@ _MAX_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
-class TownDrive:
-    """A drive of the synthetic town, see :class:`vloc_ros.town.Traversal`; sizes in pixels and metres."""
-
-    seed: int = ranged(1, minimum=0)
-    index: int = ranged(0, minimum=0)
-    lane_offset_m: float | None = ranged(None, minimum=-20.0, maximum=20.0)
-    loop_m: float = ranged(200.0, minimum=120.0, maximum=20000.0)
-    width: int = ranged(240, minimum=16, maximum=4096)
-    height: int = ranged(135, minimum=16, maximum=4096)
-    spacing_m: float = ranged(0.5, minimum=0.02, maximum=20.0)
-    laps: float = ranged(1.0, minimum=0.01, maximum=100.0)
-    weave_m: float = ranged(0.3, minimum=0.0, maximum=5.0)
-    traffic: float = ranged(1.0, minimum=0.0, maximum=20.0)
-    light: str | None = None
-
-
-@dataclass(frozen=True)
-class FolderDrive:
-    """A bag or data-set folder below ``--root``; the other fields are those of KITTI's and flat folders
-    (:class:`vloc_ros.datasets.kitti.KittiOptions`). A folder with ``groundtruth.txt`` is one of the TUM RGB-D benchmark
-    and needs ``intrinsics``. ``distortion`` (k1, k2, p1, p2 and perhaps k3) is that of the images, which stay as they
-    are; ``grey`` takes the colour out of them."""
-
-    path: str
-    images: str | None = None
-    intrinsics: tuple[float, float, float, float] | None = None
-    camera_offset: tuple[float, float, float] | None = None
-    world: Literal["camera", "y_up", "z_up"] = "camera"
-    distortion: tuple[float, ...] = ()
-    grey: bool = False
-
-
-@dataclass(frozen=True)
-class Drive:
-    """Where a drive comes from: one of the two."""
-
-    town: TownDrive | None = None
-    folder: FolderDrive | None = None
-
-    def __post_init__(self) -> None:
-        if (self.town is None) == (self.folder is None):
-            raise ConfigError("expected either town or folder")
-
-
-@dataclass(frozen=True)
 class Split:
     """What the map is made from and what is localized in it.
 
@@ -96,6 +54,7 @@ class Split:
     :param within_m: only queries that come so close to a map frame; 0: all.
     :param within_deg: and look at most so far away from its viewing direction.
     :param prior: what the queries are told about their poses; none: nothing.
+    :param submission: write the poses of its queries for the long-term visual localization benchmark.
     :param about: what it is, for the table.
     """
 
@@ -106,6 +65,7 @@ class Split:
     within_m: float = ranged(0.0, minimum=0.0)
     within_deg: float = ranged(180.0, minimum=0.0, maximum=180.0)
     prior: Prior | None = None
+    submission: bool = False
     about: str = ""
 
 
@@ -121,6 +81,9 @@ class Step:
     :param build: a backend of ``vloc map build``.
     :param densify: the step whose map to densify, as ``vloc map densify`` does.
     :param cascade: the steps whose maps are the coarse and the fine one, as ``vloc map cascade`` takes them.
+    :param existing: a map that is there already, its folder below ``--root``; rows that need it fail without it.
+    :param get: where to get an existing map.
+    :param sees_queries: it may learn from queries, as a paper's own protocol did; otherwise that is refused.
     :param data: selections of drives, or such lists by scene.
     :param calibration: other drives, for the covariance.
     :param extractor: the step whose extractor to use.
@@ -134,6 +97,9 @@ class Step:
     build: str | None = None
     densify: str | None = None
     cascade: tuple[str, str] | None = None
+    existing: str | None = None
+    get: str = ""
+    sees_queries: bool = False
     data: Any = ()
     calibration: Any = ()
     extractor: str | None = None
@@ -143,17 +109,19 @@ class Step:
     settings: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        kinds = (self.train, self.build, self.densify, self.cascade)
+        kinds = (self.train, self.build, self.densify, self.cascade, self.existing)
         if sum(v is not None for v in kinds) != 1:
-            raise ConfigError("expected one of train, build, densify and cascade")
+            raise ConfigError("expected one of train, build, densify, cascade and existing")
         if self.regressor is not None and self.densify is None:
             raise ConfigError("regressor: only densify takes one")
         if self.train is not None or self.build is not None:
             if not self.data:
                 raise ConfigError("expected data to make the map from")
         elif self.data or self.extractor or self.preset or self.maps:
-            kind = "densify" if self.densify is not None else "cascade"
+            kind = next(k for k in ("densify", "cascade", "existing") if getattr(self, k) is not None)
             raise ConfigError(f"{kind}: expected no data, extractor, preset or maps, the map has them")
+        if self.existing is not None and (self.calibration or self.settings):
+            raise ConfigError("existing: expected no calibration and no settings, the map has them")
         if self.cascade is not None and self.calibration:
             raise ConfigError("cascade: expected no calibration, its members have theirs")
         for name in ("data", "calibration"):
@@ -191,8 +159,10 @@ class Row:
     :param settings: of the backend, as ``vloc replay --set`` takes them.
     :param prior: what the queries are told, instead of what the split says.
     :param without_prior: ask without a prior, whatever the split says.
+    :param scene: of a map of several scenes, told to every query; empty: the map has to find it.
     :param against: the method whose row this one is compared with; empty: the baseline.
     :param about: for the table.
+    :param paper: what a paper prints for it.
     """
 
     method: str
@@ -201,8 +171,10 @@ class Row:
     settings: dict[str, Any] = field(default_factory=dict)
     prior: Prior | None = None
     without_prior: bool = False
+    scene: str = ""
     against: str = ""
     about: str = ""
+    paper: Published | None = None
 
     def __post_init__(self) -> None:
         if self.prior is not None and self.without_prior:
@@ -239,6 +211,10 @@ class Protocol:
 
     :param baseline: the method that stands beside every other on its split.
     :param recall: limits (m, degrees) whose shares the table shows besides those of every table.
+    :param averages: sections of means over several splits, by name.
+    :param published: rows that a paper prints for methods that are not made here.
+    :param not_stated: what the paper leaves open, and what was chosen.
+    :param not_covered: parts of the paper's tables that are not here, and why.
     """
 
     name: str
@@ -253,6 +229,10 @@ class Protocol:
     recall: tuple[tuple[float, float], ...] = ()
     claims: tuple[Claim, ...] = ()
     strays: tuple[Stray, ...] = ()
+    averages: dict[str, Average] = field(default_factory=dict)
+    published: tuple[PaperRow, ...] = ()
+    not_stated: tuple[str, ...] = ()
+    not_covered: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.rows:
@@ -273,6 +253,21 @@ class Protocol:
         for name in self.steps:
             self.order(name)
         self._check_rows()
+        self._check_paper()
+
+    def _check_paper(self) -> None:
+        for name, average in self.averages.items():
+            if name in self.splits:
+                raise ConfigError(f"averages: expected other names than those of splits, found {name!r}")
+            for split in average.over:
+                self._known(split, self.splits, f"averages.{name}")
+            for method in average.rank:
+                if not any(row.method == method for row in self.published):
+                    raise ConfigError(f"averages.{name}: rank: expected a method of published, found {method!r}")
+        printed = [(row.method, row.paper.figures) for row in self.rows if row.paper is not None]
+        for method, figures in [*printed, *((row.method, row.figures) for row in self.published)]:
+            for name in figures:
+                self._known(name, {**self.splits, **self.averages}, f"{method!r}: paper")
 
     def _check_rows(self) -> None:
         table = [(split, row.method) for row in self.rows for split in row.splits]

@@ -7,22 +7,22 @@ import hashlib
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from vloc_ros.errors import TrainingError, VlocError
-from vloc_ros.evaluation.metrics import FrameRecord
-from vloc_ros.evaluation.tum import write_tum
 from vloc_ros.localizers.base import load_localizer
 from vloc_ros.maps import MapBundle
 from vloc_ros.settings import settings_to_mapping
 from vloc_ros.types import Array
 from vloc_train.evaluate.claims import check_claims
-from vloc_train.evaluate.drives import Drives, Part
+from vloc_train.evaluate.drives import Drives
 from vloc_train.evaluate.mapped import map_figures, reference_cameras
+from vloc_train.evaluate.missing import needed, require_data
+from vloc_train.evaluate.paper import averages_of, paper_figures
 from vloc_train.evaluate.prior import Prior
 from vloc_train.evaluate.protocol import ORACLE, PRIOR, Protocol, Row
 from vloc_train.evaluate.score import (
@@ -37,6 +37,7 @@ from vloc_train.evaluate.score import (
 )
 from vloc_train.evaluate.splits import Fold, folds_of
 from vloc_train.evaluate.steps import Made, Steps
+from vloc_train.evaluate.written import join_submissions, once_each, submit, write_trajectories
 from vloc_train.run import RunOptions
 
 __all__ = ["Table", "evaluate_protocol", "wanted"]
@@ -48,14 +49,16 @@ _log = logging.getLogger(__name__)
 class Table:
     """What came out.
 
-    ``rows``, ``splits``, ``claims`` and ``strays`` are plain values that two runs of one seed have equal; what a clock
-    measured is in ``timings``. ``failed`` says why a row is missing.
+    ``rows``, ``splits``, ``claims``, ``strays`` and ``averages`` are plain values that two runs of one seed have equal;
+    what a clock measured is in ``timings``. ``published``: rows of papers alone; ``failed``: why a row is missing.
     """
 
     rows: list[dict[str, Any]] = field(default_factory=list)
     splits: dict[str, dict[str, Any]] = field(default_factory=dict)
     claims: list[dict[str, Any]] = field(default_factory=list)
     strays: list[dict[str, Any]] = field(default_factory=list)
+    averages: list[dict[str, Any]] = field(default_factory=list)
+    published: list[dict[str, Any]] = field(default_factory=list)
     timings: list[dict[str, Any]] = field(default_factory=list)
     failed: list[dict[str, str]] = field(default_factory=list)
 
@@ -77,13 +80,19 @@ def evaluate_protocol(
     :param root: of the protocol's folders. :param cache: of drives, maps and answers.
     :param out: for the trajectories; the tables are written by :func:`vloc_train.evaluate.table.write_table`.
     :param only: rows to compute, see :func:`wanted`; empty: all.
-    :raises VlocError: the data is not there, or the run was interrupted.
+    :raises VlocError: the data is not there, which is found out before anything is computed, or the run was
+        interrupted.
     """
+    chosen = _chosen(protocol, only)
+    on_disk = needed(protocol, chosen, strays=not only)
+    require_data(protocol, on_disk, root)
     drives = Drives(protocol.data, root, cache / "drives", lambda text: _log.info("%s", text))
     steps = Steps(protocol, drives, cache / "maps", options)
+    for name in on_disk:
+        drives.opened(name)
     table = Table()
     splits: dict[str, list[Fold]] = {}
-    for split, rows in _chosen(protocol, only).items():
+    for split, rows in chosen.items():
         splits[split] = folds_of(split, protocol.splits[split], drives)
         table.splits[split] = _about(protocol, split, splits[split])
         table.rows.append(_oracle_row(split, splits[split], protocol.recall))
@@ -103,6 +112,8 @@ def evaluate_protocol(
                     counted["localizer_median_translation_m"], counted["localizer_median_rotation_deg"],
                 )  # fmt: skip
     _compare(protocol, table.rows)
+    _beside_papers(protocol, table)
+    join_submissions(out, [(row["split"], row["method"]) for row in table.rows])
     table.claims = check_claims(protocol.claims, table.rows)
     for stray in () if only else protocol.strays:
         from vloc_train.evaluate.stray import stray_test
@@ -113,6 +124,26 @@ def evaluate_protocol(
         except Exception as problem:
             table.failed.append(_failure(stray.split, f"stray images, {stray.map}", problem))
     return table
+
+
+def _beside_papers(protocol: Protocol, table: Table) -> None:
+    """What papers print, and the means over splits with it."""
+    own = {(place, row.method): row.paper for row in protocol.rows if row.paper for place in row.paper.figures}
+    printed = {row.method: row.figures for row in protocol.published}
+    for name, average in protocol.averages.items():
+        table.averages += averages_of(name, average, table.rows, printed)
+    for counted in (*table.rows, *table.averages):
+        place = counted.get("average") or counted["split"]
+        paper = own.get((place, counted["method"]))
+        if paper is not None:
+            counted["paper"] = paper_figures(paper.table, paper.figures[place])
+    shown = {*table.splits, *(row["average"] for row in table.averages)}
+    table.published = [
+        {"split": place, "method": row.method, "paper": paper_figures(row.table, given)}
+        for row in protocol.published
+        for place, given in row.figures.items()
+        if place in shown
+    ]
 
 
 def _failure(split: str, method: str, problem: Exception) -> dict[str, str]:
@@ -180,6 +211,7 @@ def _row(
 ) -> tuple[dict[str, Any], dict[str, Any]]:  # fmt: skip
     prior = row.asked(protocol.splits[split])
     asked = [asked_of(fold, prior, protocol.seed, f"split {split}, row {row.method!r}") for fold in folds]
+    asked = [replace(one, scene=row.scene or None) for one in asked]
     made = [steps.make(row.map, fold) for fold in folds]
     bundles = [m.bundle() for m in made]
     answers = Answers.join([
@@ -205,13 +237,9 @@ def _row(
         **{f"prior_{name}": told[name] for name in ("median_translation_m", "median_rotation_deg") if told},
         **map_figures(bundles),
     }
-    folder = out / "trajectories" / _file_name(split)
-    once = _first_of_repeats(records, asked)
-    posed = [(r.stamp_ns, r.T_estimated) for r in once if r.T_estimated is not None]
-    folder.mkdir(parents=True, exist_ok=True)
-    write_tum(folder / f"{_file_name(row.method)}.tum", sorted(posed, key=lambda item: item[0]))
-    truth = [(r.stamp_ns, r.T_reference) for r in once if r.T_reference is not None]
-    write_tum(folder / "reference.tum", sorted(truth, key=lambda item: item[0]))
+    write_trajectories(out, split, row.method, once_each(records, [part for a in asked for part in a.queries]))
+    if protocol.splits[split].submission:
+        submit(out, split, row.method, queries, answers)
     milliseconds = answers.milliseconds
     timing = {
         "method": row.method,
@@ -224,25 +252,13 @@ def _row(
     return counted, timing
 
 
-def _first_of_repeats(records: Sequence[FrameRecord], asked: Sequence[Asked]) -> list[FrameRecord]:
-    """Every frame once: trajectories have no room for another pose at the same moment."""
-    out: list[FrameRecord] = []
-    row = 0
-    for one in asked:
-        seen: list[Part] = []
-        for part in one.queries:
-            if not any(part is other for other in seen):
-                out += records[row : row + len(part)]
-            seen.append(part)
-            row += len(part)
-    return out
-
-
 def _answers(cache: Path, made: Made, settings: Mapping[str, Any], asked: Asked, device: str) -> Answers:
     """What the map says to these queries, from the cache where it has been asked before."""
     what: list[Any] = [made.key, made.bundle().id, dict(settings), [part.digest for part in asked.queries]]
     if asked.priors is not None and asked.covariance is not None:
         what.append(hashlib.sha256(asked.priors.tobytes() + asked.covariance.tobytes()).hexdigest())
+    if asked.scene is not None:
+        what.append(asked.scene)
     content = json.dumps(what, sort_keys=True, default=str)
     file = cache / f"{hashlib.sha256(content.encode()).hexdigest()[:16]}.npz"
     if not file.exists():
@@ -270,7 +286,3 @@ def _compare(protocol: Protocol, rows: Sequence[dict[str, Any]]) -> None:
             for kind in ("translation_m", "rotation_deg"):
                 before, after = (x[f"localizer_median_{kind}"] for x in (other, row))
                 row[f"change_median_{kind}"] = after / before - 1.0 if before > 0 else float("nan")
-
-
-def _file_name(text: str) -> str:
-    return "".join(c if c.isalnum() or c in "-_." else "_" for c in text)

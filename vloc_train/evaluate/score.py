@@ -36,11 +36,13 @@ class Asked:
     :ivar queries: the drives' frames, N in all.
     :ivar priors: ``T_map_cam`` (N, 4, 4) that they are told; None: nothing.
     :ivar covariance: (6, 6) of the priors.
+    :ivar scene: that they are told; None: nothing.
     """
 
     queries: tuple[Part, ...]
     priors: Array | None = None
     covariance: Array | None = None
+    scene: str | None = None
 
     def prior(self, row: int) -> PosePrior | None:
         """What query ``row`` is told."""
@@ -119,7 +121,7 @@ def answer(localizer: Localizer, asked: Asked, progress: Callable[[int], None] |
         localizer.check_camera(rectifier.target if rectifier else sequence.camera)
         for index, image in sequence.frames():
             seen, camera = rectifier.rectify(image) if rectifier else (image, sequence.camera)
-            query = Query(seen, camera, int(sequence.stamps_ns[index]), asked.prior(row))
+            query = Query(seen, camera, int(sequence.stamps_ns[index]), asked.prior(row), asked.scene)
             begin = time.perf_counter()
             try:
                 estimate = localizer.localize(query)
@@ -149,13 +151,15 @@ def records_of(answers: Answers, queries: Sequence[Part]) -> list[FrameRecord]:
                 estimated = T @ T_cam_base
                 covariance = covariance_of_base(T, answers.covariance[row], T_cam_base)
             published = estimated is not None and state in _PUBLISHED
+            truth = part.sequence.T_map_cam[index]
             out.append(
                 FrameRecord(
                     stamp_ns=int(part.sequence.stamps_ns[index]),
                     state=state,
                     T_map_base=estimated if published else None,
                     covariance=covariance if published else None,
-                    T_reference=part.sequence.T_map_cam[index] @ T_cam_base,
+                    # A benchmark keeps the poses of its queries to itself.
+                    T_reference=truth @ T_cam_base if np.isfinite(truth).all() else None,
                     score=float(answers.score[row]),
                     refused="" if estimated is not None else "refused",
                     T_estimated=estimated,
@@ -207,7 +211,7 @@ def oracle_figures(
     best = []
     for queries, cameras in asked:
         for part in queries:
-            _, rows = nearest(part.sequence.T_map_cam[part.rows, :3, 3], cameras[:, :3, 3])
+            _, rows = nearest(np.nan_to_num(part.sequence.T_map_cam[part.rows, :3, 3]), cameras[:, :3, 3])
             best.append(cameras[rows])
     return posed_figures([part for queries, _ in asked for part in queries], np.concatenate(best), recall)
 
@@ -222,7 +226,8 @@ def posed_figures(
         for stamp, T in zip(part.sequence.stamps_ns[part.rows], part.sequence.T_map_cam[part.rows], strict=True):
             said = T_map_cam[row] @ T_cam_base
             records.append(FrameRecord(
-                int(stamp), LocalizationState.LOCALIZED, T_map_base=said, T_reference=T @ T_cam_base, T_estimated=said
+                int(stamp), LocalizationState.LOCALIZED, T_map_base=said, T_estimated=said,
+                T_reference=T @ T_cam_base if np.isfinite(T).all() else None,
             ))  # fmt: skip
             row += 1
     return figures(records, recall)

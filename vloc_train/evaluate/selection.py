@@ -1,4 +1,8 @@
-"""``name[start:stop:step]``: some frames of a named drive, as protocols write it."""
+"""``name[start:stop:step]``: some frames of a named drive, as protocols write it.
+
+A source may hold several drives. ``name`` is all of them, one after the other in the reader's order, and a slice counts
+through them; ``name#2`` is the third alone.
+"""
 
 from __future__ import annotations
 
@@ -22,13 +26,14 @@ QUERY_LEFT_OUT = "$query_left_out"
 SPECIAL = (MAP, LEFT_OUT, QUERY_LEFT_OUT)
 _NAME = r"\$map|\$left_out|\$query_left_out|[A-Za-z_][A-Za-z0-9_]*"
 _NUMBER = r"-?\d{1,9}"
-_PATTERN = re.compile(rf"({_NAME})(?:\[({_NUMBER})?:({_NUMBER})?(?::({_NUMBER})?)?\])?")
+_PATTERN = re.compile(rf"({_NAME})(?:#(\d{{1,6}}))?(?:\[({_NUMBER})?:({_NUMBER})?(?::({_NUMBER})?)?\])?")
 
 
 @dataclass(frozen=True)
 class Selection:
     """Frames of the drive ``name``, by a slice as Python has it but forwards only.
 
+    :param drive: one of the drives of a source that has several, counted from 0; None: all.
     :raises ConfigError: a step that is not positive.
     """
 
@@ -36,6 +41,7 @@ class Selection:
     start: int | None = None
     stop: int | None = None
     step: int | None = None
+    drive: int | None = None
 
     def __post_init__(self) -> None:
         if self.step is not None and self.step < 1:
@@ -49,18 +55,23 @@ class Selection:
         """
         found = _PATTERN.fullmatch(text) if isinstance(text, str) else None
         if found is None:
-            raise ConfigError(f"{where}: expected NAME or NAME[START:STOP:STEP], found {text!r}")
-        start, stop, step = (None if group is None else int(group) for group in found.groups()[1:])
+            raise ConfigError(
+                f"{where}: expected NAME or NAME[START:STOP:STEP], or NAME#DRIVE before the bracket, found {text!r}"
+            )
+        drive, start, stop, step = (None if group is None else int(group) for group in found.groups()[1:])
+        if drive is not None and found[1] in SPECIAL:
+            raise ConfigError(f"{where}: expected {found[1]} without a number, found {text!r}")
         try:
-            return cls(found[1], start, stop, step)
+            return cls(found[1], start, stop, step, drive)
         except ConfigError as problem:
             raise ConfigError(f"{where}: {problem}") from problem
 
     def __str__(self) -> str:
+        name = self.name if self.drive is None else f"{self.name}#{self.drive}"
         if (self.start, self.stop, self.step) == (None, None, None):
-            return self.name
+            return name
         start, stop = ("" if v is None else v for v in (self.start, self.stop))
-        return f"{self.name}[{start}:{stop}{'' if self.step is None else f':{self.step}'}]"
+        return f"{name}[{start}:{stop}{'' if self.step is None else f':{self.step}'}]"
 
     def rows(self, count: int) -> npt.NDArray[np.int64]:
         """The numbers of the frames in a drive of ``count``. :raises ConfigError: none is left."""

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from vloc_ros.errors import ConfigError
-from vloc_train.evaluate.drives import Drives, Part, overlap
+from vloc_train.evaluate.drives import Drives, Part, check_datum, overlap
 from vloc_train.evaluate.protocol import Split
-from vloc_train.evaluate.selection import Selection
 
 __all__ = ["Fold", "folds_of"]
 
@@ -34,8 +33,9 @@ def folds_of(name: str, split: Split, drives: Drives) -> list[Fold]:
 
     :raises ConfigError: map and queries share a frame, or nothing is left of one of them.
     """
-    maps = [drives.part(Selection.parse(text, name)) for text in split.map]
-    queries = [drives.part(Selection.parse(text, name)) for text in split.query]
+    maps = drives.all_parts(split.map, name)
+    queries = drives.all_parts(split.query, name)
+    check_datum([*maps, *queries], f"split {name}")
     shared = overlap(maps, queries)
     if shared:
         raise ConfigError(f"split {name}: expected other queries than map frames, found frames of {shared} in both")

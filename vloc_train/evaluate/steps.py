@@ -22,7 +22,7 @@ from vloc_ros.localizers.cascade.bundle import write_cascade
 from vloc_ros.localizers.cascade.settings import CascadeSettings
 from vloc_ros.maps import MapBundle, read_map
 from vloc_ros.settings import settings_from_mapping, settings_to_mapping
-from vloc_train.evaluate.drives import Drives, Part, overlap
+from vloc_train.evaluate.drives import Drives, Part, check_datum, overlap
 from vloc_train.evaluate.protocol import Protocol, Step
 from vloc_train.evaluate.selection import LEFT_OUT, MAP, QUERY_LEFT_OUT, Selection
 from vloc_train.evaluate.splits import Fold
@@ -103,7 +103,16 @@ class Steps:
                 raise
         return self._made[plan.key]
 
+    def _existing(self, name: str) -> MapBundle:
+        step = self._protocol.steps[name]
+        path = self._drives.below_root(f"steps.{name}", step.existing or "")
+        if not path.exists():
+            raise ConfigError(f"steps.{name}: expected a map at {path}, found nothing; {step.get or 'put one there'}")
+        return read_map(path)
+
     def _one(self, plan: _Plan, parents: Mapping[str, Made]) -> Made:
+        if plan.step.existing is not None:
+            return Made(self._existing(plan.name).path, plan.key, {plan.key: 0.0})
         folder = self._cache / f"{plan.name}-{plan.key}"
         note, out, work = folder / "made.json", folder / "map", folder / "work"
         if not note.exists():
@@ -155,6 +164,8 @@ class Steps:
             "calibration": {scene: [part.digest for part in parts] for scene, parts in calibration.items()},
             "parents": {kind: parent.key for kind, parent in parents.items()},
         }
+        if step.existing is not None:
+            content["existing"] = self._existing(name).id
         key = hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:12]
         return _Plan(name, step, data, calibration, parents, settings, key)
 
@@ -165,6 +176,8 @@ class Steps:
         """
         step = self._protocol.steps[name]
         where = f"steps.{name}.settings"
+        if step.existing is not None:
+            return {}
         if step.densify is not None:
             from vloc_train.copr.densify import densify_settings
 
@@ -192,13 +205,14 @@ class Steps:
                         raise ConfigError(f"expected frames for {selection}, found none: the split has no apart_frames")
                     parts += [part.keep(selection.rows(len(part))) for part in own]
                 else:
-                    parts.append(self._drives.part(selection))
+                    parts += self._drives.parts(selection)
+            check_datum(parts, f"scene {scene!r} of a step")
             out[scene] = parts
         return out
 
     def _check_unseen(self, plan: _Plan, fold: Fold) -> None:
         seen = [part for scenes in (plan.data, plan.calibration) for parts in scenes.values() for part in parts]
-        shared = overlap(seen, fold.query)
+        shared = "" if plan.step.sees_queries else overlap(seen, fold.query)
         if shared:
             raise ConfigError(f"steps.{plan.name}: expected frames that are no queries, found some of {shared}")
         for parent in plan.parents.values():

@@ -26,7 +26,6 @@ from vloc_ros.localizers.retrieval.descriptor import Descriptor
 from vloc_ros.types import Array
 from vloc_train.evaluate.drives import Drives, Part
 from vloc_train.evaluate.protocol import Stray
-from vloc_train.evaluate.selection import Selection
 from vloc_train.evaluate.splits import Fold
 from vloc_train.evaluate.steps import Steps
 
@@ -53,7 +52,7 @@ def stray_test(stray: Stray, folds: Sequence[Fold], steps: Steps, drives: Drives
         database = database.select(torch.nonzero(database.origin == IMAGE)[:, 0].numpy())
         regressor = StoredRegressor.from_bundle(steps.make(stray.regressor, fold).bundle(), where)
         regressor.check(database.extractor_id, database.dimension, str(bundle.path))
-        strangers = _described([drives.part(Selection.parse(text, "strays")) for text in stray.strays], descriptor)
+        strangers = _described(drives.all_parts(stray.strays, "strays"), descriptor)
         queries = _described(fold.query, descriptor)
         truth = np.concatenate([part.sequence.T_map_cam[part.rows] for part in fold.query])
         known = database.descriptors.to(where).float()

@@ -1,4 +1,4 @@
-"""``table.json`` for programs, ``table.md`` and a plot for people; what a clock measured stands in ``timings.json``."""
+"""``table.json`` for programs, ``table.md`` and a plot for people; what a clock measured stands in ``timings.*``."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from vloc_ros.evaluation.canvas import new_figure, save
+from vloc_train.evaluate.cells import average_section, paper_cells, paper_columns, percent, pose_text, table_line
 from vloc_train.evaluate.protocol import ORACLE, PRIOR, Protocol
 from vloc_train.evaluate.runner import Table
 
@@ -20,7 +21,8 @@ _COUNTED = (
     "median translation against the method named under *against*. *Oracle* is the median of always answering with the "
     "reference pose of the same map that is nearest to the truth (where a map has none, of the split's images); the "
     "row *oracle* the same for the images of the split's map. The row *prior* is always answering with what the query "
-    "was told, where a split tells it something."
+    "was told, where a split tells it something. *Paper* columns are what the paper prints for the row of its own that "
+    "is named with them; rows with nothing else are of the paper alone."
 )
 
 
@@ -33,8 +35,11 @@ def write_table(table: Table, protocol: Protocol, about: Mapping[str, Any], out:
     out.mkdir(parents=True, exist_ok=True)
     head = {"protocol": protocol.name, "title": protocol.title, "about": protocol.about, **about}
     body = {"splits": table.splits, "rows": table.rows, "claims": table.claims, "strays": table.strays}
+    body |= {"averages": table.averages, "published": table.published}
+    body |= {"not_stated": list(protocol.not_stated), "not_covered": list(protocol.not_covered)}
     _write_json(out / "table.json", {**head, "baseline": protocol.baseline, **body, "failed": table.failed})
     _write_json(out / "timings.json", {"rows": table.timings})
+    (out / "timings.md").write_text(_timings(table.timings), encoding="utf-8")
     pictures = [plot(table, split, out / f"{split}.png") for split in table.splits] if plots else []
     path = out / "table.md"
     path.write_text(markdown(table, protocol, about, pictures), encoding="utf-8")
@@ -61,7 +66,6 @@ def markdown(table: Table, protocol: Protocol, about: Mapping[str, Any], picture
     if protocol.about:
         lines += [" ".join(protocol.about.split()), ""]
     lines += ["| | |", "|---|---|", *(f"| {k} | {v} |" for k, v in about.items()), "", _COUNTED, ""]
-    times = {(t["split"], t["method"]): t for t in table.timings}
     for name, split in table.splits.items():
         frames = split["map_frames"]
         folds = f" in {split['folds']} folds" if split["folds"] > 1 else ""
@@ -69,13 +73,22 @@ def markdown(table: Table, protocol: Protocol, about: Mapping[str, Any], picture
         title = f"## {name}: {size} map frames, {split['queries']} queries{folds}"
         lines += [title, "", " ".join(split["about"].split()), ""]
         lines += _prior(split.get("prior"))
-        lines += _rows([row for row in table.rows if row["split"] == name], times, protocol.recall)
+        printed = [row for row in table.published if row["split"] == name]
+        lines += _rows([row for row in table.rows if row["split"] == name], protocol.recall, printed)
         lines += [f"![{name}]({name}.png)", ""] if any(p.stem == name for p in pictures) else []
+    for name, average in protocol.averages.items():
+        lines += average_section(name, average, table)
     lines += _claims(table.claims) + _strays(table.strays)
+    lines += _said("Not stated in the paper: our choice", protocol.not_stated)
+    lines += _said("Not covered", protocol.not_covered)
     if table.failed:
         lines += ["## Rows that failed", ""]
         lines += [f"- {f['split']} / {f['method']}: {f['problem']}" for f in table.failed] + [""]
     return "\n".join(lines)
+
+
+def _said(title: str, texts: Sequence[str]) -> list[str]:
+    return [f"## {title}", "", *(f"- {' '.join(text.split())}" for text in texts), ""] if texts else []
 
 
 def _prior(prior: Mapping[str, Any] | None) -> list[str]:
@@ -99,40 +112,52 @@ def _prior(prior: Mapping[str, Any] | None) -> list[str]:
 
 def _rows(
     rows: Sequence[Mapping[str, Any]],
-    times: Mapping[tuple[str, str], Mapping[str, Any]],
     more: Sequence[tuple[float, float]] = (),
+    printed: Sequence[Mapping[str, Any]] = (),
 ) -> list[str]:
     limits = sorted({*more, (0.25, 2.0), (0.5, 5.0), (2.0, 5.0), (5.0, 10.0)})
     head = (
         "method", "localizer median", "localizer mean", *(f"within {m:g} m {deg:g}°" for m, deg in limits),
         "oracle", "change", "against", "published median", "LOCALIZED / DEGRADED / LOST", "NEES in 95 %", "map",
-        "descriptors", "training", "a frame",
+        "descriptors",
     )  # fmt: skip
+    columns = paper_columns([*rows, *printed])
+    head = (*head, *columns)
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     asked_prior = any(row["method"] == PRIOR for row in rows)
     for row in rows:
-        time = times.get((row["split"], row["method"]), {})
         recall = {(r["translation_m"], r["rotation_deg"]): r["share"] for r in row["localizer_recall"]}
         nearest = row["method"] in (ORACLE, PRIOR)
         cells = [
             row["method"]
             + (" (no prior)" if asked_prior and not (nearest or "prior_median_translation_m" in row) else ""),
-            _pose(row["localizer_median_translation_m"], row["localizer_median_rotation_deg"]),
-            _pose(row["localizer_mean_translation_m"], row["localizer_mean_rotation_deg"]),
-            *(_percent(recall[limit]) for limit in limits),
-            _pose(row.get("oracle_median_translation_m"), row.get("oracle_median_rotation_deg")),
+            pose_text(row["localizer_median_translation_m"], row["localizer_median_rotation_deg"]),
+            pose_text(row["localizer_mean_translation_m"], row["localizer_mean_rotation_deg"]),
+            *(percent(recall[limit]) for limit in limits),
+            pose_text(row.get("oracle_median_translation_m"), row.get("oracle_median_rotation_deg")),
             _change(row.get("change_median_translation_m")),
             row.get("against", "") if row.get("change_median_translation_m") is not None else "",
-            "" if nearest else _pose(row["median_translation_m"], row["median_rotation_deg"]),
-            "" if nearest else " / ".join(_percent(row["states"][s]) for s in ("LOCALIZED", "DEGRADED", "LOST")),
-            "" if nearest else _percent(row["nees_share_in_95"]),
+            "" if nearest else pose_text(row["median_translation_m"], row["median_rotation_deg"]),
+            "" if nearest else " / ".join(percent(row["states"][s]) for s in ("LOCALIZED", "DEGRADED", "LOST")),
+            "" if nearest else percent(row["nees_share_in_95"]),
             f"{row['map_bytes'] / 1e6:.2f} MB" if "map_bytes" in row else "",
             _descriptors(row),
-            f"{time['train_seconds']:.0f} s" if time else "",
-            f"{time['ms_p50']:.1f} ms" if time else "",
+            *paper_cells(row, columns),
         ]
-        lines.append("| " + " | ".join(str(c).replace("|", "/") for c in cells) + " |")
+        lines.append(table_line(cells))
+    for row in printed:
+        lines.append(table_line([row["method"], *[""] * (len(head) - 1 - len(columns)), *paper_cells(row, columns)]))
     return [*lines, ""]
+
+
+def _timings(timings: Sequence[Mapping[str, Any]]) -> str:
+    """What a clock measured: no two runs have it equal, so it is not in the table."""
+    head = ("split", "method", "all its steps", "its map", "a frame, median", "a frame, 95 %")
+    lines = [table_line(head), "|" + "---|" * len(head)]
+    for t in timings:
+        times = [f"{t[k]:.0f} s" for k in ("train_seconds", "map_seconds")]
+        lines.append(table_line([t["split"], t["method"], *times, *(f"{t[k]:.1f} ms" for k in ("ms_p50", "ms_p95"))]))
+    return "\n".join([*lines, ""])
 
 
 def _claims(claims: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -156,22 +181,9 @@ def _strays(strays: Sequence[Mapping[str, Any]]) -> list[str]:
     )  # fmt: skip
     lines = ["## Stray images", "", "| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for s in strays:
-        shares = (_percent(s[k]) for k in ("stray_first_without", "stray_first_with", "cured", "regressed_first"))
+        shares = (percent(s[k]) for k in ("stray_first_without", "stray_first_with", "cured", "regressed_first"))
         lines.append(f"| {s['map']} | {s['split']} | {s['queries']} | " + " | ".join(shares) + " |")
     return [*lines, ""]
-
-
-def _pose(metres: float | None, degrees: float | None) -> str:
-    if metres is None or degrees is None or math.isnan(metres):
-        return ""
-    if math.isinf(metres):
-        return "none"
-    # Centimetres need another digit than metres do.
-    return f"{metres:.{3 if metres < 0.1 else 2}f} m {degrees:.{2 if degrees < 1.0 else 1}f}°"
-
-
-def _percent(share: float | None) -> str:
-    return "" if share is None or math.isnan(share) else f"{100 * share:.0f} %"
 
 
 def _change(change: float | None) -> str:

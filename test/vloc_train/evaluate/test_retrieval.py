@@ -44,16 +44,18 @@ def test_equal_seeds_make_equal_tables(tmp_path):
     protocol = parse(yaml.safe_dump(PROTOCOL), "here")
     texts = []
     for name in ("a", "b"):
-        cache = tmp_path / name / "cache"
+        out = tmp_path / name
         if name == "b":
-            cache.mkdir(parents=True)
-            (tmp_path / "a" / "cache" / "drives").rename(cache / "drives")
-        table = evaluate_protocol(protocol, None, cache, tmp_path / name, RunOptions(device="cpu", progress=False))
+            # The same pictures, and everything that is made of them anew.
+            (out / "cache").mkdir(parents=True)
+            (tmp_path / "a" / "cache" / "drives").rename(out / "cache" / "drives")
+        table = evaluate_protocol(protocol, None, out / "cache", out, RunOptions(device="cpu", progress=False))
         assert not table.failed
-        write_table(table, protocol, {"seed": 3}, tmp_path / name, plots=False)
-        texts.append((tmp_path / name / "table.json").read_text())
+        write_table(table, protocol, {"seed": 3}, out, plots=False)
+        texts.append([(out / file).read_bytes() for file in ("table.json", "table.md")])
+        assert "| sparse | retrieval |" in (out / "timings.md").read_text()
     assert texts[0] == texts[1]
-    rows = {(r["split"], r["method"]): r for r in json.loads(texts[0])["rows"]}
+    rows = {(r["split"], r["method"]): r for r in json.loads(texts[0][0])["rows"]}
     assert rows["full", "retrieval"]["descriptors"] == 36 and rows["full", "retrieval"]["regressed_share"] == 0
     assert rows["sparse", "retrieval"]["map_bytes"] < rows["full", "retrieval"]["map_bytes"]
     assert rows["full", "averaged"]["localizer_median_translation_m"] > 0

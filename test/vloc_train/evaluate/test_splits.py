@@ -40,6 +40,9 @@ class FixedDrives:
         sequence = self.sequences[selection.name]
         return Part(selection.name, selection.rows(len(sequence)), sequence, selection.name)
 
+    def all_parts(self, texts, where):
+        return [self.part(Selection.parse(text, where)) for text in texts]
+
 
 @given(st.integers(20, 60), st.integers(1, 6), st.integers(1, 4))
 def test_folds_partition_queries_and_stay_apart(count, folds, apart):
