@@ -93,7 +93,7 @@ def calibrate_scenes(
         scores, found = [], []
         asked = np.repeat(np.arange(len(frames)), repeats if localizer.needs_prior else 1)
         for index, truth in zip(asked, frames.T_map_cam[asked], strict=True):
-            image, stamp = np.array(frames.images[index]), int(frames.stamps_ns[index])
+            image, stamp = np.array(frames.images[int(index)]), int(frames.stamps_ns[index])
             start = _draw_prior(truth, rng, localizer.simulated_prior) if localizer.needs_prior else None
             estimate = localizer.localize(Query(image, frames.camera, stamp, start, frames.scene))
             found.append(pose_error(estimate.T_map_cam, truth))

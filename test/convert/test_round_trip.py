@@ -5,6 +5,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 import pytest
+import tiny_datasets
 
 from vloc_ros.convert.source import Conversion, convert_source
 from vloc_ros.convert.town import convert_town
@@ -47,9 +48,61 @@ def write_tum(folder):
     return {"intrinsics": [7.0, 7.0, 3.5, 2.5], "distortion": [0.2, -0.9, 0.001, 0.002]}
 
 
+def write_robotcar(folder):
+    tiny_datasets.write_robotcar(folder.parent, [folder.name])
+    return {"camera": "stereo/centre"}
+
+
+def write_robotcar_seasons(folder):
+    tiny_datasets.write_robotcar_seasons(folder, ["night"])
+    return {"camera": "rear", "condition": "night"}
+
+
+def write_fourseasons(folder):
+    tiny_datasets.write_fourseasons(folder.parent, [folder.name])
+    return {}
+
+
+def write_seven_scenes(folder):
+    tiny_datasets.write_seven_scenes(folder.parent, [folder.name])
+    return {"split": "all"}
+
+
+def write_cambridge(folder):
+    tiny_datasets.write_cambridge(folder.parent, [folder.name])
+    return {"split": "all", "focal": 10.0}
+
+
+def write_apolloscape(folder):
+    tiny_datasets.write_apolloscape(folder.parent, [folder.name])
+    return {"camera": "Camera_5"}
+
+
+def by_poses(write):
+    """A writer of one drive that is told its poses."""
+
+    def written(folder):
+        write(folder, tiny_datasets.poses())
+        return {}
+
+    return written
+
+
 #: A small folder in the exact layout of every format, and the options to read it with. A format that has no writer here
 #: fails test_every_format_makes_the_round_trip.
-WRITERS = {"kitti": write_kitti, "tum": write_tum}
+WRITERS = {
+    "apolloscape": write_apolloscape,
+    "cambridge": write_cambridge,
+    "colmap": by_poses(tiny_datasets.write_colmap),
+    "euroc": by_poses(tiny_datasets.write_euroc),
+    "fourseasons": write_fourseasons,
+    "kapture": by_poses(tiny_datasets.write_kapture),
+    "kitti": write_kitti,
+    "robotcar": write_robotcar,
+    "robotcar_seasons": write_robotcar_seasons,
+    "seven_scenes": write_seven_scenes,
+    "tum": write_tum,
+}
 
 
 @pytest.mark.parametrize("name", sorted(WRITERS))

@@ -190,3 +190,60 @@ def write_apolloscape(root, scenes):
             (folder / "pose" / record).mkdir(parents=True)
             (folder / "pose" / record / "Camera_5.txt").write_text("\n".join(lines) + "\n")
             (folder / "split" / f"{subset}.txt").write_text("\n".join(listed) + "\n")
+
+
+def write_euroc(folder, T):
+    """One camera on a body whose axes are the camera's, with a body pose for every image."""
+    root, c = folder / "mav0", camera(16, 12)
+    truth, images = ["#timestamp, p, q wxyz"], ["#timestamp [ns],filename"]
+    (root / "state_groundtruth_estimate0").mkdir(parents=True)
+    for k, pose in enumerate(T):
+        stamp = 1_403_636_579_763_555_584 + 50_000_000 * k
+        write_image(root / "cam0/data" / f"{stamp}.png", pose)
+        images.append(f"{stamp},{stamp}.png")
+        values = (*pose[:3, 3], *quaternion(pose[:3, :3]), *([0.0] * 9))
+        truth.append(",".join([str(stamp), *(repr(float(v)) for v in values)]))
+    (root / "cam0/data.csv").write_text("\n".join(images) + "\n")
+    (root / "state_groundtruth_estimate0/data.csv").write_text("\n".join(truth) + "\n")
+    mounting = f"T_BS:\n  cols: 4\n  rows: 4\n  data: {np.eye(4).ravel().tolist()}\n"
+    (root / "state_groundtruth_estimate0/sensor.yaml").write_text(mounting)
+    (root / "cam0/sensor.yaml").write_text(
+        f"sensor_type: camera\n{mounting}camera_model: pinhole\nresolution: [16, 12]\n"
+        f"intrinsics: [{c.fx}, {c.fy}, {c.cx}, {c.cy}]\n"
+        "distortion_model: radial-tangential\ndistortion_coefficients: [-0.28, 0.07, 0.0002, 1.8e-05]\n"
+    )
+
+
+def write_kapture(folder, T):
+    """One camera, in a rig that has the poses."""
+    c, stamps = camera(16, 12), [1_600_000_000_000_000_000 + 10**8 * k for k in range(len(T))]
+    for stamp, pose in zip(stamps, T, strict=True):
+        write_image(folder / "sensors/records_data/cam0" / f"{stamp}.png", pose)
+    # COLMAP's pixels have their centres at one half.
+    lens = f"PINHOLE, 16, 12, {c.fx}, {c.fy}, {c.cx + 0.5}, {c.cy + 0.5}"
+    rows = {
+        "sensors": [f"cam0, , camera, {lens}"],
+        "rigs": ["vehicle, cam0, 1, 0, 0, 0, 0, 0, 0"],
+        "records_camera": [f"{stamp}, cam0, cam0/{stamp}.png" for stamp in stamps],
+        "trajectories": [
+            f"{stamp}, vehicle, " + ", ".join(repr(float(v)) for v in (*quaternion(back[:3, :3]), *back[:3, 3]))
+            for stamp, back in zip(stamps, map(inverse, T), strict=True)
+        ],
+    }
+    for name, lines in rows.items():
+        (folder / "sensors" / f"{name}.txt").write_text("\n".join(["# kapture format: 1.1", *lines]) + "\n")
+
+
+def write_colmap(folder, T):
+    """A text model without points, its images beside it."""
+    c = camera(16, 12)
+    (folder / "sparse").mkdir(parents=True)
+    lens = f"1 PINHOLE 16 12 {row((c.fx, c.fy, c.cx + 0.5, c.cy + 0.5))}\n"
+    (folder / "sparse/cameras.txt").write_text(lens)
+    lines = []
+    for k, pose in enumerate(T):
+        write_image(folder / "images" / f"{k:06d}.png", pose)
+        back = inverse(pose)
+        lines.append(f"{k + 1} {row(quaternion(back[:3, :3]))} {row(back[:3, 3])} 1 {k:06d}.png\n\n")
+    (folder / "sparse/images.txt").write_text("".join(lines))
+    (folder / "sparse/points3D.txt").write_text("")
