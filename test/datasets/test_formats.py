@@ -36,7 +36,7 @@ def test_every_reader_keeps_the_contract(name, tmp_path):
     assert not reader.matches(tmp_path / "notes.txt")
     settings_from_mapping(reader.Options, {}, name)  # every option has a default
     assert describe_settings(reader.Options)
-    assert (FORMATS[name].name == name and FORMATS[name].about[0].isupper()) or name == "bag"
+    assert FORMATS[name].name == name and FORMATS[name].about
 
 
 def test_detection(sequence, write, flat, tmp_path):
