@@ -22,4 +22,4 @@ def matches(path: Path) -> bool:
 
 def open_drives(path: Path, options: BagOptions, problems: Problems) -> list[PosedSequence]:
     """The one drive of a bag; an unfinished bag is a fault."""
-    return [open_bag_sequence(path, options, allow_partial=problems.keep_going)]
+    return [open_bag_sequence(path, options, allow_partial=problems.keep_going, report=problems)]
