@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from vloc_ros.datasets.formats import FORMATS, Source, detect, open_source
 from vloc_ros.datasets.sequence import PosedSequence
@@ -25,7 +26,7 @@ def open_sequence(path: str | Path, truth: str | None = None, image: str | None 
     """
     source = Source.parse(str(path))
     bag = (source.format or detect(source.path)) == "bag"
-    options = {"truth": truth, "image": image} if bag else {"images": image}
+    options: dict[str, Any] = {"truth": truth, "image": image} if bag else {"images": image}
     drives = open_source(source, **options)
     if len(drives) > 1:
         names = ", ".join(drive.name for drive in drives[:5])

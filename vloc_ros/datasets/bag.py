@@ -167,12 +167,13 @@ class BagDrive:
 
     def _choose_heading(self) -> None:
         """What to do with satellite fixes, where they are the truth."""
-        options, self.fixes = self.options, None
+        options = self.options
+        self.fixes: FixTrack | None = None
         self.heading_topic: str | None = None
         if self.truth_topic is None or not self.reader.topics[self.truth_topic].endswith("/NavSatFix"):
             return
         datum = None if options.datum is None else Datum(*options.datum)
-        self.fixes: FixTrack | None = FixTrack(datum, options.heading_min_speed, options.max_gap_s)
+        self.fixes = FixTrack(datum, options.heading_min_speed, options.max_gap_s)
         if options.heading not in (None, COURSE):
             self.heading_topic = _choose(self.reader, options.heading, HEADING_TYPES, (), "--heading")
 

@@ -6,14 +6,18 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from vloc_ros.types import LocalizationState
 from vloc_train.own_drive.ambiguity import Ambiguity
 from vloc_train.own_drive.held_out import HeldOut
 from vloc_train.own_drive.hold_out import Split
-from vloc_train.own_drive.pieces import Piece, place_in_words, weak_pieces
+from vloc_train.own_drive.pieces import Piece, median, place_in_words, weak_pieces
 from vloc_train.own_drive.route import Nearby
 from vloc_train.own_drive.selection import IMAGE_REASONS, Choice
 
 __all__ = ["advice", "one_way_share"]
+
+#: A map that localizes a smaller share of its held-out frames is not yet one to drive with.
+_ENOUGH = 0.5
 
 
 def advice(
@@ -27,6 +31,14 @@ def advice(
     """What to do about it, in sentences with numbers; the most useful first."""
     out: list[str] = []
     count = sum(len(h.error_m) for h in held)
+    localized = [s is LocalizationState.LOCALIZED for h in held for s in h.state]
+    if calibrated and localized and np.mean(localized) < _ENOUGH:
+        error = median(np.concatenate([h.error_m for h in held]))
+        out.append(
+            f"The map is not good enough: {100 * np.mean(localized):.0f} % of {count} held-out frames are LOCALIZED, "
+            f"median error {error:.2f} m. Train longer or with a larger preset; if that does not help, look at the "
+            "reference (--time-offset, --extrinsics) and at the weak places."
+        )
     if not calibrated:
         out.append(
             f"The covariance is not calibrated ({count} held-out frames; 20 are the least, some hundred are good): no "
@@ -62,12 +74,15 @@ def advice(
             "The route was driven once, in one light. Record a second drive at another time of day, add it with --data "
             "(it is then held out as a whole), and keep a third one for the test with vloc replay."
         )
-    for pair in ambiguity.pairs[:3]:
-        a, b = pair.T_a[:2, 3], pair.T_b[:2, 3]
+    if ambiguity.pairs:
+        where = "; ".join(
+            f"x {p.T_a[0, 3]:.0f}, y {p.T_a[1, 3]:.0f} and x {p.T_b[0, 3]:.0f}, y {p.T_b[1, 3]:.0f}, "
+            f"{p.distance_m:.0f} m apart ({p.frames} frames)"
+            for p in ambiguity.pairs[:3]
+        )
         out.append(
-            f"The places at x {a[0]:.0f}, y {a[1]:.0f} and x {b[0]:.0f}, y {b[1]:.0f}, {pair.distance_m:.0f} m apart, "
-            f"look alike ({pair.frames} frames): a vehicle that starts there needs an initial pose, or some metres of "
-            "driving."
+            f"{100 * ambiguity.share:.0f} % of the images have a double elsewhere: a vehicle that starts there needs an "
+            f"initial pose, or some metres of driving. Most alike: {where}."
         )
     way = one_way_share(split)
     if way > 0.8:

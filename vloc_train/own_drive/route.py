@@ -50,4 +50,4 @@ class Nearby:
         near = np.linalg.norm(self._T[rows, :3, 3] - T[:3, 3], axis=1) <= self._near_m
         if self._near_deg < 180.0:
             near &= turned_deg(self._T[rows], T) <= self._near_deg
-        return rows[near]
+        return np.asarray(rows[near], dtype=np.int64)
