@@ -94,7 +94,12 @@ def test_every_kind_of_pose_topic(sequence, tmp_path, kind):
                     "geometry_msgs/msg/Transform", translation=vector(bag, T[:3, 3]), rotation=bag._quaternion(T)
                 )
                 put(
-                    bag, "/where", "geometry_msgs/msg/TransformStamped", stamp, child_frame_id="base_link", transform=made
+                    bag,
+                    "/where",
+                    "geometry_msgs/msg/TransformStamped",
+                    stamp,
+                    child_frame_id="base_link",
+                    transform=made,
                 )
             else:
                 bag.transforms("/tf", stamp, [("map", "base_link", stamp, T)])
@@ -320,7 +325,8 @@ def test_camera_file(sequence, tmp_path):
 
 @pytest.mark.parametrize(("change", "told"), [
     ({"image_width": None}, "image_width"), ({"camera_matrix": "x"}, "camera_matrix: expected numbers"),
-    ({"camera_matrix": [0.0] * 9}, "camera.yaml"), ({"distortion_model": "magic", "distortion_coefficients": [0.1, 0.2]}, "magic"),
+    ({"camera_matrix": [0.0] * 9}, "camera.yaml"),
+    ({"distortion_model": "magic", "distortion_coefficients": [0.1, 0.2]}, "magic"),
 ])  # fmt: skip
 def test_bad_camera_files(tmp_path, change, told):
     content = {"image_width": 8, "image_height": 6, "camera_matrix": [7.0, 0, 4, 0, 7, 3, 0, 0, 1], **change}

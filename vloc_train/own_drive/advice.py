@@ -18,6 +18,8 @@ __all__ = ["advice", "one_way_share"]
 
 #: A map that localizes a smaller share of its held-out frames is not yet one to drive with.
 _ENOUGH = 0.5
+#: So many inaccurate places are told one by one.
+_TOLD = 3
 
 
 def advice(
@@ -57,6 +59,7 @@ def advice(
         "shows nothing": "was the lens covered?",
         "damaged": "the recording lost data; is the disk fast enough?",
     }
+    inaccurate = []
     for piece in weak_pieces(pieces):
         where = place_in_words(piece)
         for reason in piece.reasons:
@@ -67,8 +70,13 @@ def advice(
                 out.append(f"Record again {where}: {reason}; was the reference lost there?")
             elif reason.startswith("frames "):
                 out.append(f"Record again {where}, slower or with more frames a second: {reason}.")
-            else:
-                out.append(f"Expect little {where}: {reason}. Another drive through there helps.")
+        wrong = [r for r in piece.reasons if r.startswith(("error", "sigma"))]
+        if wrong:
+            inaccurate.append((piece.stop_m - piece.start_m, f"{where}: {', '.join(wrong)}"))
+    inaccurate.sort(key=lambda item: -item[0])
+    out += [f"Expect little {text}. Another drive through there helps." for _, text in inaccurate[:_TOLD]]
+    if len(inaccurate) > _TOLD:
+        out.append(f"{len(inaccurate) - _TOLD} more places are inaccurate: see the weak places.")
     if split.kind in ("gaps", "every"):
         out.append(
             "The route was driven once, in one light. Record a second drive at another time of day, add it with --data "

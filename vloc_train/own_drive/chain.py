@@ -199,7 +199,7 @@ def _surveys(
     out = []
     with load_localizer(bundle.path, device) as localizer:
         for name, mine in choices.items():
-            routes = {c.sequence.name: c.sequence.T_map_cam[:, :3, 3] for c in mine}
+            routes = {c.sequence.name: c.sequence.T_map_base[:, :3, 3] for c in mine}
             found = localize_held_out(localizer, held.get(name, ()), name, work, routes)
             described = map_descriptors(bundle, name)
             if described is None:

@@ -44,7 +44,8 @@ def localize_held_out(
 ) -> list[HeldOut]:
     """Localize the held-out frames as the vehicle will, each for itself.
 
-    :param work: where images are cached. :param routes: (N, 3) positions of a drive by its name, to tell the metres.
+    :param work: where images are cached. :param routes: (N, 3) positions of the base by a drive's name,
+        to tell the metres.
     """
     preprocess = Preprocess.from_settings(localizer.manifest.preprocessing)
     out = []
@@ -64,7 +65,7 @@ def localize_held_out(
             sigma.append(largest**0.5 if known else np.nan)
             chi.append(float(nees(error, estimate.covariance)) if known else np.nan)
         found = np.asarray(errors).reshape(-1, 6)
-        route = routes.get(sequence.name.removesuffix(" (held out)"), frames.T_map_cam[:, :3, 3])
+        route = routes.get(sequence.name.removesuffix(" (held out)"), sequence.T_map_base[:, :3, 3])
         out.append(
             HeldOut(
                 sequence,
@@ -73,7 +74,7 @@ def localize_held_out(
                 np.asarray(sigma),
                 np.asarray(chi),
                 tuple(states),
-                _along(route, sequence.T_map_cam[:, :3, 3]),
+                _along(route, sequence.T_map_base[:, :3, 3]),
             )
         )
     return out

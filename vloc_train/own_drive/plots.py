@@ -104,7 +104,8 @@ def draw_accuracy(survey: Survey, path: Path) -> Path:
     if known.any():
         extent = float(np.ptp(np.concatenate([c.sequence.T_map_base[:, :2, 3] for c in survey.choices]), axis=0).max())
         wanted = 0.015 * max(extent, 1.0) / max(float(np.median(sigma[known])), 1e-9)
-        scale = max([1] + [k for k in (2, 5, 10, 20, 50, 100) if k <= wanted])
+        steps = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100)
+        scale = max((k for k in steps if k <= wanted), default=steps[0])
         # A frame with no idea would cover the plan.
         size = 2 * scale * np.minimum(sigma[known], 8 * np.median(sigma[known]))
         axes.add_collection(
@@ -122,7 +123,8 @@ def draw_accuracy(survey: Survey, path: Path) -> Path:
                 zorder=3,
             )  # fmt: skip
         )
-        note = "" if scale == 1 else f", drawn {scale} times larger"
+        note = "" if scale == 1 else f", drawn {scale:g} times larger"
+        note = f", drawn {1 / scale:g} times smaller" if scale < 1 else note
         axes.plot([], [], "o", mfc="none", mec=REFERENCE, ms=9, label=f"predicted sigma{note}")
     dots = axes.scatter(
         *at[:, :2].T, c=np.maximum(error, low), s=22, cmap="plasma", norm=LogNorm(low, max(high, 2 * low)), lw=0,

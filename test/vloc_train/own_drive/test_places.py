@@ -74,7 +74,9 @@ def choice_of(sequence, reasons=None):
     for rows, name in (reasons or {}).items():
         reason[list(rows)] = REASONS.index(name)
     along = np.concatenate([[0], np.cumsum(np.linalg.norm(np.diff(sequence.T_map_cam[:, :3, 3], axis=0), axis=1))])
-    measures = Measures(np.ones(n), np.ones(n), np.ones(n), np.ones(n), np.zeros((n, 18, 32), np.uint8), np.zeros(n, bool))
+    measures = Measures(
+        np.ones(n), np.ones(n), np.ones(n), np.ones(n), np.zeros((n, 18, 32), np.uint8), np.zeros(n, bool)
+    )
     return Choice(sequence, reason, along, measures)
 
 
@@ -100,8 +102,8 @@ def test_a_blurred_stretch_is_told_with_metres_and_numbers():
     assert len(weak) == 1
     assert (weak[0].start_m, weak[0].stop_m) == (pytest.approx(119.7, abs=0.5), pytest.approx(139.6, abs=0.5))
     words = advice(choices, made, found, pieces, NONE, True)
-    assert any(w.startswith("Record again between 120 and 140 m of drive (x 130, y 0): 34 of 40 frames were blurred; drive slower")
-               for w in words), words  # fmt: skip
+    told = "Record again between 120 and 140 m of drive (x 130, y 0): 34 of 40 frames were blurred; drive slower"
+    assert any(w.startswith(told) for w in words), words
 
 
 def test_neighbouring_weak_pieces_are_one():

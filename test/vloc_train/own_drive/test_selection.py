@@ -16,12 +16,11 @@ from vloc_train.own_drive.measure import Measures, figures_of, measure
 from vloc_train.own_drive.selection import choose, surroundings
 from vloc_train.own_drive.settings import SelectionSettings
 
-
 TEXTURE = cv2.resize(np.random.default_rng(0).integers(0, 255, (18, 64, 3), dtype=np.uint8), (256, 72))
 
 
 class Spoiled(Pictures):
-    """A textured wall that moves by, with faults by number: ``blurred``, ``dark``, ``bright``, ``flat``, ``size``, ``broken``."""
+    """A textured wall that moves by, with faults by number: blurred, dark, bright, flat, size, broken."""
 
     faults: dict[int, str]
     seen: int = 0
@@ -94,7 +93,9 @@ def test_a_long_blurred_stretch_does_not_excuse_itself():
     """40 m blurred in a window of 20 m: the drive's own median tells."""
     choice = chosen(straight(np.arange(120.0), dict.fromkeys(range(40, 80), "blurred")), blur_window_m=20.0)
     assert choice.counts == {"blurred": 40}
-    excused = chosen(straight(np.arange(120.0), dict.fromkeys(range(40, 80), "blurred")), blur_window_m=20.0, blur_floor=0.0)
+    excused = chosen(
+        straight(np.arange(120.0), dict.fromkeys(range(40, 80), "blurred")), blur_window_m=20.0, blur_floor=0.0
+    )
     assert excused.counts.get("blurred", 0) < 40
 
 
