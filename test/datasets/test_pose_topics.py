@@ -218,6 +218,8 @@ def test_time_offset(sequence, tmp_path):
             bag.write("/reference/pose", "geometry_msgs/msg/PoseStamped", stamp, message)
     with pytest.raises(BagError, match=r"3600\.000 s behind: --time-offset 3600\.000"):
         open_bag_sequence(tmp_path / "bag")
+    with pytest.raises(BagError, match=r"3500\.000 s behind: --time-offset 3600\.000"):
+        open_bag_sequence(tmp_path / "bag", BagOptions(time_offset_s=100.0))
     found = open_bag_sequence(tmp_path / "bag", BagOptions(time_offset_s=3600.0))
     np.testing.assert_allclose(found.T_map_cam, sequence.T_map_cam, atol=1e-9)
 

@@ -454,7 +454,7 @@ def open_bag_sequence(
         if not allow_partial:
             drive.reader.require_complete()
         if not stamps:
-            clocks = drive.clocks.in_words(str(drive.image_topic), str(drive.truth_topic))
+            clocks = drive.clocks.in_words(str(drive.image_topic), str(drive.truth_topic), drive.options.time_offset_s)
             why = f" ({'; '.join(sorted(problems))})" if problems else f": {clocks}"
             if "no camera_info" in problems:
                 why += "; --camera-info FILE takes a YAML file of camera_calibration"
@@ -469,7 +469,7 @@ def open_bag_sequence(
         if offset is not None and abs(offset) > _CLOCK_WARNING_S:
             _log.warning(
                 "%s: by the times of recording, the clocks of %s and %s are %.3f s apart; is --time-offset %.3f right?",
-                path, drive.image_topic, drive.truth_topic, offset, offset,
+                path, drive.image_topic, drive.truth_topic, offset, drive.options.time_offset_s + offset,
             )  # fmt: skip
         unknown = np.full((4, 4), np.nan)
         T_odom_base = None

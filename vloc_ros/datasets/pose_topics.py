@@ -100,8 +100,11 @@ class ClockGap:
         middle = [int(np.median(np.asarray(self._late[n], dtype=np.int64))) for n in (images, poses)]
         return (middle[0] - middle[1]) * 1e-9
 
-    def in_words(self, images: str, poses: str) -> str:
-        """Why no image has a pose: the two spans, and which offset would bring them together."""
+    def in_words(self, images: str, poses: str, given_s: float = 0.0) -> str:
+        """Why no image has a pose: the two spans, and which offset would bring them together.
+
+        :param given_s: the offset that is in the stamps of the poses already.
+        """
         if images not in self._span or poses not in self._span:
             return f"there is not one usable message of {poses if images in self._span else images}"
         (a, b), (c, d) = self._span[images], self._span[poses]
@@ -110,8 +113,8 @@ class ClockGap:
         if offset is not None and abs(offset) > 0.05:
             return (
                 f"{text}; by the times of recording the clock of {poses} is {abs(offset):.3f} s "
-                f"{'behind' if offset > 0 else 'ahead'}: --time-offset {offset:.3f}"
+                f"{'behind' if offset > 0 else 'ahead'}: --time-offset {given_s + offset:.3f}"
             )
         if d < a or b < c:
-            return f"{text}; if they are of the same drive: --time-offset {(a - c) * 1e-9:.3f}"
+            return f"{text}; if they are of the same drive: --time-offset {given_s + (a - c) * 1e-9:.3f}"
         return text

@@ -89,7 +89,7 @@ def advice(
             for p in ambiguity.pairs[:3]
         )
         out.append(
-            f"{100 * ambiguity.share:.0f} % of the images have a double elsewhere: a vehicle that starts there needs an "
+            f"{100 * ambiguity.share:.0f} % of the images have a double elsewhere: a vehicle starting there needs an "
             f"initial pose, or some metres of driving. Most alike: {where}."
         )
     way = one_way_share(split)

@@ -52,7 +52,7 @@ class Document:
         self._html.append((f"<table><tr>{head}</tr>{body}</table>", None))
 
     def picture(self, path: Path, caption: str) -> None:
-        """A PNG file, which lies in the folder of the document or elsewhere."""
+        """A PNG or JPEG file, which lies in the folder of the document or elsewhere."""
         self._markdown += [f"![{caption}](<{path}>)", ""]
         self._html.append((caption, path))
 
@@ -70,9 +70,10 @@ class Document:
             if picture is None:
                 parts.append(re.sub(r'href="<([^>]+)>"', lambda m: f'href="{_relative(m[1], folder)}"', text))
                 continue
+            kind = "png" if picture.suffix == ".png" else "jpeg"
             data = base64.b64encode(picture.read_bytes()).decode("ascii")
             parts.append(
-                f'<figure><img src="data:image/png;base64,{data}" alt="{_text(text)}">'
+                f'<figure><img src="data:image/{kind};base64,{data}" alt="{_text(text)}">'
                 f"<figcaption>{_text(text)}</figcaption></figure>"
             )
         page = (

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vloc_train.own_drive.held_out import HeldOut
-from vloc_train.own_drive.hold_out import HELD, USED, Split
+from vloc_train.own_drive.hold_out import GUARD, USED, Split
 from vloc_train.own_drive.route import Nearby
 from vloc_train.own_drive.selection import IMAGE_REASONS, REASONS, Choice
 from vloc_train.own_drive.settings import ReportSettings
@@ -48,13 +48,19 @@ def pieces_of(
     usual_error, usual_sigma = median(error), median(sigma)
     out: list[Piece] = []
     parts = {d.name: p for d, p in zip(split.drives, split.part, strict=True)}
+    in_map = [d.T_map_cam for d in split.training]
+    mapped = Nearby(np.concatenate(in_map), settings.near_m, 45.0) if in_map else None
     for choice in choices:
         T, along = choice.sequence.T_map_cam, choice.along_m
-        in_map = np.zeros(len(T), dtype=bool)
-        part = parts.get(choice.sequence.name)
-        whole = part is not None and not (part == USED).any()  # a drive that is held out as a whole
-        if part is not None and len(part) == len(choice.kept):
-            in_map[choice.kept] = part != HELD if not whole else True
+        part = np.full(len(T), GUARD, dtype=np.uint8)
+        if choice.sequence.name in parts:
+            part[choice.kept] = parts[choice.sequence.name]
+        used_here = part == USED
+        # A frame that is not in the map for whatever reason misses nothing where another passage is.
+        there = used_here.copy()
+        aside = (part != USED) & (choice.reason <= len(IMAGE_REASONS))
+        for row in np.flatnonzero(aside):
+            there[row] = mapped is not None and len(mapped.of(T[row])) > 0
         count = max(1, round(choice.length_m / settings.piece_m))
         edges = np.linspace(0.0, choice.length_m + 1e-9, count + 1)
         number = np.clip(np.searchsorted(edges, along, side="right") - 1, 0, count - 1)
@@ -67,7 +73,7 @@ def pieces_of(
                 for row in rows[:: max(1, len(rows) // 10)]:
                     mine.update(nearby.of(T[row]).tolist())
             chosen = sorted(mine)
-            used = int(in_map[rows].sum())
+            used = int(used_here[rows].sum())
             piece = Piece(
                 choice.sequence.name,
                 float(edges[k]),
@@ -76,7 +82,7 @@ def pieces_of(
                 len(rows),
                 used,
                 dropped,
-                float((edges[k + 1] - edges[k]) / max(used, 1)),
+                float((edges[k + 1] - edges[k]) / max(int(there[rows].sum()), 1)),
                 median(error[chosen]),
                 median(sigma[chosen]),
             )
@@ -129,6 +135,7 @@ def _joined(group: Sequence[Piece]) -> Piece:
             dropped[name] = dropped.get(name, 0) + count
     posed, used = sum(p.posed for p in group), sum(p.used for p in group)
     length = group[-1].stop_m - group[0].start_m
+    spacing = length / sum((p.stop_m - p.start_m) / p.spacing_m for p in group)
     error, sigma = (_worst([getattr(p, n) for p in group]) for n in ("error_m", "sigma_m"))
     reasons = []
     for reason in group[0].reasons:
@@ -136,7 +143,7 @@ def _joined(group: Sequence[Piece]) -> Piece:
         if bad is not None:
             reasons.append(f"{dropped.get(bad, 0)} of {posed} frames {bad}")
         elif reason.startswith("frames "):
-            reasons.append(f"frames {length / max(used, 1):.1f} m apart")
+            reasons.append(f"frames {spacing:.1f} m apart")
         elif reason.startswith(("error", "sigma")):
             value = error if reason.startswith("error") else sigma
             reasons.append(f"{reason.split()[0]} up to {value:.2f} m ({reason.split('(')[1]}")
@@ -144,7 +151,7 @@ def _joined(group: Sequence[Piece]) -> Piece:
             reasons.append(reason)
     middle = group[len(group) // 2].position
     return Piece(
-        group[0].drive, group[0].start_m, group[-1].stop_m, middle, posed, used, dropped, length / max(used, 1), error,
+        group[0].drive, group[0].start_m, group[-1].stop_m, middle, posed, used, dropped, spacing, error,
         sigma, tuple(reasons),
     )  # fmt: skip
 

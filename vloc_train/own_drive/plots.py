@@ -121,7 +121,7 @@ def draw_accuracy(survey: Survey, path: Path) -> Path:
                 linewidths=0.5,
                 alpha=0.4,
                 zorder=3,
-            )  # fmt: skip
+            )
         )
         note = "" if scale == 1 else f", drawn {scale:g} times larger"
         note = f", drawn {1 / scale:g} times smaller" if scale < 1 else note

@@ -92,7 +92,7 @@ def _scene(document: Document, folder: Path, survey: Survey, settings: ReportSet
         document.picture(
             draw_accuracy(survey, folder / f"{prefix}accuracy.png"), "Errors and predicted sigma of held-out frames"
         )
-        if settings.pictures and (path := draw_errors(survey, folder / f"{prefix}errors.png")):
+        if settings.pictures and (path := draw_errors(survey, folder / f"{prefix}errors.jpg")):
             document.picture(path, "The largest errors")
     else:
         document.paragraph("No frame was held out by this report: see the map's own validation, `vloc map info`.")
@@ -108,7 +108,7 @@ def _scene(document: Document, folder: Path, survey: Survey, settings: ReportSet
         ],
     )  # fmt: skip
     document.picture(draw_coverage(survey, folder / f"{prefix}coverage.png"), "Frames of the map from above")
-    if settings.pictures and (path := draw_dropped(survey, folder / f"{prefix}dropped.png")):
+    if settings.pictures and (path := draw_dropped(survey, folder / f"{prefix}dropped.jpg")):
         document.picture(path, "Frames that were dropped")
     document.picture(draw_along(survey, folder / f"{prefix}along.png"), "Along the drives")
     document.heading("Weak places", level)
@@ -145,7 +145,7 @@ def _ambiguous(
         ],
     )  # fmt: skip
     document.picture(draw_ambiguous(survey, folder / f"{prefix}ambiguous.png"), "Places that look alike, from above")
-    if settings.pictures and (path := draw_alike(survey, folder / f"{prefix}alike.png")):
+    if settings.pictures and (path := draw_alike(survey, folder / f"{prefix}alike.jpg")):
         document.picture(path, "Places that look alike: one and the other")
 
 

@@ -68,7 +68,7 @@ def test_the_report_is_whole(made):
     for heading in ("What to do", "Expected accuracy", "Coverage", "Weak places", "Ambiguous places"):
         assert f"## {heading}" in markdown
     page = (folder / "report.html").read_text()
-    assert page.count("data:image/png;base64,") >= 3 and 'src="' in page
+    assert page.count("data:image/png;base64,") >= 3 and "data:image/jpeg;base64," in page and 'src="' in page
     assert not re.search(r'src="(?!data:)', page)  # one file, nothing beside it
     assert (made[1] / "map.work").is_dir() and not list((made[1]).glob("map.work/*partial*"))
 
@@ -106,7 +106,7 @@ def test_a_drive_in_the_dark_is_refused_with_its_reasons(tmp_path):
 
     drive = tiny_drive.drive(20)
     drive = replace(drive, source=Dark(drive.T_map_cam))
-    with pytest.raises(DatasetError, match="expected frames that can be used, found none: lap: 0 of 20.*20 dark"):
+    with pytest.raises(DatasetError, match=r"expected frames that can be used, found none: lap: 0 of 20.*20 dark"):
         make_map(TRAINER, {"map": [drive]}, tmp_path / "map", tiny_drive.settings(), OPTIONS, OWN, problems=Problems())
 
 
