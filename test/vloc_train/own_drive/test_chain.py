@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tiny_drive
+import tiny_extractor
 from typer.testing import CliRunner
 
 from vloc_ros.convert.sequence import write_sequence
@@ -90,6 +91,30 @@ def test_other_drives_for_calibration_are_shown(tmp_path):
     )  # fmt: skip
     figures = json.loads((tmp_path / "report" / "report.json").read_text())["scenes"]["map"]
     assert figures["hold_out"]["kind"] == "other drives" and figures["accuracy"]["frames"] == 24
+
+
+def test_a_map_that_is_built(tmp_path):
+    """Retrieval: no training, ambiguity by the map's own descriptors, and the origin in the rewritten bundle."""
+    from vloc_ros.localizers.retrieval.descriptor import EXTRACTOR_FILE, SECTION
+    from vloc_ros.maps import MapManifest, Scene, write_map
+
+    descriptor = tiny_extractor.descriptor()
+    scene = Scene("map", "map", (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+    manifest = MapManifest(
+        "retrieval", (scene,), tiny_drive.CAMERA, descriptor.preprocess.settings(),
+        {SECTION: descriptor.settings_mapping()},
+    )  # fmt: skip
+    source = write_map(tmp_path / "source", manifest, {EXTRACTOR_FILE: descriptor.tensors()})
+    builder = maker_for("retrieval", None, True)
+    drives = {"map": [replace(two_laps(), datum=Datum(48.0, 11.0, 500.0))]}
+    bundle = make_map(
+        builder, drives, tmp_path / "map", builder.settings("default", None, "test"), OPTIONS, OWN,
+        report=tmp_path / "report", extractor=source.path,
+    )  # fmt: skip
+    assert bundle.manifest.scene().datum == Datum(48.0, 11.0, 500.0)
+    figures = json.loads((tmp_path / "report" / "report.json").read_text())["scenes"]["map"]
+    assert figures["ambiguous"]["source"] == "the map's image descriptors"
+    assert figures["accuracy"]["median_translation_m"] < 2.0
 
 
 def test_drives_of_different_origins_are_refused(tmp_path):

@@ -43,7 +43,7 @@ def test_two_places_that_look_alike_are_one_pair():
     pair = found.pairs[0]
     assert pair.similarity == pytest.approx(1.0) and pair.distance_m == pytest.approx(125.0)
     assert 20 <= pair.frames <= 40
-    assert found.share == pytest.approx(24 / 400, abs=0.02)
+    assert 24 / 400 <= found.share <= 0.1  # with the neighbours that are nearly as alike
 
 
 def test_places_that_are_all_different_are_not_ambiguous():
