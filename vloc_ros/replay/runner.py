@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ from vloc_ros.evaluation.report import build_report, write_report
 from vloc_ros.evaluation.tum import write_tum
 from vloc_ros.localizers.base import Localizer, load_localizer
 from vloc_ros.localizers.device import device_name
-from vloc_ros.maps import read_map
+from vloc_ros.maps import MapBundle, read_map
 from vloc_ros.pipeline import REFUSALS, Frame, FrameResult, Pipeline, PipelineSettings
 from vloc_ros.replay.about import map_references, plain_settings
 from vloc_ros.replay.output import ResultBag
@@ -88,7 +88,7 @@ def replay(
         require_matplotlib()
     bundle = read_map(map_path)
     with ExitStack() as stack:
-        drive = stack.enter_context(BagDrive(bag, options))
+        drive = stack.enter_context(BagDrive(bag, _at_datum(options or BagOptions(), bundle)))
         if localizer is None:
             localizer = stack.enter_context(load_localizer(map_path, device, settings=settings))
         out.mkdir(parents=True, exist_ok=True)
@@ -211,6 +211,14 @@ def _notes(drive: BagDrive, map_frame: str) -> list[str]:
     if drive.skipped:
         notes.append(f"{len(drive.skipped)} messages were skipped; first: {drive.skipped[0]}")
     return notes
+
+
+def _at_datum(options: BagOptions, bundle: MapBundle) -> BagOptions:
+    """Satellite fixes are told in the map's frame, not in one of the drive's own."""
+    datum = bundle.manifest.scenes[0].datum
+    if datum is None or options.datum is not None:
+        return options
+    return replace(options, datum=(datum.latitude_deg, datum.longitude_deg, datum.altitude_m))
 
 
 def _indices(total: int, wanted: str | None) -> set[int]:

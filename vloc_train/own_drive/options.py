@@ -7,8 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from vloc_ros.commands.assignments import assigned
-from vloc_ros.errors import ConfigError
+from vloc_ros.commands.assignments import assigned, numbers_of
 from vloc_ros.settings import settings_from_mapping
 from vloc_train.own_drive.settings import OwnDriveSettings
 
@@ -135,24 +134,16 @@ def bag_options(
         "truth": truth, "image": image, "camera_info": camera_info, "base_frame": base_frame,
         "time_offset_s": time_offset, "max_gap_s": max_gap_s, "heading": heading,
         "heading_min_speed": heading_min_speed,
-        "extrinsics": _numbers("--extrinsics", extrinsics, (6, 12, 16)),
-        "antenna": _numbers("--antenna", antenna, (3,)),
-        "datum": _numbers("--datum", datum, (3,)),
+        "extrinsics": _list(numbers_of("--extrinsics", extrinsics, (6, 12, 16))),
+        "antenna": _list(numbers_of("--antenna", antenna, (3,))),
+        "datum": _list(numbers_of("--datum", datum, (3,))),
     }  # fmt: skip
     return {name: value for name, value in made.items() if value is not None}
 
 
-def _numbers(option: str, text: str | None, counts: tuple[int, ...]) -> list[float] | None:
-    if text is None:
-        return None
-    try:
-        values = [float(v) for v in text.replace(",", " ").split()]
-    except ValueError as problem:
-        raise ConfigError(f"{option}: expected numbers between commas, found {text!r}") from problem
-    if len(values) not in counts:
-        expected = " or ".join(map(str, counts))
-        raise ConfigError(f"{option}: expected {expected} numbers between commas, found {len(values)} in {text!r}")
-    return values
+def _list(values: tuple[float, ...] | None) -> list[float] | None:
+    """As settings are read from YAML."""
+    return None if values is None else list(values)
 
 
 def drive_settings(
