@@ -8,6 +8,7 @@ stamps ``secs/nsecs``, ROS 2 ``d k r p`` and ``sec/nanosec``; payloads come as n
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -119,7 +120,7 @@ def transform(message: Any) -> Array:
     translation = _first(inner, "translation", "position")
     rotation = _first(inner, "rotation", "orientation")
     q = np.array([rotation.x, rotation.y, rotation.z, rotation.w], dtype=np.float64)
-    norm = float(np.linalg.norm(q))
+    norm = math.hypot(*q)  # numbers of a damaged message may be too large to square
     if not np.isfinite(norm) or norm < 1e-6:
         raise GeometryError(f"pose: expected a unit quaternion, found xyzw {q.tolist()}; the publisher left it unset")
     T = np.eye(4)

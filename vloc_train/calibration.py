@@ -24,7 +24,7 @@ from vloc_ros.tracking.calibration import fit_covariance
 from vloc_ros.types import Array, Estimate, PosePrior, Query
 from vloc_train.frames import FrameSet, cache_frames
 
-__all__ = ["calibrate_scenes", "describe_errors", "recalibrate"]
+__all__ = ["calibrate_scenes", "describe_errors", "recalibrate", "simulated_prior"]
 
 
 @dataclass
@@ -55,7 +55,7 @@ class _Sample:
         return fit_covariance(tuple(self.names), *arrays).to_mapping()
 
 
-def _draw_prior(truth: Array, rng: np.random.Generator, kind: SimulatedPrior) -> PosePrior:
+def simulated_prior(truth: Array, rng: np.random.Generator, kind: SimulatedPrior) -> PosePrior:
     """A prediction as a tracker makes it: off by what its covariance says."""
     sigma = float(np.exp(rng.uniform(*np.log(kind.sigma_m))))
     std = np.array([sigma, sigma, 0.1 * sigma, *np.full(3, np.radians(kind.deg_per_m) * sigma)])
@@ -94,12 +94,12 @@ def calibrate_scenes(
         asked = np.repeat(np.arange(len(frames)), repeats if localizer.needs_prior else 1)
         for index, truth in zip(asked, frames.T_map_cam[asked], strict=True):
             image, stamp = np.array(frames.images[int(index)]), int(frames.stamps_ns[index])
-            start = _draw_prior(truth, rng, localizer.simulated_prior) if localizer.needs_prior else None
+            start = simulated_prior(truth, rng, localizer.simulated_prior) if localizer.needs_prior else None
             estimate = localizer.localize(Query(image, frames.camera, stamp, start, frames.scene))
             found.append(pose_error(estimate.T_map_cam, truth))
             scores.append(estimate.score if free.add(estimate, truth) else np.nan)
             if prior:
-                guess = _draw_prior(truth, rng, localizer.simulated_prior)
+                guess = simulated_prior(truth, rng, localizer.simulated_prior)
                 guided.add(localizer.localize(Query(image, frames.camera, stamp, guess, frames.scene)), truth)
         if not scores:
             continue

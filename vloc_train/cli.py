@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 import yaml
@@ -15,8 +16,17 @@ from rich.logging import RichHandler
 from vloc_ros.commands.assignments import assigned
 from vloc_ros.datasets import PosedSequence, open_source
 from vloc_ros.datasets.formats import Source, detect
+from vloc_ros.datasets.problems import Problems
 from vloc_ros.errors import ConfigError
-from vloc_ros.maps import MapBundle
+from vloc_ros.geometry.geodesy import Datum
+from vloc_ros.maps import MapBundle, read_map
+from vloc_train.own_drive import options as own
+from vloc_train.own_drive.options import Truth
+from vloc_train.own_drive.settings import OwnDriveSettings
+
+if TYPE_CHECKING:
+    from vloc_train.registry import Trainer
+    from vloc_train.run import RunOptions
 
 __all__ = ["build", "by_scene", "calibrate", "show_progress", "train"]
 
@@ -35,29 +45,59 @@ def _changes(config: Path | None, assignments: list[str], option: str = "--set")
     return assigned(assignments, option, changes)
 
 
-def by_scene(sources: list[str], truth: str | None) -> dict[str, list[PosedSequence]]:
+def by_scene(
+    sources: list[str],
+    truth: str | None,
+    bag: Mapping[str, Any] | None = None,
+    problems: Problems | None = None,
+) -> dict[str, list[PosedSequence]]:
     """``SRC`` or ``SCENE=SRC`` arguments to drives by scene; sources without a name belong to the scene ``map``.
 
     A source is a bag, a data-set folder or a COLMAP model (:mod:`vloc_ros.datasets.formats`), or a drive of the
     synthetic town (:mod:`vloc_train.town_source`).
+
+    :param bag: more options for bags (:class:`vloc_ros.datasets.bag.BagOptions`); the origin of the first one that
+        comes from a satellite receiver is that of the others, where none is named.
+    :param problems: told of what is left out.
     """
     from vloc_train.town_source import PREFIX, open_town
 
     scenes: dict[str, list[PosedSequence]] = {}
+    common = {"truth": truth, **(bag or {})}
     for source in sources:
         name, separator, path = source.partition("=")
         if not separator or not name.isidentifier():
             name, path = "map", source
-        opened = [open_town(path)] if path.startswith(PREFIX) else _open(path, truth)
+        opened = [open_town(path)] if path.startswith(PREFIX) else _open(path, common, problems)
+        common.setdefault("datum", datum_of({name: opened}))
+        if common["datum"] is None:
+            del common["datum"]
         scenes.setdefault(name, []).extend(opened)
     return scenes
 
 
-def _open(text: str, truth: str | None) -> list[PosedSequence]:
-    source = Source.parse(text)
-    bag = (source.format or detect(source.path)) == "bag"
-    options: dict[str, Any] = {"truth": truth} if bag else {}
-    return open_source(source, **options)
+def datum_of(scenes: Mapping[str, Sequence[PosedSequence]]) -> list[float] | None:
+    """The first origin among drives, as the option of a bag."""
+    found = next((d.datum for drives in scenes.values() for d in drives if d.datum is not None), None)
+    return None if found is None else [found.latitude_deg, found.longitude_deg, found.altitude_m]
+
+
+def _open(text: str, options: Mapping[str, Any], problems: Problems | None) -> list[PosedSequence]:
+    # A fresh count for each: a drive tells what it left out itself.
+    mine = Problems(problems.keep_going) if problems is not None else None
+    return open_source(Source.parse(text), mine, **(options if is_bag_source(text) else {}))
+
+
+def is_bag_source(text: str) -> bool:
+    """Whether a source text, with or without ``SCENE=``, names a bag."""
+    from vloc_train.town_source import PREFIX
+
+    name, separator, path = text.partition("=")
+    path = path if separator and name.isidentifier() else text
+    if path.startswith(PREFIX):
+        return False
+    source = Source.parse(path)
+    return (source.format or detect(source.path)) == "bag"
 
 
 Data = Annotated[
@@ -73,15 +113,27 @@ CalibrationData = Annotated[
 Config = Annotated[Path | None, typer.Option(help="YAML file of settings that differ from the preset.")]
 Assign = Annotated[list[str] | None, typer.Option("--set", help="One setting, for example network.embed_dim=128.")]
 Seed = Annotated[int | None, typer.Option(min=0, help="Of everything random.")]
-Truth = Annotated[
-    str | None, typer.Option(help="Topic of the reference poses (default: /reference/pose, or the only pose topic).")
-]
 About = Annotated[
     list[str] | None, typer.Option(help="NAME=VALUE to note under provenance, for example town.seed=1; repeat.")
 ]
 Extractor = Annotated[
     Path | None, typer.Option(help="A map whose extractor or network to use (retrieval, irpnet, copr, camnet, pixloc).")
 ]
+
+
+Preset = Annotated[
+    str | None,
+    typer.Option(help="paper: the publication's settings; small: minutes on a CPU; others by backend [the first]."),
+]
+MaxMinutes = Annotated[
+    float | None, typer.Option(min=0.01, help="End the training after this long, resumed parts included.")
+]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+Devices = Annotated[int, typer.Option(min=1, help="GPUs (or processes) that share each batch.")]
+Workers = Annotated[int, typer.Option(min=0, help="Processes that augment images; 0: none apart.")]
+Resume = Annotated[bool, typer.Option(help="Continue an interrupted run of the same settings.")]
+CheckpointMinutes = Annotated[float, typer.Option(min=0.01, help="A checkpoint at least this often.")]
+ProgressOption = Annotated[bool, typer.Option("--progress/--no-progress", help="Show progress.")]
 
 
 def train(
@@ -93,84 +145,193 @@ def train(
     more: More = None,
     calibration_data: CalibrationData = None,
     extractor: Extractor = None,
-    preset: Annotated[
-        str, typer.Option(help="paper: the publication's settings; small: minutes on a CPU; others by backend.")
-    ] = "paper",
+    preset: Preset = None,
     config: Config = None,
     assign: Assign = None,
-    max_minutes: Annotated[
-        float | None, typer.Option(min=0.01, help="End the run after this long, resumed parts included.")
-    ] = None,
+    max_minutes: MaxMinutes = None,
     seed: Seed = None,
     truth: Truth = None,
+    image: own.Image = None,
+    camera_info: own.CameraInfo = None,
+    base_frame: own.BaseFrame = None,
+    time_offset: own.TimeOffset = None,
+    max_gap_s: own.MaxGap = None,
+    extrinsics: own.Extrinsics = None,
+    heading: own.Heading = None,
+    heading_min_speed: own.HeadingMinSpeed = None,
+    antenna: own.Antenna = None,
+    datum: own.DatumOption = None,
+    keep_going: own.KeepGoing = False,
+    select: own.Select = None,
+    spacing_m: own.SpacingM = None,
+    spacing_deg: own.SpacingDeg = None,
+    hold_out: own.HoldOut = None,
+    drive_set: own.DriveSet = None,
+    report: own.Report = None,
     about: About = None,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    devices: Annotated[int, typer.Option(min=1, help="GPUs (or processes) that share each batch.")] = 1,
-    workers: Annotated[int, typer.Option(min=0, help="Processes that augment images; 0: none apart.")] = 0,
-    resume: Annotated[bool, typer.Option(help="Continue an interrupted run of the same settings.")] = True,
-    checkpoint_minutes: Annotated[float, typer.Option(min=0.01, help="A checkpoint at least this often.")] = 2.0,
-    progress: Annotated[bool, typer.Option(help="Show the progress bar.")] = True,
+    device: Device = "auto",
+    devices: Devices = 1,
+    workers: Workers = 0,
+    resume: Resume = True,
+    checkpoint_minutes: CheckpointMinutes = 2.0,
+    progress: ProgressOption = True,
 ) -> None:
     """Train a map of recorded drives. The same command continues after an interruption."""
     from vloc_train.registry import TRAINERS, find
     from vloc_train.run import RunOptions
 
     show_progress()
-    trainer = find(TRAINERS, backend, "train")
-    settings = trainer.settings(preset, _changes(config, assign or []), str(config or "command line"))
-    limits = {"max_minutes": max_minutes, "seed": seed}
-    settings = _with(settings, {k: v for k, v in limits.items() if v is not None}, backend)
-    _summary(
-        trainer.run(
-            by_scene([*data, *(more or [])], truth),
-            out,
-            settings,
-            RunOptions(device, devices, workers, checkpoint_minutes, resume, progress),
-            calibration=by_scene(calibration_data, truth) if calibration_data else None,
-            about=_changes(None, about or [], "--about"),
-            extractor=extractor,
-        )
-    )
+    _make(
+        backend,
+        find(TRAINERS, backend, "train"),
+        [*data, *(more or [])],
+        out,
+        preset,
+        _changes(config, assign or [], "--set"),
+        {"max_minutes": max_minutes, "seed": seed},
+        RunOptions(device, devices, workers, checkpoint_minutes, resume, progress),
+        where=str(config or "command line"),
+        bag=own.bag_options(
+            truth, image, camera_info, base_frame, time_offset, max_gap_s, extrinsics, heading, heading_min_speed,
+            antenna, datum,
+        ),
+        keep_going=keep_going,
+        select=select,
+        drive_settings=own.drive_settings(drive_set, spacing_m, spacing_deg, hold_out),
+        hold_out_named=hold_out is not None,
+        report=report,
+        calibration_data=calibration_data,
+        about=_changes(None, about or [], "--about"),
+        extractor=extractor,
+    )  # fmt: skip
 
 
 def build(
     backend: Annotated[
-        str, typer.Argument(help="Backend whose map is built without training: retrieval, camnet or pixloc.")
+        str, typer.Argument(help="Backend of the map: imposing, retrieval, irpnet, camnet, copr or pixloc.")
     ],
     data: Data,
     out: Out,
     more: More = None,
     calibration_data: CalibrationData = None,
     extractor: Extractor = None,
-    preset: Annotated[str | None, typer.Option(help="Named settings; the default is the backend's first.")] = None,
+    preset: Preset = None,
     config: Config = None,
     assign: Assign = None,
+    max_minutes: MaxMinutes = None,
     seed: Seed = None,
     truth: Truth = None,
+    image: own.Image = None,
+    camera_info: own.CameraInfo = None,
+    base_frame: own.BaseFrame = None,
+    time_offset: own.TimeOffset = None,
+    max_gap_s: own.MaxGap = None,
+    extrinsics: own.Extrinsics = None,
+    heading: own.Heading = None,
+    heading_min_speed: own.HeadingMinSpeed = None,
+    antenna: own.Antenna = None,
+    datum: own.DatumOption = None,
+    keep_going: own.KeepGoing = False,
+    select: own.Select = None,
+    spacing_m: own.SpacingM = None,
+    spacing_deg: own.SpacingDeg = None,
+    hold_out: own.HoldOut = None,
+    drive_set: own.DriveSet = None,
+    report: own.Report = None,
     about: About = None,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    progress: Annotated[bool, typer.Option(help="Show progress.")] = True,
+    device: Device = "auto",
+    devices: Devices = 1,
+    workers: Workers = 0,
+    resume: Resume = True,
+    checkpoint_minutes: CheckpointMinutes = 2.0,
+    progress: ProgressOption = True,
 ) -> None:
-    """Build a map of recorded drives with what another map has learned (--extractor)."""
-    from vloc_train.registry import BUILDERS, find
+    """From recorded drives to a calibrated map and a report on its quality, whatever the backend needs: with what
+    another map has learned (--extractor) where it can be built, else by training."""
+    from vloc_train.registry import maker_for
     from vloc_train.run import RunOptions
 
     show_progress()
-    builder = find(BUILDERS, backend, "map build")
-    named = preset or builder.presets[0]
-    settings = builder.settings(named, _changes(config, assign or []), str(config or "command line"))
-    settings = _with(settings, {} if seed is None else {"seed": seed}, backend)
-    _summary(
-        builder.run(
-            by_scene([*data, *(more or [])], truth),
-            out,
-            settings,
-            RunOptions(device, progress=progress),
-            calibration=by_scene(calibration_data, truth) if calibration_data else None,
-            about=_changes(None, about or [], "--about"),
-            extractor=extractor,
-        )
-    )
+    sources = [*data, *(more or [])]
+    if select is None:
+        select = all(is_bag_source(source) for source in sources)
+    _make(
+        backend,
+        maker_for(backend, preset, extractor is not None),
+        sources,
+        out,
+        preset,
+        _changes(config, assign or [], "--set"),
+        {"max_minutes": max_minutes, "seed": seed},
+        RunOptions(device, devices, workers, checkpoint_minutes, resume, progress),
+        where=str(config or "command line"),
+        bag=own.bag_options(
+            truth, image, camera_info, base_frame, time_offset, max_gap_s, extrinsics, heading, heading_min_speed,
+            antenna, datum,
+        ),
+        keep_going=keep_going,
+        select=select,
+        drive_settings=own.drive_settings(drive_set, spacing_m, spacing_deg, hold_out),
+        hold_out_named=hold_out is not None,
+        report=report,
+        calibration_data=calibration_data,
+        about=_changes(None, about or [], "--about"),
+        extractor=extractor,
+    )  # fmt: skip
+
+
+def _make(
+    backend: str,
+    maker: Trainer,
+    sources: list[str],
+    out: Path,
+    preset: str | None,
+    changes: dict[str, Any],
+    limits: dict[str, Any],
+    options: RunOptions,
+    *,
+    where: str,
+    bag: dict[str, Any],
+    keep_going: bool,
+    select: bool | None,
+    drive_settings: OwnDriveSettings,
+    hold_out_named: bool,
+    report: Path | None,
+    calibration_data: list[str] | None,
+    about: dict[str, Any],
+    extractor: Path | None,
+) -> None:
+    """What ``vloc train`` and ``vloc map build`` have in common."""
+    settings = maker.settings(preset or maker.presets[0], changes, where)
+    settings = _with(settings, {k: v for k, v in limits.items() if v is not None}, backend)
+    problems = Problems(keep_going)
+    truth = bag.pop("truth", None)
+    scenes = by_scene(sources, truth, bag, problems)
+    known = datum_of(scenes)
+    calibration = None
+    if calibration_data:
+        more = bag if known is None else {"datum": known, **bag}
+        calibration = by_scene(calibration_data, truth, more, problems)
+    if select or report is not None or hold_out_named:
+        from vloc_train.own_drive.chain import make_map
+
+        if not select and not hold_out_named:
+            drive_settings = replace(drive_settings, hold_out=replace(drive_settings.hold_out, kind="every"))
+        if report is None and select:
+            report = out.with_name(f"{out.name.removesuffix('.vmap')}-report")
+        bundle = make_map(
+            maker, scenes, out, settings, options, drive_settings, select=bool(select), report=report,
+            calibration=calibration, about=about, extractor=extractor, problems=problems,
+        )  # fmt: skip
+    else:
+        bundle = maker.run(scenes, out, settings, options, calibration=calibration, about=about, extractor=extractor)
+        if known is not None:
+            from vloc_train.own_drive.chain import with_datum
+
+            bundle = with_datum(bundle, Datum(*known))
+    _summary(bundle)
+    if report is not None:
+        Console().print(f"report: {report / 'report.html'}", markup=False)
 
 
 def show_progress() -> None:
@@ -194,7 +355,17 @@ def calibrate(
     map_path: Annotated[Path, typer.Argument(metavar="MAP", help="A map: a folder, or a .vmap file.")],
     data: Annotated[list[str], typer.Option("--data", help="A drive that the map was not trained on, or SCENE=PATH.")],
     out: Annotated[Path | None, typer.Option("--out", help="Write another map instead of changing this one.")] = None,
-    truth: Annotated[str | None, typer.Option(help="Topic of the reference poses.")] = None,
+    truth: Truth = None,
+    image: own.Image = None,
+    camera_info: own.CameraInfo = None,
+    base_frame: own.BaseFrame = None,
+    time_offset: own.TimeOffset = None,
+    max_gap_s: own.MaxGap = None,
+    extrinsics: own.Extrinsics = None,
+    heading: own.Heading = None,
+    heading_min_speed: own.HeadingMinSpeed = None,
+    antenna: own.Antenna = None,
+    keep_going: own.KeepGoing = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
 ) -> None:
     """Fit the covariance of a map to a drive of today: another season, another camera of the same lens.
@@ -203,7 +374,14 @@ def calibrate(
     """
     from vloc_train.calibration import recalibrate
 
-    _summary(recalibrate(map_path, by_scene(data, truth), out or map_path, device))
+    bag = own.bag_options(
+        None, image, camera_info, base_frame, time_offset, max_gap_s, extrinsics, heading, heading_min_speed, antenna
+    )
+    datum = read_map(map_path).manifest.scenes[0].datum
+    if datum is not None:
+        bag["datum"] = [datum.latitude_deg, datum.longitude_deg, datum.altitude_m]
+    drives = by_scene(data, truth, bag, Problems(keep_going))
+    _summary(recalibrate(map_path, drives, out or map_path, device))
 
 
 def _summary(bundle: MapBundle) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 from vloc_ros.errors import ConfigError
 from vloc_ros.maps import MapBundle
 
-__all__ = ["BUILDERS", "TRAINERS", "Trainer", "find"]
+__all__ = ["BUILDERS", "TRAINERS", "Trainer", "find", "maker_for"]
 
 #: ``vloc train BACKEND``.
 TRAINERS = {
@@ -54,3 +54,25 @@ def find(table: dict[str, str], backend: str, doing: str) -> Trainer:
     found = getattr(importlib.import_module(module), name)
     assert isinstance(found, Trainer)
     return found
+
+
+def maker_for(backend: str, preset: str | None = None, with_extractor: bool = False) -> Trainer:
+    """What makes a map of this backend in one go: its builder where there is one and it has what it needs, else its
+    trainer.
+
+    :param preset: a preset that only one of the two knows decides. :param with_extractor: a trained map is given.
+    :raises ConfigError: no such backend.
+    """
+    if backend not in BUILDERS:
+        return find(TRAINERS, backend, "map build")
+    builder = find(BUILDERS, backend, "map build")
+    # Without a trained network there is nothing to build with, but for public weights.
+    can_build = with_extractor or backend not in _BUILD_WITH_EXTRACTOR
+    if can_build and (preset is None or preset in builder.presets):
+        return builder
+    trainer = find(TRAINERS, backend, "map build")
+    return builder if preset is not None and preset not in trainer.presets else trainer
+
+
+#: Builders that are nothing without ``--extractor``.
+_BUILD_WITH_EXTRACTOR = ("camnet", "pixloc")

@@ -254,3 +254,17 @@ def test_sqlite_result(bundle, knowing, make_drive, drive_bag, tmp_path):
     assert [p.suffix for p in sorted(out.bag_path.iterdir())] == [".yaml", ".db3"] or (
         out.bag_path / "result.db3"
     ).exists()
+
+
+def test_satellite_fixes_are_told_in_the_frame_of_the_map():
+    from types import SimpleNamespace
+
+    from vloc_ros.geometry.geodesy import Datum
+    from vloc_ros.replay.runner import _at_datum
+
+    def bundle(datum):
+        return SimpleNamespace(manifest=SimpleNamespace(scenes=[SimpleNamespace(datum=datum)]))
+
+    assert _at_datum(BagOptions(), bundle(Datum(48.0, 11.0, 500.0))).datum == (48.0, 11.0, 500.0)
+    assert _at_datum(BagOptions(datum=(1.0, 2.0, 3.0)), bundle(Datum(48.0, 11.0, 500.0))).datum == (1.0, 2.0, 3.0)
+    assert _at_datum(BagOptions(), bundle(None)).datum is None

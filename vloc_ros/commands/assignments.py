@@ -7,7 +7,9 @@ from typing import Any
 
 import typer
 
-__all__ = ["assigned"]
+from vloc_ros.errors import ConfigError
+
+__all__ = ["assigned", "numbers_of"]
 
 
 def assigned(texts: Iterable[str], option: str, base: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -36,3 +38,20 @@ def assigned(texts: Iterable[str], option: str, base: dict[str, Any] | None = No
             message = f"{name}: expected a YAML value, found {value!r}: {' '.join(str(problem).split())}"
             raise typer.BadParameter(message, param_hint=option) from problem
     return out
+
+
+def numbers_of(option: str, text: str | None, counts: tuple[int, ...]) -> tuple[float, ...] | None:
+    """``1,2,3`` as numbers, as many as one of ``counts``; None for an option that was not given.
+
+    :raises ConfigError: something else.
+    """
+    if text is None:
+        return None
+    try:
+        values = tuple(float(v) for v in text.replace(",", " ").split())
+    except ValueError as problem:
+        raise ConfigError(f"{option}: expected numbers between commas, found {text!r}") from problem
+    if len(values) not in counts:
+        expected = " or ".join(map(str, counts))
+        raise ConfigError(f"{option}: expected {expected} numbers between commas, found {len(values)} in {text!r}")
+    return values

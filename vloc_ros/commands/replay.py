@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast
 
 import typer
 
-from vloc_ros.commands.assignments import assigned
+from vloc_ros.commands.assignments import assigned, numbers_of
 from vloc_ros.commands.convert import StorageName
 from vloc_ros.commands.progress import progress_bar
 
@@ -37,6 +37,20 @@ def replay(
     odometry: Annotated[
         str | None, typer.Option("--odometry", metavar="TOPIC", help="Default: /odometry, else TF.")
     ] = None,
+    time_offset: Annotated[
+        float, typer.Option("--time-offset", help="Seconds to add to the stamps of --truth to get the images' clock.")
+    ] = 0.0,
+    max_gap_s: Annotated[
+        float, typer.Option("--max-gap-s", min=0.0, help="Reference poses further apart are not interpolated between.")
+    ] = 0.5,
+    extrinsics: Annotated[
+        str | None,
+        typer.Option(help="Camera in the base, instead of /tf_static: x,y,z,roll,pitch,yaw, or 12 or 16 numbers."),
+    ] = None,
+    heading: Annotated[
+        str | None, typer.Option(metavar="TOPIC", help="With --truth of NavSatFix: a topic, or course.")
+    ] = None,
+    antenna: Annotated[str | None, typer.Option(help="With --truth of NavSatFix: x,y,z of the antenna.")] = None,
     base_frame: Annotated[str, typer.Option("--base-frame", help="The frame whose pose is published.")] = "base_link",
     odom_frame: Annotated[str, typer.Option("--odom-frame", help="The frame that odometry drifts in.")] = "odom",
     rectified: Annotated[
@@ -82,6 +96,11 @@ def replay(
         base_frame=base_frame,
         odom_frame=odom_frame,
         image_is_rectified=rectified,
+        time_offset_s=time_offset,
+        max_gap_s=max_gap_s,
+        extrinsics=numbers_of("--extrinsics", extrinsics, (6, 12, 16)),
+        heading=heading,
+        antenna=cast("tuple[float, float, float] | None", numbers_of("--antenna", antenna, (3,))),
     )
     with progress_bar("localizing") as progress:
         result = run(

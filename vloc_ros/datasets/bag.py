@@ -7,7 +7,7 @@ second pass and never held.
 from __future__ import annotations
 
 import bisect
-import os
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,17 +15,27 @@ from pathlib import Path
 import numpy as np
 
 from vloc_ros import messages as msgs
-from vloc_ros.datasets.bag_places import read_places
 from vloc_ros.datasets.bag_reader import BagReader
-from vloc_ros.datasets.sequence import PosedSequence
+from vloc_ros.datasets.camera_file import is_camera_file, read_camera_file
+from vloc_ros.datasets.gnss_poses import COURSE, FixTrack
+from vloc_ros.datasets.pose_topics import (
+    HEADING_TYPES,
+    TRUTH_TYPES,
+    ClockGap,
+    candidates,
+    check_quaternion,
+    mounting_of,
+)
 from vloc_ros.datasets.transform_tree import TransformTree
 from vloc_ros.errors import BagError, CameraError, VlocError
-from vloc_ros.images.decode import CompressedImage, RawImage, decode
-from vloc_ros.types import Array, CameraModel, RgbImage
+from vloc_ros.geometry.geodesy import Datum
+from vloc_ros.images.decode import CompressedImage, RawImage
+from vloc_ros.types import Array, CameraModel
 
-__all__ = ["BagDrive", "BagFrame", "BagOptions", "open_bag_sequence"]
+__all__ = ["BagDrive", "BagFrame", "BagOptions"]
 
-POSE_TYPES = ("PoseStamped", "PoseWithCovarianceStamped", "TransformStamped", "Odometry")
+_log = logging.getLogger(__name__)
+
 NO_TRUTH = "none"
 
 
@@ -33,8 +43,19 @@ NO_TRUTH = "none"
 class BagOptions:
     """Which topics and frames to use; None picks the usual name, or the only topic of a fitting type.
 
-    ``truth`` is a topic of poses of the base in the map, ``/tf:map.base_link`` for a transform, or ``none``.
     ``image_is_rectified`` None means: when the topic's name says so (``image_rect``).
+
+    :param camera_info: a topic, or a YAML file of camera_calibration for a bag without one.
+    :param truth: a topic of poses of the base in the map (PoseStamped, PoseWithCovarianceStamped, TransformStamped,
+        Odometry), or of NavSatFix; ``/tf:map.base_link`` for a transform; or ``none``.
+    :param max_gap_s: poses further apart are not interpolated between.
+    :param time_offset_s: added to the stamps of the poses, which makes them the images' clock.
+    :param extrinsics: the camera in the base, instead of ``/tf_static`` (:func:`pose_topics.mounting_of`).
+    :param heading: with NavSatFix: a topic with an orientation (Imu, QuaternionStamped, poses), or ``course`` for the
+        course of motion.
+    :param heading_min_speed: m/s below which there is no course of motion.
+    :param antenna: x, y, z (m) of the receiver's antenna in the base, where ``/tf_static`` does not know it.
+    :param datum: latitude, longitude (degrees) and altitude (m) of the map's origin; None: the first fix.
     """
 
     image: str | None = None
@@ -45,6 +66,12 @@ class BagOptions:
     odom_frame: str = "odom"
     image_is_rectified: bool | None = None
     max_gap_s: float = 0.5
+    time_offset_s: float = 0.0
+    extrinsics: tuple[float, ...] | None = None
+    heading: str | None = None
+    heading_min_speed: float = 1.0
+    antenna: tuple[float, float, float] | None = None
+    datum: tuple[float, float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -105,9 +132,11 @@ class BagDrive:
         if self.rectified is None:
             self.rectified = "image_rect" in self.image_topic
         folder = self.image_topic.removesuffix("/compressed").rsplit("/", 1)[0]
-        self.info_topic = _choose(
-            reader, options.camera_info, ("CameraInfo",), (f"{folder}/camera_info",), "--camera-info"
-        )
+        self.info_topic: str | None = None
+        if not is_camera_file(options.camera_info):
+            self.info_topic = _choose(
+                reader, options.camera_info, ("CameraInfo",), (f"{folder}/camera_info",), "--camera-info"
+            )
         self.truth_topic: str | None = None
         self._truth_edge: tuple[str, str] | None = None
         if options.truth and options.truth.startswith("/tf:"):
@@ -117,14 +146,36 @@ class BagDrive:
             self._truth_edge = parent, child
         elif options.truth != NO_TRUTH:
             # Odometry drifts: it is taken for truth only when asked for by name.
-            kinds = POSE_TYPES if options.truth else POSE_TYPES[:2]
+            kinds = TRUTH_TYPES if options.truth else TRUTH_TYPES[:2]
+            if options.truth is not None and options.truth not in reader.of_type(*kinds):
+                kind = reader.topics.get(options.truth)
+                found = f"messages of type {kind} there" if kind else "no such topic"
+                raise BagError(
+                    f"{reader.path}: expected poses on {options.truth}, found {found}; poses are on: "
+                    f"{candidates(reader)}"
+                )
             self.truth_topic = _choose(reader, options.truth, kinds, ("/reference/pose",), "--truth")
+        self._choose_heading()
         self.odometry_topic = _choose(reader, options.odometry, ("Odometry",), ("/odometry", "/odom"), None)
         if self.odometry_topic == self.truth_topic:
             self.odometry_topic = None
 
+    def _choose_heading(self) -> None:
+        """What to do with satellite fixes, where they are the truth."""
+        options = self.options
+        self.fixes: FixTrack | None = None
+        self.heading_topic: str | None = None
+        if self.truth_topic is None or not self.reader.topics[self.truth_topic].endswith("/NavSatFix"):
+            return
+        datum = None if options.datum is None else Datum(*options.datum)
+        self.fixes = FixTrack(datum, options.heading_min_speed, options.max_gap_s)
+        if options.heading not in (None, COURSE):
+            self.heading_topic = _choose(self.reader, options.heading, HEADING_TYPES, (), "--heading")
+
     def _read_small_messages(self) -> None:
         reader, options = self.reader, self.options
+        offset_ns = round(options.time_offset_s * 1e9)
+        self.clocks = ClockGap()
         self.tree = TransformTree(int(options.max_gap_s * 1e9))
         self.infos = _CameraInfos()
         self.truth_covariances: dict[int, Array] = {}
@@ -135,7 +186,8 @@ class BagDrive:
         self._odom_child = options.base_frame
         infos: dict[int, CameraModel | str] = {}
         # Pose topics get edges of their own: a bag may hold the same transform on /tf, computed differently.
-        wanted = {t for t in ("/tf", "/tf_static", self.info_topic, self.truth_topic, self.odometry_topic) if t}
+        topics = (self.info_topic, self.truth_topic, self.odometry_topic, self.heading_topic)
+        wanted = {t for t in ("/tf", "/tf_static", *topics) if t}
         self.camera_frame = ""
         for item in reader.messages(wanted & set(reader.topics)):
             message = item.message
@@ -148,10 +200,18 @@ class BagDrive:
                         infos[msgs.stamp_ns(message)] = str(error)
                 elif item.topic in ("/tf", "/tf_static"):
                     self._add_transforms(message, item.topic == "/tf_static")
+                elif item.topic == self.truth_topic and self.fixes is not None:
+                    stamp = msgs.stamp_ns(message) + offset_ns
+                    self.clocks.add(item.topic, stamp, item.time_ns)
+                    self.fixes.add_fix(message, stamp)
+                elif item.topic == self.heading_topic and self.fixes is not None:
+                    self.fixes.add_heading(message, msgs.stamp_ns(message) + offset_ns)
                 elif item.topic == self.truth_topic:
                     self.frame_id = msgs.frame_id(message) or "map"
                     self._truth_child = _child(message) or options.base_frame
-                    stamp = msgs.stamp_ns(message)
+                    stamp = msgs.stamp_ns(message) + offset_ns
+                    self.clocks.add(item.topic, stamp, item.time_ns)
+                    check_quaternion(message)
                     self.tree.add("truth parent", "truth child", stamp, msgs.transform(message))
                     covariance = msgs.pose_covariance(message)
                     if covariance is not None:
@@ -163,6 +223,8 @@ class BagDrive:
                     self._odom_edge = "odometry parent", "odometry child"
             except VlocError as error:
                 self.skipped.append(f"{item.topic} at {item.time_ns} ns: {error}")
+        if options.camera_info is not None and is_camera_file(options.camera_info):
+            infos = {0: read_camera_file(options.camera_info, bool(self.rectified))}
         for stamp in sorted(infos):
             self.infos.stamps.append(stamp)
             self.infos.models.append(infos[stamp])
@@ -174,7 +236,50 @@ class BagDrive:
             if first is None:
                 raise BagError(f"{reader.path}: not one image can be read: {reader.problem}")
             self.camera_frame = msgs.frame_id(first.message)
-        self.T_base_cam = self._mounting(options.base_frame, self.camera_frame)
+        if options.extrinsics is not None:
+            self.T_base_cam = mounting_of(options.extrinsics)
+        else:
+            self.T_base_cam = self._mounting(options.base_frame, self.camera_frame)
+        if self.fixes is not None:
+            self._add_fixes(self.fixes)
+
+    def _add_fixes(self, fixes: FixTrack) -> None:
+        """Poses of the base from fixes and headings, once the mountings are known."""
+        options, base = self.options, self.options.base_frame
+        t, R = np.zeros(3), np.eye(3)
+        if options.antenna is not None:
+            t = np.asarray(options.antenna, dtype=np.float64)
+        else:
+            t = self._known_mounting(base, fixes.frame, "antenna", "--antenna x,y,z")[:3, 3]
+        if self.heading_topic is not None and fixes.heading_frame:
+            R = self._known_mounting(base, fixes.heading_frame, "sensor of the heading", "a transform in /tf_static")[
+                :3, :3
+            ]
+        heading = options.heading or COURSE
+        if options.heading is None:
+            _log.warning(
+                "%s: no --heading: the course of motion is taken, as of a vehicle that drives forwards",
+                self.truth_topic,
+            )
+        for stamp, T in fixes.poses(str(self.truth_topic), heading, t, R):
+            self.tree.add("truth parent", "truth child", stamp, T)
+        self._truth_edge = "truth parent", "truth child"
+        self._truth_child = base
+
+    def _known_mounting(self, base: str, frame: str, what: str, remedy: str) -> Array:
+        """``T_base_frame``, or the identity with a warning: many bags do not say where the antenna is."""
+        if frame in ("", base):
+            return np.eye(4)
+        try:
+            return self.tree.static(base, frame)
+        except BagError:
+            _log.warning("no transform from %r to %r: the %s counts as at the base (%s)", frame, base, what, remedy)
+            return np.eye(4)
+
+    @property
+    def datum(self) -> Datum | None:
+        """Where the map frame lies on the Earth, where the truth comes from a satellite receiver."""
+        return None if self.fixes is None else self.fixes.datum
 
     def _add_transforms(self, message: object, static: bool) -> None:
         for item in message.transforms:  # type: ignore[attr-defined]
@@ -288,106 +393,3 @@ def _choose(
     if len(topics) > 1 and option is not None:
         raise BagError(f"{reader.path}: several topics to choose from ({', '.join(topics)}); name one with {option}")
     return topics[0] if topics else None
-
-
-class _BagImages:
-    """Images of a bag by frame number. Each process opens the bag for itself: file positions are not shared."""
-
-    def __init__(self, path: Path, topic: str, stamps: list[int], times: list[int]) -> None:
-        self._path, self._topic, self._stamps, self._times = path, topic, stamps, times
-        self._reader: BagReader | None = None
-        self._owner = 0
-
-    def __getstate__(self) -> dict[str, object]:
-        return {**self.__dict__, "_reader": None, "_owner": 0}
-
-    def _open(self) -> BagReader:
-        if self._reader is None or self._owner != os.getpid():
-            self._reader, self._owner = BagReader(self._path), os.getpid()
-        return self._reader
-
-    def image(self, index: int) -> RgbImage:
-        time = self._times[index]
-        for item in self._open().messages([self._topic], time, time + 1):
-            if msgs.stamp_ns(item.message) == self._stamps[index]:
-                return decode(msgs.message_image(item.message))
-        raise self._vanished(index)
-
-    def encoded(self, index: int) -> tuple[bytes, str] | None:
-        """The recorded file and its format; None where pixels were recorded."""
-        time = self._times[index]
-        for item in self._open().messages([self._topic], time, time + 1):
-            if msgs.stamp_ns(item.message) == self._stamps[index]:
-                image = msgs.message_image(item.message)
-                return (bytes(image.data), image.format) if isinstance(image, CompressedImage) else None
-        raise self._vanished(index)
-
-    def _vanished(self, index: int) -> BagError:
-        return BagError(f"{self._path}: frame {index} (stamp {self._stamps[index]} ns) has vanished from {self._topic}")
-
-    def frames(self) -> Iterator[tuple[int, RgbImage]]:
-        index = 0
-        for item in self._open().messages([self._topic]):
-            if index < len(self._stamps) and msgs.stamp_ns(item.message) == self._stamps[index]:
-                yield index, decode(msgs.message_image(item.message))
-                index += 1
-
-
-def open_bag_sequence(
-    path: str | Path, options: BagOptions | None = None, allow_partial: bool = False
-) -> PosedSequence:
-    """The posed frames of a bag: those with a reference pose and intrinsics, once per stamp.
-
-    :raises BagError: see :class:`BagDrive`; also no truth, no camera_info, cameras that differ, not one posed
-        frame, or an unfinished bag (unless ``allow_partial``).
-    """
-    with BagDrive(path, options) as drive:
-        if not drive.has_truth:
-            raise BagError(
-                f"{path}: the bag has images but no truth; expected poses on /reference/pose, or name them with --truth"
-            )
-        stamps: list[int] = []
-        times: list[int] = []
-        poses: list[Array] = []
-        odometry: list[Array | None] = []
-        cameras: set[CameraModel] = set()
-        problems: set[str] = set()
-        for frame in drive.frames():
-            T_map_base = drive.T_map_base(frame.stamp_ns)
-            if frame.camera is None:
-                problems.add(frame.problem)
-            elif T_map_base is not None and frame.stamp_ns > 0 and (not stamps or frame.stamp_ns > stamps[-1]):
-                stamps.append(frame.stamp_ns)
-                times.append(frame.time_ns)
-                poses.append(T_map_base @ drive.T_base_cam)
-                odometry.append(drive.T_odom_base(frame.stamp_ns))
-                cameras.add(frame.camera)
-        if not allow_partial:
-            drive.reader.require_complete()
-        if not stamps:
-            why = f" ({'; '.join(sorted(problems))})" if problems else "; do truth and images overlap in time?"
-            raise BagError(
-                f"{path}: not one of {drive.frame_count} images has both a reference pose and intrinsics{why}"
-            )
-        if len(cameras) > 1:
-            raise BagError(f"{path}: the intrinsics change during the drive ({len(cameras)} different camera_info)")
-        datum, gnss = read_places(drive.reader)
-        rig = drive.tree.mountings(drive.options.base_frame)
-        rig.pop(drive.camera_frame, None)
-        unknown = np.full((4, 4), np.nan)
-        T_odom_base = None
-        if any(T is not None for T in odometry):
-            T_odom_base = np.stack([unknown if T is None else T for T in odometry])
-        return PosedSequence(
-            Path(path).name,
-            np.array(stamps, dtype=np.int64),
-            np.stack(poses),
-            drive.T_base_cam,
-            cameras.pop(),
-            _BagImages(Path(path), str(drive.image_topic), stamps, times),
-            T_odom_base,
-            drive.frame_id,
-            datum,
-            gnss,
-            rig,
-        )

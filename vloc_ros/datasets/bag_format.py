@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from vloc_ros.datasets.bag import BagOptions, open_bag_sequence
+from vloc_ros.datasets.bag import BagOptions
+from vloc_ros.datasets.bag_sequence import open_bag_sequence
 from vloc_ros.datasets.problems import Problems
 from vloc_ros.datasets.sequence import PosedSequence
 
@@ -22,4 +23,4 @@ def matches(path: Path) -> bool:
 
 def open_drives(path: Path, options: BagOptions, problems: Problems) -> list[PosedSequence]:
     """The one drive of a bag; an unfinished bag is a fault."""
-    return [open_bag_sequence(path, options, allow_partial=problems.keep_going)]
+    return [open_bag_sequence(path, options, allow_partial=problems.keep_going, report=problems)]

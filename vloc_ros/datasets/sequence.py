@@ -116,11 +116,16 @@ class PosedSequence:
     def select(self, indices: npt.NDArray[np.int64]) -> PosedSequence:
         """The same drive with only some frames, in the order given (which must be increasing)."""
         indices = np.asarray(indices, dtype=np.int64)
+        part: ImageSource
+        if hasattr(self.source, "select"):  # one that reads a selection in one pass
+            part = self.source.select(indices)
+        else:
+            part = (_DepthSubset if hasattr(self.source, "depth") else _Subset)(self.source, indices)
         return replace(
             self,
             stamps_ns=self.stamps_ns[indices],
             T_map_cam=self.T_map_cam[indices],
-            source=(_DepthSubset if hasattr(self.source, "depth") else _Subset)(self.source, indices),
+            source=part,
             T_odom_base=None if self.T_odom_base is None else self.T_odom_base[indices],
         )
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from vloc_ros import messages as msgs
 from vloc_ros.datasets import bag_format
-from vloc_ros.datasets.bag import POSE_TYPES
 from vloc_ros.datasets.bag_reader import BagReader
+from vloc_ros.datasets.pose_topics import POSE_TYPES
 from vloc_ros.datasets.posed import track_of
 from vloc_ros.datasets.problems import Problems
 from vloc_ros.datasets.tables import read_rows, stamp_in_ns, transform_from_quaternion

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ from vloc_ros.evaluation.report import build_report, write_report
 from vloc_ros.evaluation.tum import write_tum
 from vloc_ros.localizers.base import Localizer, load_localizer
 from vloc_ros.localizers.device import device_name
-from vloc_ros.maps import read_map
+from vloc_ros.maps import MapBundle, read_map
 from vloc_ros.pipeline import REFUSALS, Frame, FrameResult, Pipeline, PipelineSettings
 from vloc_ros.replay.about import map_references, plain_settings
 from vloc_ros.replay.initial_poses import InitialPoses, initial_poses
@@ -94,7 +94,7 @@ def replay(
         require_matplotlib()
     bundle = read_map(map_path)
     with ExitStack() as stack:
-        drive = stack.enter_context(BagDrive(bag, options))
+        drive = stack.enter_context(BagDrive(bag, _at_datum(options or BagOptions(), bundle)))
         if localizer is None:
             localizer = stack.enter_context(load_localizer(map_path, device, settings=settings))
         frame_id = bundle.manifest.scenes[0].frame_id
@@ -228,6 +228,14 @@ def _start_notes(start: InitialPoses) -> list[str]:
     if not start.description:
         return []
     return [f"initial pose: {start.description} ({start.given} given)", *start.notes]
+
+
+def _at_datum(options: BagOptions, bundle: MapBundle) -> BagOptions:
+    """Satellite fixes are told in the map's frame, not in one of the drive's own."""
+    datum = bundle.manifest.scenes[0].datum
+    if datum is None or options.datum is not None:
+        return options
+    return replace(options, datum=(datum.latitude_deg, datum.longitude_deg, datum.altitude_m))
 
 
 def _indices(total: int, wanted: str | None) -> set[int]:

@@ -30,9 +30,10 @@ from vloc_ros.maps import MapBundle, MapManifest, read_map, write_map
 from vloc_ros.maps.writer import check_target
 from vloc_ros.settings import settings_to_mapping
 from vloc_train.calibration import calibrate_scenes
-from vloc_train.cli import Data, More, Truth, by_scene, show_progress
+from vloc_train.cli import Data, More, by_scene, show_progress
 from vloc_train.export import commit, frame_id_of, provenance, scene_of
 from vloc_train.frames import FrameSet, cache_drives, cache_frames, hold_out, join
+from vloc_train.own_drive.options import Truth
 from vloc_train.registry import Trainer
 from vloc_train.retrieval.clusters import fit_extractor_whitening, initialise_clusters, untrained_extractor
 from vloc_train.retrieval.describe import describe_frames

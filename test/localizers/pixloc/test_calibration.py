@@ -46,14 +46,14 @@ def calibrated(tmp_path_factory):
 
 def test_a_calibrated_map_knows_how_wrong_it_is(calibrated):
     from vloc_ros.localizers.base import SimulatedPrior
-    from vloc_train.calibration import _draw_prior
+    from vloc_train.calibration import simulated_prior
 
     stored = calibrated.manifest.calibration["map"]
     assert stored["covariance"]["names"] == list(PixLocLocalizer.statistics)
     other, rng, nees, ratio, states = drive(14, 1), np.random.default_rng(5), [], [], []
     with vloc_ros.load_localizer(calibrated.path, "cpu") as localizer:
         for index, truth in enumerate(other.T_map_cam):
-            prior = _draw_prior(truth, rng, SimulatedPrior((0.1, 0.4)))
+            prior = simulated_prior(truth, rng, SimulatedPrior((0.1, 0.4)))
             estimate = localizer.localize(Query(other.image(index), other.camera, index + 1, prior))
             states.append(estimate.state)
             if estimate.state is LocalizationState.LOST:

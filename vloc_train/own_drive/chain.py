@@ -1,0 +1,227 @@
+"""From drives to a map and its report: frames chosen, some held out, trained or built, calibrated, judged."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vloc_ros.commands.progress import progress_bar
+from vloc_ros.datasets.problems import Problems
+from vloc_ros.datasets.sequence import PosedSequence
+from vloc_ros.errors import DatasetError
+from vloc_ros.evaluation.canvas import require_matplotlib
+from vloc_ros.geometry.geodesy import Datum
+from vloc_ros.localizers.base import load_localizer
+from vloc_ros.maps import MapBundle, write_map
+from vloc_ros.maps.contents import files_of
+from vloc_ros.maps.writer import check_target
+from vloc_train.own_drive.advice import advice
+from vloc_train.own_drive.ambiguity import Ambiguity, ambiguous_places, map_descriptors, thumbnail_descriptors
+from vloc_train.own_drive.held_out import localize_held_out
+from vloc_train.own_drive.hold_out import HELD, USED, Split, split
+from vloc_train.own_drive.measure import Measures, measure
+from vloc_train.own_drive.pieces import pieces_of
+from vloc_train.own_drive.report import write_report
+from vloc_train.own_drive.selection import Choice, choose
+from vloc_train.own_drive.settings import OwnDriveSettings, SelectionSettings
+from vloc_train.own_drive.survey import Survey
+from vloc_train.registry import Trainer
+from vloc_train.run import RunOptions
+
+__all__ = ["make_map", "with_datum"]
+
+_log = logging.getLogger(__name__)
+
+Drives = Mapping[str, Sequence[PosedSequence]]
+
+#: Where every good frame is kept, whatever it looks like and however close.
+_EVERYTHING = SelectionSettings(spacing_m=0.0, blur=0.0, dark_grey=0.0, bright_share=1.0, flat=0.0)
+
+
+def make_map(
+    maker: Trainer,
+    scenes: Drives,
+    out: Path,
+    settings: Any,
+    options: RunOptions,
+    own: OwnDriveSettings,
+    *,
+    select: bool = True,
+    report: Path | None = None,
+    calibration: Drives | None = None,
+    about: Mapping[str, Any] | None = None,
+    extractor: Path | None = None,
+    problems: Problems | None = None,
+) -> MapBundle:
+    """The whole chain; what it looked at is kept in ``<out>.work`` and found again by the next run.
+
+    :param maker: what trains or builds. :param settings: its own.
+    :param select: choose frames; without it all are used, and looked at for the report alone.
+    :param report: folder of the report; None: none is written.
+    :param calibration: other drives for calibration, which are then held out as they are.
+    :raises DatasetError: nothing to make a map of, drives of different origins, or damaged images.
+    :raises ConfigError: a hold-out that these drives do not allow, or no matplotlib.
+    """
+    problems = problems or Problems()
+    check_target(out, overwrite=True)
+    if report is not None:
+        require_matplotlib()
+    datum = _common_datum(scenes, calibration)
+    work = out.with_name(out.name + ".work")
+    used: dict[str, list[PosedSequence]] = {}
+    held: dict[str, list[PosedSequence]] = {}
+    splits: dict[str, Split] = {}
+    choices: dict[str, list[Choice]] = {}
+    for name, drives in _named(scenes).items():
+        choices[name] = _chosen(drives, own, select, report is not None, work, problems, options.progress)
+        kept = [c.used for c in choices[name]]
+        if calibration and calibration.get(name):
+            splits[name] = _other_drives(kept, calibration[name])
+        else:
+            splits[name] = split(kept, own.hold_out)
+        _log.info("%s", splits[name].in_words())
+        used[name] = splits[name].training
+        if calibration and calibration.get(name):
+            held[name] = list(calibration[name])
+        elif splits[name].held_out:
+            held[name] = splits[name].held_out
+    if any(s.kind == "none" for s in splits.values()) and "hold_out" in {f.name for f in fields(settings)}:
+        settings = replace(settings, hold_out=0)
+    noted = {**(about or {}), "hold_out": {n: s.kind for n, s in splits.items()}}
+    if select:
+        noted["left_out"] = {n: {c.sequence.name: c.counts for c in cs} for n, cs in choices.items()}
+    bundle = maker.run(
+        used, out, settings, options, calibration=held or None, about=noted, extractor=extractor
+    )  # fmt: skip
+    if datum is not None:
+        bundle = with_datum(bundle, datum)
+    if report is not None:
+        surveys = _surveys(bundle, choices, splits, held, own, work, options.device)
+        points = out.with_name(out.name + ".report") / "report.md"
+        written = write_report(report, bundle, surveys, own.report, points)
+        for survey in surveys:
+            for text in survey.advice:
+                _log.info("advice: %s", text)
+        _log.info("report: %s", written)
+    return bundle
+
+
+def _named(scenes: Drives) -> dict[str, list[PosedSequence]]:
+    """Drives of one scene with names of their own: two bags may both be called ``rosbag2``."""
+    out: dict[str, list[PosedSequence]] = {}
+    for name, drives in scenes.items():
+        seen: dict[str, int] = {}
+        for drive in drives:
+            seen[drive.name] = seen.get(drive.name, 0) + 1
+            again = seen[drive.name]
+            out.setdefault(name, []).append(drive if again == 1 else replace(drive, name=f"{drive.name} {again}"))
+    return out
+
+
+def _chosen(
+    drives: Sequence[PosedSequence],
+    own: OwnDriveSettings,
+    select: bool,
+    look: bool,
+    work: Path,
+    problems: Problems,
+    progress: bool,
+) -> list[Choice]:
+    out = []
+    for drive in drives:
+        if not select and not look:
+            measures = _unseen(len(drive))
+        elif progress:
+            with progress_bar(f"{drive.name}: looking at images") as update:
+                measures = measure(drive, work, problems, update)
+        else:
+            measures = measure(drive, work, problems)
+        choice = choose(drive, measures, own.selection if select else _EVERYTHING)
+        _log.info("%s", choice.in_words())
+        if not len(choice.kept):
+            raise DatasetError(f"expected frames that can be used, found none: {choice.in_words()}")
+        out.append(choice)
+    return out
+
+
+def _unseen(count: int) -> Measures:
+    """Of images that nobody looked at."""
+    ones = np.ones(count)
+    return Measures(
+        ones, 255 * ones, 0 * ones, 255 * ones, np.zeros((count, 1, 1), np.uint8), np.zeros(count, dtype=bool)
+    )
+
+
+def _other_drives(used: Sequence[PosedSequence], calibration: Sequence[PosedSequence]) -> Split:
+    parts = [np.full(len(d), USED, dtype=np.uint8) for d in used]
+    parts += [np.full(len(d), HELD, dtype=np.uint8) for d in calibration]
+    return Split("other drives", (*used, *calibration), tuple(parts))
+
+
+def _common_datum(scenes: Drives, calibration: Drives | None) -> Datum | None:
+    """The origin that all drives agree on.
+
+    :raises DatasetError: they do not, which would put their places on top of each other.
+    """
+    drives = [d for group in (scenes, calibration or {}) for many in group.values() for d in many]
+    found = {d.datum: d.name for d in drives}
+    known = [datum for datum in found if datum is not None]
+    if len(known) > 1:
+        texts = [f"{found[d]}: {d.latitude_deg},{d.longitude_deg},{d.altitude_m}" for d in known[:2]]
+        raise DatasetError(f"expected drives with one map origin, found {'; '.join(texts)}; name one with --datum")
+    return known[0] if known else None
+
+
+def with_datum(bundle: MapBundle, datum: Datum) -> MapBundle:
+    """The same map with its origin on the Earth in every scene; written by one exchange."""
+    scenes = tuple(replace(scene, datum=datum) for scene in bundle.manifest.scenes)
+    if scenes == bundle.manifest.scenes:
+        return bundle
+    manifest = replace(bundle.manifest, scenes=scenes)
+    return write_map(bundle.path, manifest, {}, extra_files=files_of(bundle), overwrite=True)
+
+
+def _surveys(
+    bundle: MapBundle,
+    choices: Mapping[str, Sequence[Choice]],
+    splits: Mapping[str, Split],
+    held: Drives,
+    own: OwnDriveSettings,
+    work: Path,
+    device: str,
+) -> list[Survey]:
+    """Localize what was held out, and judge every scene."""
+    out = []
+    with load_localizer(bundle.path, device) as localizer:
+        for name, mine in choices.items():
+            routes = {c.sequence.name: c.sequence.T_map_base[:, :3, 3] for c in mine}
+            found = localize_held_out(localizer, held.get(name, ()), name, work, routes)
+            described = map_descriptors(bundle, name)
+            if described is None:
+                thumbnails = np.concatenate([c.measures.thumbnails[c.kept] for c in mine])
+                T = np.concatenate([c.used.T_map_cam for c in mine])
+                ambiguity = ambiguous_places(T, thumbnail_descriptors(thumbnails), "small grey pictures", own.report)
+            else:
+                ambiguity = ambiguous_places(*described, own.report)
+            calibrated = bool(bundle.manifest.calibration.get(name))
+            out.append(_judged(name, mine, splits[name], found, ambiguity, calibrated, own))
+    return out
+
+
+def _judged(
+    name: str,
+    choices: Sequence[Choice],
+    parts: Split,
+    held: Sequence[Any],
+    ambiguity: Ambiguity,
+    calibrated: bool,
+    own: OwnDriveSettings,
+) -> Survey:
+    pieces = pieces_of(choices, parts, held, own.report)
+    words = advice(choices, parts, held, pieces, ambiguity, calibrated)
+    return Survey(name, tuple(choices), parts, tuple(held), tuple(pieces), ambiguity, calibrated, tuple(words))

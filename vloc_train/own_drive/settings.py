@@ -1,0 +1,117 @@
+"""What may be changed about frames, hold-out and report (``--drive-set NAME=VALUE``)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from vloc_ros.settings import ranged
+
+__all__ = ["HoldOutKind", "HoldOutSettings", "OwnDriveSettings", "ReportSettings", "SelectionSettings"]
+
+HoldOutKind = Literal["auto", "drive", "pass", "gaps", "stretches", "every", "none"]
+
+
+@dataclass(frozen=True)
+class SelectionSettings:
+    """Which frames of a drive are used.
+
+    :param spacing_m: a new frame after so many metres; 0: every frame that is good.
+    :param spacing_deg: or after turning by so many degrees.
+    :param still_m: a frame that moved less than this, and turned less than half a degree, since the last one used
+        counts as standing still.
+    :param blur: a frame is blurred when its sharpness is below this share of the median of its surroundings. Sharpness
+        is the variance of the image's Laplacian by the variance of the image, so that neither light nor contrast
+        decide. 0 keeps all.
+    :param blur_window_m: length of road around a frame whose median it is compared with.
+    :param blur_floor: the surroundings' median counts as at least this share of the drive's, so that a long blurred
+        stretch does not excuse itself.
+    :param dark_grey: a frame is dark when nine tenths of its pixels are below this grey level (of 255). 0 keeps all.
+    :param bright_share: a frame is overexposed when more than this share of its pixels is at 250 or above. 1 keeps all.
+    :param flat: a frame shows nothing when its grey levels have a smaller standard deviation than this.
+    """
+
+    spacing_m: float = ranged(0.5, minimum=0.0, maximum=100.0)
+    spacing_deg: float = ranged(5.0, minimum=0.0, maximum=180.0)
+    still_m: float = ranged(0.05, minimum=0.0, maximum=10.0)
+    blur: float = ranged(0.3, minimum=0.0, maximum=1.0)
+    blur_window_m: float = ranged(100.0, minimum=1.0)
+    blur_floor: float = ranged(0.4, minimum=0.0, maximum=1.0)
+    dark_grey: float = ranged(30.0, minimum=0.0, maximum=255.0)
+    bright_share: float = ranged(0.5, minimum=0.0, maximum=1.0)
+    flat: float = ranged(4.0, minimum=0.0, maximum=128.0)
+
+
+@dataclass(frozen=True)
+class HoldOutSettings:
+    """What is kept out of training, to calibrate the covariance on and to report the accuracy of.
+
+    :param kind: ``drive``: a whole drive whose places the others cover. ``pass``: stretches of one passage, where the
+        route was driven more than once. ``gaps``: short gaps of a single passage. ``stretches``: long stretches of it,
+        which training then has never seen. ``every``: every n-th frame, as the backend's ``hold_out`` says.
+        ``none``: nothing. ``auto``: the first of ``drive``, ``pass`` and ``gaps`` that the drives allow.
+    :param share: about this share of the route is held out (for ``gaps`` and ``stretches`` guards included).
+    :param near_m: a place is the same place up to this distance,
+    :param near_deg: and when the camera looks the same way up to this angle.
+    :param apart_s: passages of a place are two when they are this far apart in time,
+    :param apart_m: and this much road lies between them.
+    :param pass_m: length of a held-out stretch of a passage.
+    :param pass_guard_m: guard before and behind it: frames of the same passage that are not used at all.
+    :param gap_m: length of the held-out middle of a gap.
+    :param gap_guard_m: guard before and behind it, in place and time: the nearest frame of the map is this far away.
+    :param stretch_m: length of a held-out stretch of ``stretches``.
+    :param stretch_guard_m: guard before and behind it, in place and time.
+    :param coverage: share of a drive's frames that must be near others' for it to be held out.
+    :param frames: most frames to calibrate on, evenly taken of those that are held out.
+    """
+
+    kind: HoldOutKind = "auto"
+    share: float = ranged(0.2, minimum=0.01, maximum=0.5)
+    near_m: float = ranged(4.0, minimum=0.1)
+    near_deg: float = ranged(45.0, minimum=1.0, maximum=180.0)
+    apart_s: float = ranged(20.0, minimum=0.0)
+    apart_m: float = ranged(30.0, minimum=0.0)
+    pass_m: float = ranged(30.0, minimum=0.1)
+    pass_guard_m: float = ranged(5.0, minimum=0.0)
+    gap_m: float = ranged(3.0, minimum=0.1)
+    gap_guard_m: float = ranged(1.5, minimum=0.0)
+    stretch_m: float = ranged(30.0, minimum=0.1)
+    stretch_guard_m: float = ranged(5.0, minimum=0.0)
+    coverage: float = ranged(0.9, minimum=0.0, maximum=1.0)
+    frames: int = ranged(500, minimum=20)
+
+
+@dataclass(frozen=True)
+class ReportSettings:
+    """What the map-quality report looks at.
+
+    :param piece_m: the route is judged in pieces of this length.
+    :param sparse_m: a piece is sparse when its frames are further apart than this on average.
+    :param dropped_share: a piece is weak when more than this share of its frames had to be dropped for the image.
+    :param weak_times: a piece is weak when its median error or sigma is this many times the median of the route,
+    :param weak_m: and larger than this.
+    :param far_m: frames further apart than this are different places.
+    :param similar: two places are ambiguous when their images are as alike as this quantile of images of one place
+        that are ``near_m`` or less apart.
+    :param near_m: see ``similar``.
+    :param pictures: camera pictures in the report: of dropped frames, of ambiguous places, of the largest errors.
+    """
+
+    piece_m: float = ranged(20.0, minimum=1.0)
+    sparse_m: float = ranged(2.0, minimum=0.1)
+    dropped_share: float = ranged(0.3, minimum=0.0, maximum=1.0)
+    weak_times: float = ranged(3.0, minimum=1.0)
+    weak_m: float = ranged(0.5, minimum=0.0)
+    far_m: float = ranged(20.0, minimum=1.0)
+    similar: float = ranged(0.25, minimum=0.0, maximum=1.0)
+    near_m: float = ranged(4.0, minimum=0.1)
+    pictures: bool = True
+
+
+@dataclass(frozen=True)
+class OwnDriveSettings:
+    """The whole chain from a drive to a map and its report."""
+
+    selection: SelectionSettings = field(default_factory=SelectionSettings)
+    hold_out: HoldOutSettings = field(default_factory=HoldOutSettings)
+    report: ReportSettings = field(default_factory=ReportSettings)
