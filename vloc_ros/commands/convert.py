@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
@@ -276,7 +277,9 @@ def format_options(name: str) -> list[str]:
     lines = []
     for row in describe_settings(FORMATS[name].reader().Options):
         allowed = f", {row.range}" if row.range else ""
-        about = f": {row.doc}" if row.doc else ""
+        # Docstrings are reStructuredText, a terminal is not.
+        text = re.sub(r":\w+:`([^`]+)`", r"\1", row.doc).replace("``", "")
+        about = f": {text}" if text else ""
         lines.append(f"{row.name}={'none' if row.default is None else row.default} ({row.type}{allowed}){about}")
     return lines
 
