@@ -42,6 +42,11 @@ FOCAL = 50.0
 CAMERA_XYZ, CAMERA_XYZW = (1.0, 0.0, 1.5), (-0.5, 0.5, -0.5, 0.5)
 
 
+def _hear_ctrl_c() -> None:
+    """A shell makes the processes it starts in the background deaf to SIGINT, and their children inherit that."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 class Session:
     """Things made once: the test backend as an installed distribution, and a map for it."""
 
@@ -88,7 +93,12 @@ class Process:
         self.log = log
         with log.open("ab") as stream:
             self.popen = subprocess.Popen(
-                command, env=environment, stdout=stream, stderr=subprocess.STDOUT, start_new_session=True
+                command,
+                env=environment,
+                stdout=stream,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                preexec_fn=_hear_ctrl_c,
             )
 
     @property

@@ -127,13 +127,16 @@ def test_pixloc_alone_from_an_initial_pose(live):
     publisher.publish(message)
     live.until(lambda: "initial pose: x" in launched.text, "the pose in the log")
 
-    _stand(live, lambda: len(poses) >= 5, "poses after the initial pose")
+    # Diagnostics come once a second, so those of a frame may come after its pose.
+    _stand(
+        live, lambda: len(poses) >= 5 and live.values().get("estimate_failure") == "0", "poses after the initial pose"
+    )
     assert states[-1].data == "LOCALIZED"
     found = np.array([poses[-1].pose.pose.position.x, poses[-1].pose.pose.position.y, poses[-1].pose.pose.position.z])
     assert np.linalg.norm(found - truth[:3, 3]) < 0.1
     values = live.values()
     assert values["backend"] == "pixloc" and values["estimate_prior_source"] == "0"
-    assert values["estimate_failure"] == "0" and values["estimate_nearest_reference"].isdigit()
+    assert values["estimate_nearest_reference"].isdigit()
     launched.interrupt()
     assert launched.wait(30) == 0, launched.text[-3000:]
     assert "Traceback" not in launched.text
