@@ -33,7 +33,6 @@ from vloc_ros.datasets.posed_images import (
     World,
     counted_stamp,
     in_map,
-    left_out,
     size_of_images,
     stamps_of,
     usable_shots,
@@ -190,7 +189,7 @@ def _drive(folder: Path, poses: Poses, options: Options, problems: Problems) -> 
         name += f"-poses-{Path(options.poses).name}"
     T_map_cam = in_map(shots, options.world, str(folder))
     drive = PosedSequence(name, stamps_of(shots), T_map_cam, T_BODY_OPTICAL.copy(), camera, source)
-    return replace(drive, dropped=left_out(problems, before))
+    return replace(drive, dropped=problems.since(before))
 
 
 def _camera(shots: list[Shot], size: tuple[int, int], focals: set[float | None], options: Options) -> CameraModel:
