@@ -145,7 +145,7 @@ def test_missing_things_are_named(flat, tmp_path, odometry):
     with pytest.raises(DatasetError, match="no published poses"):
         open_kitti(odometry / "sequences" / "07")
     (flat / "rgb" / "000000.png").write_bytes(b"not an image")
-    with pytest.raises(DatasetError, match=r"000000.png: expected an image"):
+    with pytest.raises(DatasetError, match=r"000000.png: expected a PNG or JPEG file"):
         open_kitti(flat, KittiOptions(intrinsics=INTRINSICS))
 
 
