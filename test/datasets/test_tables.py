@@ -73,7 +73,7 @@ def test_stamps_are_exact(stamp, unit, zeros):
     assert stamp_in_ns(f" {text}\n", unit, "x") == stamp
 
 
-@given(st.integers(0, 10**12), st.text("0123456789", max_size=25), st.sampled_from(sorted(UNITS)))
+@given(st.integers(0, 10**9), st.text("0123456789", max_size=25), st.sampled_from(sorted(UNITS)))
 def test_more_digits_than_nanoseconds_are_rounded(whole, fraction, unit):
     text = f"{whole}.{fraction}" if fraction else str(whole)
     exact = Fraction(text) * UNITS[unit]
