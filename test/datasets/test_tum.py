@@ -171,3 +171,17 @@ def test_through_a_bag_and_back(tmp_path):
     np.testing.assert_allclose(back.T_map_cam, found.T_map_cam, atol=1e-9)
     for index in range(len(found)):
         np.testing.assert_array_equal(back.image(index), found.image(index))
+
+
+def test_what_a_cut_folder_lacks_is_told_in_one_line(tmp_path, caplog):
+    a = folder(tmp_path / "a")
+    rgb = sorted((a / "rgb").iterdir())
+    (a / "rgb.txt").write_text(
+        "".join(f"{p.stem} rgb/{p.name}\n" for p in rgb) + "".join(f"{50 + k} rgb/{50 + k}.png\n" for k in range(30))
+    )
+    problems = Problems()
+    with caplog.at_level("WARNING"):
+        open_tum(a, CAMERA, problems=problems)
+    told = [r.getMessage() for r in caplog.records if "rgb.txt:" in r.getMessage()]
+    assert problems.counts["listed image that is missing"] == 30
+    assert len(told) == 1 and f"30 of {len(rgb) + 30} listed images" in told[0]

@@ -236,8 +236,11 @@ def _natural(path: PurePosixPath) -> list[tuple[int, int, str]]:
 
 
 def _numbers(names: Sequence[str]) -> list[int]:
-    """The number at the end of each name if all have one (no stamp), and they differ; else their places in order."""
+    """The number at the end of each name if all have one (no stamp), and they differ; else their places in order.
+
+    Larger numbers than the layout has would be stamps beyond what an int64 holds.
+    """
     found = [re.search(r"([0-9]{1,18})$", name) for name in names]
     numbers = [int(m[1]) for m in found if m is not None]
-    usable = len(set(numbers)) == len(names) and max(numbers, default=0) < 10**8
+    usable = len(set(numbers)) == len(names) and max(numbers, default=0) < 10**5
     return numbers if usable else list(range(len(names)))

@@ -51,7 +51,7 @@ SPLITS = {"train": "TrainSplit.txt", "test": "TestSplit.txt"}
 SIZE = (640, 480)
 INTRINSICS = (525.0, 525.0, 320.0, 240.0)
 HOUR_NS = 3600 * 10**9
-_SEQUENCE = re.compile(r"seq-(\d+)")
+_SEQUENCE = re.compile(r"seq-(\d{1,6})")
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,7 @@ def _poses(scene: Path, options: Options, problems: Problems) -> Poses:
 def _drive(folder: Path, poses: Poses, options: Options, problems: Problems) -> PosedSequence | None:
     before = dict(problems.counts)
     begin = START_NS + _number(folder) * HOUR_NS
-    numbers = {int(m[1]) for p in folder.iterdir() if (m := re.match(r"frame-(\d+)\.(color|pose|depth)\.", p.name))}
+    numbers = {int(m[1]) for p in folder.iterdir() if (m := re.match(r"frame-(\d{1,6})\.(color|pose|depth)\.", p.name))}
     shots, focals = [], {}
     for number in sorted(numbers):
         found = poses.at(_number(folder), number, problems)

@@ -18,7 +18,7 @@ from vloc_ros.types import Array
 
 __all__ = ["FramePose", "PoseFiles", "PoseTable", "Poses", "read_matrix"]
 
-_NAME = re.compile(r"(?:.*/)?seq-(\d+)[/-]frame-(\d+)(?:\.color)?(?:\.png|\.jpg)?")
+_NAME = re.compile(r"(?:.*/)?seq-(\d{1,6})[/-]frame-(\d{1,6})(?:\.color)?(?:\.png|\.jpg)?")
 
 
 @dataclass(frozen=True)
