@@ -323,7 +323,7 @@ def test_images_that_do_not_fit_the_camera(scene):
     (drive,) = open_source(str(folder), problems)
     assert len(drive) == 1 and drive.dropped == {"image that cannot be decoded": 1, "image of another size": 1}
     picture(folder / "images" / "a.png", size=(4, 3))
-    with pytest.raises(DatasetError, match=r"a\.png: expected an image of 8x6 as the calibration, found 4x3"):
+    with pytest.raises(DatasetError, match=r"a\.png: expected 8x6 pixels as in the calibration, found 4x3"):
         open_source(str(folder))
 
 

@@ -401,7 +401,7 @@ def test_frames_without_files_and_ids_that_are_no_times(recording):
     file.unlink()
     assert len(open_sequence(recording)) == COUNT  # the files' names are their stamps
     (recording / "undistorted_images" / "cam0" / "left.png").write_bytes(b"")
-    with pytest.raises(DatasetError, match=r"left.png: expected a name that is a stamp in ns"):
+    with pytest.raises(DatasetError, match=r"left.png: name: expected a stamp in ns"):
         open_sequence(recording)
 
 
@@ -449,7 +449,7 @@ def test_broken_transformations_are_named_by_line(recording, change, message):
         (
             "undistorted_calib_stereo.txt",
             "2 0 0 -1\n0 1 0 0\n0 0 1 0\n0 0 0 1\n",
-            r"stereo.txt: transform: expected a rot",
+            r"stereo.txt: expected a rot",
         ),
     ],
 )

@@ -317,7 +317,7 @@ def test_images_of_another_size_and_truncated_ones(one):
     folder, _ = one
     images = folder / "sensors" / "records_data" / "cam0"
     picture(images / "00000.png", size=(16, 12))
-    with pytest.raises(DatasetError, match=r"00000\.png: expected an image of 8x6 as the calibration, found 16x12"):
+    with pytest.raises(DatasetError, match=r"00000\.png: expected 8x6 pixels as in the calibration, found 16x12"):
         open_source(str(folder))
     truncate(images / "00001.png")
     (drive,) = open_source(str(folder), Problems(keep_going=True))

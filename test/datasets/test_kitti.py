@@ -145,7 +145,7 @@ def test_missing_things_are_named(flat, tmp_path, odometry):
     with pytest.raises(DatasetError, match="no published poses"):
         open_kitti(odometry / "sequences" / "07")
     (flat / "rgb" / "000000.png").write_bytes(b"not an image")
-    with pytest.raises(DatasetError, match=r"000000.png: expected an image"):
+    with pytest.raises(DatasetError, match=r"000000.png: expected a PNG or JPEG file"):
         open_kitti(flat, KittiOptions(intrinsics=INTRINSICS))
 
 
@@ -203,3 +203,43 @@ def test_head_mounted_walk_stands_upright(shared_data):
     assert len(walk) == 373
     assert np.ptp(walk.T_map_cam[:, 2, 3]) < 0.2  # at head height
     assert (walk.T_map_cam[:, 2, 1] < -0.7).all()  # image down is down
+
+
+def test_images_whose_names_are_numbers_are_in_their_order(flat):
+    names = sorted(p.name for p in (flat / "rgb").iterdir())
+    for name in names:
+        (flat / "rgb" / name).rename(flat / "rgb" / f"{int(name[:6]) * 2}.png")  # 10.png sorts before 2.png
+    poses = (flat / "poses.txt").read_text().splitlines()
+    (flat / "times_full.txt").unlink()
+    (flat / "poses.txt").write_text("\n".join(line for line in poses for _ in range(2)) + "\n")
+    found = open_kitti(flat, KittiOptions(intrinsics=INTRINSICS, images="rgb"))
+    assert [int(p.stem) for p in found.source.paths] == [2 * k for k in range(len(names))]
+    assert (np.diff(found.stamps_ns) == 200_000_000).all()
+    (flat / "rgb" / "02.png").write_bytes((flat / "rgb" / "2.png").read_bytes())
+    with pytest.raises(DatasetError, match=r"expected one image for each number, found 0?2\.png, too"):
+        open_kitti(flat, KittiOptions(intrinsics=INTRINSICS, images="rgb"))
+
+
+def test_names_in_digits_of_other_scripts_are_names(flat):
+    for path in list((flat / "rgb").iterdir()):
+        path.rename(path.with_name(path.name.replace("0000", "²²²²")))
+    assert len(open_kitti(flat, KittiOptions(intrinsics=INTRINSICS, images="rgb"))) > 1
+
+
+def test_times_are_exact_to_the_nanosecond_and_since_1970_if_they_say_so(flat):
+    count = len(list((flat / "rgb").iterdir()))
+    (flat / "times.txt").write_text("".join(f"{1700000000 + k}.123456789\n" for k in range(count)))
+    found = open_kitti(flat, KittiOptions(intrinsics=INTRINSICS, images="rgb"))
+    assert found.stamps_ns[1] == 1_700_000_001_123_456_789
+    (flat / "times.txt").write_text("".join(f"{k}.036224e-01\n" for k in range(1, count + 1)))
+    found = open_kitti(flat, KittiOptions(intrinsics=INTRINSICS, images="rgb"))
+    assert found.stamps_ns[0] == 1_000_000_000 + 103_622_400
+    (flat / "times.txt").write_text("".join(f"{1700000000 + k}000000000\n" for k in range(count)))
+    with pytest.raises(DatasetError, match=r"times.txt:1: expected a stamp in s, .*in ns it would be"):
+        open_kitti(flat, KittiOptions(intrinsics=INTRINSICS, images="rgb"))
+
+
+def test_a_matrix_by_columns_is_not_taken_for_one_without_translation(flat):
+    (flat / "poses.txt").write_text("1 0 0 0 0 1 0 0 0 0 1 0 5 6 7 1\n")
+    with pytest.raises(DatasetError, match=r"poses.txt:1: expected last row"):
+        read_poses(flat / "poses.txt")

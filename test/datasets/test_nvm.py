@@ -84,3 +84,10 @@ def test_models_that_are_none_or_end_early(tmp_path):
     path.write_text(f"NVM_V3\n\n3\n{line('x', np.eye(4))}\n")
     with pytest.raises(DatasetError, match=r"a.nvm:5: expected 3 cameras, found the end of the file after 1"):
         read_nvm(path, Problems())
+
+
+@pytest.mark.parametrize("count", ["²", "٣x", "-1", "1" * 5000])
+def test_counts_that_are_none(tmp_path, count):
+    (tmp_path / "m.nvm").write_text(f"NVM_V3\n\n{count}\n", encoding="utf-8")
+    with pytest.raises(DatasetError, match=r"m\.nvm:3: expected the number of cameras"):
+        read_nvm(tmp_path / "m.nvm", Problems(keep_going=True))

@@ -140,7 +140,7 @@ def test_depth_that_is_missing_or_no_depth(scene):
     (drive,) = open_source(f"seven_scenes:{sequence},{TINY}", Problems(keep_going=True))
     assert len(drive) == 2 and drive.dropped == {"missing depth": 1} and drive.source.depth(1)[3, 3] > 1.001
     truncate(sequence / "frame-000000.depth.png")
-    with pytest.raises(DatasetError, match=r"frame-000000\.depth\.png: expected a 16-bit depth image"):
+    with pytest.raises(DatasetError, match=r"frame-000000\.depth\.png: the PNG file breaks off"):
         drive.source.depth(0)
     assert cv2.imwrite(str(sequence / "frame-000002.depth.png"), np.zeros((6, 8, 3), np.uint8))
     with pytest.raises(DatasetError, match=r"uint8 of shape \(6, 8, 3\)"):

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vloc_ros.datasets.problems import Problems
-from vloc_ros.datasets.tables import read_rows, stamp_in_ns, transform_from_quaternion
+from vloc_ros.datasets.tables import read_rows, stamp_in_ns, transform_from_matrix, transform_from_quaternion
 from vloc_ros.errors import DatasetError
 from vloc_ros.geometry.rotations import quaternion_to_matrix
 
@@ -73,7 +73,7 @@ def test_stamps_are_exact(stamp, unit, zeros):
     assert stamp_in_ns(f" {text}\n", unit, "x") == stamp
 
 
-@given(st.integers(0, 10**12), st.text("0123456789", max_size=25), st.sampled_from(sorted(UNITS)))
+@given(st.integers(0, 10**9), st.text("0123456789", max_size=25), st.sampled_from(sorted(UNITS)))
 def test_more_digits_than_nanoseconds_are_rounded(whole, fraction, unit):
     text = f"{whole}.{fraction}" if fraction else str(whole)
     exact = Fraction(text) * UNITS[unit]
@@ -125,3 +125,31 @@ def test_other_quaternions_are_faults(quaternion):
     problems = Problems(keep_going=True)
     assert transform_from_quaternion(np.zeros(3), np.array(quaternion, float), "t.csv:5", problems) is None
     assert problems.counts == {"quaternion that is not of unit length": 1}
+
+
+@given(st.integers(0, 10**9), st.integers(0, 12), st.integers(-15, 3))
+def test_seconds_with_an_exponent_are_exact(whole, fraction, exponent):
+    text = f"{whole}.{fraction:03d}e{exponent:+03d}"
+    exact = Fraction(text) * 10**9
+    try:
+        assert abs(stamp_in_ns(text, "s", "x", since_1970=False) - exact) <= Fraction(1, 2)
+    except DatasetError:
+        assert exact > 2**62
+
+
+@given(st.text("0123456789", min_size=17, max_size=60), st.sampled_from(sorted(UNITS)), st.booleans())
+def test_no_stamp_is_more_than_an_int64_holds(text, unit, since_1970):
+    try:
+        np.array([stamp_in_ns(text, unit, "x", since_1970=since_1970)], dtype=np.int64)
+    except DatasetError as error:
+        assert str(error).startswith("x: expected a stamp")
+
+
+def test_matrices_are_made_rigid_or_refused():
+    T = np.eye(4)
+    T[0, 1], T[:3, 3] = 1e-5, (1e6, 2.0, 3.0)
+    found = transform_from_matrix(T, "t.txt:3")
+    np.testing.assert_allclose(found[:3, :3] @ found[:3, :3].T, np.eye(3), atol=1e-15)
+    np.testing.assert_array_equal(found[:3, 3], T[:3, 3])
+    with pytest.raises(DatasetError, match=r"t\.txt:3: expected a rotation"):
+        transform_from_matrix(np.diag([1.0, 1.0, -1.0, 1.0]), "t.txt:3")

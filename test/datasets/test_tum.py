@@ -61,7 +61,7 @@ def test_frames_without_poses_around_them_are_left_out(tmp_path):
         (["2 0 0 0 0 0 0 1", "1 0 0 0 0 0 0 1"], r":2: expected increasing stamps.*--keep-going"),
         (["1 0 0 0 0 0 0 0"], r":1: expected a unit quaternion"),
         (["1 nan 0 0 0 0 0 1"], r":1: expected finite numbers"),
-        (["1305031102175304000 0 0 0 0 0 0 1"], r":1: expected a stamp in s, .*; is it in ns"),
+        (["1305031102175304000 0 0 0 0 0 0 1"], r":1: expected a stamp in s, .*in ns it would be"),
         (["1 0 0 0 0 0 0 1"], "at least two poses"),
     ],
 )
@@ -73,7 +73,7 @@ def test_a_broken_truth_is_named_by_line(tmp_path, lines, message):
 def test_what_is_no_such_folder(tmp_path):
     with pytest.raises(DatasetError, match="expected images, found none"):
         open_tum(tmp_path, CAMERA)
-    with pytest.raises(DatasetError, match=r"name that is a stamp in seconds, found 'left'"):
+    with pytest.raises(DatasetError, match=r"left\.png: name: expected a stamp in s, found 'left'; list the images"):
         open_tum(folder(tmp_path / "a", ("left",)), CAMERA)
 
 
@@ -150,14 +150,17 @@ def test_depth_belongs_to_the_nearest_frame_and_zero_is_unknown(tmp_path):
     (a / "depth.txt").write_text("".join(f"{n} depth/{n}.png\n" for n in ("10.012", "10.019", "10.045")))
     problems = Problems()
     found = open_tum(a, CAMERA, problems=problems)
-    assert [p and p.name for p in found.source.depths] == ["10.012.png", "10.045.png", None]
+    assert [p and p.name for p in found.source.depth_paths] == ["10.012.png", "10.045.png", None]
     assert problems.counts == {"frame without a depth image": 1} and not found.dropped  # the frame is there
     first, second = found.source.depth(0), found.select(np.array([1])).source.depth(0)
     assert first.dtype == np.float32 and np.isnan(first[0, 0]) and not np.isnan(first.reshape(-1)[1:]).any()
     np.testing.assert_allclose(first.reshape(-1)[1:], np.arange(1, 36 * 64) / 1000, rtol=1e-6)
     assert second[0, 0] == 2.0 and np.isnan(found.source.depth(2)).all()
     cv2.imwrite(str(a / "depth" / "10.012.png"), raw.astype(np.uint8))
-    with pytest.raises(DatasetError, match=r"10.012.png: expected a 16-bit image of 64x36, found uint8"):
+    with pytest.raises(DatasetError, match=r"10.012.png: expected a 16-bit depth image of one channel, found uint8"):
+        found.source.depth(0)
+    cv2.imwrite(str(a / "depth" / "10.012.png"), raw[:30])
+    with pytest.raises(DatasetError, match=r"10.012.png: expected depth of 64x36 as the colour image, found 64x30"):
         found.source.depth(0)
 
 
@@ -168,3 +171,17 @@ def test_through_a_bag_and_back(tmp_path):
     np.testing.assert_allclose(back.T_map_cam, found.T_map_cam, atol=1e-9)
     for index in range(len(found)):
         np.testing.assert_array_equal(back.image(index), found.image(index))
+
+
+def test_what_a_cut_folder_lacks_is_told_in_one_line(tmp_path, caplog):
+    a = folder(tmp_path / "a")
+    rgb = sorted((a / "rgb").iterdir())
+    (a / "rgb.txt").write_text(
+        "".join(f"{p.stem} rgb/{p.name}\n" for p in rgb) + "".join(f"{50 + k} rgb/{50 + k}.png\n" for k in range(30))
+    )
+    problems = Problems()
+    with caplog.at_level("WARNING"):
+        open_tum(a, CAMERA, problems=problems)
+    told = [r.getMessage() for r in caplog.records if "rgb.txt:" in r.getMessage()]
+    assert problems.counts["listed image that is missing"] == 30
+    assert len(told) == 1 and f"30 of {len(rgb) + 30} listed images" in told[0]

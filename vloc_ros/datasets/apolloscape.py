@@ -22,8 +22,9 @@ import numpy as np
 import numpy.typing as npt
 
 from vloc_ros.datasets.apolloscape_poses import NamedPose, Order, name_stamp, read_named_poses
-from vloc_ros.datasets.image_files import FolderImages, read_image
-from vloc_ros.datasets.pose_rows import counted_since, images_in
+from vloc_ros.datasets.image_files import FolderImages, first_usable
+from vloc_ros.datasets.pose_rows import images_in
+from vloc_ros.datasets.posed_images import counted_stamp
 from vloc_ros.datasets.problems import Problems
 from vloc_ros.datasets.sequence import T_BODY_OPTICAL, PosedSequence
 from vloc_ros.errors import DatasetError
@@ -38,8 +39,6 @@ CAMERAS = {
     "Camera_5": CameraModel(3384, 2710, 2304.54786556982, 2305.875668062, 1686.23787612802, 1354.98486439791),
     "Camera_6": CameraModel(3384, 2710, 2300.39065314361, 2301.31478860597, 1713.21615190657, 1342.91100799715),
 }
-#: Added to stamps that are counted: ROS reads 0 as "no stamp".
-START_NS = 1_000_000_000
 _FOLDERS = (("pose", "image"), ("Pose", "ColorImage"))
 
 
@@ -188,6 +187,8 @@ def _open(
         raise DatasetError(f"{record.poses}: expected images with poses in {record.images}, found none")
     stamps, poses = _stamped(poses, record, options, problems)
     paths = tuple(images[pose.image] for pose in poses)
+    begin, size = first_usable(paths, problems)
+    stamps, poses, paths = stamps[begin:], poses[begin:], paths[begin:]
     T = np.stack([pose.T_world_cam for pose in poses])
     T[:, :3, 3] -= np.array(origin)
     return PosedSequence(
@@ -195,10 +196,10 @@ def _open(
         stamps,
         T,
         T_BODY_OPTICAL.copy(),
-        _camera(record, paths[0], options),
+        _camera(record, paths[0], size, options),
         FolderImages(paths),
         origin_m=origin,
-        dropped=counted_since(problems, before),
+        dropped=problems.since(before),
     )
 
 
@@ -219,8 +220,8 @@ def _stamped(
     """Stamps by the names, in their order; or counted, where no name has one."""
     told = [name_stamp(pose.image) for pose in poses]
     if not any(stamp is not None for stamp in told):
-        counted = START_NS + np.round(np.arange(len(poses)) * (1e9 / options.rate_hz)).astype(np.int64)
-        return counted, poses
+        counted = [counted_stamp(number, options.rate_hz) for number in range(len(poses))]
+        return np.array(counted, dtype=np.int64), poses
     by_stamp: dict[int, NamedPose] = {}
     for pose, stamp in zip(poses, told, strict=True):
         if stamp is None:
@@ -257,8 +258,8 @@ def _subset(record: _Record, subset: str) -> set[str]:
     return listed
 
 
-def _camera(record: _Record, image: Path, options: Options) -> CameraModel:
-    height, width = read_image(image).shape[:2]
+def _camera(record: _Record, image: Path, size: tuple[int, int], options: Options) -> CameraModel:
+    width, height = size
     if options.intrinsics is not None:
         return CameraModel(width, height, *options.intrinsics)
     camera = CAMERAS.get(record.camera)

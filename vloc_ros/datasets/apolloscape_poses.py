@@ -18,11 +18,11 @@ from typing import Literal
 import numpy as np
 
 from vloc_ros.datasets.problems import Problems
-from vloc_ros.datasets.tables import Row, read_rows
-from vloc_ros.errors import DatasetError, GeometryError
+from vloc_ros.datasets.tables import Row, read_rows, transform_from_matrix
+from vloc_ros.errors import DatasetError
 from vloc_ros.geometry.rotations import euler_to_matrix
 from vloc_ros.geometry.se3 import make_transform
-from vloc_ros.types import Array, check_transform
+from vloc_ros.types import Array
 
 __all__ = ["NamedPose", "Order", "name_stamp", "read_named_poses"]
 
@@ -104,15 +104,11 @@ def _from_angles(values: Array, order: Order, where: str, problems: Problems) ->
 
 
 def _rigid(values: Array, where: str, problems: Problems) -> Array | None:
-    """The matrix, its rotation (7 digits in the files) made exactly one."""
     try:
-        T = check_transform(values.reshape(4, 4), "pose").copy()
-    except GeometryError as error:
-        problems.fault("matrix that is no pose", f"{where}: {error}")
+        return transform_from_matrix(values.reshape(4, 4), where)
+    except DatasetError as error:
+        problems.fault("matrix that is no pose", str(error))
         return None
-    u, _, vt = np.linalg.svd(T[:3, :3])
-    T[:3, :3] = u @ vt
-    return T
 
 
 def _is_number(text: str) -> bool:

@@ -6,8 +6,8 @@ away, where the reconstruction failed; those beyond ``limit_m`` are left out and
 
 Focal lengths are those of ``reconstruction.nvm`` (which names the images .jpg, at 1920x1080): the median of the
 folder's images, which VisualSFM estimated one by one; the principal point is the middle of the image, and the small
-radial distortion of that file is left aside, as in the benchmark. The world is assumed to have z up, as the published
-heights say; ``world`` says otherwise.
+radial distortion of that file is left aside, as in the benchmark. The world is assumed to have z up, which no file
+states; ``world`` says otherwise.
 There are no stamps: the videos were sampled at 2 Hz, frame N of folder seqK is at K hours and N / 2 s.
 """
 
@@ -31,7 +31,6 @@ from vloc_ros.datasets.posed_images import (
     World,
     counted_stamp,
     in_map,
-    left_out,
     size_of_images,
     stamps_of,
     usable_shots,
@@ -112,7 +111,7 @@ def open_drives(path: Path, options: Options, problems: Problems) -> list[PosedS
     for number, folder in zip(numbers, folders, strict=True):
         drive = _drive(path, folder, number, by_folder[folder], focals, options, problems)
         if drive is not None:
-            out.append(replace(drive, dropped=left_out(problems, before)))
+            out.append(replace(drive, dropped=problems.since(before)))
             before = dict(problems.counts)
     return out
 
@@ -232,13 +231,16 @@ def _is_number(text: str) -> bool:
 
 def _natural(path: PurePosixPath) -> list[tuple[int, int, str]]:
     """A key that puts seq2 before seq10."""
-    parts = re.split(r"(\d+)", str(path))
-    return [(1, int(p), "") if p.isdigit() else (0, 0, p) for p in parts]
+    parts = re.split(r"([0-9]{1,18})", str(path))
+    return [(1, int(p), "") if p.isascii() and p.isdigit() else (0, 0, p) for p in parts]
 
 
 def _numbers(names: Sequence[str]) -> list[int]:
-    """The number at the end of each name if all have one (no stamp), and they differ; else their places in order."""
-    found = [re.search(r"(\d+)$", name) for name in names]
+    """The number at the end of each name if all have one (no stamp), and they differ; else their places in order.
+
+    Larger numbers than the layout has would be stamps beyond what an int64 holds.
+    """
+    found = [re.search(r"([0-9]{1,18})$", name) for name in names]
     numbers = [int(m[1]) for m in found if m is not None]
-    usable = len(set(numbers)) == len(names) and max(numbers, default=0) < 10**8
+    usable = len(set(numbers)) == len(names) and max(numbers, default=0) < 10**5
     return numbers if usable else list(range(len(names)))

@@ -20,7 +20,6 @@ from vloc_ros.datasets.posed_images import (
     World,
     counted_stamp,
     in_map,
-    left_out,
     size_of_images,
     stamps_of,
     usable_shots,
@@ -114,7 +113,7 @@ def open_drives(path: Path, options: Options, problems: Problems) -> list[PosedS
         T_map_cam = in_map(shots, options.world, str(folder), options.origin)
         title = path.name + (f"_{number}" if number else "")
         drive = PosedSequence(title, stamps_of(shots), T_map_cam, T_BODY_OPTICAL.copy(), camera, source)
-        out.append(replace(drive, dropped=left_out(problems, before)))
+        out.append(replace(drive, dropped=problems.since(before)))
         before = dict(problems.counts)
     if not out:
         raise DatasetError(f"{root}: expected the images of the model {folder}, found none of {len(model.images)}")

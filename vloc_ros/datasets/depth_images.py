@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from vloc_ros.datasets.image_files import FolderImages
+from vloc_ros.datasets.image_files import FolderImages, decoded
 from vloc_ros.errors import DatasetError
 from vloc_ros.geometry.se3 import transform_points
 from vloc_ros.types import Array, CameraModel
@@ -20,14 +21,16 @@ F32 = npt.NDArray[np.float32]
 
 
 def read_depth(path: Path, levels_per_metre: float = 1000.0, invalid: tuple[int, ...] = (0, 65535)) -> F32:
-    """A 16-bit image of depths as (H, W) metres, NaN where it is unknown.
+    """A 16-bit image of depths as (H, W) metres along the optical axis, NaN where it is unknown.
 
+    :param invalid: grey levels that say nothing.
     :raises DatasetError: it is missing, truncated, or no 16-bit image of one channel.
     """
-    raw = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
-    if raw is None or raw.ndim != 2 or raw.dtype != np.uint16:
-        found = "none that can be decoded" if raw is None else f"{raw.dtype} of shape {raw.shape}"
-        raise DatasetError(f"{path}: expected a 16-bit depth image of one channel, found {found}")
+    raw = decoded(path, cv2.IMREAD_UNCHANGED)
+    if raw.ndim != 2 or raw.dtype != np.uint16:
+        raise DatasetError(
+            f"{path}: expected a 16-bit depth image of one channel, found {raw.dtype} of shape {raw.shape}"
+        )
     out = raw.astype(np.float32) / np.float32(levels_per_metre)
     out[np.isin(raw, invalid)] = np.nan
     return out
@@ -65,16 +68,37 @@ def registered(depth: F32, depth_camera: DepthCamera, colour: CameraModel) -> F3
 
 @dataclass(frozen=True)
 class DepthImages(FolderImages):
-    """Colour images with a depth file each; ``depth_camera`` None: depth as it is stored.
+    """Colour images with a depth file each, or None where there is none.
 
     A source of depth as the trainers ask for it: :meth:`depth` gives metres along the optical axis.
+
+    :param depth_paths: as many as ``paths``.
+    :param colour: the camera of the colour images.
+    :param depth_camera: of depth images that are not registered to the colour images; None: depth as it is stored.
+    :param levels_per_metre: grey levels of a depth image.
+    :param invalid: those that say nothing.
     """
 
-    depth_paths: tuple[Path, ...]
+    depth_paths: Sequence[Path | None]
     colour: CameraModel
-    depth_camera: DepthCamera | None
+    depth_camera: DepthCamera | None = None
+    levels_per_metre: float = 1000.0
+    invalid: tuple[int, ...] = (0, 65535)
 
     def depth(self, index: int) -> F32:
-        """(H, W) metres, NaN where unknown. :raises DatasetError: the file cannot be read."""
-        found = read_depth(self.depth_paths[index])
-        return found if self.depth_camera is None else registered(found, self.depth_camera, self.colour)
+        """(H, W) metres, NaN where unknown, at the pixels of the colour image (H, W).
+
+        :raises DatasetError: the file cannot be read, or is of another size than the colour image and stays so.
+        """
+        path = self.depth_paths[index]
+        if path is None:
+            return np.full(self.colour.size[::-1], np.nan, dtype=np.float32)
+        found = read_depth(path, self.levels_per_metre, self.invalid)
+        if self.depth_camera is not None:
+            return registered(found, self.depth_camera, self.colour)
+        if found.shape != self.colour.size[::-1]:
+            raise DatasetError(
+                f"{path}: expected depth of {self.colour.width}x{self.colour.height} as the colour image, found "
+                f"{found.shape[1]}x{found.shape[0]}"
+            )
+        return found

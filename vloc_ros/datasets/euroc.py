@@ -19,17 +19,17 @@ from typing import Any
 import numpy as np
 import yaml
 
-from vloc_ros.datasets.image_files import FolderImages
+from vloc_ros.datasets.image_files import FolderImages, first_usable
 from vloc_ros.datasets.mounting import upright_base
-from vloc_ros.datasets.pose_rows import check_image_size, counted_since, listed_frames, pose_samples
+from vloc_ros.datasets.pose_rows import listed_frames, pose_samples
 from vloc_ros.datasets.posed import covered_frames, track_of
 from vloc_ros.datasets.problems import Problems
 from vloc_ros.datasets.sequence import PosedSequence
-from vloc_ros.datasets.tables import read_rows
-from vloc_ros.errors import CameraError, DatasetError, GeometryError
+from vloc_ros.datasets.tables import read_rows, transform_from_matrix
+from vloc_ros.errors import CameraError, DatasetError
 from vloc_ros.geometry.se3 import inverse
 from vloc_ros.settings import ranged
-from vloc_ros.types import Array, CameraModel, check_transform
+from vloc_ros.types import Array, CameraModel
 
 __all__ = ["Options", "matches", "open_drives", "read_sensor"]
 
@@ -69,7 +69,8 @@ def open_drives(path: Path, options: Options, problems: Problems) -> list[PosedS
     camera = _camera(sensor, folder / "sensor.yaml")
     T_body_cam = _body_from(sensor, folder / "sensor.yaml")
     stamps, paths = listed_frames(read_rows(folder / "data.csv", problems, 2, ","), folder / "data", problems, "ns")
-    check_image_size(paths[0], camera, folder / "sensor.yaml")
+    begin, _ = first_usable(paths, problems, camera.size, str(folder / "sensor.yaml"))
+    stamps, paths = stamps[begin:], paths[begin:]
     truth = root / options.truth / "data.csv"
     # 17 columns: speed and biases after the pose; motion capture has the pose alone.
     samples = pose_samples(read_rows(truth, problems, (8, 17), ","), problems, "ns", "wxyz")
@@ -87,7 +88,7 @@ def open_drives(path: Path, options: Options, problems: Problems) -> list[PosedS
             camera,
             FolderImages(tuple(paths[i] for i in kept)),
             rig=_rig(root, options.camera, T_base_body, problems),
-            dropped=counted_since(problems, before),
+            dropped=problems.since(before),
         )
     ]
 
@@ -145,14 +146,7 @@ def _body_from(sensor: Mapping[str, Any], path: Path) -> Array:
     entry = sensor.get("T_BS")
     if not isinstance(entry, dict):
         raise DatasetError(f"{path}: T_BS: expected rows, cols and 16 values in data, found {str(entry)[:60]}")
-    T = np.reshape(_numbers(entry, "data", 16, path), (4, 4))
-    try:
-        check_transform(T, "T_BS")
-    except GeometryError as error:
-        raise DatasetError(f"{path}: {error}") from error
-    u, _, vt = np.linalg.svd(T[:3, :3])
-    T[:3, :3] = u @ vt
-    return T
+    return transform_from_matrix(np.reshape(_numbers(entry, "data", 16, path), (4, 4)), f"{path}: T_BS")
 
 
 def _base(root: Path, T_body_cam: Array) -> Array:

@@ -37,15 +37,17 @@ from vloc_ros.datasets.fourseasons_poses import (
     read_times,
     result_poses,
 )
-from vloc_ros.datasets.image_files import FolderImages
+from vloc_ros.datasets.image_files import FolderImages, first_usable
 from vloc_ros.datasets.mounting import upright_base
 from vloc_ros.datasets.nmea import read_gga
-from vloc_ros.datasets.pose_rows import check_image_size, counted_since, images_in
+from vloc_ros.datasets.pose_rows import images_in
 from vloc_ros.datasets.posed import covered_frames, track_of
 from vloc_ros.datasets.problems import Problems
 from vloc_ros.datasets.sequence import PosedSequence
+from vloc_ros.datasets.tables import stamp_in_ns
 from vloc_ros.errors import ConfigError, DatasetError, GeometryError
 from vloc_ros.geometry.geodesy import Datum, ecef_to_geodetic, geodetic_to_ecef
+from vloc_ros.geometry.rotations import nearest_rotation
 from vloc_ros.geometry.se3 import inverse, make_transform
 from vloc_ros.settings import ranged
 from vloc_ros.types import Array, CameraModel
@@ -133,7 +135,8 @@ def _open(recording: Path, options: Options, datum: Datum, problems: Problems) -
     listed = recording / "times.txt"
     times = read_times(listed, problems) if listed.is_file() or options.poses == "result" else {}
     stamps, paths = _images(recording, options, times, problems)
-    check_image_size(paths[0], mounting.camera, mounting.calibration)
+    begin, _ = first_usable(paths, problems, mounting.camera.size, str(mounting.calibration))
+    stamps, paths = stamps[begin:], paths[begin:]
     samples, what = _samples(recording, options, times, problems)
     track = track_of(
         [(s, _chain(frames, datum, T, k), at) for s, T, k, at in samples], what, problems, options.max_gap_s
@@ -150,7 +153,7 @@ def _open(recording: Path, options: Options, datum: Datum, problems: Problems) -
         datum=datum,
         gnss=read_gga(nmea, int(stamps[0]), problems) if nmea.is_file() else None,
         rig=mounting.rig,
-        dropped=counted_since(problems, before),
+        dropped=problems.since(before),
     )
 
 
@@ -163,8 +166,7 @@ def _chain(frames: Transformations, datum: Datum, T_cam: Array, scale: float) ->
     R, t = datum.R_enu_ecef, frames.T_e_gpsw[:3, 3] - origin
     T_map_gpsw = make_transform(R @ frames.T_e_gpsw[:3, :3], R @ t)
     T = T_map_gpsw @ inverse(frames.T_w_gpsw) @ frames.T_S_AS @ np.diag([scale, scale, scale, 1.0]) @ T_cam
-    u, _, vt = np.linalg.svd(T[:3, :3])
-    return make_transform(u @ vt, T[:3, 3])
+    return make_transform(nearest_rotation(T[:3, :3]), T[:3, 3])
 
 
 def _samples(recording: Path, options: Options, times: FrameTimes, problems: Problems) -> tuple[list[PoseSample], str]:
@@ -185,12 +187,10 @@ def _images(
     folder = recording / f"{options.images}_images" / options.camera
     found: dict[int, Path] = {}
     for path in images_in(folder):
-        if path.stem.isdigit() and path.stem.isascii():
-            found[int(path.stem)] = path
-        else:
-            problems.fault(
-                "image whose name is no stamp", f"{path}: expected a name that is a stamp in ns, found {path.stem!r}"
-            )
+        try:
+            found[stamp_in_ns(path.stem, "ns", f"{path}: name")] = path
+        except DatasetError as error:
+            problems.fault("image whose name is no stamp", f"{error}; remove the file, or --keep-going")
     for stamp, (_, where) in times.items():
         if stamp not in found:
             problems.fault(

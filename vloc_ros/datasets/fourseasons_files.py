@@ -15,10 +15,10 @@ import numpy as np
 import yaml
 
 from vloc_ros.datasets.problems import Problems
-from vloc_ros.datasets.tables import transform_from_quaternion
-from vloc_ros.errors import CameraError, DatasetError, GeometryError
+from vloc_ros.datasets.tables import transform_from_matrix, transform_from_quaternion
+from vloc_ros.errors import CameraError, DatasetError
 from vloc_ros.geometry.rotations import rotation_angle
-from vloc_ros.types import Array, CameraModel, check_transform
+from vloc_ros.types import Array, CameraModel
 
 __all__ = [
     "Transformations",
@@ -138,7 +138,7 @@ def read_stereo(path: Path) -> Array:
             rows.append(_numbers(line.replace(",", " "), None, 4, f"{path}:{number}", "a row of a 4x4 matrix"))
     if len(rows) != 4:
         raise DatasetError(f"{path}: expected four rows of a 4x4 matrix, found {len(rows)}")
-    T = _rigid(np.stack(rows), str(path))
+    T = transform_from_matrix(np.stack(rows), str(path))
     if not T[0, 3] < 0.0:
         raise DatasetError(
             f"{path}:1: expected T_cam1_cam0 with t_x about -0.3005 m (cam0 lies to the left of cam1), found t_x "
@@ -195,17 +195,7 @@ def _matrix(value: Any, where: str) -> Array:
         T = np.zeros(0)
     if T.shape != (4, 4):
         raise DatasetError(f"{where}: expected a 4x4 matrix, found {str(value)[:60]}")
-    return _rigid(T, where)
-
-
-def _rigid(T: Array, where: str) -> Array:
-    try:
-        out = check_transform(T, "transform").copy()
-    except GeometryError as error:
-        raise DatasetError(f"{where}: {error}") from error
-    u, _, vt = np.linalg.svd(out[:3, :3])
-    out[:3, :3] = u @ vt
-    return out
+    return transform_from_matrix(T, where)
 
 
 def _numbers(text: str, separator: str | None, count: int, where: str, what: str) -> Array:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from vloc_ros.datasets.pose_rows import pose_samples, stamp_of
+from vloc_ros.datasets.pose_rows import pose_samples
 from vloc_ros.datasets.problems import Problems
-from vloc_ros.datasets.tables import Row, read_rows, transform_from_quaternion
+from vloc_ros.datasets.tables import Row, read_rows, stamp_of, transform_from_quaternion
 from vloc_ros.errors import DatasetError
 from vloc_ros.types import Array
 

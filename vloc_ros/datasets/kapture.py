@@ -30,14 +30,13 @@ from vloc_ros.datasets.posed_images import (
     World,
     counted_stamp,
     in_map,
-    left_out,
     size_of_images,
     stamps_of,
     usable_shots,
 )
 from vloc_ros.datasets.problems import Problems
 from vloc_ros.datasets.sequence import T_BODY_OPTICAL, PosedSequence
-from vloc_ros.datasets.tables import Row, read_rows, stamp_in_ns
+from vloc_ros.datasets.tables import LATEST_NS, Row, read_rows, stamp_in_ns
 from vloc_ros.errors import CameraError, DatasetError
 from vloc_ros.geometry.se3 import inverse
 from vloc_ros.settings import ranged
@@ -46,8 +45,6 @@ from vloc_ros.types import Array, CameraModel
 __all__ = ["Options", "matches", "open_drives"]
 
 VERSIONS = ("1.0", "1.1")
-#: What an int64 holds, with room for an offset.
-LATEST_NS = 2**62
 
 
 @dataclass(frozen=True)
@@ -111,7 +108,7 @@ def open_drives(path: Path, options: Options, problems: Problems) -> list[PosedS
         drive = _drive(path, devices, shots, cameras[devices[0]], mounting, options, problems)
         if drive is not None:
             title = path.name if len(groups) == 1 else f"{path.name}-{devices[0].replace('/', '_')}"
-            out.append(replace(drive, name=title, gnss=gnss, dropped=left_out(problems, before)))
+            out.append(replace(drive, name=title, gnss=gnss, dropped=problems.since(before)))
             before = dict(problems.counts)
     if not out:
         raise DatasetError(
@@ -234,9 +231,6 @@ def _stamp(time: int, row: Row, options: Options, problems: Problems) -> int | N
         problems.fault(
             "stamp of another unit", f"{problem}; name what it is: stamp_unit=us, ms, s, or frame for counters"
         )
-        return None
-    if stamp > LATEST_NS:
-        problems.fault("stamp of another unit", f"{row.where}: expected a stamp in {options.stamp_unit}, found {time}")
         return None
     return stamp if options.since_1970 else START_NS + stamp
 

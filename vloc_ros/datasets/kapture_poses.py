@@ -17,6 +17,10 @@ from vloc_ros.types import Array
 __all__ = ["Mounting", "Trajectories", "read_mounting", "read_trajectories", "timestamp"]
 
 
+#: No int64 has more digits.
+_LONGEST = 19
+
+
 @dataclass(frozen=True)
 class Mounting:
     """What is mounted on what: ``T_device_rig`` (4, 4) by device, then by each rig that holds it directly."""
@@ -118,7 +122,7 @@ def read_trajectories(path: Path, problems: Problems) -> Trajectories:
 def timestamp(row: Row, problems: Problems) -> int | None:
     """The first field as the integer that it is; None (a fault) where it is none."""
     text = row.fields[0]
-    if not (text.isascii() and text.isdigit()):
+    if not (text.isascii() and text.isdigit() and len(text) <= _LONGEST):
         problems.fault(
             "timestamp that is no integer", f"{row.where}: expected an integer as timestamp, found {text[:40]!r}"
         )

@@ -13,24 +13,32 @@ such a data set: ``base_link`` is at the camera, with body axes.
 
 from __future__ import annotations
 
+import math
+import os
+import re
+from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import cv2
 import numpy as np
+import numpy.typing as npt
 
-from vloc_ros.datasets.image_files import IMAGE_SUFFIXES, FolderImages
+from vloc_ros.datasets.image_files import IMAGE_SUFFIXES, FilesIn, FolderImages, first_usable
 from vloc_ros.datasets.problems import Problems
 from vloc_ros.datasets.sequence import T_BODY_OPTICAL, PosedSequence
-from vloc_ros.errors import DatasetError, GeometryError
-from vloc_ros.types import Array, CameraModel, check_transform
+from vloc_ros.datasets.tables import EARLIEST_NS, stamp_in_ns, transform_from_matrix
+from vloc_ros.errors import DatasetError
+from vloc_ros.geometry.rotations import nearest_rotation
+from vloc_ros.types import Array, CameraModel
 
 __all__ = ["START_NS", "KittiOptions", "Options", "matches", "open_drives", "open_kitti"]
 
-#: Added to every stamp: KITTI's clock starts at 0, which ROS reads as "no stamp".
+#: Added to stamps that do not count from 1970: KITTI's clock starts at 0, which ROS reads as "no stamp".
 START_NS = 1_000_000_000
+Ints = npt.NDArray[np.int64]
+_NUMBERED = re.compile(r"[0-9]{1,18}\.[A-Za-z]+$")
 IMAGE_FOLDERS = ("image_2", "left", "rgb", "image_0", "images", "right")
 #: From the world of the poses to a map frame with z up.
 T_MAP_WORLD: dict[str, Array] = {
@@ -78,11 +86,17 @@ def matches(path: Path) -> bool:
 
 
 def open_drives(path: Path, options: KittiOptions, problems: Problems) -> list[PosedSequence]:
-    """The one drive of such a folder; faults end the reading in any case, for lines are told by their number alone."""
-    return [open_kitti(path, options)]
+    """The one drive of such a folder.
+
+    Faulty lines end the reading in any case, for they are told by their number alone; of the images, those at the
+    beginning that cannot be decoded are left out with ``keep_going``.
+    """
+    return [open_kitti(path, options, problems)]
 
 
-def open_kitti(source: str | Path, options: KittiOptions | None = None) -> PosedSequence:
+def open_kitti(
+    source: str | Path, options: KittiOptions | None = None, problems: Problems | None = None
+) -> PosedSequence:
     """A KITTI odometry sequence or a flat folder as a :class:`PosedSequence` (its source is :class:`FolderImages`).
 
     :raises DatasetError: something is missing, malformed (with file and line) or does not fit together.
@@ -91,18 +105,30 @@ def open_kitti(source: str | Path, options: KittiOptions | None = None) -> Posed
     source = Path(source)
     if not source.is_dir():
         raise DatasetError(f"{source}: expected a folder, found {'a file' if source.exists() else 'nothing'}")
-    folder, poses_file = _layout(source, options)
-    images = _images(folder, options)
-    world = read_poses(poses_file)
-    numbers = _numbers(images, len(world), poses_file)
-    stamps = _stamps(folder, numbers, options)
-    camera, offset = _camera(folder, images[0], options)
-    T_camera0_camera = np.eye(4)
-    T_camera0_camera[:3, 3] = offset
+    problems = problems or Problems()
     if options.world not in T_MAP_WORLD:
         raise DatasetError(f"world: expected {', '.join(T_MAP_WORLD)}, found {options.world!r}")
-    T_map_cam = T_MAP_WORLD[options.world] @ world[numbers] @ T_camera0_camera
-    return PosedSequence(folder.name, stamps, T_map_cam, T_BODY_OPTICAL.copy(), camera, FolderImages(tuple(images)))
+    before = dict(problems.counts)
+    folder, poses_file = _layout(source, options)
+    images = _images(folder, options)
+    poses = read_poses(poses_file)
+    numbers = _numbers(images, len(poses), poses_file)
+    stamps = _stamps(folder, numbers, options)
+    begin, size = first_usable(images, problems)
+    images, numbers, stamps = images[begin:], numbers[begin:], stamps[begin:]
+    camera, offset = _camera(folder, images[0], size, options)
+    if not np.array_equal(numbers, np.arange(len(poses))):
+        poses = poses[numbers]
+    poses[:, :3, 3] += poses[:, :3, :3] @ offset
+    return PosedSequence(
+        folder.name,
+        stamps,
+        T_MAP_WORLD[options.world] @ poses,
+        T_BODY_OPTICAL.copy(),
+        camera,
+        FolderImages(images),
+        dropped=problems.since(before),
+    )
 
 
 def read_poses(path: Path) -> Array:
@@ -110,35 +136,46 @@ def read_poses(path: Path) -> Array:
 
     :raises DatasetError: names the file and the line.
     """
-    poses = []
-    for number, values in _rows(path):
-        if len(values) not in (12, 16):
-            raise DatasetError(f"{path}:{number}: expected 12 or 16 values, found {len(values)}")
-        T = np.vstack([np.reshape(values[:12], (3, 4)), [0.0, 0.0, 0.0, 1.0]])
-        try:
-            check_transform(T, f"{path}:{number}")
-        except GeometryError as error:
-            raise DatasetError(str(error)) from error
-        u, _, vt = np.linalg.svd(T[:3, :3])
-        T[:3, :3] = u @ vt
-        poses.append(T)
-    if not poses:
+    # Long drives: numbers are kept as such, and arrays are worked on in place.
+    values, lines = array("d"), array("q")
+    for number, row in _rows(path):
+        if len(row) not in (12, 16):
+            raise DatasetError(f"{path}:{number}: expected 12 or 16 values, found {len(row)}")
+        values.extend(row if len(row) == 16 else (*row, 0.0, 0.0, 0.0, 1.0))
+        lines.append(number)
+    if not lines:
         raise DatasetError(f"{path}: expected one pose a line, found an empty file")
-    return np.stack(poses)
+    poses = np.frombuffer(values, dtype=np.float64).reshape(-1, 4, 4)
+    for begin in range(0, len(poses), 1024):
+        part = poses[begin : begin + 1024]
+        R = part[:, :3, :3]
+        off = np.abs(R @ R.transpose(0, 2, 1) - np.eye(3)).max(axis=(1, 2))
+        # What is clearly a rotation need not be looked at one by one.
+        doubtful = (off > 1e-5) | (np.linalg.det(R) < 0.0) | (part[:, 3] != (0.0, 0.0, 0.0, 1.0)).any(axis=1)
+        for row_number in np.flatnonzero(doubtful):
+            part[row_number] = transform_from_matrix(part[row_number], f"{path}:{lines[begin + row_number]}")
+        part[:, :3, :3] = nearest_rotation(R)
+    return poses
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    if not path.is_file():
+        raise DatasetError(f"{path}: no such file")
+    with path.open(encoding="utf-8", errors="replace") as file:
+        for number, line in enumerate(file, 1):
+            if line.strip():
+                yield number, line.strip()
 
 
 def _rows(path: Path) -> Iterator[tuple[int, list[float]]]:
-    if not path.is_file():
-        raise DatasetError(f"{path}: no such file")
-    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
-        if line.strip():
-            try:
-                values = [float(v) for v in line.replace(",", " ").split()]
-            except ValueError as error:
-                raise DatasetError(f"{path}:{number}: expected numbers, found {line.strip()[:40]!r}") from error
-            if not np.isfinite(values).all():
-                raise DatasetError(f"{path}:{number}: expected finite values, found {line.strip()[:40]!r}")
-            yield number, values
+    for number, line in _lines(path):
+        try:
+            values = [float(v) for v in line.replace(",", " ").split()]
+        except ValueError as error:
+            raise DatasetError(f"{path}:{number}: expected numbers, found {line[:40]!r}") from error
+        if not all(map(math.isfinite, values)):
+            raise DatasetError(f"{path}:{number}: expected finite values, found {line[:40]!r}")
+        yield number, values
 
 
 def _layout(source: Path, options: KittiOptions) -> tuple[Path, Path]:
@@ -166,50 +203,67 @@ def _layout(source: Path, options: KittiOptions) -> tuple[Path, Path]:
     return folder, poses
 
 
-def _images(folder: Path, options: KittiOptions) -> list[Path]:
+def _images(folder: Path, options: KittiOptions) -> FilesIn:
+    """In the order of their numbers if all names are such, else in that of their names."""
     names = (options.images,) if options.images else IMAGE_FOLDERS
     for name in names:
-        paths = sorted(p for p in (folder / name).glob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
-        if paths:
-            return paths
+        if not (folder / name).is_dir():
+            continue
+        with os.scandir(folder / name) as entries:
+            found = sorted(e.name for e in entries if os.path.splitext(e.name)[1].lower() in IMAGE_SUFFIXES)
+        if found:
+            if all(_NUMBERED.match(file) for file in found):
+                found.sort(key=_number)
+            return FilesIn(folder / name, tuple(found))
     raise DatasetError(f"{folder}: expected images in {' or '.join(names)}, found none; name the folder with --images")
 
 
-def _numbers(images: list[Path], poses: int, poses_file: Path) -> list[int]:
+def _number(name: str) -> int:
+    return int(name.partition(".")[0])
+
+
+def _numbers(images: FilesIn, poses: int, poses_file: Path) -> Ints:
     """Which line of the poses file belongs to each image: the number in its name, else its place in name order."""
-    if all(p.stem.isdigit() for p in images) and int(images[-1].stem) < poses:
-        return [int(p.stem) for p in images]
+    if all(_NUMBERED.match(name) for name in images.names):
+        numbers = np.array([_number(name) for name in images.names], dtype=np.int64)
+        repeated = np.flatnonzero(np.diff(numbers) == 0)
+        if len(repeated):
+            first = int(repeated[0])
+            raise DatasetError(
+                f"{images[first + 1]}: expected one image for each number, found {images.names[first]}, too; remove one"
+            )
+        if numbers[-1] < poses:
+            return numbers
     if len(images) != poses:
         raise DatasetError(
-            f"{poses_file}: {poses} poses for {len(images)} images in {images[0].parent}; "
+            f"{poses_file}: {poses} poses for {len(images)} images in {images.folder}; "
             "expected as many, or image names that are line numbers"
         )
-    return list(range(poses))
+    return np.arange(poses, dtype=np.int64)
 
 
-def _stamps(folder: Path, numbers: list[int], options: KittiOptions) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+def _stamps(folder: Path, numbers: Ints, options: KittiOptions) -> Ints:
     files = sorted(folder.glob("times*.txt"))
     if not files:
         if not 0 < options.rate_hz < float("inf"):
             raise DatasetError(f"rate: expected frames per second above 0, found {options.rate_hz}")
-        return np.array([START_NS + round(n * 1e9 / options.rate_hz) for n in numbers], dtype=np.int64)
-    seconds: list[float] = []
-    for line, values in _rows(files[0]):
-        if len(values) != 1:
-            raise DatasetError(f"{files[0]}:{line}: expected one stamp in seconds, found {len(values)} values")
-        if seconds and values[0] <= seconds[-1]:
-            raise DatasetError(f"{files[0]}:{line}: expected increasing stamps, found {values[0]} after {seconds[-1]}")
-        seconds.append(values[0])
-    if numbers[-1] >= len(seconds):
-        raise DatasetError(f"{files[0]}: {len(seconds)} stamps, too few for frame {numbers[-1]}")
-    return np.array([START_NS + round(seconds[n] * 1e9) for n in numbers], dtype=np.int64)
+        return np.array([START_NS + round(int(n) * 1e9 / options.rate_hz) for n in numbers], dtype=np.int64)
+    stamps = array("q")
+    for line, text in _lines(files[0]):
+        if len(text.split()) != 1:
+            raise DatasetError(f"{files[0]}:{line}: expected one stamp in seconds, found {len(text.split())} values")
+        stamp = stamp_in_ns(text, "s", f"{files[0]}:{line}", since_1970=False)
+        if stamps and stamp <= stamps[-1]:
+            raise DatasetError(f"{files[0]}:{line}: expected increasing stamps, found {stamp} ns after {stamps[-1]} ns")
+        stamps.append(stamp)
+    if numbers[-1] >= len(stamps):
+        raise DatasetError(f"{files[0]}: {len(stamps)} stamps, too few for frame {numbers[-1]}")
+    begin = 0 if stamps[0] >= EARLIEST_NS else START_NS
+    return begin + np.frombuffer(stamps, dtype=np.int64)[numbers]
 
 
-def _camera(folder: Path, first: Path, options: KittiOptions) -> tuple[CameraModel, Array]:
-    image = cv2.imread(str(first), cv2.IMREAD_COLOR)
-    if image is None:
-        raise DatasetError(f"{first}: expected an image, found a file that cannot be decoded")
-    height, width = image.shape[:2]
+def _camera(folder: Path, first: Path, size: tuple[int, int], options: KittiOptions) -> tuple[CameraModel, Array]:
+    width, height = size
     offset = np.zeros(3) if options.camera_offset is None else np.array(options.camera_offset, dtype=np.float64)
     if options.intrinsics is not None:
         return CameraModel(width, height, *options.intrinsics), offset

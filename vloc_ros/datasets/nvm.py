@@ -6,6 +6,7 @@ quaternion world to camera, w first, and the centre of the camera in the world. 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,8 @@ from vloc_ros.errors import DatasetError
 from vloc_ros.types import Array
 
 __all__ = ["NvmCamera", "read_nvm"]
+
+_COUNT = re.compile(r"[0-9]{1,9}")
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,7 @@ def read_nvm(path: Path, problems: Problems) -> list[NvmCamera]:
         if not first.startswith("NVM_V3"):
             raise DatasetError(f"{path}:{number}: expected NVM_V3, found {first[:40]!r}")
         number, count = next(lines, (number + 1, ""))
-        if not count.isdigit():
+        if not _COUNT.fullmatch(count):
             raise DatasetError(f"{path}:{number}: expected the number of cameras, found {count[:40]!r}")
         return list(_cameras(path, lines, int(count), problems))
 

@@ -9,24 +9,16 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from vloc_ros.datasets.image_files import IMAGE_SUFFIXES, read_image
+from vloc_ros.datasets.image_files import IMAGE_SUFFIXES
 from vloc_ros.datasets.problems import Problems
-from vloc_ros.datasets.tables import Row, stamp_in_ns, transform_from_quaternion
+from vloc_ros.datasets.tables import Row, stamp_of, transform_from_quaternion
 from vloc_ros.errors import DatasetError
-from vloc_ros.types import Array, CameraModel
+from vloc_ros.types import Array
 
-__all__ = ["check_image_size", "counted_since", "images_in", "listed_frames", "pose_samples", "stamp_of"]
+__all__ = ["images_in", "listed_frames", "pose_samples"]
 
+_MISSING = "listed image that is missing"
 _XYZW = {"xyzw": [0, 1, 2, 3], "wxyz": [1, 2, 3, 0]}
-
-
-def stamp_of(row: Row, problems: Problems, unit: str, column: int = 0, *, since_1970: bool = True) -> int | None:
-    """The stamp in a column, ns; None (a fault) where there is none, or one of another unit."""
-    try:
-        return stamp_in_ns(row.fields[column], unit, row.where, since_1970=since_1970)
-    except DatasetError as error:
-        problems.fault("stamp that cannot be read", str(error))
-        return None
 
 
 def pose_samples(
@@ -68,6 +60,7 @@ def listed_frames(
     :raises DatasetError: as above, or not one file is there.
     """
     found: dict[int, Path] = {}
+    missing: list[str] = []
     last, listed = -1, 0
     for row in rows:
         listed += 1
@@ -89,13 +82,13 @@ def listed_frames(
         if path.is_file():
             found[stamp] = path
             continue
-        kind, message = "listed image that is missing", f"{row.where}: expected the image {path}, found no file"
-        if partial:
-            problems.skip(kind, message)
-        else:
-            problems.fault(kind, f"{message}; complete the data set, or --keep-going")
+        missing.append(f"{row.where}: expected the image {path}, found no file")
+        if not partial:
+            problems.fault(_MISSING, f"{missing[-1]}; complete the data set, or --keep-going")
     if not found:
         raise DatasetError(f"{folder}: expected images, found none of {listed} that are listed")
+    if partial and missing:
+        problems.skip(_MISSING, f"{missing[0]}; {len(missing)} of {listed} listed images are not there", len(missing))
     stamps = sorted(found)
     return np.array(stamps, dtype=np.int64), [found[s] for s in stamps]
 
@@ -106,22 +99,3 @@ def images_in(folder: Path) -> list[Path]:
     if not paths:
         raise DatasetError(f"{folder}: expected images, found none")
     return paths
-
-
-def check_image_size(path: Path, camera: CameraModel, where: Path) -> None:
-    """Whether an image is of the size that its calibration in ``where`` is for.
-
-    :raises DatasetError: it is not, or cannot be decoded.
-    """
-    height, width = read_image(path).shape[:2]
-    if (width, height) != camera.size:
-        raise DatasetError(
-            f"{path}: expected {camera.width}x{camera.height} pixels as in {where}, found {width}x{height}; "
-            "use the calibration of these images"
-        )
-
-
-def counted_since(problems: Problems, before: dict[str, int]) -> dict[str, int]:
-    """What has been left out since ``before``, a copy of the counts then."""
-    counts = {kind: count - before.get(kind, 0) for kind, count in problems.counts.items()}
-    return {kind: count for kind, count in counts.items() if count}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from vloc_ros.datasets.image_files import read_image
+from vloc_ros.datasets.image_files import first_usable
 from vloc_ros.datasets.kitti import START_NS, T_MAP_WORLD
 from vloc_ros.datasets.problems import Problems
 from vloc_ros.errors import DatasetError
@@ -22,7 +22,6 @@ __all__ = [
     "World",
     "counted_stamp",
     "in_map",
-    "left_out",
     "size_of_images",
     "stamps_of",
     "usable_shots",
@@ -79,21 +78,8 @@ def size_of_images(
 
     :raises DatasetError: there is none.
     """
-    for number, shot in enumerate(shots):
-        try:
-            height, width = read_image(shot.path).shape[:2]
-        except DatasetError as problem:
-            problems.fault("image that cannot be decoded", str(problem))
-            continue
-        if expected is not None and (width, height) != expected:
-            problems.fault(
-                "image of another size",
-                f"{shot.path}: expected an image of {expected[0]}x{expected[1]} as the calibration, found "
-                f"{width}x{height}; scaled copies need a calibration of their own",
-            )
-            continue
-        return list(shots[number:]), (width, height)
-    raise DatasetError(f"{shots[0].path.parent}: expected images that can be decoded, found none")
+    begin, size = first_usable([shot.path for shot in shots], problems, expected)
+    return list(shots[begin:]), size
 
 
 def in_map(shots: Sequence[Shot], world: World, what: str, origin: Sequence[float] | None = None) -> Array:
@@ -121,9 +107,3 @@ def in_map(shots: Sequence[Shot], world: World, what: str, origin: Sequence[floa
 def stamps_of(shots: Sequence[Shot]) -> npt.NDArray[np.int64]:
     """(N,) int64."""
     return np.array([shot.stamp_ns for shot in shots], dtype=np.int64)
-
-
-def left_out(problems: Problems, before: Mapping[str, int]) -> dict[str, int]:
-    """What was skipped since ``before``, a copy of the counts."""
-    found = {kind: count - before.get(kind, 0) for kind, count in problems.counts.items()}
-    return {kind: count for kind, count in found.items() if count}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 
 from vloc_ros.errors import DatasetError
 
@@ -42,6 +43,10 @@ class Problems:
         self.counts[kind] = before + count
         if before < self.TOLD:
             _log.warning("%s", message)
+
+    def since(self, before: Mapping[str, int]) -> dict[str, int]:
+        """What has been skipped since ``before``, a copy of :attr:`counts` then: what one drive of several lacks."""
+        return {kind: n - before.get(kind, 0) for kind, n in self.counts.items() if n > before.get(kind, 0)}
 
     def summary(self) -> str:
         """One line: what was left out and how often; empty when nothing was."""

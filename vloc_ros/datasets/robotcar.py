@@ -24,6 +24,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from vloc_ros.datasets.image_files import first_usable
 from vloc_ros.datasets.posed import covered_frames
 from vloc_ros.datasets.problems import Problems
 from vloc_ros.datasets.robotcar_camera import (
@@ -36,10 +37,10 @@ from vloc_ros.datasets.robotcar_camera import (
     read_bayer,
     read_model,
 )
-from vloc_ros.datasets.robotcar_poses import UnitOptions, gnss_track, stamp_of, unit_track, visual_odometry
+from vloc_ros.datasets.robotcar_poses import UnitOptions, gnss_track, unit_track, visual_odometry
 from vloc_ros.datasets.robotcar_rig import sensor_mountings
 from vloc_ros.datasets.sequence import PosedSequence
-from vloc_ros.datasets.tables import read_rows
+from vloc_ros.datasets.tables import read_rows, stamp_of
 from vloc_ros.errors import DatasetError
 from vloc_ros.geometry.geodesy import Datum
 from vloc_ros.settings import ranged
@@ -118,8 +119,9 @@ def _open(drive: Path, options: Options, problems: Problems) -> PosedSequence:
     before = dict(problems.counts)
     paths, stamps = _images(drive, options.camera, problems)
     intrinsics, mountings = _calibration(drive, options)
-    paths, stamps = _from_first_readable(paths, stamps, problems)
-    camera, lut = _camera(drive, options, intrinsics[options.camera], paths[0])
+    begin, size = first_usable(paths, problems, read=read_bayer)
+    paths, stamps = paths[begin:], stamps[begin:]
+    camera, lut = _camera(drive, options, intrinsics[options.camera], paths[0], size)
     datum = Datum(*(options.datum or DATUM))
     vo = drive / "vo" / "vo.csv"
     odometry = visual_odometry(vo, problems, options.max_gap_s) if vo.is_file() or options.poses == "vo" else None
@@ -155,7 +157,7 @@ def _open(drive: Path, options: Options, problems: Problems) -> PosedSequence:
         datum=None if options.poses == "vo" else datum,
         gnss=fixes,
         rig=rig,
-        dropped={k: n - before.get(k, 0) for k, n in problems.counts.items() if n > before.get(k, 0)},
+        dropped=problems.since(before),
     )
 
 
@@ -185,7 +187,7 @@ def _images(drive: Path, camera: str, problems: Problems) -> tuple[list[Path], n
     last = -1
     for row in read_rows(listed, problems, 2):
         text, chunk = row.fields
-        stamp = stamp_of(text, row.where, problems)
+        stamp = stamp_of(row, problems, "us")
         if stamp is None:
             continue
         if stamp in found or f"{text}.png" in named:
@@ -221,20 +223,6 @@ def _images(drive: Path, camera: str, problems: Problems) -> tuple[list[Path], n
         raise DatasetError(f"{folder}: expected images named in {listed}, found none of {len(named)}")
     stamps = sorted(found)
     return [found[s] for s in stamps], np.array(stamps, dtype=np.int64)
-
-
-def _from_first_readable(
-    paths: list[Path], stamps: npt.NDArray[np.int64], problems: Problems
-) -> tuple[list[Path], npt.NDArray[np.int64]]:
-    """Without the images at the beginning that cannot be decoded: the first one says how large they are."""
-    for index, path in enumerate(paths):
-        try:
-            read_bayer(path)
-        except DatasetError as error:
-            problems.fault("image that cannot be decoded", str(error))
-            continue
-        return paths[index:], stamps[index:]
-    raise DatasetError(f"{paths[0].parent}: expected images, found none that can be decoded")
 
 
 def _told(problems: Problems, kind: str, message: str, count: int) -> None:
@@ -282,9 +270,11 @@ def _calibration(drive: Path, options: Options) -> tuple[dict[str, Intrinsics], 
     return out, sensor_mountings(_folder(drive, options.extrinsics, "extrinsics"))
 
 
-def _camera(drive: Path, options: Options, intrinsics: Intrinsics, first: Path) -> tuple[CameraModel, Path | None]:
+def _camera(
+    drive: Path, options: Options, intrinsics: Intrinsics, first: Path, size: tuple[int, int]
+) -> tuple[CameraModel, Path | None]:
     """The camera of the images as they are given out, and the lookup table."""
-    height, width = read_bayer(first).shape
+    width, height = size
     camera = CameraModel(width, height, *intrinsics.values)
     if not options.undistort:
         _log.warning(

@@ -18,10 +18,11 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from vloc_ros.datasets.image_files import decoded
 from vloc_ros.datasets.problems import Problems
-from vloc_ros.datasets.tables import read_rows
-from vloc_ros.errors import DatasetError, GeometryError
-from vloc_ros.types import Array, RgbImage, check_transform
+from vloc_ros.datasets.tables import read_rows, transform_from_matrix
+from vloc_ros.errors import DatasetError
+from vloc_ros.types import Array, RgbImage
 
 __all__ = ["MODELS", "BayerImages", "Intrinsics", "demosaic", "lut_path", "lut_pixels", "read_bayer", "read_model"]
 
@@ -58,11 +59,7 @@ def read_model(path: Path) -> Intrinsics:
     fx, fy, cx, cy = np.asarray(rows[0][1])
     if not (fx > 0 and fy > 0):
         raise DatasetError(f"{rows[0][0].where}: expected positive focal lengths, found {fx:g} and {fy:g}")
-    T = np.stack([np.asarray(values) for _, values in rows[1:]])
-    try:
-        check_transform(T, rows[1][0].where)
-    except GeometryError as error:
-        raise DatasetError(str(error)) from error
+    T = transform_from_matrix(np.stack([np.asarray(values) for _, values in rows[1:]]), rows[1][0].where)
     return Intrinsics((float(fx), float(fy), float(cx), float(cy)), T)
 
 
@@ -91,16 +88,7 @@ def _is_pointer(path: Path) -> bool:
 
 def read_bayer(path: Path) -> npt.NDArray[np.uint8]:
     """A raw image, (H, W) uint8. :raises DatasetError: missing, cut short, or of colours already."""
-    if not path.is_file():
-        raise DatasetError(f"{path}: expected an image, found no file")
-    data = path.read_bytes()
-    # Some decoders return what is there of a file that was cut short.
-    whole = not data.startswith(b"\x89PNG") or b"IEND" in data[-16:]
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED) if data and whole else None
-    if image is None:
-        raise DatasetError(
-            f"{path}: expected an image, found a file of {len(data)} bytes that is cut short or cannot be decoded"
-        )
+    image = decoded(path, cv2.IMREAD_UNCHANGED)
     if image.ndim != 2 or image.dtype != np.uint8:
         raise DatasetError(
             f"{path}: expected a raw 8-bit Bayer image of one channel, found shape {image.shape}, {image.dtype}; "

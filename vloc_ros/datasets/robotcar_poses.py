@@ -30,7 +30,7 @@ from vloc_ros.datasets.posed import track_of
 from vloc_ros.datasets.problems import Problems
 from vloc_ros.datasets.robotcar_rig import T_BASE_VEHICLE, se3_of
 from vloc_ros.datasets.sequence import GnssTrack
-from vloc_ros.datasets.tables import Row, read_rows, stamp_in_ns
+from vloc_ros.datasets.tables import Row, read_rows, stamp_of
 from vloc_ros.errors import DatasetError
 from vloc_ros.geometry.geodesy import Datum
 from vloc_ros.geometry.interpolation import PoseTrack
@@ -44,7 +44,6 @@ __all__ = [
     "grid_convergence",
     "heading_off",
     "map_ned",
-    "stamp_of",
     "unit_track",
     "visual_odometry",
 ]
@@ -55,6 +54,7 @@ _log = logging.getLogger(__name__)
 FAR_M = 100_000.0
 #: From here on, a heading that is off the direction of travel is worth a warning: rad.
 HEADING_WARNING = math.radians(0.8)
+_ZONES = frozenset(f"{zone:0{width}d}" for zone in range(1, 61) for width in (1, 2))
 
 
 @dataclass(frozen=True)
@@ -65,15 +65,6 @@ class UnitOptions:
     max_gap_s: float
     ins_status: tuple[str, ...]
     north: Literal["true", "grid"]
-
-
-def stamp_of(text: str, where: str, problems: Problems) -> int | None:
-    """Microseconds as ns; None (a fault) where it is no such stamp."""
-    try:
-        return stamp_in_ns(text, "us", where)
-    except DatasetError as error:
-        problems.fault("bad stamp", str(error))
-        return None
 
 
 def map_ned(datum: Datum, latitude_deg: Array, longitude_deg: Array) -> Array:
@@ -110,8 +101,8 @@ def unit_track(path: Path, options: UnitOptions, T_base_unit: Array, problems: P
         if status is not None and options.ins_status and status not in options.ins_status:
             refused.setdefault(status, []).append(row)
             continue
-        numbers = Row(row.path, row.number, row.fields[1:7]).numbers(problems)
-        stamp = stamp_of(row.fields[0], row.where, problems)
+        numbers = row.numbers(problems, 1, 7)
+        stamp = stamp_of(row, problems, "us")
         if numbers is None or stamp is None or not _plausible(numbers, row.where, options.datum, problems):
             continue
         if extra:
@@ -177,8 +168,8 @@ def visual_odometry(path: Path, problems: Problems, max_gap_s: float) -> PoseTra
     wanted = ["source_timestamp", "destination_timestamp", "x", "y", "z", "roll", "pitch", "yaw"]
     runs: list[list[tuple[int, Array, str]]] = []
     for row, _ in _table(path, wanted, problems):
-        numbers = Row(row.path, row.number, row.fields[2:]).numbers(problems)
-        ends = [stamp_of(text, row.where, problems) for text in row.fields[:2]]
+        numbers = row.numbers(problems, 2)
+        ends = [stamp_of(row, problems, "us", column) for column in (0, 1)]
         if numbers is None or ends[0] is None or ends[1] is None:
             continue
         start, end = min(ends[0], ends[1]), max(ends[0], ends[1])
@@ -216,8 +207,8 @@ def gnss_track(path: Path, problems: Problems, frame_id: str) -> GnssTrack | Non
     found: dict[int, Array] = {}
     last = -1
     for row, _ in _table(path, [*wanted, *(sigmas if with_sigma else [])], problems):
-        stamp = stamp_of(row.fields[0], row.where, problems)
-        numbers = Row(row.path, row.number, row.fields[1:]).numbers(problems)
+        stamp = stamp_of(row, problems, "us")
+        numbers = row.numbers(problems, 1)
         if stamp is None or numbers is None:
             continue
         if abs(numbers[0]) > 90 or abs(numbers[1]) > 180:
@@ -294,7 +285,7 @@ def _plausible(numbers: Array, where: str, datum: Datum, problems: Problems) -> 
 
 def _zone(text: str, where: str, problems: Problems) -> float | None:
     digits = text.strip().rstrip("ABCDEFGHIJKLMNOPQRSTUVWXYZ")
-    if not digits.isdigit() or not 1 <= int(digits) <= 60:
+    if digits not in _ZONES:
         problems.fault("UTM zone that is none", f"{where}: expected a UTM zone such as 30U, found {text!r}")
         return None
     return float(digits)

@@ -5,8 +5,8 @@ intrinsics.txt`` with lines ``fx v`` to ``cy v``, ``extrinsics/<camera>_extrinsi
 car), ``3D-models/**/all.nvm`` with the reference poses, and ``robotcar_v2_train.txt``: lines of a name and 16 values,
 camera to world, for rear images of the other conditions. Models and lists name ``.png`` where the files are ``.jpg``.
 
-The world of the models has its z axis *down*, as the INS from which it was made: of published poses the car's down is
-within 5 deg of +z (x and y level). The map frame is that world, half a turn about x: x stays, y and z change sign.
+The world of the models has its z axis *down*, as the INS from which it was made; no file of the data set states it, and
+the reader assumes it. The map frame is that world, half a turn about x: x stays, y and z change sign.
 The car's axes in the extrinsics are x right, y down, z forward, at the left eye of the stereo camera; ``base_link`` is
 there, too, with the axes of REP-103. The models were not built with the rig held fixed: poses of ``left`` and ``right``
 for the other conditions, which are made from ``rear`` by the extrinsics, are less exact than those of ``rear``.
@@ -27,10 +27,17 @@ from vloc_ros.datasets.image_files import FolderImages, read_image
 from vloc_ros.datasets.nvm import read_nvm
 from vloc_ros.datasets.problems import Problems
 from vloc_ros.datasets.sequence import T_BODY_OPTICAL, PosedSequence
-from vloc_ros.datasets.tables import Row, read_rows, stamp_in_ns, transform_from_quaternion
-from vloc_ros.errors import DatasetError, GeometryError
+from vloc_ros.datasets.tables import (
+    Row,
+    read_rows,
+    stamp_in_ns,
+    stamp_of,
+    transform_from_matrix,
+    transform_from_quaternion,
+)
+from vloc_ros.errors import DatasetError
 from vloc_ros.geometry.se3 import inverse
-from vloc_ros.types import Array, CameraModel, check_transform
+from vloc_ros.types import Array, CameraModel
 
 __all__ = ["CAMERAS", "CONDITIONS", "T_MAP_WORLD", "Options", "Queries", "matches", "open_drives", "queries"]
 
@@ -104,7 +111,7 @@ def open_drives(path: Path, options: Options, problems: Problems) -> list[PosedS
         if not images and options.condition == "all":
             continue
         drive = _drive(path, options.camera, condition, images, mountings, problems)
-        dropped = {k: n - before.get(k, 0) for k, n in problems.counts.items() if n > before.get(k, 0)}
+        dropped = problems.since(before)
         drives.append(replace(drive, dropped=dropped))
     return drives
 
@@ -128,8 +135,11 @@ def queries(path: Path, condition: str, camera: str, problems: Problems, listed:
         if file is None:
             _no_file(path, match[1], match[2], match[3], row.where, problems)
             continue
+        stamp = stamp_of(Row(listed, row.number, (match[3],)), problems, "us")
+        if stamp is None:
+            continue
         names.append(f"{match[1]}/{match[2]}/{match[3]}.jpg")
-        stamps.append(stamp_in_ns(match[3], "us", row.where))
+        stamps.append(stamp)
         files.append(file)
     if not files:
         raise DatasetError(f"{listed}: expected images of {condition}/{camera}, found none")
@@ -218,14 +228,10 @@ def _pose(row: Row, problems: Problems) -> Array | None:
         T = transform_from_quaternion(values[4:], np.array([x, y, z, w]), row.where, problems)
         return None if T is None else inverse(T)
     try:
-        T = check_transform(values.reshape(4, 4), row.where)
-    except GeometryError as error:
+        return transform_from_matrix(values.reshape(4, 4), row.where)
+    except DatasetError as error:
         problems.fault("pose that is no rigid transform", str(error))
         return None
-    u, _, vt = np.linalg.svd(T[:3, :3])
-    out = np.eye(4)
-    out[:3, :3], out[:3, 3] = u @ vt, T[:3, 3]
-    return out
 
 
 def _drive(
@@ -241,7 +247,7 @@ def _drive(
         try:
             stamp = stamp_in_ns(image.stamp, "us", image.where)
         except DatasetError as error:
-            problems.fault("bad stamp", str(error))
+            problems.fault("stamp that cannot be read", str(error))
             continue
         if stamp in found:
             problems.fault(
@@ -295,13 +301,8 @@ def _mounting(path: Path, camera: str) -> Array:
     rows = [(row, row.numbers(strict)) for row in read_rows(file, strict, 4, ",")]
     if len(rows) != 4:
         raise DatasetError(f"{file}: expected the 4 lines of a 4x4 matrix, found {len(rows)}")
-    try:
-        T = check_transform(np.stack([np.asarray(values) for _, values in rows]), rows[0][0].where)
-    except GeometryError as error:
-        raise DatasetError(str(error)) from error
-    u, _, vt = np.linalg.svd(T[:3, :3])
-    T[:3, :3] = u @ vt
-    out: Array = T_BODY_OPTICAL @ T
+    T_car_cam = transform_from_matrix(np.stack([np.asarray(values) for _, values in rows]), rows[0][0].where)
+    out: Array = T_BODY_OPTICAL @ T_car_cam
     return out
 
 

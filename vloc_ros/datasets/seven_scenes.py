@@ -33,7 +33,6 @@ from vloc_ros.datasets.posed_images import (
     World,
     counted_stamp,
     in_map,
-    left_out,
     size_of_images,
     stamps_of,
     usable_shots,
@@ -52,7 +51,7 @@ SPLITS = {"train": "TrainSplit.txt", "test": "TestSplit.txt"}
 SIZE = (640, 480)
 INTRINSICS = (525.0, 525.0, 320.0, 240.0)
 HOUR_NS = 3600 * 10**9
-_SEQUENCE = re.compile(r"seq-(\d+)")
+_SEQUENCE = re.compile(r"seq-(\d{1,6})")
 
 
 @dataclass(frozen=True)
@@ -147,7 +146,7 @@ def _poses(scene: Path, options: Options, problems: Problems) -> Poses:
 def _drive(folder: Path, poses: Poses, options: Options, problems: Problems) -> PosedSequence | None:
     before = dict(problems.counts)
     begin = START_NS + _number(folder) * HOUR_NS
-    numbers = {int(m[1]) for p in folder.iterdir() if (m := re.match(r"frame-(\d+)\.(color|pose|depth)\.", p.name))}
+    numbers = {int(m[1]) for p in folder.iterdir() if (m := re.match(r"frame-(\d{1,6})\.(color|pose|depth)\.", p.name))}
     shots, focals = [], {}
     for number in sorted(numbers):
         found = poses.at(_number(folder), number, problems)
@@ -190,7 +189,7 @@ def _drive(folder: Path, poses: Poses, options: Options, problems: Problems) -> 
         name += f"-poses-{Path(options.poses).name}"
     T_map_cam = in_map(shots, options.world, str(folder))
     drive = PosedSequence(name, stamps_of(shots), T_map_cam, T_BODY_OPTICAL.copy(), camera, source)
-    return replace(drive, dropped=left_out(problems, before))
+    return replace(drive, dropped=problems.since(before))
 
 
 def _camera(shots: list[Shot], size: tuple[int, int], focals: set[float | None], options: Options) -> CameraModel:

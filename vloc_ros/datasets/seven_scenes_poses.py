@@ -11,14 +11,14 @@ from typing import Protocol
 import numpy as np
 
 from vloc_ros.datasets.problems import Problems
-from vloc_ros.datasets.tables import read_rows, transform_from_quaternion
-from vloc_ros.errors import DatasetError, GeometryError
+from vloc_ros.datasets.tables import read_rows, transform_from_matrix, transform_from_quaternion
+from vloc_ros.errors import DatasetError
 from vloc_ros.geometry.se3 import inverse
-from vloc_ros.types import Array, check_transform
+from vloc_ros.types import Array
 
 __all__ = ["FramePose", "PoseFiles", "PoseTable", "Poses", "read_matrix"]
 
-_NAME = re.compile(r"(?:.*/)?seq-(\d+)[/-]frame-(\d+)(?:\.color)?(?:\.png|\.jpg)?")
+_NAME = re.compile(r"(?:.*/)?seq-(\d{1,6})[/-]frame-(\d{1,6})(?:\.color)?(?:\.png|\.jpg)?")
 
 
 @dataclass(frozen=True)
@@ -48,15 +48,7 @@ def read_matrix(path: Path) -> Array:
         rows.append(values)
     if len(rows) != 4:
         raise DatasetError(f"{path}:{len(rows) + 1}: expected 4 rows of 4 values, found {len(rows)} rows")
-    T = np.stack(rows)
-    try:
-        check_transform(T, str(path))
-    except GeometryError as problem:
-        raise DatasetError(f"{path}:1: {problem}") from problem
-    u, _, vt = np.linalg.svd(T[:3, :3])
-    T[:3, :3] = u @ vt
-    T[3] = 0.0, 0.0, 0.0, 1.0
-    return T
+    return transform_from_matrix(np.stack(rows), f"{path}:1")
 
 
 @dataclass(frozen=True)

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from decimal import Decimal, InvalidOperation
+from collections.abc import Sequence
 from pathlib import Path
 
 from vloc_ros import messages as msgs
 from vloc_ros.datasets import bag_format
 from vloc_ros.datasets.bag_reader import BagReader
+from vloc_ros.datasets.pose_rows import pose_samples
 from vloc_ros.datasets.pose_topics import POSE_TYPES
 from vloc_ros.datasets.posed import track_of
 from vloc_ros.datasets.problems import Problems
-from vloc_ros.datasets.tables import read_rows, stamp_in_ns, transform_from_quaternion
+from vloc_ros.datasets.tables import read_rows
 from vloc_ros.errors import BagError, DatasetError, VlocError
 from vloc_ros.geometry.interpolation import PoseTrack
 from vloc_ros.types import Array
 
 __all__ = ["read_bag_trajectory", "read_trajectory", "read_tum"]
-
-#: A second after the year 2286 is a stamp of another unit.
-_SECONDS_DIGITS = 10
 
 
 def read_trajectory(
@@ -50,35 +47,8 @@ def read_tum(path: str | Path, problems: Problems | None = None) -> PoseTrack:
         quaternion that is none, stamps of another unit or that do not increase.
     """
     path, problems = Path(path), problems or Problems()
-    return track_of(list(_tum_rows(path, problems)), str(path), problems)
-
-
-def _tum_rows(path: Path, problems: Problems) -> Iterator[tuple[int, Array, str]]:
-    for row in read_rows(path, problems, 8):
-        values = row.numbers(problems, 1)
-        if values is None:
-            continue
-        try:
-            text = _plain(row.fields[0])
-            seconds = len(text.partition(".")[0].lstrip("0"))
-            stamp = stamp_in_ns(text, "s", row.where, since_1970=seconds > _SECONDS_DIGITS)
-        except DatasetError as error:
-            problems.fault("stamp that is none", str(error))
-            continue
-        T = transform_from_quaternion(values[:3], values[3:], row.where, problems)
-        if T is not None:
-            yield stamp, T, row.where
-
-
-def _plain(text: str) -> str:
-    """A number without exponent: ``1.5e+01`` is ``15``; anything else as it is."""
-    if "e" not in text.lower():
-        return text
-    try:
-        value = Decimal(text)
-    except InvalidOperation:
-        return text
-    return format(value, "f") if value.is_finite() and abs(value.adjusted()) < 30 else text
+    samples = pose_samples(read_rows(path, problems, 8), problems, "s", since_1970=False)
+    return track_of(samples, str(path), problems)
 
 
 def read_bag_trajectory(

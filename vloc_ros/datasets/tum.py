@@ -17,9 +17,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from vloc_ros.datasets.depth_files import DepthFiles
-from vloc_ros.datasets.image_files import FolderImages, read_image
-from vloc_ros.datasets.pose_rows import counted_since, images_in, listed_frames, pose_samples
+from vloc_ros.datasets.depth_images import DepthImages
+from vloc_ros.datasets.image_files import FolderImages, first_usable
+from vloc_ros.datasets.pose_rows import images_in, listed_frames, pose_samples
 from vloc_ros.datasets.posed import covered_frames, track_of
 from vloc_ros.datasets.problems import Problems
 from vloc_ros.datasets.sequence import T_BODY_OPTICAL, PosedSequence
@@ -40,8 +40,6 @@ CAMERAS = {
 #: Grey levels of a depth image a metre.
 DEPTH_SCALE = 5000.0
 _DEPTH_WITHIN_NS = 20_000_000
-#: Seconds of ten digits reach the year 2286; more digits are another unit.
-_LATEST_NS = 10**10 * 10**9
 _Stamps = npt.NDArray[np.int64]
 
 
@@ -104,19 +102,20 @@ def open_tum(
     before = dict(problems.counts)
     folder = Path(source)
     stamps, paths = _frames(folder, images, problems)
+    begin, size = first_usable(paths, problems)
+    stamps, paths = stamps[begin:], paths[begin:]
     truth = folder / TRUTH
+    # Not since 1970: cut and replayed recordings begin at any second.
     samples = pose_samples(read_rows(truth, problems, 8), problems, "s", since_1970=False)
-    # Not since 1970: cut and replayed recordings begin at any second. What no second can be is another unit.
-    samples = [sample for sample in samples if _is_second(sample[0], sample[2], problems)]
     track = track_of(samples, str(truth), problems, max_gap_s)
     if len(track) < 2:
         raise DatasetError(f"{truth}: expected at least two poses, found {len(track)}")
     kept, T_map_cam = covered_frames(stamps, track, str(folder), problems)
     chosen = tuple(paths[i] for i in kept)
-    camera = _camera(folder, chosen[0], intrinsics)
-    dropped = counted_since(problems, before)
+    camera = _camera(folder, paths[0], size, intrinsics)
+    dropped = problems.since(before)
     depths = _depths(folder, stamps[kept], problems)
-    files = DepthFiles(chosen, depths, DEPTH_SCALE, camera.size) if depths else FolderImages(chosen)
+    files = DepthImages(chosen, depths, camera, None, DEPTH_SCALE, (0,)) if depths else FolderImages(chosen)
     return PosedSequence(
         folder.resolve().name, stamps[kept], T_map_cam, T_BODY_OPTICAL.copy(), camera, files, dropped=dropped
     )
@@ -131,16 +130,13 @@ def _frames(folder: Path, images: str, problems: Problems) -> tuple[_Stamps, lis
     found: dict[int, Path] = {}
     for path in images_in(folder / images):
         try:
-            stamp = stamp_in_ns(path.stem, "s", str(path), since_1970=False)
-        except DatasetError:
-            stamp = -1
-        if not 0 <= stamp < _LATEST_NS:
+            stamp = stamp_in_ns(path.stem, "s", f"{path}: name", since_1970=False)
+        except DatasetError as error:
             problems.fault(
-                "image whose name is no stamp",
-                f"{path}: expected a name that is a stamp in seconds, found {path.stem!r}; list the images with "
-                f"their stamps in {listed.name}",
+                "image whose name is no stamp", f"{error}; list the images with their stamps in {listed.name}"
             )
-        elif stamp in found:
+            continue
+        if stamp in found:
             problems.fault("repeated stamp", f"{path}: expected one image a stamp, found {found[stamp].name}, too")
         else:
             found[stamp] = path
@@ -150,30 +146,21 @@ def _frames(folder: Path, images: str, problems: Problems) -> tuple[_Stamps, lis
     return np.array(stamps, dtype=np.int64), [found[s] for s in stamps]
 
 
-def _is_second(stamp_ns: int, where: str, problems: Problems) -> bool:
-    if stamp_ns < _LATEST_NS:
-        return True
-    problems.fault(
-        "stamp that cannot be read",
-        f"{where}: expected a stamp in s, found {stamp_ns // 10**9}; is it in ns? Check the unit",
-    )
-    return False
-
-
-def _camera(folder: Path, image: Path, intrinsics: tuple[float, float, float, float] | None) -> CameraModel:
-    height, width = read_image(image).shape[:2]
+def _camera(
+    folder: Path, image: Path, size: tuple[int, int], intrinsics: tuple[float, float, float, float] | None
+) -> CameraModel:
     if intrinsics is not None:
-        return CameraModel(width, height, *intrinsics)
+        return CameraModel(*size, *intrinsics)
     camera = known_camera(folder)
     if camera is None:
         raise DatasetError(
             f"{folder}: expected the intrinsics, which no file holds and the folder's name (freiburg1, 2, 3) does not "
             "tell; give intrinsics=[fx,fy,cx,cy]"
         )
-    if (width, height) != camera.size:
+    if size != camera.size:
         raise DatasetError(
             f"{image}: expected {camera.width}x{camera.height} pixels, for which the intrinsics are published, found "
-            f"{width}x{height}; give intrinsics=[fx,fy,cx,cy] and distortion=[...] of these images"
+            f"{size[0]}x{size[1]}; give intrinsics=[fx,fy,cx,cy] and distortion=[...] of these images"
         )
     return camera
 

@@ -15,6 +15,7 @@ __all__ = [
     "euler_to_matrix",
     "matrix_to_euler",
     "matrix_to_quaternion",
+    "nearest_rotation",
     "normalize_quaternion",
     "quaternion_conjugate",
     "quaternion_multiply",
@@ -148,6 +149,15 @@ def quaternion_multiply(a: npt.ArrayLike, b: npt.ArrayLike) -> Array:
 def quaternion_conjugate(q_xyzw: npt.ArrayLike) -> Array:
     """The inverse of unit quaternions; [..., 4] xyzw -> [..., 4]."""
     return np.asarray(_last(q_xyzw, 4, "quaternion_conjugate") * np.array([-1.0, -1.0, -1.0, 1.0]))
+
+
+def nearest_rotation(R: npt.ArrayLike) -> Array:
+    """The orthogonal matrices nearest to ``R`` (Frobenius norm); [..., 3, 3] -> [..., 3, 3].
+
+    For rotations that were written with few digits, or scaled: the determinant keeps its sign.
+    """
+    u, _, vt = np.linalg.svd(_matrix(R, "nearest_rotation"))
+    return np.asarray(u @ vt)
 
 
 def rotation_angle(Ra: npt.ArrayLike, Rb: npt.ArrayLike) -> Array:

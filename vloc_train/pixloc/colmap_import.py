@@ -61,7 +61,7 @@ def names_of(sequence: PosedSequence) -> list[tuple[str, ...]]:
     if isinstance(source, ColmapImages):
         return [(source.names[r],) for r in rows]
     if isinstance(source, FolderImages):
-        return [_endings(source.paths[r]) for r in rows]
+        return [_endings(source.paths[int(r)]) for r in rows]
     return [(s,) for s in stamps]
 
 
