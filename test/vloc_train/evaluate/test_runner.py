@@ -162,8 +162,10 @@ def test_two_runs_of_a_seed_write_the_same_table(fresh, tmp_path):
         shutil.rmtree(fresh / "answers", ignore_errors=True)
         table = run(protocol(), fresh, tmp_path / name)
         write_table(table, protocol(), {"seed": 0}, tmp_path / name)
-        texts.append((tmp_path / name / "table.json").read_text())
-    assert texts[0] == texts[1]
+        files = sorted(path for path in (tmp_path / name).rglob("*") if path.suffix in (".json", ".md", ".tum"))
+        texts.append({str(path.relative_to(tmp_path / name)): path.read_bytes()
+                      for path in files if path.stem != "timings"})  # fmt: skip
+    assert texts[0] == texts[1] and {"table.json", "table.md", "trajectories/full/nearest.tum"} <= set(texts[0])
     timings = json.loads((tmp_path / "a" / "timings.json").read_text())["rows"]
     assert all(t["train_seconds"] > 0 and t["ms_p50"] > 0 for t in timings)
 
@@ -328,8 +330,10 @@ def test_the_command(fresh, tmp_path):
         ("full", "oracle"), ("full", "nearest"), ("full", "farthest"),
         ("sparse", "oracle"), ("sparse", "nearest"), ("sparse", "undensified"),
     }  # fmt: skip
-    with pytest.raises(ConfigError, match="expected methods of tiny, found 'none'"):
-        evaluate(str(file), tmp_path / "out", only="none", seed=None, **common)
+    assert content["device"] == "cpu"
+    for only in ("none", "farthest, none"):
+        with pytest.raises(ConfigError, match="expected methods of tiny, found 'none'; it has nearest, .* on full, sp"):
+            evaluate(str(file), tmp_path / "out", only=only, seed=None, **common)
     with pytest.raises(ConfigError, match="--root: expected a folder"):
         evaluate(str(file), tmp_path / "out", only=None, seed=None, **{**common, "root": tmp_path / "absent"})
     broken = copy.deepcopy(PROTOCOL)
