@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from vloc_ros.localizers import registry
 from vloc_ros.settings import settings_to_mapping
 from vloc_train import registry as trainers
 from vloc_train.evaluate import runner
+from vloc_train.evaluate import steps as steps_module
 from vloc_train.evaluate.command import evaluate
 from vloc_train.evaluate.protocol import parse
 from vloc_train.evaluate.runner import evaluate_protocol
@@ -197,6 +199,25 @@ def test_an_interruption_ends_everything(fresh, tmp_path):
         run(protocol(steps=steps), fresh, tmp_path / "out")
 
 
+def test_the_time_of_an_interrupted_step_counts(fresh, tmp_path, monkeypatch):
+    clock = iter(range(0, 100000, 100))
+    monkeypatch.setattr(steps_module.time, "perf_counter", lambda: float(next(clock)))
+    made = thumbnails.run
+    broken = [True]
+
+    def run_once_broken(*arguments, **options):
+        if broken.pop() if broken else False:
+            raise TrainingError("interrupted; the same command continues")
+        return made(*arguments, **options)
+
+    monkeypatch.setattr(thumbnails, "TRAINER", replace(thumbnails.TRAINER, run=run_once_broken))
+    with pytest.raises(TrainingError, match="interrupted"):
+        run(protocol(), fresh, tmp_path / "a", ["full/nearest"])
+    table = run(protocol(), fresh, tmp_path / "b", ["full/nearest"])
+    (timing,) = table.timings
+    assert timing["map_seconds"] == 100 and timing["train_seconds"] == 300
+
+
 def test_queries_are_never_learned_from(fresh, tmp_path):
     steps = copy.deepcopy(PROTOCOL["steps"])
     steps["trained"]["data"] = ["train", "query[3:4]"]
@@ -332,7 +353,7 @@ def test_the_command(fresh, tmp_path):
     }  # fmt: skip
     assert content["device"] == "cpu"
     for only in ("none", "farthest, none"):
-        with pytest.raises(ConfigError, match="expected methods of tiny, found 'none'; it has nearest, .* on full, sp"):
+        with pytest.raises(ConfigError, match=r"expected methods of tiny, found .none.; it has nearest, .* on full, sp"):
             evaluate(str(file), tmp_path / "out", only=only, seed=None, **common)
     with pytest.raises(ConfigError, match="--root: expected a folder"):
         evaluate(str(file), tmp_path / "out", only=None, seed=None, **{**common, "root": tmp_path / "absent"})
