@@ -353,7 +353,9 @@ def test_the_command(fresh, tmp_path):
     }  # fmt: skip
     assert content["device"] == "cpu"
     for only in ("none", "farthest, none"):
-        with pytest.raises(ConfigError, match=r"expected methods of tiny, found .none.; it has nearest, .* on full, sp"):
+        with pytest.raises(
+            ConfigError, match=r"expected methods of tiny, found .none.; it has nearest, .* on full, sp"
+        ):
             evaluate(str(file), tmp_path / "out", only=only, seed=None, **common)
     with pytest.raises(ConfigError, match="--root: expected a folder"):
         evaluate(str(file), tmp_path / "out", only=None, seed=None, **{**common, "root": tmp_path / "absent"})
