@@ -72,6 +72,9 @@ def test_a_bag_against_a_file(run, files, tmp_path):
 
 def test_problems_are_one_line_and_exit_1(run, files, tmp_path):
     assert run(*files, "--max-difference", "0.001")[2].count("--time-offset") == 1
+    for option, value in (("--time-offset", "nan"), ("--time-offset", "1e300"), ("--max-difference", "inf")):
+        code, _, err = run(*files, option, value)
+        assert code == 1 and err.startswith(f"vloc: {option}: expected seconds") and err.count("\n") == 1
     assert run(*files, "--max-difference", "0.001", "--time-offset", "-0.002")[0] == 0
     bad = tmp_path / "bad.tum"
     bad.write_text(files[0].read_text() + "1 2 3\n")

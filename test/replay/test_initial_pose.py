@@ -99,6 +99,12 @@ def test_sigmas_that_are_none(drive, text):
         initial_poses("truth", drive, "map", "id", sigma=parse_sigma("0,1"))
 
 
+@pytest.mark.parametrize("asked", [None, "none"])
+def test_a_sigma_of_no_pose_is_no_silent_nothing(drive, asked):
+    with pytest.raises(ConfigError, match=r"--initial-sigma: expected --initial-pose \(X,Y,Z"):
+        initial_poses(asked, drive, "map", "id", sigma=(1.0, 10.0))
+
+
 def test_a_pose_file_of_this_map_only(drive, tmp_path):
     path = tmp_path / "pose.json"
     save_pose(path, SavedPose("this", "map", STAMP, FIRST, np.eye(6) * 0.01, "scene"))

@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from vloc_ros.errors import ConfigError
+
 __all__ = ["trajectory"]
 
 
@@ -32,6 +34,17 @@ class PathName(str, Enum):
 
     estimate = "estimate"
     reference = "reference"
+
+
+#: Seconds; stamps in nanoseconds have room for four times as much on either side of today.
+_LONGEST_S = 2e9
+
+
+def _nanoseconds(seconds: float, option: str) -> int:
+    """:raises ConfigError: not a number, or more than stamps can hold."""
+    if not abs(seconds) <= _LONGEST_S:
+        raise ConfigError(f"{option}: expected seconds, at most {_LONGEST_S:g}, found {seconds}")
+    return round(seconds * 1e9)
 
 
 def trajectory(
@@ -88,11 +101,12 @@ def trajectory(
 
     if out is not None and plots:
         require_matplotlib()
+    limit_ns, offset_ns = _nanoseconds(max_difference, "--max-difference"), _nanoseconds(time_offset, "--time-offset")
     choice = PairChoice(delta=delta, unit=delta_unit.value, all_pairs=all_pairs, path=pairs_from.value)
     problems = Problems(keep_going)
     mine = read_trajectory(estimate, topic, problems, usual=("/vloc/pose",))
     truth = read_trajectory(reference, reference_topic, problems, usual=("/reference/pose",))
-    found = compare(mine, truth, round(max_difference * 1e9), round(time_offset * 1e9), align.value, choice)
+    found = compare(mine, truth, limit_ns, offset_ns, align.value, choice)
     about = {
         "estimate": str(estimate),
         "reference": str(reference),

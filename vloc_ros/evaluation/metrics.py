@@ -2,7 +2,8 @@
 
 Medians, recalls and shares are over *all* frames that have a reference pose; a frame without a published pose
 counts as an infinite error, so silence is never free. Means are over the frames that have a pose, with their
-number beside them; so is the ATE, a root mean square without alignment. NEES = e^T S^-1 e with
+number beside them. So is the ATE (``ate_rmse_m``, ``ate_rmse_deg``): the root mean square of the same errors over the
+same frames, without alignment; it says nothing of frames without a pose. NEES = e^T S^-1 e with
 e = [t_est - t_ref; Log(R_est R_ref^T)] in map axes; where the reference states a covariance it is added to S.
 """
 

@@ -73,7 +73,7 @@ def write_report(report: Mapping[str, Any], folder: Path, plots: Sequence[Path] 
     lines += [
         "",
         "Medians, recalls and states are over all frames with a reference pose; a frame without a published pose is an "
-        "infinite error. Means are over the frames with a pose.",
+        "infinite error. Means and the ATE, which is not aligned, are over the frames with a pose.",
         "",
     ]
     stages = report.get("latency_ms", {}).get("stages", {})

@@ -95,6 +95,7 @@ def initial_poses(
         covariance = np.diag([sigma[0] ** 2] * 3 + [np.radians(sigma[1]) ** 2] * 3)
     if asked is None:
         if not needed:
+            _refuse_sigma(sigma)
             return InitialPoses()
         if INITIAL_POSE_TOPIC not in drive.reader.of_type(*POSE_TYPES):
             raise ConfigError(
@@ -103,6 +104,7 @@ def initial_poses(
             )
         asked = INITIAL_POSE_TOPIC
     if asked == "none":
+        _refuse_sigma(sigma)
         return InitialPoses()
     if asked == "truth":
         if not drive.has_truth:
@@ -119,6 +121,12 @@ def initial_poses(
         return _stored(asked, map_id, covariance, override=sigma is not None)
     topics = ", ".join(drive.reader.of_type(*POSE_TYPES)) or "none"
     raise ConfigError(f"--initial-pose: expected {_FORMS}, found {asked!r}; topics that fit: {topics}")
+
+
+def _refuse_sigma(sigma: tuple[float, float] | None) -> None:
+    """What is said of a pose that is not given would be silently without effect."""
+    if sigma is not None:
+        raise ConfigError(f"--initial-sigma: expected --initial-pose ({_FORMS}) with it, found no pose")
 
 
 def _recorded(topic: str, drive: BagDrive, map_frame: str, default: Array, override: bool) -> InitialPoses:

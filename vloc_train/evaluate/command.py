@@ -41,6 +41,7 @@ def evaluate(
     again, redoes only what has changed.
     """
     from vloc_ros.evaluation.canvas import require_matplotlib
+    from vloc_ros.localizers.device import select_device
     from vloc_train.cli import show_progress
     from vloc_train.evaluate.protocol import load
     from vloc_train.evaluate.runner import evaluate_protocol, wanted
@@ -51,17 +52,23 @@ def evaluate(
     if seed is not None:
         loaded = replace(loaded, seed=seed)
     chosen = [text.strip() for text in (only or "").split(",") if text.strip()]
-    if chosen and not any(wanted(chosen, split, row) for split, row in loaded.table()):
-        methods = ", ".join(row.method for row in loaded.rows)
-        raise ConfigError(f"--only: expected methods of {loaded.name}, found {only!r}; it has {methods}")
+    for text in chosen:
+        if not any(wanted([text], split, row) for split, row in loaded.table()):
+            methods = ", ".join(dict.fromkeys(row.method for row in loaded.rows))
+            raise ConfigError(
+                f"--only: expected methods of {loaded.name}, found {text!r}; it has {methods} "
+                f"on {', '.join(loaded.splits)}"
+            )
     if root is not None and not root.is_dir():
         raise ConfigError(f"--root: expected a folder, found nothing at {root}")
     if plots:
         require_matplotlib()
     show_progress()
+    # "auto" would not say what the figures are of.
+    computed_on = str(select_device(device))
     options = RunOptions(device, workers=workers, progress=progress)
     table = evaluate_protocol(loaded, root, cache or out / "cache", out, options, chosen)
-    about = {"seed": loaded.seed, "device": device, "version": vloc_ros.__version__}
+    about = {"seed": loaded.seed, "device": computed_on, "version": vloc_ros.__version__}
     typer.echo(write_table(table, loaded, about, out, plots))
     if table.failed:
         first = table.failed[0]

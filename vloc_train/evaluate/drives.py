@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -35,20 +36,26 @@ _RENDERING = 1
 
 @dataclass(frozen=True)
 class Part:
-    """Some frames of a named drive; ``digest`` stands for their images and poses."""
+    """Some frames of a named drive.
+
+    :ivar source_digest: stands for the drive's images and poses: equal where the frames are.
+    :ivar options: how it was opened. Some options change what is made of equal images: where their depth is from.
+    """
 
     name: str
     rows: npt.NDArray[np.int64]
     sequence: PosedSequence
     source_digest: str
+    options: str = ""
 
     def __len__(self) -> int:
         return len(self.rows)
 
     @property
     def digest(self) -> str:
-        """Equal for equal frames of an equal drive."""
-        return hashlib.sha256(self.source_digest.encode() + self.rows.tobytes()).hexdigest()[:16]
+        """Equal for equal frames of an equal drive that was opened alike."""
+        text = self.source_digest + self.options
+        return hashlib.sha256(text.encode() + self.rows.tobytes()).hexdigest()[:16]
 
     def frames(self) -> PosedSequence:
         """The frames as a sequence of their own."""
@@ -166,13 +173,15 @@ class Drives:
                 )
             chosen = [selection.drive]
         rows = selection.rows(sum(len(opened[k][0]) for k in chosen))
+        source = self._data[selection.name].source
+        options = "" if source is None else json.dumps(source.options, sort_keys=True, default=str)
         out, before = [], 0
         for k in chosen:
             sequence, digest = opened[k]
             own = rows[(rows >= before) & (rows < before + len(sequence))] - before
             before += len(sequence)
             if len(own):
-                out.append(Part(names[k], own, sequence, digest))
+                out.append(Part(names[k], own, sequence, digest, options))
         return out
 
     def part(self, selection: Selection) -> Part:

@@ -193,7 +193,8 @@ def figures(records: Sequence[FrameRecord], recall: Sequence[tuple[float, float]
 
 
 def _errors(metrics: Any, prefix: str) -> dict[str, Any]:
-    names = ("median_translation_m", "median_rotation_deg", "mean_translation_m", "mean_rotation_deg", "mean_over")
+    names = ("median_translation_m", "median_rotation_deg", "mean_translation_m", "mean_rotation_deg", "mean_over",
+             "ate_rmse_m", "ate_rmse_deg")  # fmt: skip
     recall: Sequence[Recall] = metrics.recall
     return {
         **{prefix + name: getattr(metrics, name) for name in names},

@@ -10,7 +10,7 @@ import json
 import logging
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -118,15 +118,25 @@ class Steps:
         if not note.exists():
             _log.info("step %s: %s", plan.name, _in_words(plan))
             folder.mkdir(parents=True, exist_ok=True)
-            begin = time.perf_counter()
-            self._run(plan, parents, out, work)
-            seconds = time.perf_counter() - begin
+            seconds = self._timed(folder / "seconds", lambda: self._run(plan, parents, out, work))
             note.write_text(json.dumps({"step": plan.name, "seconds": seconds}) + "\n")
             shutil.rmtree(work, ignore_errors=True)
         took = {plan.key: float(json.loads(note.read_text())["seconds"])}
         for parent in parents.values():
             took.update(parent.seconds)
         return Made(out, plan.key, took)
+
+    @staticmethod
+    def _timed(file: Path, run: Callable[[], None]) -> float:
+        """Seconds that a step takes, with those of earlier runs of it that were interrupted."""
+        before = float(file.read_text()) if file.exists() else 0.0
+        begin = time.perf_counter()
+        try:
+            run()
+        finally:
+            seconds = before + time.perf_counter() - begin
+            file.write_text(f"{seconds}\n")
+        return seconds
 
     def _run(self, plan: _Plan, parents: Mapping[str, Made], out: Path, work: Path) -> None:
         if plan.step.densify is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from vloc_ros.localizers import registry
 from vloc_ros.settings import settings_to_mapping
 from vloc_train import registry as trainers
 from vloc_train.evaluate import runner
+from vloc_train.evaluate import steps as steps_module
 from vloc_train.evaluate.command import evaluate
 from vloc_train.evaluate.protocol import parse
 from vloc_train.evaluate.runner import evaluate_protocol
@@ -162,8 +164,10 @@ def test_two_runs_of_a_seed_write_the_same_table(fresh, tmp_path):
         shutil.rmtree(fresh / "answers", ignore_errors=True)
         table = run(protocol(), fresh, tmp_path / name)
         write_table(table, protocol(), {"seed": 0}, tmp_path / name)
-        texts.append((tmp_path / name / "table.json").read_text())
-    assert texts[0] == texts[1]
+        files = sorted(path for path in (tmp_path / name).rglob("*") if path.suffix in (".json", ".md", ".tum"))
+        texts.append({str(path.relative_to(tmp_path / name)): path.read_bytes()
+                      for path in files if path.stem != "timings"})  # fmt: skip
+    assert texts[0] == texts[1] and {"table.json", "table.md", "trajectories/full/nearest.tum"} <= set(texts[0])
     timings = json.loads((tmp_path / "a" / "timings.json").read_text())["rows"]
     assert all(t["train_seconds"] > 0 and t["ms_p50"] > 0 for t in timings)
 
@@ -193,6 +197,25 @@ def test_an_interruption_ends_everything(fresh, tmp_path):
     steps["trained"]["settings"] = {"fail": "interrupted; the same command continues"}
     with pytest.raises(TrainingError, match="interrupted"):
         run(protocol(steps=steps), fresh, tmp_path / "out")
+
+
+def test_the_time_of_an_interrupted_step_counts(fresh, tmp_path, monkeypatch):
+    clock = iter(range(0, 100000, 100))
+    monkeypatch.setattr(steps_module.time, "perf_counter", lambda: float(next(clock)))
+    made = thumbnails.run
+    broken = [True]
+
+    def run_once_broken(*arguments, **options):
+        if broken.pop() if broken else False:
+            raise TrainingError("interrupted; the same command continues")
+        return made(*arguments, **options)
+
+    monkeypatch.setattr(thumbnails, "TRAINER", replace(thumbnails.TRAINER, run=run_once_broken))
+    with pytest.raises(TrainingError, match="interrupted"):
+        run(protocol(), fresh, tmp_path / "a", ["full/nearest"])
+    table = run(protocol(), fresh, tmp_path / "b", ["full/nearest"])
+    (timing,) = table.timings
+    assert timing["map_seconds"] == 100 and timing["train_seconds"] == 300
 
 
 def test_queries_are_never_learned_from(fresh, tmp_path):
@@ -328,8 +351,12 @@ def test_the_command(fresh, tmp_path):
         ("full", "oracle"), ("full", "nearest"), ("full", "farthest"),
         ("sparse", "oracle"), ("sparse", "nearest"), ("sparse", "undensified"),
     }  # fmt: skip
-    with pytest.raises(ConfigError, match="expected methods of tiny, found 'none'"):
-        evaluate(str(file), tmp_path / "out", only="none", seed=None, **common)
+    assert content["device"] == "cpu"
+    for only in ("none", "farthest, none"):
+        with pytest.raises(
+            ConfigError, match=r"expected methods of tiny, found .none.; it has nearest, .* on full, sp"
+        ):
+            evaluate(str(file), tmp_path / "out", only=only, seed=None, **common)
     with pytest.raises(ConfigError, match="--root: expected a folder"):
         evaluate(str(file), tmp_path / "out", only=None, seed=None, **{**common, "root": tmp_path / "absent"})
     broken = copy.deepcopy(PROTOCOL)

@@ -13,7 +13,7 @@ from vloc_ros.errors import ConfigError, DatasetError
 from vloc_ros.geometry.geodesy import Datum
 from vloc_ros.localizers import registry
 from vloc_train import registry as trainers
-from vloc_train.evaluate.drives import Drives, check_datum
+from vloc_train.evaluate.drives import Drives, check_datum, overlap
 from vloc_train.evaluate.protocol import Protocol, Row, Split, Step
 from vloc_train.evaluate.runner import evaluate_protocol
 from vloc_train.evaluate.selection import Selection
@@ -73,6 +73,19 @@ def test_any_layout_is_a_drive(source, number, root, tmp_path):
     np.testing.assert_allclose(part.sequence.T_map_cam, tiny_datasets.poses(number)[: len(part)], atol=1e-9, rtol=0)
     grey = drives(root, tmp_path, a={**source, "grey": True}).part(Selection("a"))
     assert (np.ptp(grey.sequence.image(0), axis=2) == 0).all() and grey.digest != part.digest
+
+
+def test_maps_are_made_anew_where_depth_is_from_elsewhere_and_frames_stay_the_same(root, tmp_path):
+    """Options that leave the images alone change what is learned from them, not which frames they are."""
+    chess = {"path": "chess", "format": "seven_scenes"}
+    opened = drives(
+        root, tmp_path,
+        a={**chess, "options": {"depth_offset": [0.0, 0.0, 0.0]}},
+        b={**chess, "options": {"depth_offset": [0.02, 0.0, 0.0]}},
+    )  # fmt: skip
+    a, again, b = (opened.part(Selection(name, drive=0)) for name in ("a", "a", "b"))
+    assert a.digest == again.digest != b.digest
+    assert overlap([a], [b]) == "a#0"
 
 
 def test_what_cannot_be_opened_is_named(root, tmp_path):
