@@ -35,11 +35,12 @@ class AmbiguousPair:
 
 @dataclass(frozen=True)
 class Ambiguity:
-    """What was found: the pairs, most alike first, the share of frames that have a double, and what was compared."""
+    """What was found: the pairs, most alike first, the share of frames that have a double, how alike a frame and its
+    surroundings are (median), and what was compared."""
 
     pairs: tuple[AmbiguousPair, ...]
     share: float
-    limit: float
+    own: float
     source: str
 
 
@@ -76,27 +77,32 @@ def thumbnail_descriptors(thumbnails: npt.NDArray[np.uint8]) -> Array:
 
 
 def ambiguous_places(T: Array, descriptors: Array, source: str, settings: ReportSettings) -> Ambiguity:
-    """Pairs of frames that are ``far_m`` apart and as alike as frames of one place.
+    """Pairs of frames that are ``far_m`` apart and as alike as one of them is to its own surroundings.
+
+    What "alike" means depends on the descriptor and on the place, so each frame brings its own measure: its likeness to
+    the most similar frame within ``near_m`` that looks the same way. A frame without one cannot be judged.
 
     :param T: (M, 4, 4) ``T_map_cam``. :param descriptors: (M, D) of unit length.
     """
     if len(T) > _MOST:
         rows = np.linspace(0, len(T) - 1, _MOST).round().astype(np.int64)
         T, descriptors = T[rows], descriptors[rows]
-    if len(T) < 3:
-        return Ambiguity((), 0.0, float("nan"), source)
     positions = T[:, :3, 3]
     likeness = descriptors @ descriptors.T
     distance = np.linalg.norm(positions[:, None] - positions[None], axis=-1)
-    i, j = np.nonzero(np.triu((distance > 0.05) & (distance <= settings.near_m), 1))
+    i, j = np.nonzero((distance > 0.05) & (distance <= settings.near_m))
     same_way = turned_deg(T[i], T[j]) < 30.0
-    if not same_way.any():
+    own = np.full(len(T), -np.inf)
+    np.maximum.at(own, i[same_way], likeness[i[same_way], j[same_way]])
+    judged = np.isfinite(own)
+    if not judged.any():
         return Ambiguity((), 0.0, float("nan"), source)
-    limit = float(np.quantile(likeness[i[same_way], j[same_way]], settings.similar))
+    # By how much a frame differs from its surroundings, and hence from another place that could be taken for them.
+    limit = np.where(judged, 1.0 - settings.similar * (1.0 - own), np.inf)
     far = distance > settings.far_m
-    double = np.where(far, likeness, -np.inf)
-    share = float((double.max(axis=1) >= limit).mean())
-    a, b = np.nonzero(np.triu(far & (likeness >= limit), 1))
+    double = far & (likeness >= limit[:, None])
+    share = float(double.any(axis=1)[judged].mean())
+    a, b = np.nonzero(np.triu(double | double.T, 1))
     order = np.argsort(-likeness[a, b], kind="stable")
     a, b = a[order], b[order]
     pairs: list[AmbiguousPair] = []
@@ -108,7 +114,7 @@ def ambiguous_places(T: Array, descriptors: Array, source: str, settings: Report
         frames = len(np.unique(np.concatenate([a[mine], b[mine]])))
         pairs.append(AmbiguousPair(T[p], T[q], float(likeness[p, q]), float(distance[p, q]), frames))
         a, b = a[~mine], b[~mine]
-    return Ambiguity(tuple(pairs), share, limit, source)
+    return Ambiguity(tuple(pairs), share, float(np.median(own[judged])), source)
 
 
 def _unit(vectors: Array) -> Array:

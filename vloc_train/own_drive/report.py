@@ -127,13 +127,13 @@ def _ambiguous(
     document.heading("Ambiguous places", level)
     if not found.pairs:
         document.paragraph(
-            f"None: by {found.source}, no two places more than {settings.far_m:g} m apart look as much alike as images "
-            "of one place do."
+            f"None: by {found.source}, no two places more than {settings.far_m:g} m apart look as much alike as an "
+            "image and its own surroundings do."
         )
         return
     document.paragraph(
         f"{100 * found.share:.0f} % of the map's images have a double more than {settings.far_m:g} m away, as similar "
-        f"as images of one place are to each other ({found.limit:.2f} and more, by {found.source})."
+        f"as they are to their own surroundings ({found.own:.2f} in the median, by {found.source})."
     )
     document.table(
         ["pair", "one", "other", "apart", "similarity", "frames"],

@@ -91,8 +91,8 @@ class ReportSettings:
     :param weak_times: a piece is weak when its median error or sigma is this many times the median of the route,
     :param weak_m: and larger than this.
     :param far_m: frames further apart than this are different places.
-    :param similar: two places are ambiguous when their images are as alike as this quantile of images of one place
-        that are ``near_m`` or less apart.
+    :param similar: two places are ambiguous when their images differ by no more than this many times what one of them
+        differs from the most similar image within ``near_m`` of it.
     :param near_m: see ``similar``.
     :param pictures: camera pictures in the report: of dropped frames, of ambiguous places, of the largest errors.
     """
@@ -103,7 +103,7 @@ class ReportSettings:
     weak_times: float = ranged(3.0, minimum=1.0)
     weak_m: float = ranged(0.5, minimum=0.0)
     far_m: float = ranged(20.0, minimum=1.0)
-    similar: float = ranged(0.25, minimum=0.0, maximum=1.0)
+    similar: float = ranged(1.0, minimum=0.0)
     near_m: float = ranged(4.0, minimum=0.1)
     pictures: bool = True
 
