@@ -13,10 +13,15 @@ from vloc_ros.datasets.bag_reader import BagReader
 from vloc_ros.datasets.sequence import GnssTrack
 from vloc_ros.geometry.geodesy import Datum
 
-__all__ = ["DATUM_TOPIC", "GNSS_TOPIC", "read_places"]
+__all__ = ["DATUM_TOPIC", "GNSS_TOPIC", "read_datum", "read_places"]
 
 DATUM_TOPIC, GNSS_TOPIC = "/map/datum", "/gnss/fix"
 _KNOWN_DIAGONAL, _KNOWN = 2, 3
+
+
+def read_datum(reader: BagReader) -> Datum | None:
+    """The place of the map frame on the Earth, where the bag says so on ``/map/datum``."""
+    return _read(reader, [DATUM_TOPIC] if DATUM_TOPIC in reader.of_type("NavSatFix") else [])[0]
 
 
 def read_places(reader: BagReader) -> tuple[Datum | None, GnssTrack | None]:
@@ -28,10 +33,14 @@ def read_places(reader: BagReader) -> tuple[Datum | None, GnssTrack | None]:
     topics = reader.of_type("NavSatFix")
     others = [topic for topic in topics if topic != DATUM_TOPIC]
     chosen = GNSS_TOPIC if GNSS_TOPIC in others else others[0] if len(others) == 1 else None
+    return _read(reader, [t for t in (DATUM_TOPIC, chosen) if t in topics and t is not None])
+
+
+def _read(reader: BagReader, topics: list[str]) -> tuple[Datum | None, GnssTrack | None]:
     datum: Datum | None = None
     rows: dict[int, tuple[float, ...]] = {}
     frame_id, known = "gnss", True
-    for item in reader.messages([t for t in (DATUM_TOPIC, chosen) if t in topics and t is not None]):
+    for item in reader.messages(topics) if topics else ():
         fix = item.message
         place = (float(fix.latitude), float(fix.longitude), float(fix.altitude))
         if not np.isfinite(place).all() or abs(place[0]) > 90 or abs(place[1]) > 360:

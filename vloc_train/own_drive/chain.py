@@ -32,6 +32,7 @@ from vloc_train.own_drive.settings import OwnDriveSettings, SelectionSettings
 from vloc_train.own_drive.survey import Survey
 from vloc_train.registry import Trainer
 from vloc_train.run import RunOptions
+from vloc_train.sources import common_datum
 
 __all__ = ["make_map", "with_datum"]
 
@@ -71,7 +72,7 @@ def make_map(
     check_target(out, overwrite=True)
     if report is not None:
         require_matplotlib()
-    datum = _common_datum(scenes, calibration)
+    datum = common_datum(scenes, calibration)
     work = out.with_name(out.name + ".work")
     used: dict[str, list[PosedSequence]] = {}
     held: dict[str, list[PosedSequence]] = {}
@@ -161,20 +162,6 @@ def _other_drives(used: Sequence[PosedSequence], calibration: Sequence[PosedSequ
     parts = [np.full(len(d), USED, dtype=np.uint8) for d in used]
     parts += [np.full(len(d), HELD, dtype=np.uint8) for d in calibration]
     return Split("other drives", (*used, *calibration), tuple(parts))
-
-
-def _common_datum(scenes: Drives, calibration: Drives | None) -> Datum | None:
-    """The origin that all drives agree on.
-
-    :raises DatasetError: they do not, which would put their places on top of each other.
-    """
-    drives = [d for group in (scenes, calibration or {}) for many in group.values() for d in many]
-    found = {d.datum: d.name for d in drives}
-    known = [datum for datum in found if datum is not None]
-    if len(known) > 1:
-        texts = [f"{found[d]}: {d.latitude_deg},{d.longitude_deg},{d.altitude_m}" for d in known[:2]]
-        raise DatasetError(f"expected drives with one map origin, found {'; '.join(texts)}; name one with --datum")
-    return known[0] if known else None
 
 
 def with_datum(bundle: MapBundle, datum: Datum) -> MapBundle:
