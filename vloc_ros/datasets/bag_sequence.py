@@ -9,7 +9,7 @@ import numpy as np
 
 from vloc_ros.datasets.bag import BagDrive, BagOptions
 from vloc_ros.datasets.bag_images import BagImages
-from vloc_ros.datasets.bag_places import read_places
+from vloc_ros.datasets.bag_places import read_places, read_world
 from vloc_ros.datasets.pose_topics import candidates
 from vloc_ros.datasets.problems import Problems
 from vloc_ros.datasets.sequence import PosedSequence
@@ -116,4 +116,5 @@ def open_bag_sequence(
             gnss,
             rig,
             dict(report.counts),
+            **read_world(path),
         )
