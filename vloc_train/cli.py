@@ -255,7 +255,7 @@ def _make(
         known = datum_option(scenes)
         more = bag if known is None else {"datum": known, **bag}
         calibration = of_known_scenes(by_scene(calibration_data, truth, more, problems), list(scenes))
-    if select or report is not None or hold_out_named:
+    if select or report is not None or hold_out_named or keep_going:
         from vloc_train.own_drive.chain import make_map
 
         if not select and not hold_out_named:
@@ -324,7 +324,12 @@ def calibrate(
     datum = read_map(map_path).manifest.scenes[0].datum
     if datum is not None:
         bag["datum"] = [datum.latitude_deg, datum.longitude_deg, datum.altitude_m]
-    drives = by_scene(data, truth, bag, Problems(keep_going))
+    problems = Problems(keep_going)
+    drives = by_scene(data, truth, bag, problems)
+    if keep_going:
+        from vloc_train.own_drive.chain import undamaged
+
+        drives = {name: [undamaged(drive, problems) for drive in many] for name, many in drives.items()}
     found = common_datum(drives)
     if None not in (datum, found) and datum != found:
         raise DatasetError(f"{map_path}: expected poses in the map's frame at {datum}, found a drive at {found}")
