@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,21 +13,19 @@ from rich.console import Console
 from rich.logging import RichHandler
 
 from vloc_ros.commands.assignments import assigned
-from vloc_ros.datasets import PosedSequence, open_source
-from vloc_ros.datasets.formats import Source, detect
 from vloc_ros.datasets.problems import Problems
-from vloc_ros.errors import ConfigError
-from vloc_ros.geometry.geodesy import Datum
+from vloc_ros.errors import ConfigError, DatasetError
 from vloc_ros.maps import MapBundle, read_map
 from vloc_train.own_drive import options as own
 from vloc_train.own_drive.options import Truth
 from vloc_train.own_drive.settings import OwnDriveSettings
+from vloc_train.sources import by_scene, check_bag_options, common_datum, datum_option, is_bag_source, of_known_scenes
 
 if TYPE_CHECKING:
     from vloc_train.registry import Trainer
     from vloc_train.run import RunOptions
 
-__all__ = ["build", "by_scene", "calibrate", "show_progress", "train"]
+__all__ = ["build", "calibrate", "show_progress", "train"]
 
 
 def _changes(config: Path | None, assignments: list[str], option: str = "--set") -> dict[str, Any]:
@@ -43,61 +40,6 @@ def _changes(config: Path | None, assignments: list[str], option: str = "--set")
             raise ConfigError(f"{config}: expected a mapping of settings, found {type(loaded).__name__}")
         changes = loaded
     return assigned(assignments, option, changes)
-
-
-def by_scene(
-    sources: list[str],
-    truth: str | None,
-    bag: Mapping[str, Any] | None = None,
-    problems: Problems | None = None,
-) -> dict[str, list[PosedSequence]]:
-    """``SRC`` or ``SCENE=SRC`` arguments to drives by scene; sources without a name belong to the scene ``map``.
-
-    A source is a bag, a data-set folder or a COLMAP model (:mod:`vloc_ros.datasets.formats`), or a drive of the
-    synthetic town (:mod:`vloc_train.town_source`).
-
-    :param bag: more options for bags (:class:`vloc_ros.datasets.bag.BagOptions`); the origin of the first one that
-        comes from a satellite receiver is that of the others, where none is named.
-    :param problems: told of what is left out.
-    """
-    from vloc_train.town_source import PREFIX, open_town
-
-    scenes: dict[str, list[PosedSequence]] = {}
-    common = {"truth": truth, **(bag or {})}
-    for source in sources:
-        name, separator, path = source.partition("=")
-        if not separator or not name.isidentifier():
-            name, path = "map", source
-        opened = [open_town(path)] if path.startswith(PREFIX) else _open(path, common, problems)
-        common.setdefault("datum", datum_of({name: opened}))
-        if common["datum"] is None:
-            del common["datum"]
-        scenes.setdefault(name, []).extend(opened)
-    return scenes
-
-
-def datum_of(scenes: Mapping[str, Sequence[PosedSequence]]) -> list[float] | None:
-    """The first origin among drives, as the option of a bag."""
-    found = next((d.datum for drives in scenes.values() for d in drives if d.datum is not None), None)
-    return None if found is None else [found.latitude_deg, found.longitude_deg, found.altitude_m]
-
-
-def _open(text: str, options: Mapping[str, Any], problems: Problems | None) -> list[PosedSequence]:
-    # A fresh count for each: a drive tells what it left out itself.
-    mine = Problems(problems.keep_going) if problems is not None else None
-    return open_source(Source.parse(text), mine, **(options if is_bag_source(text) else {}))
-
-
-def is_bag_source(text: str) -> bool:
-    """Whether a source text, with or without ``SCENE=``, names a bag."""
-    from vloc_train.town_source import PREFIX
-
-    name, separator, path = text.partition("=")
-    path = path if separator and name.isidentifier() else text
-    if path.startswith(PREFIX):
-        return False
-    source = Source.parse(path)
-    return (source.format or detect(source.path)) == "bag"
 
 
 Data = Annotated[
@@ -306,13 +248,14 @@ def _make(
     settings = _with(settings, {k: v for k, v in limits.items() if v is not None}, backend)
     problems = Problems(keep_going)
     truth = bag.pop("truth", None)
+    check_bag_options(bag, [*sources, *(calibration_data or [])])
     scenes = by_scene(sources, truth, bag, problems)
-    known = datum_of(scenes)
     calibration = None
     if calibration_data:
+        known = datum_option(scenes)
         more = bag if known is None else {"datum": known, **bag}
-        calibration = by_scene(calibration_data, truth, more, problems)
-    if select or report is not None or hold_out_named:
+        calibration = of_known_scenes(by_scene(calibration_data, truth, more, problems), list(scenes))
+    if select or report is not None or hold_out_named or keep_going:
         from vloc_train.own_drive.chain import make_map
 
         if not select and not hold_out_named:
@@ -324,11 +267,12 @@ def _make(
             calibration=calibration, about=about, extractor=extractor, problems=problems,
         )  # fmt: skip
     else:
+        datum = common_datum(scenes, calibration)
         bundle = maker.run(scenes, out, settings, options, calibration=calibration, about=about, extractor=extractor)
-        if known is not None:
+        if datum is not None:
             from vloc_train.own_drive.chain import with_datum
 
-            bundle = with_datum(bundle, Datum(*known))
+            bundle = with_datum(bundle, datum)
     _summary(bundle)
     if report is not None:
         Console().print(f"report: {report / 'report.html'}", markup=False)
@@ -380,7 +324,15 @@ def calibrate(
     datum = read_map(map_path).manifest.scenes[0].datum
     if datum is not None:
         bag["datum"] = [datum.latitude_deg, datum.longitude_deg, datum.altitude_m]
-    drives = by_scene(data, truth, bag, Problems(keep_going))
+    problems = Problems(keep_going)
+    drives = by_scene(data, truth, bag, problems)
+    if keep_going:
+        from vloc_train.own_drive.chain import undamaged
+
+        drives = {name: [undamaged(drive, problems) for drive in many] for name, many in drives.items()}
+    found = common_datum(drives)
+    if None not in (datum, found) and datum != found:
+        raise DatasetError(f"{map_path}: expected poses in the map's frame at {datum}, found a drive at {found}")
     _summary(recalibrate(map_path, drives, out or map_path, device))
 
 

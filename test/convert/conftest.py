@@ -89,7 +89,12 @@ def same():
         np.testing.assert_allclose(found.T_map_cam, expected.T_map_cam, rtol=0, atol=1e-9)
         np.testing.assert_allclose(found.T_base_cam, expected.T_base_cam, rtol=0, atol=1e-9)
         assert undistorted(found.camera) == undistorted(expected.camera) and found.frame_id == expected.frame_id
-        assert found.datum == expected.datum
+        assert found.datum == expected.datum and found.origin_m == expected.origin_m
+        assert (found.T_world_map is None) == (expected.T_world_map is None)
+        np.testing.assert_array_equal(
+            np.zeros(0) if found.T_world_map is None else found.T_world_map,
+            np.zeros(0) if expected.T_world_map is None else expected.T_world_map,
+        )
         assert (found.T_odom_base is None) == (expected.T_odom_base is None)
         if expected.T_odom_base is not None:
             has = np.isfinite(expected.T_odom_base).all(axis=(1, 2))

@@ -10,13 +10,15 @@ import numpy as np
 import pytest
 import yaml
 
-from vloc_ros.convert.sequence import write_drive, write_sequence
+from vloc_ros.convert.sequence import identity_of, write_drive, write_sequence
 from vloc_ros.datasets import open_sequence
 from vloc_ros.datasets.bag import BagDrive
 from vloc_ros.datasets.bag_reader import BagReader
+from vloc_ros.datasets.bag_sequence import open_bag_sequence
 from vloc_ros.datasets.problems import Problems
 from vloc_ros.datasets.sequence import GnssTrack
-from vloc_ros.errors import DatasetError
+from vloc_ros.errors import BagError, DatasetError
+from vloc_ros.geometry.rotations import so3_exp
 
 
 def messages(path, topic):
@@ -208,3 +210,21 @@ def test_a_sensor_does_not_take_the_name_of_the_base(drive, tmp_path):
     write_drive(replace(drive, rig={"base_link": np.eye(4), **drive.rig}), tmp_path / "bag", problems=problems)
     assert problems.counts == {"sensor whose frame's name is taken": 1}
     assert set(open_sequence(tmp_path / "bag").rig) == set(drive.rig)
+
+
+def test_where_the_map_lies_in_the_coordinates_of_the_data_set(plain, tmp_path, same):
+    T = np.eye(4)
+    T[:3, :3], T[:3, 3] = so3_exp([0.1, 0.2, 0.3]), (1.0, 1 / 3, 0.0)
+    drive = replace(plain, origin_m=(431_000.0, -2500.125, 1 / 3), T_world_map=T)
+    summary = write_drive(drive, tmp_path / "bag", part_frames=5, resume=True, identity="x")
+    assert "origin   of the map: 431000, -2500.125, 0.333333333333333 m" in "\n".join(summary.lines())
+    found = open_bag_sequence(tmp_path / "bag")
+    same(found, drive)
+    write_drive(found, tmp_path / "again")  # and from bag to bag
+    assert open_bag_sequence(tmp_path / "again").origin_m == drive.origin_m
+    assert identity_of(drive, {}) != identity_of(plain, {})
+    assert "origin" not in "\n".join(write_drive(plain, tmp_path / "plain").lines())
+    file = tmp_path / "again" / "metadata.yaml"
+    file.write_text(file.read_text().replace("-2500.125", "here"))
+    with pytest.raises(BagError, match=r"vloc_origin_m: expected 3 numbers, found '431000.0 here"):
+        open_bag_sequence(tmp_path / "again")

@@ -374,3 +374,28 @@ def test_quaternion_stamped_heading(sequence, tmp_path):
     )  # fmt: skip
     found = open_bag_sequence(tmp_path / "bag", options)
     np.testing.assert_allclose(found.T_map_cam, sequence.T_map_cam, atol=1e-6)
+
+
+def test_the_origin_in_a_bag_is_that_of_its_fixes_and_never_a_receiver(sequence, tmp_path):
+    """A converted bag tells its origin on /map/datum: fixes are poses from there, wherever the first one is."""
+    sequence = replace(turning(sequence), datum=DATUM)
+    start = int(sequence.stamps_ns[0])
+    with BagWriter(tmp_path / "bag") as bag:
+        images(bag, sequence)
+        bag.nav_sat_fix("/map/datum", start, "map", DATUM)
+        for stamp, T in zip(sequence.stamps_ns.tolist(), sequence.T_map_base, strict=True):
+            fix(bag, stamp, [float(v) for v in DATUM.to_geodetic(T[:3, 3] + T[:3, :3] @ (0.5, 0.0, 2.0))])
+            put(bag, "/heading", "geometry_msgs/msg/QuaternionStamped", stamp, quaternion=bag._quaternion(T))
+    options = BagOptions(truth="/fix", heading="/heading", antenna=(0.5, 0.0, 2.0))
+    found = open_bag_sequence(tmp_path / "bag", options)
+    assert found.datum == DATUM and len(found.gnss.stamps_ns) == len(sequence)
+    np.testing.assert_allclose(found.T_map_cam, sequence.T_map_cam, atol=1e-6)
+    elsewhere = open_bag_sequence(tmp_path / "bag", replace(options, datum=(48.3, 11.5, 500.0)))
+    assert elsewhere.datum == Datum(48.3, 11.5, 500.0) and elsewhere.T_map_cam[0, 1, 3] < -10_000
+    with pytest.raises(BagError, match="no truth") as told:
+        open_bag_sequence(tmp_path / "bag")
+    assert "/fix (NavSatFix)" in str(told.value) and "/map/datum" not in str(told.value)
+    with pytest.raises(
+        BagError, match=r"expected poses on /map/datum, found the origin of the map; poses are on: /fix"
+    ):
+        open_bag_sequence(tmp_path / "bag", BagOptions(truth="/map/datum"))

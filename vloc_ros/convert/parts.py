@@ -42,17 +42,26 @@ class PartedBag(BagMessages):
     :param identity: a digest of everything that the content follows from; only the same conversion is continued.
     :param resume: continue an interrupted conversion, and stay continuable; else what is there is thrown away, and
         nothing is left of a conversion that fails.
+    :param about: more text for ``custom_data`` in metadata.yaml, for what no message type can say.
     :ivar state: what :meth:`end_part` was last told, empty at the start.
     :raises BagError: the destination exists, another conversion of another identity waits there, or one is running.
     """
 
     def __init__(
-        self, path: str | Path, storage: Storage, overwrite: bool, *, identity: str = "", resume: bool = False
+        self,
+        path: str | Path,
+        storage: Storage,
+        overwrite: bool,
+        *,
+        identity: str = "",
+        resume: bool = False,
+        about: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__()
         self.path = Path(path)
         self.storage = storage
         self.identity = identity
+        self._custom = {**({IDENTITY: identity} if identity else {}), **(about or {})}
         check_output(self.path, storage, overwrite)
         self._work = self.path.with_name(f".{self.path.name}.convert")
         self._resume = resume
@@ -163,7 +172,7 @@ class PartedBag(BagMessages):
             duration={"nanoseconds": max(ends) - min(starts)},
             message_count=sum(part["message_count"] for part in found),
             topics_with_message_count=list(topics.values()),
-            custom_data={IDENTITY: self.identity} if self.identity else None,
+            custom_data=self._custom or None,
         )
         return first
 

@@ -15,7 +15,7 @@ from vloc_ros.convert.frame_images import FrameImages, ImageFormat
 from vloc_ros.convert.messages import BagMessages
 from vloc_ros.convert.parts import PART_BYTES, PART_FRAMES, PartedBag
 from vloc_ros.convert.writer import Storage
-from vloc_ros.datasets.bag_places import DATUM_TOPIC, GNSS_TOPIC
+from vloc_ros.datasets.bag_places import DATUM_TOPIC, GNSS_TOPIC, world_as_text
 from vloc_ros.datasets.problems import Problems
 from vloc_ros.datasets.sequence import PosedSequence
 from vloc_ros.errors import DatasetError, GeometryError
@@ -51,7 +51,8 @@ class Summary:
     """What a conversion wrote.
 
     ``frames`` of ``chosen`` ones are in the bag, ``resumed`` of which an earlier attempt had written; ``skipped``
-    counts by kind what was left out, by the reader and on the way. ``topics`` counts messages.
+    counts by kind what was left out, by the reader and on the way. ``topics`` counts messages. ``origin_m``: what the
+    reader subtracted from the data set's coordinates.
     """
 
     path: Path
@@ -64,6 +65,7 @@ class Summary:
     size_bytes: int
     first_ns: int
     last_ns: int
+    origin_m: tuple[float, float, float] = (0.0, 0.0, 0.0)
 
     def lines(self) -> list[str]:
         """For people."""
@@ -77,6 +79,9 @@ class Summary:
             f"  stamps   {self.first_ns} to {self.last_ns} ns",
             f"  topics   {', '.join(f'{topic} {number:,}' for topic, number in self.topics.items())}",
         ]
+        if any(self.origin_m):
+            place = ", ".join(f"{v:.15g}" for v in self.origin_m)
+            out.append(f"  origin   of the map: {place} m in the data set's coordinates (also in metadata.yaml)")
         if self.skipped:
             out.append(f"  skipped  {', '.join(f'{number:,} x {kind}' for kind, number in self.skipped.items())}")
         return out
@@ -148,7 +153,7 @@ def write_drive(
     T_map_base, count = sequence.T_map_base, len(sequence)
     read_before = dict(problems.counts)
     images = FrameImages(sequence, image_format, problems)
-    with PartedBag(out, storage, overwrite, identity=identity, resume=resume) as bag:
+    with PartedBag(out, storage, overwrite, identity=identity, resume=resume, about=world_as_text(sequence)) as bag:
         place = {"frame": 0, "fix": 0, "written": 0, "skipped": {}, **bag.state}
         for kind, number in place["skipped"].items():
             problems.counts[kind] = problems.counts.get(kind, 0) + number
@@ -198,6 +203,7 @@ def write_drive(
         size_bytes=size,
         first_ns=start,
         last_ns=start + info["duration"]["nanoseconds"],
+        origin_m=sequence.origin_m,
     )
 
 
@@ -215,7 +221,7 @@ def identity_of(sequence: PosedSequence, settings: Mapping[str, Any]) -> str:
     for values in numbers:
         digest.update(b"none" if values is None else np.ascontiguousarray(values).tobytes())
     words = [sequence.camera, sequence.frame_id, sequence.datum, sorted(sequence.rig), gnss and gnss.frame_id]
-    digest.update(repr(words).encode())
+    digest.update(repr([*words, *sorted(world_as_text(sequence).items())]).encode())
     return digest.hexdigest()
 
 

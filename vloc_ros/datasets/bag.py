@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from vloc_ros import messages as msgs
+from vloc_ros.datasets.bag_places import DATUM_TOPIC, read_datum
 from vloc_ros.datasets.bag_reader import BagReader
 from vloc_ros.datasets.camera_file import is_camera_file, read_camera_file
 from vloc_ros.datasets.gnss_poses import COURSE, FixTrack
@@ -55,7 +56,8 @@ class BagOptions:
         course of motion.
     :param heading_min_speed: m/s below which there is no course of motion.
     :param antenna: x, y, z (m) of the receiver's antenna in the base, where ``/tf_static`` does not know it.
-    :param datum: latitude, longitude (degrees) and altitude (m) of the map's origin; None: the first fix.
+    :param datum: latitude, longitude (degrees) and altitude (m) of the map's origin; None: that on
+        ``/map/datum``, else the first fix.
     """
 
     image: str | None = None
@@ -147,12 +149,13 @@ class BagDrive:
         elif options.truth != NO_TRUTH:
             # Odometry drifts: it is taken for truth only when asked for by name.
             kinds = TRUTH_TYPES if options.truth else TRUTH_TYPES[:2]
-            if options.truth is not None and options.truth not in reader.of_type(*kinds):
-                kind = reader.topics.get(options.truth)
+            named = options.truth
+            if named is not None and (named not in reader.of_type(*kinds) or named == DATUM_TOPIC):
+                kind = reader.topics.get(named)
                 found = f"messages of type {kind} there" if kind else "no such topic"
+                found = "the origin of the map" if named == DATUM_TOPIC and kind else found
                 raise BagError(
-                    f"{reader.path}: expected poses on {options.truth}, found {found}; poses are on: "
-                    f"{candidates(reader)}"
+                    f"{reader.path}: expected poses on {named}, found {found}; poses are on: {candidates(reader)}"
                 )
             self.truth_topic = _choose(reader, options.truth, kinds, ("/reference/pose",), "--truth")
         self._choose_heading()
@@ -167,7 +170,7 @@ class BagDrive:
         self.heading_topic: str | None = None
         if self.truth_topic is None or not self.reader.topics[self.truth_topic].endswith("/NavSatFix"):
             return
-        datum = None if options.datum is None else Datum(*options.datum)
+        datum = read_datum(self.reader) if options.datum is None else Datum(*options.datum)
         self.fixes = FixTrack(datum, options.heading_min_speed, options.max_gap_s)
         if options.heading not in (None, COURSE):
             self.heading_topic = _choose(self.reader, options.heading, HEADING_TYPES, (), "--heading")
@@ -278,8 +281,8 @@ class BagDrive:
 
     @property
     def datum(self) -> Datum | None:
-        """Where the map frame lies on the Earth, where the truth comes from a satellite receiver."""
-        return None if self.fixes is None else self.fixes.datum
+        """Where the map frame lies on the Earth, where the bag says so or the truth is a satellite receiver's."""
+        return read_datum(self.reader) if self.fixes is None else self.fixes.datum
 
     def _add_transforms(self, message: object, static: bool) -> None:
         for item in message.transforms:  # type: ignore[attr-defined]

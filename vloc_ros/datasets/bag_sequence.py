@@ -9,7 +9,7 @@ import numpy as np
 
 from vloc_ros.datasets.bag import BagDrive, BagOptions
 from vloc_ros.datasets.bag_images import BagImages
-from vloc_ros.datasets.bag_places import read_places
+from vloc_ros.datasets.bag_places import read_places, read_world
 from vloc_ros.datasets.pose_topics import candidates
 from vloc_ros.datasets.problems import Problems
 from vloc_ros.datasets.sequence import PosedSequence
@@ -95,7 +95,7 @@ def open_bag_sequence(
                 "%s: by the times of recording, the clocks of %s and %s are %.3f s apart; is --time-offset %.3f right?",
                 path, drive.image_topic, drive.truth_topic, offset, drive.options.time_offset_s + offset,
             )  # fmt: skip
-        datum, gnss = read_places(drive.reader)
+        _, gnss = read_places(drive.reader)
         rig = drive.tree.mountings(drive.options.base_frame)
         rig.pop(drive.camera_frame, None)
         unknown = np.full((4, 4), np.nan)
@@ -112,8 +112,9 @@ def open_bag_sequence(
             BagImages(Path(path), str(drive.image_topic), stamps, times, camera.size),
             T_odom_base,
             drive.frame_id,
-            drive.datum or datum,
+            drive.datum,
             gnss,
             rig,
             dict(report.counts),
+            **read_world(path),
         )

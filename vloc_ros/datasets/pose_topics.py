@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from vloc_ros.datasets.bag_places import DATUM_TOPIC
 from vloc_ros.datasets.bag_reader import BagReader
 from vloc_ros.datasets.sequence import T_BODY_OPTICAL
 from vloc_ros.errors import ConfigError, GeometryError
@@ -30,7 +31,7 @@ _UNIT_TOLERANCE = 1e-2
 
 def candidates(reader: BagReader) -> str:
     """The topics of a bag that a reference can come from, for messages."""
-    found = [f"{t} ({reader.topics[t].split('/')[-1]})" for t in reader.of_type(*TRUTH_TYPES)]
+    found = [f"{t} ({reader.topics[t].split('/')[-1]})" for t in reader.of_type(*TRUTH_TYPES) if t != DATUM_TOPIC]
     if {"/tf", "/tf_static"} & set(reader.topics):
         found.append("a transform as /tf:PARENT.CHILD, for example /tf:map.base_link")
     if not found:

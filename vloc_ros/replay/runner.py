@@ -122,7 +122,7 @@ def replay(
             "truth": drive.truth_name,
             "prior": pipeline.prior,
             "initial_pose": start.description,
-            "notes": [*_notes(drive, frame_id), *_start_notes(start)],
+            "notes": [*_notes(drive, bundle), *_start_notes(start)],
             "map_bytes": bundle.size_bytes,
             "settings": plain_settings(localizer),
             "skipped_messages": len(drive.skipped),
@@ -213,8 +213,12 @@ class _Run:
         return out
 
 
-def _notes(drive: BagDrive, map_frame: str) -> list[str]:
+def _notes(drive: BagDrive, bundle: MapBundle) -> list[str]:
     notes = []
+    scene = bundle.manifest.scenes[0]
+    map_frame, datum = scene.frame_id, drive.datum
+    if drive.has_truth and None not in (datum, scene.datum) and datum != scene.datum:
+        notes.append(f"the truth is in a frame at {datum}, the map in one at {scene.datum}: errors are no errors")
     if drive.has_truth and drive.frame_id != map_frame:
         notes.append(
             f"the truth is in frame {drive.frame_id!r}, the map in {map_frame!r}: errors assume that they are one"

@@ -31,8 +31,9 @@ from vloc_ros.maps.tensors import encode_tensors
 from vloc_ros.maps.writer import check_target
 from vloc_ros.settings import settings_from_mapping
 from vloc_train.calibration import recalibrate
-from vloc_train.cli import by_scene, show_progress
+from vloc_train.cli import show_progress
 from vloc_train.export import commit
+from vloc_train.sources import by_scene
 
 __all__ = ["command", "densify_map", "densify_settings"]
 

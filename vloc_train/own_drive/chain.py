@@ -13,7 +13,7 @@ import numpy as np
 from vloc_ros.commands.progress import progress_bar
 from vloc_ros.datasets.problems import Problems
 from vloc_ros.datasets.sequence import PosedSequence
-from vloc_ros.errors import DatasetError
+from vloc_ros.errors import DatasetError, TrainingError
 from vloc_ros.evaluation.canvas import require_matplotlib
 from vloc_ros.geometry.geodesy import Datum
 from vloc_ros.localizers.base import load_localizer
@@ -32,8 +32,9 @@ from vloc_train.own_drive.settings import OwnDriveSettings, SelectionSettings
 from vloc_train.own_drive.survey import Survey
 from vloc_train.registry import Trainer
 from vloc_train.run import RunOptions
+from vloc_train.sources import common_datum
 
-__all__ = ["make_map", "with_datum"]
+__all__ = ["make_map", "undamaged", "with_datum"]
 
 _log = logging.getLogger(__name__)
 
@@ -66,28 +67,31 @@ def make_map(
     :param calibration: other drives for calibration, which are then held out as they are.
     :raises DatasetError: nothing to make a map of, drives of different origins, or damaged images.
     :raises ConfigError: a hold-out that these drives do not allow, or no matplotlib.
+    :raises TrainingError: the map is there, its report is not.
     """
     problems = problems or Problems()
     check_target(out, overwrite=True)
     if report is not None:
         require_matplotlib()
-    datum = _common_datum(scenes, calibration)
+    datum = common_datum(scenes, calibration)
     work = out.with_name(out.name + ".work")
     used: dict[str, list[PosedSequence]] = {}
     held: dict[str, list[PosedSequence]] = {}
     splits: dict[str, Split] = {}
     choices: dict[str, list[Choice]] = {}
-    for name, drives in _named(scenes).items():
-        choices[name] = _chosen(drives, own, select, report is not None, work, problems, options.progress)
+    look = report is not None or problems.keep_going  # what is damaged is known only by looking
+    scenes, calibration = _named(scenes, calibration)
+    for name, drives in scenes.items():
+        choices[name] = _chosen(drives, own, select, look, work, problems, options.progress)
         kept = [c.used for c in choices[name]]
-        if calibration and calibration.get(name):
-            splits[name] = _other_drives(kept, calibration[name])
-        else:
-            splits[name] = split(kept, own.hold_out)
+        others = calibration.get(name, [])
+        if problems.keep_going:
+            others = [undamaged(drive, problems, work) for drive in others]
+        splits[name] = _other_drives(kept, others) if others else split(kept, own.hold_out)
         _log.info("%s", splits[name].in_words())
         used[name] = splits[name].training
-        if calibration and calibration.get(name):
-            held[name] = list(calibration[name])
+        if others:
+            held[name] = others
         elif splits[name].held_out:
             held[name] = splits[name].held_out
     if any(s.kind == "none" for s in splits.values()) and "hold_out" in {f.name for f in fields(settings)}:
@@ -101,9 +105,16 @@ def make_map(
     if datum is not None:
         bundle = with_datum(bundle, datum)
     if report is not None:
-        surveys = _surveys(bundle, choices, splits, held, own, work, options.device)
-        points = out.with_name(out.name + ".report") / "report.md"
-        written = write_report(report, bundle, surveys, own.report, points)
+        try:
+            surveys = _surveys(bundle, choices, splits, held, own, work, options.device)
+            points = out.with_name(out.name + ".report") / "report.md"
+            of_this_map = bundle.manifest.backend == "pixloc" and getattr(settings, "report", True)
+            written = write_report(report, bundle, surveys, own.report, points if of_this_map else None)
+        except Exception as problem:  # hours of training are not lost to a picture
+            raise TrainingError(
+                f"the map {bundle.path} is whole and can be used, but its report could not be written to {report}: "
+                f"{type(problem).__name__}: {problem}"
+            ) from problem
         for survey in surveys:
             for text in survey.advice:
                 _log.info("advice: %s", text)
@@ -111,15 +122,17 @@ def make_map(
     return bundle
 
 
-def _named(scenes: Drives) -> dict[str, list[PosedSequence]]:
-    """Drives of one scene with names of their own: two bags may both be called ``rosbag2``."""
-    out: dict[str, list[PosedSequence]] = {}
-    for name, drives in scenes.items():
-        seen: dict[str, int] = {}
-        for drive in drives:
-            seen[drive.name] = seen.get(drive.name, 0) + 1
-            again = seen[drive.name]
-            out.setdefault(name, []).append(drive if again == 1 else replace(drive, name=f"{drive.name} {again}"))
+def _named(*groups: Drives | None) -> list[dict[str, list[PosedSequence]]]:
+    """Drives of one scene, in all groups, with names of their own: two bags may both be called ``rosbag2``."""
+    out: list[dict[str, list[PosedSequence]]] = []
+    seen: dict[tuple[str, str], int] = {}
+    for group in groups:
+        made: dict[str, list[PosedSequence]] = {}
+        for name, drives in (group or {}).items():
+            for drive in drives:
+                again = seen[name, drive.name] = seen.get((name, drive.name), 0) + 1
+                made.setdefault(name, []).append(drive if again == 1 else replace(drive, name=f"{drive.name} {again}"))
+        out.append(made)
     return out
 
 
@@ -149,6 +162,14 @@ def _chosen(
     return out
 
 
+def undamaged(drive: PosedSequence, problems: Problems, work: Path | None = None) -> PosedSequence:
+    """The drive without images that cannot be decoded or have another size, which are counted.
+
+    :param work: where what was looked at is kept. :raises VlocError: the first of them, unless ``keep_going``.
+    """
+    return choose(drive, measure(drive, work, problems), _EVERYTHING).used
+
+
 def _unseen(count: int) -> Measures:
     """Of images that nobody looked at."""
     ones = np.ones(count)
@@ -161,20 +182,6 @@ def _other_drives(used: Sequence[PosedSequence], calibration: Sequence[PosedSequ
     parts = [np.full(len(d), USED, dtype=np.uint8) for d in used]
     parts += [np.full(len(d), HELD, dtype=np.uint8) for d in calibration]
     return Split("other drives", (*used, *calibration), tuple(parts))
-
-
-def _common_datum(scenes: Drives, calibration: Drives | None) -> Datum | None:
-    """The origin that all drives agree on.
-
-    :raises DatasetError: they do not, which would put their places on top of each other.
-    """
-    drives = [d for group in (scenes, calibration or {}) for many in group.values() for d in many]
-    found = {d.datum: d.name for d in drives}
-    known = [datum for datum in found if datum is not None]
-    if len(known) > 1:
-        texts = [f"{found[d]}: {d.latitude_deg},{d.longitude_deg},{d.altitude_m}" for d in known[:2]]
-        raise DatasetError(f"expected drives with one map origin, found {'; '.join(texts)}; name one with --datum")
-    return known[0] if known else None
 
 
 def with_datum(bundle: MapBundle, datum: Datum) -> MapBundle:

@@ -184,13 +184,13 @@ def _by_pass(drives: tuple[PosedSequence, ...], settings: HoldOutSettings) -> Pa
     if found < _MINIMUM:
         return None
     wanted = max(settings.share * len(T), _MINIMUM)
-    count = min(len(pieces), max(1, round(wanted / (found / len(pieces)))))
-    chosen = np.unique(((np.arange(count) + 0.5) * len(pieces) / count).astype(np.int64))
-    flat = np.full(len(T), USED, dtype=np.uint8)
-    for k in chosen:
-        flat[pieces[k]] = HELD
-    if (flat == HELD).sum() < _MINIMUM:
-        return None
+    first = min(len(pieces), max(1, round(wanted / (found / len(pieces)))))
+    for count in range(first, len(pieces) + 1):  # more where those that were met are short; all are enough
+        flat = np.full(len(T), USED, dtype=np.uint8)
+        for k in ((np.arange(count) + 0.5) * len(pieces) / count).astype(np.int64):
+            flat[pieces[k]] = HELD
+        if (flat == HELD).sum() >= _MINIMUM:
+            break
     parts = [flat[number == k].copy() for k in range(len(drives))]
     for drive, part in zip(drives, parts, strict=True):
         _guard_along(drive, part, settings.pass_guard_m)

@@ -25,6 +25,7 @@ THUMBNAIL = (32, 18)
 JUDGED_WIDTH = 416
 
 _VERSION = 1
+_DAMAGED = "image damaged, or of another size"
 _BRIGHT = 250
 
 
@@ -81,6 +82,9 @@ def measure(
         with np.load(file, allow_pickle=False) as stored:
             out = Measures(*(stored[name] for name in _FIELDS))
         if len(out) == count and (problems.keep_going or not out.damaged.any()):
+            if out.damaged.any():
+                number = int(out.damaged.sum())
+                problems.skip(_DAMAGED, f"{sequence.name}: {number} of {count} images cannot be used", number)
             return out
     rows = np.zeros((4, count))
     thumbnails = np.zeros((count, THUMBNAIL[1], THUMBNAIL[0]), dtype=np.uint8)
@@ -132,7 +136,7 @@ def _images(sequence: PosedSequence, problems: Problems) -> Iterator[tuple[int, 
         except VlocError as problem:
             if not problems.keep_going:
                 raise
-            problems.skip("image damaged, or of another size", str(problem))
+            problems.skip(_DAMAGED, str(problem))
         yield index, None
         start = index + 1
 

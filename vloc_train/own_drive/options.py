@@ -79,7 +79,8 @@ Antenna = Annotated[
     str | None, _option(help="With NavSatFix: x,y,z (m) of the antenna in the base, where /tf_static lacks it.")
 ]
 DatumOption = Annotated[
-    str | None, _option("--datum", help="With NavSatFix: latitude,longitude,altitude of the map's origin [first fix].")
+    str | None,
+    _option("--datum", help="With NavSatFix: lat,lon,alt of the map's origin [/map/datum, else first fix]."),
 ]
 KeepGoing = Annotated[bool, _option("--keep-going", help="Leave faulty poses and images out and count them.")]
 Select = Annotated[

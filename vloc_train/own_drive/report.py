@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,12 +24,29 @@ __all__ = ["write_report"]
 def write_report(
     folder: Path, bundle: MapBundle, surveys: Sequence[Survey], settings: ReportSettings, points: Path | None = None
 ) -> Path:
-    """``report.md``, ``report.html`` (one file, pictures inside), ``report.json`` and pictures; returns ``report.md``.
+    """Write a report of a map into a folder, which gets it when it is whole; other files there stay.
+
+    ``report.md``, ``report.html`` (one file, pictures inside), ``report.json`` and pictures; returns ``report.md``.
 
     :param points: the report on the points of a PixLoc map, to be linked and shown.
     :raises ConfigError: matplotlib is not installed.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.resolve().parent.mkdir(parents=True, exist_ok=True)
+    # Beside the folder, so that links out of it are the same.
+    aside = Path(tempfile.mkdtemp(prefix=f".{folder.resolve().name}.", dir=folder.resolve().parent))
+    try:
+        _write(aside, bundle, surveys, settings, None if points is None else points.resolve())
+        folder.mkdir(exist_ok=True)
+        for file in sorted(aside.iterdir(), key=lambda f: f.name.startswith("report")):  # pictures first
+            file.replace(folder / file.name)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    return folder / "report.md"
+
+
+def _write(
+    folder: Path, bundle: MapBundle, surveys: Sequence[Survey], settings: ReportSettings, points: Path | None
+) -> None:
     manifest = bundle.manifest
     document = Document(f"Map quality: {bundle.path.name}")
     document.table(
@@ -53,7 +72,7 @@ def write_report(
         for picture in sorted(points.parent.glob("*_map.png")) + sorted(points.parent.glob("*_along.png")):
             document.picture(picture, picture.stem.replace("_", " "))
     (folder / "report.json").write_text(json.dumps(_finite(figures), indent=2, allow_nan=False) + "\n")
-    return document.write(folder)[0]
+    document.write(folder)
 
 
 def _scene(document: Document, folder: Path, survey: Survey, settings: ReportSettings, named: bool) -> None:

@@ -10,10 +10,23 @@ from vloc_ros.types import Array
 __all__ = ["Nearby", "metres_along", "runs", "turned_deg"]
 
 
+#: Positions this close to the last one that counted add no road: the noise of a standing vehicle's would be metres.
+_NOISE_M = 0.5
+
+
 def metres_along(T: Array) -> Array:
-    """(N,) metres driven from the first of (N, 4, 4) poses to each."""
-    steps = np.linalg.norm(np.diff(T[:, :3, 3], axis=0), axis=1)
-    return np.concatenate([[0.0], np.cumsum(steps)]) if len(T) else np.zeros(0)
+    """(N,) metres driven from the first of (N, 4, 4) poses to each, never decreasing.
+
+    Measured from place to place at least half a metre apart; in between by the distance from the last one.
+    """
+    out = np.zeros(len(T))
+    road, here = 0.0, T[0, :3, 3] if len(T) else np.zeros(3)
+    for index, place in enumerate(T[:, :3, 3]):
+        moved = float(np.linalg.norm(place - here))
+        out[index] = road + moved
+        if moved >= _NOISE_M:
+            road, here = road + moved, place
+    return np.asarray(np.maximum.accumulate(out)) if len(T) else out
 
 
 def turned_deg(a: Array, b: Array) -> Array:

@@ -184,7 +184,7 @@ def build_pixloc(
     preprocess = replace(
         stored, width=settings.image_width or stored.width, height=settings.image_height or stored.height
     )
-    kept, held = _split(scenes, settings, bool(calibration))
+    kept, held = _split(scenes, settings, calibration or {})
     camera = _common_camera(kept, preprocess)
     work = work_dir or out.with_name(out.name + ".work")
     models: dict[str, SparseModel] = {}
@@ -241,11 +241,10 @@ def build_pixloc(
                 progress=report, overwrite=target.exists(), **common, **rest,
             )  # fmt: skip
 
-    tried = calibration if calibration else held
-    if not any(len(s) for sequences in tried.values() for s in sequences):
+    if not any(len(s) for sequences in held.values() for s in sequences):
         return write(out)
     bundle = write(work / "uncalibrated")
-    frames = [cache_frames(list(v), preprocess, work, n) for n, v in tried.items() if n in models and any(map(len, v))]
+    frames = [cache_frames(list(v), preprocess, work, n) for n, v in held.items() if n in models and any(map(len, v))]
     with PixLocLocalizer.from_map(bundle, device) as localizer:
         found, validation = calibrate_scenes(
             localizer, frames, localizer.statistics, localizer.prior_changes_statistics,
@@ -276,9 +275,11 @@ Drives = dict[str, list[PosedSequence]]
 
 
 def _split(
-    scenes: Mapping[str, Sequence[PosedSequence]], settings: BuildSettings, calibrated: bool
+    scenes: Mapping[str, Sequence[PosedSequence]],
+    settings: BuildSettings,
+    calibration: Mapping[str, Sequence[PosedSequence]],
 ) -> tuple[Drives, Drives]:
-    """Drives with depth where asked for, parted into the map's frames and those held out."""
+    """Drives with depth where asked for, parted into the map's frames and those to calibrate on."""
     unknown = sorted({*settings.colmap.models, *settings.depth.folders} - set(scenes))
     if unknown:
         raise ConfigError(f"map build pixloc: expected settings of scenes {', '.join(scenes)}, found {unknown[0]!r}")
@@ -293,10 +294,12 @@ def _split(
                 sequence = with_depth_folder(sequence, Path(folder), settings.depth.scale)
             number = np.arange(len(sequence))
             out = is_held_out(number, settings.hold_out)
-            if calibrated:
+            if calibration.get(name):
                 out = number < 0
             kept.setdefault(name, []).append(sequence.select(number[~out]) if out.any() else sequence)
             held.setdefault(name, []).append(sequence.select(number[out]))
+        if calibration.get(name):
+            held[name] = list(calibration[name])
     if not kept:
         raise DatasetError("expected drives to make a map of, found none")
     return kept, held

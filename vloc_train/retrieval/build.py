@@ -30,7 +30,7 @@ from vloc_ros.maps import MapBundle, MapManifest, read_map, write_map
 from vloc_ros.maps.writer import check_target
 from vloc_ros.settings import settings_to_mapping
 from vloc_train.calibration import calibrate_scenes
-from vloc_train.cli import Data, More, by_scene, show_progress
+from vloc_train.cli import Data, More, show_progress
 from vloc_train.export import commit, frame_id_of, provenance, scene_of
 from vloc_train.frames import FrameSet, cache_drives, cache_frames, hold_out, join
 from vloc_train.own_drive.options import Truth
@@ -39,6 +39,7 @@ from vloc_train.retrieval.clusters import fit_extractor_whitening, initialise_cl
 from vloc_train.retrieval.describe import describe_frames
 from vloc_train.retrieval.settings import BUILD_PRESETS, BuildSettings, DatabaseChoice, build_preset
 from vloc_train.run import RunOptions, training_device
+from vloc_train.sources import by_scene
 
 __all__ = [
     "BUILDER",

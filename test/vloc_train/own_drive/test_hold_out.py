@@ -129,3 +129,53 @@ def test_no_frames():
 def test_a_drive_of_which_nothing_is_left_is_left_out():
     made = replace(split([drive(line(100))], HoldOutSettings(kind="every")), part=(np.full(200, HELD, np.uint8),))
     assert made.training == [] and len(made.held_out) == 1
+
+
+@pytest.mark.parametrize("sigma_m", [0.005, 0.02, 0.1])
+def test_a_standing_vehicle_does_not_drive_by_the_noise_of_its_reference(sigma_m):
+    """Five minutes before a red light would be hundreds of metres by the sum of the steps, and a second passage."""
+    T = np.concatenate([line(50), np.tile(line(51)[100], (1500, 1, 1)), line(50, offset=(50.5, 0))])
+    T[:, :2, 3] += np.random.default_rng(0).normal(0, sigma_m, (len(T), 2))
+    assert metres_along(T)[-1] == pytest.approx(100.0, rel=0.15)
+    made = split([drive(T)], HoldOutSettings())
+    assert made.kind == "gaps"
+    # Gaps are spread over the road, not over the time.
+    held = made.drives[0].T_map_cam[made.part[0] == HELD][:, 0, 3]
+    assert held.min() < 20 and held.max() > 80
+
+
+def test_metres_are_those_of_the_road():
+    np.testing.assert_allclose(metres_along(line(20, 0.05)), np.arange(400) * 0.05, atol=1e-9)
+    np.testing.assert_allclose(metres_along(line(20, 2.0)), np.arange(10) * 2.0)
+    assert (np.diff(metres_along(np.concatenate([line(5, 0.1), line(5, 0.1, backwards=True)]))) >= 0).all()
+    assert metres_along(np.zeros((0, 4, 4))).shape == (0,)
+
+
+def test_short_passages_that_were_met_first_do_not_hide_the_long_one():
+    """Pieces of 6, 36 and 6 frames: two evenly chosen ones would be too few to calibrate on, all three are enough."""
+    again = [line(3, offset=(20, 0.5)), line(18, offset=(60, 0.5)), line(3, offset=(100, 0.5))]
+    away = [line(20, offset=(0, 300.0 * k)) for k in (1, 2, 3)]
+    T = np.concatenate([line(130), *(part for pair in zip(away, again, strict=True) for part in pair)])
+    made = split([drive(T)], HoldOutSettings())
+    assert made.kind == "pass" and 30 <= len(made.held_out[0]) <= 48
+
+
+@pytest.mark.parametrize("frames", [1, 2, 5, 19, 20, 21, 29, 30, 31])
+@pytest.mark.parametrize("drives", [1, 2])
+def test_very_short_drives_always_leave_something_to_make_a_map_of(frames, drives):
+    made = split([drive(line(frames / 2), str(k), 900.0 * k) for k in range(drives)], HoldOutSettings())
+    assert sum(len(d) for d in made.training) >= frames / 2
+    held = sum(len(d) for d in made.held_out)
+    assert held + sum(len(d) for d in made.training) <= frames * drives
+    assert made.kind != "drive" or held >= 30
+
+
+def test_a_second_drive_the_other_way_is_not_held_out_as_a_whole():
+    made = split([drive(line(200), "there"), drive(line(200, backwards=True), "back", 900)], HoldOutSettings())
+    assert made.kind == "gaps" and len(made.training) == 2
+    assert nearest(made).min() >= 1.5
+
+
+def test_a_reference_that_jumps():
+    made = split([drive(np.concatenate([line(100), line(100, offset=(400.0, 30.0))]))], HoldOutSettings())
+    assert made.kind == "gaps" and nearest(made).min() >= 1.5

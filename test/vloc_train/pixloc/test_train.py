@@ -233,7 +233,7 @@ def test_presets_and_table():
 
 def test_the_commands_find_drives_of_the_town_with_depth(tmp_path, monkeypatch):
     from vloc_train.camnet.depth import has_depth
-    from vloc_train.cli import by_scene
+    from vloc_train.sources import by_scene
     from vloc_train.town_source import open_town
 
     monkeypatch.setenv("VLOC_CACHE", str(tmp_path))
