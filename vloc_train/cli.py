@@ -54,7 +54,7 @@ CalibrationData = Annotated[
 ]
 Config = Annotated[Path | None, typer.Option(help="YAML file of settings that differ from the preset.")]
 Assign = Annotated[list[str] | None, typer.Option("--set", help="One setting, for example network.embed_dim=128.")]
-Seed = Annotated[int | None, typer.Option(min=0, help="Of everything random.")]
+Seed = Annotated[int | None, typer.Option(min=0, help="Seed of everything random.")]
 About = Annotated[
     list[str] | None, typer.Option(help="NAME=VALUE to note under provenance, for example town.seed=1; repeat.")
 ]

@@ -390,6 +390,8 @@ def test_the_origin_in_a_bag_is_that_of_its_fixes_and_never_a_receiver(sequence,
     found = open_bag_sequence(tmp_path / "bag", options)
     assert found.datum == DATUM and len(found.gnss.stamps_ns) == len(sequence)
     np.testing.assert_allclose(found.T_map_cam, sequence.T_map_cam, atol=1e-6)
+    late = open_bag_sequence(tmp_path / "bag", replace(options, time_offset_s=0.25))
+    np.testing.assert_array_equal(late.gnss.stamps_ns, sequence.stamps_ns + 250_000_000)  # with the poses made of them
     elsewhere = open_bag_sequence(tmp_path / "bag", replace(options, datum=(48.3, 11.5, 500.0)))
     assert elsewhere.datum == Datum(48.3, 11.5, 500.0) and elsewhere.T_map_cam[0, 1, 3] < -10_000
     with pytest.raises(BagError, match="no truth") as told:

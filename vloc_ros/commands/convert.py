@@ -58,7 +58,8 @@ class PartName(str, Enum):
 Out = Annotated[Path, typer.Argument(metavar="OUT", help="The bag to write (a folder).")]
 StorageOption = Annotated[StorageName, typer.Option("--storage", help="A stock Humble opens sqlite3 only.")]
 FramesOption = Annotated[
-    str | None, typer.Option("--frames", metavar="START:STOP:STEP", help="A slice: 0::2 keeps every other frame.")
+    str | None,
+    typer.Option("--frames", metavar="START:STOP:STEP", help="Keep a slice of the frames: 0::2 is every other one."),
 ]
 HoldOutOption = Annotated[
     str | None,
@@ -83,7 +84,7 @@ NoiseOption = Annotated[
         help="Make drifting odometry: T share of the distance, R rad per sqrt(m). Default: the data's own, or none.",
     ),
 ]
-SeedOption = Annotated[int, typer.Option("--seed", help="For --odometry-noise.")]
+SeedOption = Annotated[int, typer.Option("--seed", help="Seed of what --odometry-noise draws.")]
 SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="NAME=VALUE", help="An option of the layout, as YAML; may be repeated."),

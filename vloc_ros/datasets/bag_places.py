@@ -7,6 +7,7 @@ data set that the bag was made of no message type can say: that is text in ``cus
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,16 +32,23 @@ def read_datum(reader: BagReader) -> Datum | None:
     return _read(reader, [DATUM_TOPIC] if DATUM_TOPIC in reader.of_type("NavSatFix") else [])[0]
 
 
-def read_places(reader: BagReader) -> tuple[Datum | None, GnssTrack | None]:
+def read_places(
+    reader: BagReader, receiver: str | None = None, offset_ns: int = 0
+) -> tuple[Datum | None, GnssTrack | None]:
     """The datum and the fixes of a bag, each None where there are none.
 
-    Fixes are those of ``/gnss/fix``, or of the only other NavSatFix topic; messages that say "no fix", or hold no
-    finite place, are left out.
+    Fixes are those of ``receiver``, moved by ``offset_ns`` to the clock of the images; without one those of
+    ``/gnss/fix``, or of the only other NavSatFix topic. Messages that say "no fix", or hold no finite place, are left
+    out.
     """
     topics = reader.of_type("NavSatFix")
     others = [topic for topic in topics if topic != DATUM_TOPIC]
-    chosen = GNSS_TOPIC if GNSS_TOPIC in others else others[0] if len(others) == 1 else None
-    return _read(reader, [t for t in (DATUM_TOPIC, chosen) if t in topics and t is not None])
+    usual = GNSS_TOPIC if GNSS_TOPIC in others else others[0] if len(others) == 1 else None
+    chosen = receiver or usual
+    datum, track = _read(reader, [t for t in (DATUM_TOPIC, chosen) if t in topics and t is not None])
+    if receiver and track is not None:
+        track = replace(track, stamps_ns=track.stamps_ns + offset_ns)
+    return datum, track
 
 
 def world_as_text(sequence: PosedSequence) -> dict[str, str]:

@@ -95,7 +95,9 @@ def open_bag_sequence(
                 "%s: by the times of recording, the clocks of %s and %s are %.3f s apart; is --time-offset %.3f right?",
                 path, drive.image_topic, drive.truth_topic, offset, drive.options.time_offset_s + offset,
             )  # fmt: skip
-        _, gnss = read_places(drive.reader)
+        # Fixes that the poses are made of have the poses' clock.
+        receiver = drive.truth_topic if drive.fixes is not None else None
+        _, gnss = read_places(drive.reader, receiver, round(drive.options.time_offset_s * 1e9))
         rig = drive.tree.mountings(drive.options.base_frame)
         rig.pop(drive.camera_frame, None)
         unknown = np.full((4, 4), np.nan)
