@@ -150,7 +150,7 @@ def write_drive(
     problems = problems or Problems()
     _check(sequence)
     sequence = _without_clashes(sequence, problems)
-    T_map_base, count = sequence.T_map_base, len(sequence)
+    T_cam_base, count = np.linalg.inv(sequence.T_base_cam), len(sequence)
     read_before = dict(problems.counts)
     images = FrameImages(sequence, image_format, problems)
     with PartedBag(out, storage, overwrite, identity=identity, resume=resume, about=world_as_text(sequence)) as bag:
@@ -174,7 +174,7 @@ def write_drive(
                 fix = _write_fixes(bag, sequence, fix, stamp)
                 _latch(bag, sequence, stamp)
                 odometry = None if sequence.T_odom_base is None else sequence.T_odom_base[index]
-                write_frame(bag, stamp, image, sequence, T_map_base[index], odometry)
+                write_frame(bag, stamp, image, sequence, sequence.T_map_cam[index] @ T_cam_base, odometry)
                 written, in_part = written + 1, in_part + 1
                 full = in_part >= part_frames or bag.part_bytes >= part_bytes
                 if full and index + 1 < count:  # what follows the last frame belongs to its part
