@@ -9,12 +9,9 @@ from __future__ import annotations
 import logging
 import os
 from pathlib import Path
-from typing import Any
-
-import yaml
 
 from vloc_ros.datasets import PosedSequence
-from vloc_ros.errors import ConfigError
+from vloc_ros.datasets.formats import option_values
 from vloc_ros.settings import settings_from_mapping
 from vloc_train.evaluate.drives import Drives
 from vloc_train.evaluate.protocol import Drive, TownDrive
@@ -43,15 +40,7 @@ def open_town(name: str, cache: Path | None = None) -> PosedSequence:
     :param cache: where rendered drives are kept; default :func:`cache_folder`.
     :raises ConfigError: no such field, or a value out of range.
     """
-    fields: dict[str, Any] = {}
-    for text in filter(None, name.removeprefix(PREFIX).split(",")):
-        key, separator, value = text.partition("=")
-        if not separator:
-            raise ConfigError(f"{name}: expected FIELD=VALUE between commas, found {text!r}")
-        try:
-            fields[key.strip()] = yaml.safe_load(value)
-        except yaml.YAMLError as problem:
-            raise ConfigError(f"{name}: {key}: expected a plain value, found {value!r}") from problem
+    fields = option_values(filter(None, name.removeprefix(PREFIX).split(",")), name)
     drive = settings_from_mapping(TownDrive, fields, name)
     drives = Drives({name: Drive(town=drive)}, None, cache or cache_folder(), _log.info)
     return drives.part(Selection(name)).sequence

@@ -162,7 +162,7 @@ def write_drive(
             progress(place["frame"], count)
 
         def skipped() -> dict[str, int]:
-            return {k: n - read_before.get(k, 0) for k, n in problems.counts.items() if n > read_before.get(k, 0)}
+            return problems.since(read_before)
 
         def end_part(next_frame: int) -> None:
             bag.end_part({"frame": next_frame, "fix": fix, "written": written, "skipped": skipped()})

@@ -11,7 +11,7 @@ A reader is a module with
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from vloc_ros.datasets.sequence import PosedSequence
 from vloc_ros.errors import ConfigError, DatasetError
 from vloc_ros.settings import settings_from_mapping
 
-__all__ = ["FORMATS", "Format", "Source", "detect", "open_source"]
+__all__ = ["FORMATS", "Format", "Source", "detect", "open_source", "option_values"]
 
 
 @dataclass(frozen=True)
@@ -79,19 +79,26 @@ class Source:
         if not separator or name not in FORMATS:
             return cls(None, Path(text), {})
         path, *fields = _at_commas(rest)
-        options: dict[str, Any] = {}
-        for field in fields:
-            key, equals, value = field.partition("=")
-            if not equals and not options and field.strip() and FORMATS[name].second:
-                options[FORMATS[name].second] = field.strip()
-                continue
-            if not equals:
-                raise ConfigError(f"{text}: expected OPTION=VALUE between commas, found {field!r}")
-            try:
-                options[key.strip()] = yaml.safe_load(value)
-            except yaml.YAMLError as problem:
-                raise ConfigError(f"{text}: {key}: expected a plain value, found {value!r}") from problem
+        first: dict[str, Any] = {}
+        second = FORMATS[name].second
+        if second and fields and fields[0].strip() and "=" not in fields[0]:
+            first[second] = fields.pop(0).strip()
+        options = {**first, **option_values(fields, text)}
         return cls(name, Path(path), options)
+
+
+def option_values(fields: Iterable[str], where: str) -> dict[str, Any]:
+    """``OPTION=VALUE`` texts as names and plain values. :raises ConfigError: one that is none; it names ``where``."""
+    options: dict[str, Any] = {}
+    for field in fields:
+        key, equals, value = field.partition("=")
+        if not equals:
+            raise ConfigError(f"{where}: expected OPTION=VALUE between commas, found {field!r}")
+        try:
+            options[key.strip()] = yaml.safe_load(value)
+        except yaml.YAMLError as problem:
+            raise ConfigError(f"{where}: {key}: expected a plain value, found {value!r}") from problem
+    return options
 
 
 def detect(path: Path) -> str:
