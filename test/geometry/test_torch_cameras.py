@@ -64,7 +64,7 @@ def test_agrees_with_numpy(model):
 
 
 @every_camera
-def test_jacobian_is_the_derivative(model):
+def test_jacobian_is_the_derivative(model, record_property):
     camera = TorchCamera.from_model(model, dtype=torch.float64)
     p = torch.tensor(points())
     _, J, valid = camera.project_with_jacobian(p)
@@ -74,7 +74,9 @@ def test_jacobian_is_the_derivative(model):
         [(camera.project(p + h * e)[0] - camera.project(p - h * e)[0]) / (2 * h) for e in torch.eye(3).double()], dim=-1
     )
     # Points half a metre away see h as a large angle: the error of the central difference is of order h^2.
-    assert float((J - numeric).norm() / numeric.norm()) < 1e-6
+    error = float((J - numeric).norm() / numeric.norm())
+    record_property("relative_difference", error)
+    assert error < 1e-6
 
 
 @every_camera

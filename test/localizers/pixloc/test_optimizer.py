@@ -31,11 +31,12 @@ def error(T: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize("camera", [CAMERA, DISTORTED, FISHEYE], ids=["pinhole", "distorted", "fisheye"])
 @pytest.mark.parametrize("steps", ["all", "decreasing"])
 @pytest.mark.parametrize("kind", ["squared", "huber", "cauchy", "geman_mcclure", "barron"])
-def test_converges_to_machine_precision(camera, steps, kind):
+def test_converges_to_machine_precision(camera, steps, kind, record_property):
     s = scene(camera=camera)
     settings = replace(PRECISE, steps=steps, robust=kind, robust_scale=1.0)
     with torch.no_grad():
         found = refine(pose(*OFFSET) @ s.T_cam_map, s.points, [s.level], settings=settings)
+    record_property("pose_error", float(error(found.T_cam_map, s.T_cam_map)))
     assert float(error(found.T_cam_map, s.T_cam_map)) < 1e-12
     assert float(found.levels[0].cost) < 1e-24 < float(found.levels[0].cost_initial)
     assert bool(found.success) and bool(found.well_posed)

@@ -44,7 +44,7 @@ def residual_vector(delta, T, points, reference, field, camera):
 
 
 @every_lens
-def test_the_full_residuals_jacobian_is_its_finite_difference(lens):
+def test_the_full_residuals_jacobian_is_its_finite_difference(lens, record_property):
     T, points, reference, field, camera = setting(lens)
     uv, P, valid = project_points(T, points, camera)
     assert bool(valid.all())
@@ -62,6 +62,7 @@ def test_the_full_residuals_jacobian_is_its_finite_difference(lens):
         dim=-1,
     )
     error = float((J - numeric).norm() / numeric.norm())
+    record_property("relative_difference", error)
     assert error < 1e-6, error
 
 
