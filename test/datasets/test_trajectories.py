@@ -11,9 +11,8 @@ from hypothesis import strategies as st
 
 from vloc_ros.convert.writer import BagWriter
 from vloc_ros.datasets.problems import Problems
-from vloc_ros.datasets.trajectories import read_trajectory, read_tum
 from vloc_ros.errors import BagError, DatasetError
-from vloc_ros.evaluation.tum import write_tum
+from vloc_ros.evaluation.trajectory import read_trajectory, read_tum, write_tum
 from vloc_ros.geometry.se3 import se3_exp
 
 START = 1_700_000_000_000_000_001

@@ -10,7 +10,7 @@ import pytest
 
 from vloc_ros.evaluation.metrics import FrameRecord, evaluate
 from vloc_ros.evaluation.report import build_report, latency, table_rows, write_report
-from vloc_ros.evaluation.tum import write_tum
+from vloc_ros.evaluation.trajectory import write_tum
 from vloc_ros.types import LocalizationState
 
 

@@ -15,17 +15,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vloc_ros.datasets.trajectories import read_tum
 from vloc_ros.errors import ConfigError
 from vloc_ros.evaluation.trajectory import (
     PairChoice,
     compare,
     pairs_by_frames,
     pairs_by_path,
+    read_tum,
     relative_errors,
     statistics,
+    write_tum,
 )
-from vloc_ros.evaluation.tum import write_tum
 from vloc_ros.geometry.interpolation import PoseTrack
 from vloc_ros.geometry.rotations import so3_exp
 from vloc_ros.geometry.se3 import make_transform, se3_exp

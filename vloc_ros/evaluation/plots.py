@@ -3,18 +3,223 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from vloc_ros.evaluation.canvas import REFERENCE, STATE_COLOURS, new_figure, save, shade_states
-from vloc_ros.evaluation.metrics import CHI2_95_6, CHI2_BAND_6, FrameRecord, consistency, frame_nees, sigma_position
-from vloc_ros.evaluation.recall_plot import draw_recall
+from vloc_ros.errors import ConfigError
+from vloc_ros.evaluation.metrics import (
+    CHI2_95_6,
+    CHI2_BAND_6,
+    RECALL_THRESHOLDS,
+    FrameRecord,
+    consistency,
+    frame_errors,
+    frame_nees,
+    sigma_position,
+)
 from vloc_ros.geometry.se3 import pose_error
-from vloc_ros.types import Array
+from vloc_ros.types import Array, Estimate, LocalizationState
 
-__all__ = ["draw_all", "draw_errors", "draw_nees", "draw_stages", "draw_trajectory"]
+__all__ = [
+    "REFERENCE",
+    "STATE_COLOURS",
+    "draw_all",
+    "draw_candidates",
+    "draw_errors",
+    "draw_nees",
+    "draw_recall",
+    "draw_stages",
+    "draw_trajectory",
+    "new_figure",
+    "recall_curve",
+    "require_matplotlib",
+    "save",
+    "shade_states",
+]
+
+
+# Where plots begin and end: a figure without any global state, and its way into a PNG.
+
+
+#: Distinguishable without red-green vision (Okabe and Ito).
+STATE_COLOURS = {
+    LocalizationState.LOCALIZED: "#0072B2",
+    LocalizationState.DEGRADED: "#E69F00",
+    LocalizationState.LOST: "#D55E00",
+    LocalizationState.INITIALIZING: "#999999",
+}
+REFERENCE = "#222222"
+
+
+def require_matplotlib() -> None:
+    """Ask before the work whose result is to be drawn.
+
+    :raises ConfigError: matplotlib is not installed.
+    """
+    try:
+        import matplotlib.figure  # noqa: F401
+    except ImportError as error:
+        raise ConfigError("plots need matplotlib: pip install 'vloc_ros[replay]', or --no-plots") from error
+
+
+def new_figure(width: float, height: float) -> Any:
+    """A matplotlib figure (inches) drawn by Agg; works without a display and from any thread.
+
+    :raises ConfigError: matplotlib is not installed.
+    """
+    require_matplotlib()
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def save(figure: Any, path: Path) -> Path:
+    """Write a PNG; equal data gives equal files (no date, no version inside)."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110, metadata={"Software": None})
+    return path
+
+
+def shade_states(axes: Any, seconds: Any, states: list[LocalizationState]) -> None:
+    """A strip along the bottom of a time axis that shows the state of every frame."""
+    if not len(seconds):
+        return
+    edges = [float(seconds[0])]
+    edges += [float(a + b) / 2 for a, b in pairwise(seconds)]
+    edges.append(float(seconds[-1]) if len(seconds) > 1 else float(seconds[0]) + 1.0)
+    start = 0
+    for i in range(1, len(states) + 1):
+        if i == len(states) or states[i] is not states[start]:
+            axes.axvspan(edges[start], edges[i], ymin=0.0, ymax=0.04, color=STATE_COLOURS[states[start]], lw=0)
+            start = i
+
+
+# How candidates close in on the pose, step by step (as in Figure 2 of the ImPosing paper).
+
+
+MAX_COLUMNS = 7
+
+
+def draw_candidates(
+    samples: Sequence[tuple[Estimate, Array | None]],
+    path: Path,
+    positions: Array | None = None,
+) -> Path:
+    """One row a frame, one column a refinement step: candidates coloured by score, the best ones marked.
+
+    The view follows the candidates: each panel is as wide as they are spread, and says how wide that is.
+
+    :param samples: estimates with candidates, each with the camera's true pose ``T_map_cam`` if known.
+    :param positions: (M, 2 or 3) places of the drive or the map, as background.
+    """
+    from matplotlib.ticker import MaxNLocator
+
+    scores = np.concatenate([step.scores for e, _ in samples for step in e.candidates])
+    shades = {"cmap": "viridis", "vmin": float(scores.min()), "vmax": float(scores.max())}
+    columns = max(min(len(e.candidates), MAX_COLUMNS) for e, _ in samples)
+    figure = new_figure(2.9 * columns + 0.8, 3.1 * len(samples) + 0.5)
+    grid = figure.subplots(len(samples), columns, squeeze=False)
+    start = samples[0][0].stamp_ns
+    for row, (estimate, truth) in zip(grid, samples, strict=True):
+        for axes in row[len(estimate.candidates) :]:
+            axes.set_visible(False)
+        for number, (axes, step) in enumerate(zip(row, estimate.candidates, strict=False)):
+            points = step.T_map_cam[:, :2, 3]
+            if positions is not None and len(positions):
+                axes.plot(*positions[:, :2].T, "-", color="#cccccc", lw=1, zorder=1)
+            order = np.argsort(step.scores)  # the best on top
+            dots = axes.scatter(*points[order].T, c=step.scores[order], s=7, linewidths=0, zorder=2, **shades)
+            if len(step.selected):
+                axes.scatter(*points[step.selected].T, s=14, fc="none", ec="#D55E00", lw=0.4, alpha=0.5, zorder=3)
+            if truth is not None:
+                axes.plot(*truth[:2, 3], "*", color="white", mec=REFERENCE, ms=12, zorder=5)
+            axes.plot(*estimate.T_map_cam[:2, 3], "+", color="#D55E00", ms=11, mew=2, zorder=6)
+            centre, half = _view(points, truth, estimate)
+            axes.set_xlim(centre[0] - half, centre[0] + half)
+            axes.set_ylim(centre[1] - half, centre[1] + half)
+            axes.set_aspect("equal")
+            axes.tick_params(labelsize=6)
+            axes.xaxis.set_major_locator(MaxNLocator(4))
+            axes.yaxis.set_major_locator(MaxNLocator(5))
+            axes.set_title(f"step {number + 1}: {2 * half:.3g} m wide", fontsize=9)
+        seconds = (estimate.stamp_ns - start) * 1e-9
+        error = "" if truth is None else f", off by {np.linalg.norm(estimate.T_map_cam[:3, 3] - truth[:3, 3]):.2f} m"
+        row[0].set_ylabel(f"{seconds:.1f} s after the first{error}", fontsize=8)
+    figure.colorbar(dots, ax=grid.ravel().tolist(), label="score", shrink=0.8)
+    figure.suptitle("Candidates by refinement step (circles: selected, cross: estimate, star: truth)", fontsize=10)
+    return save(figure, path)
+
+
+def _view(points: Array, truth: Array | None, estimate: Estimate) -> tuple[Array, float]:
+    """Centre and half width that show the candidates, the estimate and the truth."""
+    shown = [points, estimate.T_map_cam[None, :2, 3]]
+    if truth is not None:
+        shown.append(truth[None, :2, 3])
+    both = np.concatenate(shown)
+    low, high = both.min(axis=0), both.max(axis=0)
+    centre: Array = (low + high) / 2
+    return centre, max(0.55 * float((high - low).max()), 0.05)
+
+
+# Recall as a curve: the share of frames within a distance, for several limits of rotation.
+
+
+#: Degrees; those of the table's thresholds, and none.
+_LIMITS_DEG = (2.0, 5.0, 10.0, float("inf"))
+_COLOURS = ("#0072B2", "#009E73", "#E69F00", "#999999")
+
+
+def recall_curve(records: Sequence[FrameRecord], limit_deg: float = float("inf")) -> tuple[Array, Array]:
+    """Distances (K,) in metres, increasing, and the share (K,) of frames within each and ``limit_deg``.
+
+    Over all frames with a reference, so that a curve ends below 1 where frames have no pose.
+    """
+    translation, rotation = frame_errors(records)
+    known = ~np.isnan(translation)
+    inside = known & np.isfinite(translation) & (rotation <= limit_deg)
+    distances = np.sort(translation[inside])
+    return distances, np.arange(1, len(distances) + 1) / max(int(known.sum()), 1)
+
+
+def draw_recall(records: Sequence[FrameRecord], path: Path) -> Path:
+    """The curves over a logarithmic axis, with the thresholds of the table as marks."""
+    figure = new_figure(9, 5.5)
+    axes = figure.add_subplot()
+    # A lower end of the axis that any drive shares, unless it is better than that.
+    floor, end = 0.01, 20.0
+    for limit, colour in zip(_LIMITS_DEG, _COLOURS, strict=True):
+        distances, shares = recall_curve(records, limit)
+        label = f"within {limit:g} deg" if np.isfinite(limit) else "any rotation"
+        if len(distances):
+            floor = min(floor, max(float(distances[0]), 1e-4))
+            end = max(end, float(distances[-1]))
+        x = np.concatenate([[1e-4], np.maximum(distances, 1e-4), [1e6]])
+        y = np.concatenate([[0.0], shares, shares[-1:] if len(shares) else [0.0]])
+        axes.step(x, y, where="post", color=colour, lw=1.5, label=label)
+    for metres, degrees in RECALL_THRESHOLDS:
+        distances, shares = recall_curve(records, degrees)
+        reached = int(np.searchsorted(distances, metres, side="right"))
+        share = float(shares[reached - 1]) if reached else 0.0
+        axes.plot(metres, share, "o", color=REFERENCE, ms=4)
+        axes.annotate(
+            f"{metres:g} m, {degrees:g} deg", (metres, share), xytext=(4, -10), textcoords="offset points", fontsize=7
+        )
+    axes.set_xscale("log")
+    axes.set_xlim(floor, end)
+    axes.set_ylim(0.0, 1.02)
+    axes.set_xlabel("translation error at most [m]")
+    axes.set_ylabel("share of the frames with a reference")
+    axes.set_title("Recall")
+    axes.grid(alpha=0.3, which="both")
+    axes.legend(fontsize=8, loc="upper left")
+    return save(figure, path)
+
 
 CHI2_95_2 = 5.991465  # 95 % of a planar normal distribution lies within this squared Mahalanobis distance
 

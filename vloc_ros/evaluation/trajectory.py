@@ -7,32 +7,408 @@ was never published does not: beside these figures belongs the share of the refe
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from vloc_ros.errors import ConfigError
+from vloc_ros import messages as msgs
+from vloc_ros.datasets.bag import sequence as bag_format
+from vloc_ros.datasets.bag.reader import BagReader
+from vloc_ros.datasets.bag.truth import POSE_TYPES
+from vloc_ros.datasets.problems import Problems
+from vloc_ros.datasets.tables import pose_samples, read_rows, track_of
+from vloc_ros.errors import BagError, ConfigError, DatasetError, GeometryError, VlocError
 from vloc_ros.evaluation.alignment import Alignment, Similarity, align
-from vloc_ros.evaluation.association import Association, associate
+from vloc_ros.evaluation.plots import REFERENCE, new_figure, save
+from vloc_ros.evaluation.report import plain_json
 from vloc_ros.geometry.interpolation import PoseTrack
-from vloc_ros.geometry.rotations import rotation_angle
+from vloc_ros.geometry.rotations import matrix_to_quaternion, rotation_angle
 from vloc_ros.geometry.se3 import inverse
 from vloc_ros.types import Array
 
 __all__ = [
+    "Association",
     "Comparison",
     "PairChoice",
     "Statistics",
     "absolute_errors",
+    "associate",
     "choose_pairs",
     "compare",
+    "draw_comparison",
     "pairs_by_frames",
     "pairs_by_path",
+    "read_bag_trajectory",
+    "read_trajectory",
+    "read_tum",
     "relative_errors",
     "statistics",
+    "trajectory_report",
+    "trajectory_rows",
+    "write_trajectory_report",
+    "write_tum",
 ]
+
+
+# Trajectories to compare: TUM files (``stamp tx ty tz qx qy qz qw``), and topics or transforms of bags.
+
+
+def read_trajectory(
+    path: str | Path, topic: str | None = None, problems: Problems | None = None, usual: Sequence[str] = ()
+) -> PoseTrack:
+    """A TUM file, or a topic of a bag: the one asked for, else the first of the ``usual`` ones, else the only one.
+
+    :raises DatasetError: no such file, or a faulty one (unless ``problems`` keeps going). :raises BagError: a bag
+        without such a topic.
+    """
+    path, problems = Path(path), problems or Problems()
+    if not path.exists():
+        raise DatasetError(f"{path}: no such file or folder; expected a TUM trajectory or a bag")
+    if bag_format.matches(path):
+        return read_bag_trajectory(path, topic, problems, usual)
+    if path.is_dir():
+        raise DatasetError(f"{path}: expected a TUM trajectory or a bag, found a folder without a bag")
+    if topic:
+        raise DatasetError(f"{path}: expected a bag for the topic {topic}, found a file of another kind")
+    return read_tum(path, problems)
+
+
+def read_tum(path: str | Path, problems: Problems | None = None) -> PoseTrack:
+    """A trajectory in TUM format; stamps are decimal seconds, also as ``1.7e+09`` (evo writes them so).
+
+    :raises DatasetError: no such file, no pose, or a faulty line (unless ``problems`` keeps going): columns, NaN, a
+        quaternion that is none, stamps of another unit or that do not increase.
+    """
+    path, problems = Path(path), problems or Problems()
+    samples = pose_samples(read_rows(path, problems, 8), problems, "s", since_1970=False)
+    return track_of(samples, str(path), problems)
+
+
+def read_bag_trajectory(
+    path: str | Path, topic: str | None = None, problems: Problems | None = None, usual: Sequence[str] = ()
+) -> PoseTrack:
+    """The poses of a topic of a bag (PoseStamped, PoseWithCovarianceStamped, TransformStamped, Odometry), or of one
+    transform (``/tf:map.base_link``). A pose without a stamp is a fault.
+
+    :raises BagError: no such topic, or several to choose from. :raises DatasetError: no pose, or stamps that do not
+        increase.
+    """
+    path, problems = Path(path), problems or Problems()
+    with BagReader(path) as reader:
+        edge: tuple[str, str] | None = None
+        if topic is not None and topic.startswith("/tf:"):
+            parent, _, child = topic[4:].partition(".")
+            if not parent or not child or "/tf" not in reader.topics:
+                raise BagError(f"{path}: {topic}: expected /tf:PARENT.CHILD and transforms on /tf")
+            edge, name = (parent, child), "/tf"
+        else:
+            name = _topic(reader, topic, usual)
+        rows: list[tuple[int, Array, str]] = []
+        for item in reader.messages([name]):
+            where = f"{path}: {topic or name} at {item.time_ns} ns"
+            for message in [item.message] if edge is None else item.message.transforms:
+                try:
+                    if edge is not None and edge != (msgs.frame_id(message), str(message.child_frame_id).lstrip("/")):
+                        continue
+                    stamp, T = msgs.stamp_ns(message), msgs.transform(message)
+                except VlocError as error:
+                    problems.fault("pose that is none", f"{where}: {error}")
+                    continue
+                if stamp > 0:
+                    rows.append((stamp, T, where))
+                else:
+                    problems.fault("pose without a stamp", f"{where}: expected a stamp, found {stamp}")
+        if reader.problem:
+            problems.fault("unfinished bag", f"{path}: {reader.problem}")
+    return track_of(rows, f"{path}: {topic or name}", problems)
+
+
+def _topic(reader: BagReader, asked: str | None, usual: Sequence[str]) -> str:
+    topics = reader.of_type(*POSE_TYPES)
+    if asked is not None:
+        if asked in topics:
+            return asked
+        raise BagError(f"{reader.path}: no poses on {asked}; topics with poses: {', '.join(topics) or 'none'}")
+    found = next((name for name in usual if name in topics), None) or (topics[0] if len(topics) == 1 else None)
+    if found is None:
+        raise BagError(
+            f"{reader.path}: expected {' or '.join(usual) or 'one topic with poses'}, found "
+            f"{', '.join(topics) or 'no topic with poses'}; name one (--topic, --reference-topic)"
+        )
+    return found
+
+
+# Trajectories in TUM format, as evo reads them: ``stamp tx ty tz qx qy qz qw``, one pose a line.
+
+
+def write_tum(path: str | Path, poses: Iterable[tuple[int, Array]]) -> int:
+    """Write ``(stamp_ns, T_map_base)`` pairs and return how many; seconds keep all nine decimals."""
+    count = 0
+    with Path(path).open("w", encoding="utf-8") as file:
+        for stamp, T in poses:
+            values = (*T[:3, 3], *matrix_to_quaternion(T[:3, :3]))
+            file.write(f"{stamp // 10**9}.{stamp % 10**9:09d} " + " ".join(f"{v:.9f}" for v in values) + "\n")
+            count += 1
+    return count
+
+
+# The plots of one trajectory against another: where, when, and how often it errs by how much.
+
+
+_ESTIMATE = "#0072B2"
+
+
+def draw_comparison(found: Comparison, reference: Array, folder: Path) -> list[Path]:
+    """``plan.png``, ``errors.png`` and ``distribution.png`` in ``folder``; the paths written.
+
+    :param reference: (K, 4, 4) of the whole reference, associated or not.
+    """
+    return [
+        _draw_plan(found, reference, folder / "plan.png"),
+        _draw_errors(found, folder / "errors.png"),
+        _draw_distribution(found, folder / "distribution.png"),
+    ]
+
+
+def _draw_plan(found: Comparison, reference: Array, path: Path) -> Path:
+    figure = new_figure(9, 8)
+    axes = figure.add_subplot()
+    axes.plot(reference[:, 0, 3], reference[:, 1, 3], "-", color=REFERENCE, lw=1, label="reference", zorder=2)
+    # One gross error must not make all others look alike.
+    top = float(np.quantile(found.absolute_m, 0.99)) or 1.0
+    dots = axes.scatter(
+        found.estimate[:, 0, 3], found.estimate[:, 1, 3], c=found.absolute_m, cmap="viridis", vmin=0.0, vmax=top, s=9,
+        label=f"estimate ({len(found.estimate)})", zorder=3,
+    )  # fmt: skip
+    figure.colorbar(dots, ax=axes, label="translation error [m]", extend="max")
+    axes.set_aspect("equal", adjustable="datalim")
+    axes.set_xlabel("x [m]")
+    axes.set_ylabel("y [m]")
+    axes.set_title("Estimate over reference")
+    axes.grid(alpha=0.3)
+    axes.legend(loc="best", fontsize=8)
+    return save(figure, path)
+
+
+def _draw_errors(found: Comparison, path: Path) -> Path:
+    figure = new_figure(11, 6)
+    rows = figure.subplots(2, 1, sharex=True)
+    seconds = (found.stamps_ns - found.stamps_ns[0]) * 1e-9
+    ends = seconds[found.pairs[:, 1]]
+    for axes, absolute, relative, label in (
+        (rows[0], found.absolute_m, found.relative_m, "translation [m]"),
+        (rows[1], found.absolute_deg, found.relative_deg, "rotation [deg]"),
+    ):
+        axes.plot(seconds, absolute, ".-", color=_ESTIMATE, ms=3, lw=0.6, label="absolute")
+        if len(ends):
+            axes.plot(ends, relative, "x", color="#D55E00", ms=4, label="relative, at the pair's end")
+        axes.axhline(
+            float(np.sqrt((absolute**2).mean())), color=REFERENCE, lw=1, ls="--", label="rmse of the absolute errors"
+        )
+        axes.set_ylim(bottom=0.0)
+        axes.set_ylabel(label)
+        axes.grid(alpha=0.3)
+    rows[0].legend(fontsize=8, ncols=3)
+    rows[0].set_title("Errors over time")
+    rows[1].set_xlabel("time [s]")
+    return save(figure, path)
+
+
+def _draw_distribution(found: Comparison, path: Path) -> Path:
+    figure = new_figure(11, 4.5)
+    columns = figure.subplots(1, 2)
+    for axes, values, label in (
+        (columns[0], found.absolute_m, "translation error [m]"),
+        (columns[1], found.absolute_deg, "rotation error [deg]"),
+    ):
+        axes.hist(values, bins=min(60, max(10, len(values) // 20)), color=_ESTIMATE, alpha=0.6)
+        axes.set_xlabel(label)
+        axes.set_ylabel("poses")
+        shares = axes.twinx()
+        ordered = np.sort(values)
+        shares.step(ordered, np.arange(1, len(ordered) + 1) / len(ordered), where="post", color=REFERENCE, lw=1)
+        shares.set_ylim(0.0, 1.02)
+        shares.set_ylabel("share of the associated poses up to here")
+        axes.grid(alpha=0.3)
+    figure.suptitle("Absolute errors")
+    return save(figure, path)
+
+
+# The report of one trajectory against another: ``report.json`` for programs, a table for people.
+
+
+def trajectory_report(
+    found: Comparison, choice: PairChoice, poses: tuple[int, int], about: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Everything as plain values.
+
+    :param poses: how many the estimate and the reference have.
+    :param about: what was compared, and how.
+    """
+    figures: dict[str, Statistics | None] = {
+        "ate_translation_m": statistics(found.absolute_m),
+        "ate_rotation_deg": statistics(found.absolute_deg),
+        "rpe_translation_m": statistics(found.relative_m),
+        "rpe_rotation_deg": statistics(found.relative_deg),
+    }
+    similarity = found.alignment
+    return {
+        **about,
+        "poses_estimate": poses[0],
+        "poses_reference": poses[1],
+        "associated": len(found.association),
+        "associated_share_of_reference": len(found.association) / poses[1],
+        "contested": found.association.contested,
+        "alignment": {
+            "rotation_xyzw": matrix_to_quaternion(similarity.rotation).tolist(),
+            "translation_m": similarity.translation.tolist(),
+            "scale": similarity.scale,
+        },
+        "pairs": {**asdict(choice), "count": len(found.pairs)},
+        **{name: None if value is None else asdict(value) for name, value in figures.items()},
+    }
+
+
+def trajectory_rows(report: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The report as ``(name, text)`` lines for a person."""
+    share = 100 * report["associated_share_of_reference"]
+    associated = (
+        f"{report['associated']} of {report['poses_estimate']} estimated and {report['poses_reference']} reference "
+        f"poses ({share:.1f} % of the reference)"
+    )
+    if report["contested"]:
+        associated += f"; {report['contested']} left out because a nearer pose took theirs"
+    pairs = report["pairs"]
+    unit = "frames" if pairs["unit"] == "f" else "m"
+    kind = "from every pose" if pairs["all_pairs"] else "one after the other"
+    rows = [("associated", associated), ("alignment", _alignment(report))]
+    rows += [
+        ("ATE translation", _figures(report["ate_translation_m"], "m")),
+        ("ATE rotation", _figures(report["ate_rotation_deg"], "deg")),
+    ]
+    if not pairs["count"]:
+        return [*rows, ("RPE", f"no two poses are {pairs['delta']:g} {unit} apart")]
+    over = f"over {pairs['delta']:g} {unit}, {pairs['count']} pairs {kind}"
+    return [
+        *rows,
+        (f"RPE translation {over}", _figures(report["rpe_translation_m"], "m")),
+        (f"RPE rotation {over}", _figures(report["rpe_rotation_deg"], "deg")),
+    ]
+
+
+def _alignment(report: Mapping[str, Any]) -> str:
+    if report["align"] == "none":
+        return "none"
+    found = report["alignment"]
+    x, y, z = found["translation_m"]
+    degrees = 2 * np.degrees(np.arccos(min(1.0, abs(found["rotation_xyzw"][3]))))
+    scale = f", scale {found['scale']:.6f}" if report["align"] == "sim3" else ""
+    return f"{report['align']}: turned by {degrees:.3f} deg, moved by ({x:.3f}, {y:.3f}, {z:.3f}) m{scale}"
+
+
+def _figures(found: Mapping[str, float], unit: str) -> str:
+    return (
+        f"rmse {found['rmse']:.4f} {unit}, mean {found['mean']:.4f}, median {found['median']:.4f}, "
+        f"std {found['std']:.4f}, min {found['min']:.4f}, max {found['max']:.4f}, sse {found['sse']:.4g}"
+    )
+
+
+def write_trajectory_report(
+    report: Mapping[str, Any], found: Comparison, folder: Path, plots: Sequence[Path] = ()
+) -> Path:
+    """Write ``report.json``, ``report.md``, and the associated poses (the estimate aligned) as ``estimate.tum`` and
+    ``reference.tum`` with equal stamps; the path of ``report.md``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(plain_json(report), indent=2, sort_keys=False, allow_nan=False)
+    (folder / "report.json").write_text(text + "\n", encoding="utf-8")
+    stamps = found.stamps_ns.tolist()
+    write_tum(folder / "estimate.tum", zip(stamps, found.estimate, strict=True))
+    write_tum(folder / "reference.tum", zip(stamps, found.reference, strict=True))
+    lines = [f"# `{report['estimate']}` against `{report['reference']}`", "", "| | |", "|---|---|"]
+    lines += [f"| {name} | {value} |" for name, value in trajectory_rows(report)]
+    lines += ["", "Errors are over associated poses only: a pose that was never given is no error here.", ""]
+    lines += [f"![{p.stem}]({p.relative_to(folder).as_posix()})" for p in plots]
+    path = folder / "report.md"
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+# Which pose of one trajectory belongs to which of another: by time, within a limit, one to one.
+
+
+Rows = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Association:
+    """Rows of both trajectories that belong together, (M,) int64 each, both increasing.
+
+    ``contested`` is the number of poses that were left out because a nearer one took theirs.
+    """
+
+    estimate: Rows
+    reference: Rows
+    contested: int = 0
+
+    def __len__(self) -> int:
+        return len(self.estimate)
+
+
+def associate(
+    estimate_ns: npt.ArrayLike, reference_ns: npt.ArrayLike, max_difference_ns: int = 10_000_000, offset_ns: int = 0
+) -> Association:
+    """Associate two trajectories by their stamps, in integers: a float64 of seconds since 1970 is off by 200 ns.
+
+    :param estimate_ns: (N,) strictly increasing nanoseconds.
+    :param reference_ns: (M,) strictly increasing nanoseconds.
+    :param max_difference_ns: stamps further apart than this do not belong together.
+    :param offset_ns: added to the stamps of the estimate.
+    :raises GeometryError: stamps that do not increase, or a negative limit.
+    """
+    estimate = _increasing(estimate_ns, "estimate") + np.int64(offset_ns)
+    reference = _increasing(reference_ns, "reference")
+    if max_difference_ns < 0:
+        raise GeometryError(f"association: expected a limit of at least 0 ns, found {max_difference_ns}")
+    swap = len(estimate) > len(reference)
+    few, many = (reference, estimate) if swap else (estimate, reference)
+    if not len(few):
+        none = np.zeros(0, dtype=np.int64)
+        return Association(none, none)
+    rows, taken, contested = _nearest_once(few, many, max_difference_ns)
+    return Association(taken, rows, contested) if swap else Association(rows, taken, contested)
+
+
+def _nearest_once(few: Rows, many: Rows, limit_ns: int) -> tuple[Rows, Rows, int]:
+    """Rows of ``few``, the rows of ``many`` that are theirs, and how many of ``few`` lost theirs to a nearer one."""
+    after = np.clip(np.searchsorted(many, few, side="left"), 0, len(many) - 1)
+    before = np.maximum(after - 1, 0)
+    to_after, to_before = np.abs(many[after] - few), np.abs(few - many[before])
+    chosen = np.where(to_before <= to_after, before, after)
+    distance = np.minimum(to_before, to_after)
+    rows = np.flatnonzero(distance <= limit_ns)
+    # Sorted by (partner, distance, row), the first of each partner keeps it.
+    order = rows[np.lexsort((rows, distance[rows], chosen[rows]))]
+    partners, first = np.unique(chosen[order], return_index=True)
+    return order[first].astype(np.int64), partners.astype(np.int64), len(rows) - len(first)
+
+
+def _increasing(stamps_ns: npt.ArrayLike, what: str) -> Rows:
+    stamps = np.asarray(stamps_ns, dtype=np.int64)
+    if stamps.ndim != 1:
+        raise GeometryError(f"association: {what}: expected stamps (N,), found shape {stamps.shape}")
+    backwards = np.flatnonzero(np.diff(stamps) <= 0)
+    if len(backwards):
+        k = int(backwards[0])
+        raise GeometryError(
+            f"association: {what}: expected increasing stamps, found {stamps[k + 1]} after {stamps[k]} at index {k + 1}"
+        )
+    return stamps
+
 
 Pairs = npt.NDArray[np.int64]
 

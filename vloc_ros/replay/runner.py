@@ -16,17 +16,15 @@ from typing import Any
 import numpy as np
 
 import vloc_ros
-from vloc_ros.convert.selection import select_frames
+from vloc_ros.convert.source import select_frames
 from vloc_ros.convert.writer import Storage
-from vloc_ros.datasets.bag import NO_TRUTH, BagDrive, BagFrame, BagOptions
+from vloc_ros.datasets.bag.drive import NO_TRUTH, BagDrive, BagFrame, BagOptions
 from vloc_ros.diagnostics import diagnose
 from vloc_ros.errors import BagError
-from vloc_ros.evaluation.candidates_plot import draw_candidates
-from vloc_ros.evaluation.canvas import require_matplotlib
 from vloc_ros.evaluation.metrics import FrameRecord, evaluate
-from vloc_ros.evaluation.plots import draw_all
+from vloc_ros.evaluation.plots import draw_all, draw_candidates, require_matplotlib
 from vloc_ros.evaluation.report import build_report, write_report
-from vloc_ros.evaluation.tum import write_tum
+from vloc_ros.evaluation.trajectory import write_tum
 from vloc_ros.localizers.base import Localizer, load_localizer
 from vloc_ros.localizers.device import device_name
 from vloc_ros.maps import MapBundle, read_map

@@ -18,17 +18,17 @@ from vloc_ros.localizers.camnet.network import CamNetNetwork
 from vloc_ros.localizers.camnet.settings import InferenceSettings
 from vloc_ros.maps import MapBundle, read_map
 from vloc_ros.maps.writer import check_target
-from vloc_train.calibration import calibrate_scenes
 from vloc_train.camnet.data import KeyedGroups, Place, TrainingPairs
-from vloc_train.camnet.depth import depth_grids, has_depth
 from vloc_train.camnet.export import export_map
 from vloc_train.camnet.mining import mine
 from vloc_train.camnet.module import CamNetModule
 from vloc_train.camnet.settings import PRESETS, TrainSettings, preset
-from vloc_train.export import frame_id_of, provenance
-from vloc_train.frames import FrameSet, cache_frames, is_held_out
-from vloc_train.registry import Trainer
-from vloc_train.run import RunOptions, checked_pretrained, claim, fit, identity_of, training_device, use_half
+from vloc_train.training.calibration import calibrate_scenes
+from vloc_train.training.depth import depth_grids, has_depth
+from vloc_train.training.frames import FrameSet, cache_frames, is_held_out
+from vloc_train.training.provenance import frame_id_of, provenance
+from vloc_train.training.registry import Trainer
+from vloc_train.training.run import RunOptions, checked_pretrained, claim, fit, identity_of, training_device, use_half
 
 __all__ = ["TRAINER", "calibrated_map", "camnet_bundle", "split_scenes", "train_camnet"]
 

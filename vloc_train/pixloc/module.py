@@ -28,7 +28,7 @@ from vloc_train.pixloc.data import Batch, KeyedPairs
 from vloc_train.pixloc.field import TrainingField
 from vloc_train.pixloc.losses import PixLocLoss, gated_loss
 from vloc_train.pixloc.settings import TrainSettings
-from vloc_train.scheduled import ScheduledModule, average_weights, cosine
+from vloc_train.training.module import ScheduledModule, average_weights, cosine
 
 __all__ = ["Examples", "PixLocModule", "make_model"]
 

@@ -15,10 +15,10 @@ from torch import Tensor
 
 from vloc_ros.errors import ConfigError, ImageError, MapFormatError, MapTensorError
 from vloc_ros.images.preprocess import Preprocess
-from vloc_ros.localizers.precision import compute_dtype
+from vloc_ros.localizers.calibration import section
+from vloc_ros.localizers.device import compute_dtype
 from vloc_ros.localizers.retrieval.extractors import Extractor, build_extractor
 from vloc_ros.localizers.retrieval.settings import ExtractorSettings
-from vloc_ros.localizers.verdict import section
 from vloc_ros.localizers.weights import load_module, stored_weights
 from vloc_ros.maps import MapBundle
 from vloc_ros.settings import settings_from_mapping, settings_to_mapping
