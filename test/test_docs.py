@@ -319,14 +319,14 @@ def test_configuration_example_is_accepted():
     pytest.importorskip("lightning", reason="the trainer needs the extra [train]")
     import yaml
 
-    from vloc_train.imposing.settings import preset
+    from vloc_train.imposing.settings import TrainSettings
 
     text = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
     blocks = re.findall(r"^```yaml\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
     assert blocks
     for block in blocks:
         changes = yaml.safe_load(block)
-        assert preset("small", changes).epochs == changes["epochs"]
+        assert TrainSettings.preset("small", changes).epochs == changes["epochs"]
 
 
 def test_backend_readme_names_settings_that_exist():

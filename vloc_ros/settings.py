@@ -151,7 +151,8 @@ def current_names(
     :raises VlocError: (as ``error``) both names are given.
     """
     out = dict(mapping)
-    for old, now in getattr(cls, "FORMER", {}).items():
+    former = {old: now for base in cls.__mro__ for old, now in vars(base).get("FORMER", {}).items()}
+    for old, now in former.items():
         found, value = _taken(out, old)
         if not found:
             continue
@@ -216,7 +217,7 @@ class SettingDescription:
 def describe_settings(cls: type, prefix: str = "") -> list[SettingDescription]:
     """Every field of a settings class with type, default, range and the text of its ``:param``, in order."""
     hints = _hints(cls)
-    docs = _param_docs(cls.__doc__ or "")
+    docs = {name: text for base in reversed(cls.__mro__) for name, text in _param_docs(base.__doc__ or "").items()}
     rows: list[SettingDescription] = []
     for item in dataclasses.fields(cls):
         hint = hints[item.name]
