@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
@@ -273,14 +272,13 @@ def formats(
 
 
 def format_options(name: str) -> list[str]:
-    """One line for each option of a layout: name, type, default, range and meaning."""
+    """One line for each option of a layout: name, default, kind, range and meaning."""
     lines = []
     for row in describe_settings(FORMATS[name].reader().Options):
         allowed = f", {row.range}" if row.range else ""
-        # Docstrings are reStructuredText, a terminal is not.
-        text = re.sub(r":\w+:`([^`]+)`", r"\1", row.doc).replace("``", "")
-        about = f": {text}" if text else ""
-        lines.append(f"{row.name}={'none' if row.default is None else row.default} ({row.type}{allowed}){about}")
+        about = f": {row.doc}" if row.doc else ""
+        text = f"{row.name}={'none' if row.default is None else row.default} ({row.kind}{allowed}){about}"
+        lines.append(text.replace("`", ""))
     return lines
 
 
