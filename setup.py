@@ -53,7 +53,7 @@ setup(
     description="Visual localization for ROS 2: a vehicle's camera in, a trustworthy pose out",
     license="Apache-2.0",
     packages=find_packages(include=["vloc_ros", "vloc_ros.*", "vloc_train", "vloc_train.*"]),
-    package_data={"": ["*.yaml", "*.yml", "*.json", "*.md", "py.typed"]},
+    package_data={"": ["*.yaml", "*.yml", "*.json", "*.md", "*.jinja", "py.typed"]},
     include_package_data=True,
     data_files=data_files,
     python_requires=">=3.10",
@@ -61,7 +61,7 @@ setup(
     zip_safe=False,
     entry_points={
         "console_scripts": [
-            "vloc = vloc_ros.cli:main",
+            "vloc = vloc_ros.cli.main:main",
             "localizer = vloc_ros.nodes.localizer:main",
         ],
         # `vloc train` and `vloc map calibrate` find their implementations here: the run time never imports vloc_train.
@@ -71,7 +71,7 @@ setup(
             "build = vloc_train.cli:build",
             "add = vloc_train.retrieval.build:add",
             "densify = vloc_train.copr.densify:command",
-            "evaluate = vloc_train.evaluate.command:evaluate",
+            "evaluate = vloc_train.benchmark.command:evaluate",
         ],
     },
 )

@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 LAYERS: list[set[str]] = [
     {"errors"},
     {"types"},
-    {"settings", "resources"},
+    {"settings", "resources", "plugins"},
     {"geometry"},
     {"images"},
     {"maps", "messages", "town"},
@@ -28,10 +28,10 @@ LAYERS: list[set[str]] = [
     {"localizers"},
     {"frames", "diagnostics"},
     {"pipeline"},
-    {"datasets", "evaluation", "protocols"},
+    {"datasets"},
+    {"evaluation"},
     {"convert"},
-    {"replay", "nodes", "bench"},
-    {"commands"},
+    {"replay", "nodes"},
     {"cli"},
     {"__main__"},
 ]
@@ -45,7 +45,7 @@ ROS = {
 }  # fmt: skip
 # Code execution on reading (pickle and its relatives), and evo, whose licence is GPL.
 NEVER = {"cPickle", "cloudpickle", "dill", "evo", "joblib", "marshal", "pickle", "shelve"}
-EXTRAS = {"faiss", "lightning", "matplotlib", "pycolmap", "pytorch_lightning", "rosbags", "torchvision"}
+EXTRAS = {"faiss", "jinja2", "lightning", "matplotlib", "pycolmap", "pytorch_lightning", "rosbags", "torchvision"}
 
 
 def sources(package: str) -> list[Path]:
@@ -191,14 +191,14 @@ class Hide:
         if name.split('.')[0] in {EXTRAS!r}:
             raise ModuleNotFoundError('hidden: ' + name, name=name)
 sys.meta_path.insert(0, Hide())
-import vloc_ros.cli, vloc_ros.pipeline, vloc_ros.messages, vloc_ros.localizers.base
+import vloc_ros.cli.main, vloc_ros.pipeline, vloc_ros.messages, vloc_ros.localizers.base
 print(vloc_ros.load_localizer.__name__)
 import tempfile, torch
 from vloc_ros.maps import MapManifest, Scene, write_map
 scene, camera = Scene("yard", "map", (0., 0., 0.), (1., 1., 1.)), vloc_ros.CameraModel(64, 48, 50., 50., 31.5, 23.5)
 folder = tempfile.mkdtemp()
 write_map(folder + "/map", MapManifest("fake", (scene,), camera), {{"w.safetensors": {{"w": torch.zeros(1)}}}})
-vloc_ros.cli.main(["map", "info", folder + "/map"])
+vloc_ros.cli.main.main(["map", "info", folder + "/map"])
 """
     out = run_python(code)
     assert out.startswith("load_localizer") and "yard" in out

@@ -39,8 +39,8 @@ def command_lines() -> list[tuple[str, str]]:
 
 def parser_of(words: list[str]) -> tuple[Any, list[str]]:
     """The command that ``vloc WORDS`` ends in, and what is left for it to parse."""
-    from vloc_ros.cli import app
-    from vloc_ros.commands import plugins
+    from vloc_ros.cli import plugins
+    from vloc_ros.cli.main import app
 
     outer = words[1:] if words[:1] == ["map"] else words
     if outer and outer[0] in plugins.FALLBACK:
@@ -76,7 +76,7 @@ def test_wrong_commands_are_noticed(line):
 
 
 def test_every_command_is_documented():
-    from vloc_ros.cli import app
+    from vloc_ros.cli.main import app
 
     text = "".join(page.read_text(encoding="utf-8") for page in PAGES)
     for name, command in typer.main.get_command(app).commands.items():
@@ -172,7 +172,7 @@ def test_backend_example_runs(monkeypatch, tmp_path):
     import vloc_ros
     from vloc_ros.convert.town import convert_town
     from vloc_ros.datasets import open_sequence
-    from vloc_ros.localizers import registry
+    from vloc_ros.localizers import base as registry
 
     pytest.importorskip("rosbags", reason="bags need the extra [replay]")
     page = "docs/architecture.md"
@@ -201,7 +201,7 @@ def settings_of(key: str) -> dict[str, Any]:
         from vloc_train.copr.densify import densify_settings
 
         return {"default": densify_settings({"method": "nonlinear"})}
-    from vloc_train.registry import BUILDERS, TRAINERS, find
+    from vloc_train.training.registry import BUILDERS, TRAINERS, find
 
     trainer = find(TRAINERS if what == "train" else BUILDERS, backend, what)
     return {name: trainer.settings(name, None, key) for name in trainer.presets}
@@ -209,7 +209,7 @@ def settings_of(key: str) -> dict[str, Any]:
 
 def table_keys() -> list[str]:
     """Every table that docs/settings.md has to have."""
-    from vloc_train.registry import BUILDERS, TRAINERS
+    from vloc_train.training.registry import BUILDERS, TRAINERS
 
     return [f"train {b}" for b in TRAINERS] + [f"build {b}" for b in BUILDERS] + ["densify"]
 

@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 import vloc_ros
-from vloc_ros.localizers.registry import BUILT_IN
+from vloc_ros.localizers.base import BUILT_IN
 from vloc_ros.nodes import documentation
 from vloc_ros.resources import share_directory, share_path
 

@@ -1,5 +1,5 @@
 """``python -m vloc_ros`` is ``vloc``."""
 
-from vloc_ros.cli import main
+from vloc_ros.cli.main import main
 
 main()

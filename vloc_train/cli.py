@@ -12,18 +12,25 @@ import yaml
 from rich.console import Console
 from rich.logging import RichHandler
 
-from vloc_ros.commands.assignments import assigned
 from vloc_ros.datasets.problems import Problems
 from vloc_ros.errors import ConfigError, DatasetError
 from vloc_ros.maps import MapBundle, read_map
-from vloc_train.own_drive import options as own
-from vloc_train.own_drive.options import Truth
-from vloc_train.own_drive.settings import OwnDriveSettings
-from vloc_train.sources import by_scene, check_bag_options, common_datum, datum_option, is_bag_source, of_known_scenes
+from vloc_ros.settings import assigned
+from vloc_train import cli_options as own
+from vloc_train.cli_options import Truth
+from vloc_train.frame_choice.settings import OwnDriveSettings
+from vloc_train.training.sources import (
+    by_scene,
+    check_bag_options,
+    common_datum,
+    datum_option,
+    is_bag_source,
+    of_known_scenes,
+)
 
 if TYPE_CHECKING:
-    from vloc_train.registry import Trainer
-    from vloc_train.run import RunOptions
+    from vloc_train.training.registry import Trainer
+    from vloc_train.training.run import RunOptions
 
 __all__ = ["build", "calibrate", "show_progress", "train"]
 
@@ -119,8 +126,8 @@ def train(
     progress: ProgressOption = True,
 ) -> None:
     """Train a map of recorded drives. The same command continues after an interruption."""
-    from vloc_train.registry import TRAINERS, find
-    from vloc_train.run import RunOptions
+    from vloc_train.training.registry import TRAINERS, find
+    from vloc_train.training.run import RunOptions
 
     show_progress()
     _make(
@@ -190,8 +197,8 @@ def build(
 ) -> None:
     """From recorded drives to a calibrated map and a report on its quality, whatever the backend needs: with what
     another map has learned (--extractor) where it can be built, else by training."""
-    from vloc_train.registry import maker_for
-    from vloc_train.run import RunOptions
+    from vloc_train.training.registry import maker_for
+    from vloc_train.training.run import RunOptions
 
     show_progress()
     sources = [*data, *(more or [])]
@@ -256,7 +263,7 @@ def _make(
         more = bag if known is None else {"datum": known, **bag}
         calibration = of_known_scenes(by_scene(calibration_data, truth, more, problems), list(scenes))
     if select or report is not None or hold_out_named or keep_going:
-        from vloc_train.own_drive.chain import make_map
+        from vloc_train.build_map import make_map
 
         if not select and not hold_out_named:
             drive_settings = replace(drive_settings, hold_out=replace(drive_settings.hold_out, kind="every"))
@@ -270,7 +277,7 @@ def _make(
         datum = common_datum(scenes, calibration)
         bundle = maker.run(scenes, out, settings, options, calibration=calibration, about=about, extractor=extractor)
         if datum is not None:
-            from vloc_train.own_drive.chain import with_datum
+            from vloc_train.build_map import with_datum
 
             bundle = with_datum(bundle, datum)
     _summary(bundle)
@@ -316,7 +323,7 @@ def calibrate(
 
     The weights stay as they are, and with them the map's id.
     """
-    from vloc_train.calibration import recalibrate
+    from vloc_train.training.calibration import recalibrate
 
     bag = own.bag_options(
         None, image, camera_info, base_frame, time_offset, max_gap_s, extrinsics, heading, heading_min_speed, antenna
@@ -327,7 +334,7 @@ def calibrate(
     problems = Problems(keep_going)
     drives = by_scene(data, truth, bag, problems)
     if keep_going:
-        from vloc_train.own_drive.chain import undamaged
+        from vloc_train.build_map import undamaged
 
         drives = {name: [undamaged(drive, problems) for drive in many] for name, many in drives.items()}
     found = common_datum(drives)

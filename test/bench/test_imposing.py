@@ -6,8 +6,8 @@ import pytest
 import tiny_drive
 import torch
 
-from vloc_ros.bench.imposing import bench_imposing
-from vloc_ros.bench.timing import measure, peak_memory_bytes
+from bench.imposing import bench_imposing
+from bench.timing import measure, peak_memory_bytes
 from vloc_ros.localizers.device import device_name
 
 

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from vloc_ros.bench.irpnet import PoseNet, bench_irpnet
+from bench.irpnet import PoseNet, bench_irpnet
 from vloc_ros.localizers.irpnet.settings import NetworkSettings
 
 

@@ -6,7 +6,7 @@ import pytest
 import tiny_pixloc
 import torch
 
-from vloc_ros.bench.pixloc import bench_pixloc, town_scene
+from bench.pixloc import bench_pixloc, town_scene
 from vloc_ros.errors import MapBackendError
 
 

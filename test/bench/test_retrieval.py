@@ -10,10 +10,10 @@ import tiny_maps
 import torch
 from typer.testing import CliRunner
 
-from vloc_ros.bench.retrieval import bench_retrieval, definition, sample
-from vloc_ros.bench.retrieval_inputs import made_up, of_map
-from vloc_ros.bench.timing import MemoryGrowth, threads_of
-from vloc_ros.cli import app
+from bench.retrieval import bench_retrieval, definition, sample
+from bench.retrieval_inputs import made_up, of_map
+from bench.timing import MemoryGrowth, threads_of
+from vloc_ros.cli.main import app
 from vloc_ros.errors import ConfigError, MapError
 from vloc_ros.localizers.retrieval.index import TorchIndex
 from vloc_train.copr.densify import densify_map, densify_settings
@@ -63,7 +63,7 @@ def test_computed_rows_follow_from_the_largest(figures):
 
 @pytest.mark.parametrize("metric", ["l2", "cosine"])
 def test_the_definition_agrees_with_float64(metric, monkeypatch):
-    monkeypatch.setattr("vloc_ros.bench.retrieval._ROWS", 17)
+    monkeypatch.setattr("bench.retrieval._ROWS", 17)
     generator = torch.Generator().manual_seed(0)
     rows, queries = (torch.randn(n, 12, generator=generator) for n in (80, 6))
     rows = rows.half()
@@ -116,7 +116,7 @@ def test_made_up_queries_are_farther_than_neighbours_and_find_their_place():
 
 def test_a_drive_as_queries(dense, monkeypatch):
     drive = tiny_drive.drive(9, "other", phase=0.07)
-    monkeypatch.setattr("vloc_ros.bench.retrieval_inputs.open_sequence", lambda path: drive)
+    monkeypatch.setattr("bench.retrieval_inputs.open_sequence", lambda path: drive)
     inputs = of_map(dense, dense.parent / "drive", CPU, most=5)
     assert inputs.queries.shape == (5, inputs.database.dimension) and inputs.positions.shape == (5, 3)
     np.testing.assert_allclose(inputs.positions[0], drive.T_map_cam[0, :3, 3], atol=1e-4)

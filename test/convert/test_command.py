@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from vloc_ros.cli import main
+from vloc_ros.cli.main import main
 from vloc_ros.convert.sequence import write_sequence
 from vloc_ros.datasets import open_sequence
 from vloc_ros.datasets.formats import FORMATS

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from vloc_ros.convert.kitti import convert_kitti
-from vloc_ros.convert.odometry import noisy_odometry
+from vloc_ros.convert.sequence import noisy_odometry
+from vloc_ros.convert.source import convert_kitti
 from vloc_ros.datasets import open_sequence
-from vloc_ros.datasets.bag_reader import BagReader
+from vloc_ros.datasets.bag.reader import BagReader
 from vloc_ros.datasets.kitti import KittiOptions, open_kitti
 
 OPTIONS = KittiOptions(intrinsics=(240.97, 244.72, 203.54, 63.05), camera_offset=(-0.063, 0.0, 0.0))

@@ -19,7 +19,7 @@ from rosbags.highlevel import AnyReader
 from vloc_ros.convert.parts import PartedBag, is_finished
 from vloc_ros.convert.sequence import identity_of, write_drive
 from vloc_ros.datasets import open_sequence
-from vloc_ros.datasets.bag import BagDrive
+from vloc_ros.datasets.bag.drive import BagDrive
 from vloc_ros.datasets.problems import Problems
 from vloc_ros.errors import BagError, DatasetError
 

@@ -142,7 +142,7 @@ def test_a_bag_becomes_the_same_bag(drive, tmp_path, same, image_format):
 
 def test_files_are_copied_as_they_are(drive, tmp_path):
     from vloc_ros.convert.sequence import write_sequence
-    from vloc_ros.datasets.bag_reader import BagReader
+    from vloc_ros.datasets.bag.reader import BagReader
 
     path = write_sequence(drive.select(np.array([2, 5])), tmp_path / "bag")
     with BagReader(path) as reader:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vloc_ros.convert.selection import select_frames
+from vloc_ros.convert.source import select_frames
 from vloc_ros.errors import ConfigError
 
 

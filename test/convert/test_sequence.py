@@ -12,9 +12,9 @@ import yaml
 
 from vloc_ros.convert.sequence import identity_of, write_drive, write_sequence
 from vloc_ros.datasets import open_sequence
-from vloc_ros.datasets.bag import BagDrive
-from vloc_ros.datasets.bag_reader import BagReader
-from vloc_ros.datasets.bag_sequence import open_bag_sequence
+from vloc_ros.datasets.bag.drive import BagDrive
+from vloc_ros.datasets.bag.reader import BagReader
+from vloc_ros.datasets.bag.sequence import open_bag_sequence
 from vloc_ros.datasets.problems import Problems
 from vloc_ros.datasets.sequence import GnssTrack
 from vloc_ros.errors import BagError, DatasetError
@@ -167,7 +167,7 @@ def test_values_that_are_no_poses(drive, tmp_path):
 def test_fixes_of_other_bags(drive, tmp_path):
     """No fix, no place, or two receivers: nothing is invented, and nothing else suffers."""
     from vloc_ros.convert.parts import PartedBag
-    from vloc_ros.datasets.bag_places import read_places
+    from vloc_ros.datasets.bag.truth import read_places
     from vloc_ros.geometry.geodesy import Datum
 
     class Bag(PartedBag):

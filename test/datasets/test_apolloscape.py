@@ -10,8 +10,7 @@ import pytest
 
 from vloc_ros.convert.sequence import write_sequence
 from vloc_ros.datasets import open_sequence
-from vloc_ros.datasets.apolloscape import CAMERAS, matches
-from vloc_ros.datasets.apolloscape_poses import name_stamp
+from vloc_ros.datasets.apolloscape import CAMERAS, matches, name_stamp
 from vloc_ros.datasets.formats import detect, open_source
 from vloc_ros.datasets.kitti import START_NS
 from vloc_ros.datasets.problems import Problems

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from vloc_ros.datasets.posed import covered_frames, track_of
 from vloc_ros.datasets.problems import Problems
+from vloc_ros.datasets.tables import covered_frames, track_of
 from vloc_ros.errors import DatasetError
 from vloc_ros.geometry.rotations import so3_exp, so3_log
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from vloc_ros.evaluation.metrics import RECALL_THRESHOLDS, FrameRecord, evaluate
-from vloc_ros.evaluation.recall_plot import draw_recall, recall_curve
+from vloc_ros.evaluation.plots import draw_recall, recall_curve
 from vloc_ros.geometry.se3 import se3_exp
 from vloc_ros.types import LocalizationState
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from vloc_ros.localizers import registry
+from vloc_ros.localizers import base as registry
 from vloc_ros.localizers.base import Localizer, check_query
 from vloc_ros.maps import MapBundle, MapManifest, Scene, expect, write_map
 from vloc_ros.settings import settings_from_mapping

@@ -17,7 +17,8 @@ from vloc_ros.errors import (
     MapChecksumError,
     MapNotFoundError,
 )
-from vloc_ros.localizers import available_backends, load_localizer, registry, select_device
+from vloc_ros.localizers import available_backends, load_localizer, select_device
+from vloc_ros.localizers import base as registry
 from vloc_ros.types import CameraModel, Query
 
 pytestmark = pytest.mark.usefixtures("fake_backend")

@@ -19,7 +19,7 @@ from vloc_ros.errors import (
 )
 from vloc_ros.geometry.geodesy import Datum
 from vloc_ros.geometry.rotations import so3_exp
-from vloc_ros.localizers import registry
+from vloc_ros.localizers import base as registry
 from vloc_ros.localizers.base import Localizer, check_query
 from vloc_ros.localizers.cascade.bundle import MEMBERS_FILE, write_cascade
 from vloc_ros.localizers.cascade.localizer import FAILURES

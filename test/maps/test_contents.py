@@ -4,7 +4,7 @@ import pytest
 
 from vloc_ros.errors import MapChecksumError
 from vloc_ros.maps import read_map, write_map
-from vloc_ros.maps.contents import LazyFiles, files_below, files_of
+from vloc_ros.maps.reader import LazyFiles, files_below, files_of
 
 
 def test_files_are_read_when_they_are_written(tmp_path, manifest):

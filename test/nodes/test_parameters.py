@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from vloc_ros.errors import ConfigError
-from vloc_ros.localizers import registry
+from vloc_ros.localizers import base as registry
 from vloc_ros.localizers.base import Localizer
 from vloc_ros.nodes.parameters import (
     all_parameters,

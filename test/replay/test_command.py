@@ -8,7 +8,7 @@ import sys
 import pytest
 from bag_copies import copy_without
 
-from vloc_ros.cli import main
+from vloc_ros.cli.main import main
 from vloc_ros.convert import town
 from vloc_ros.convert.writer import BagWriter
 from vloc_ros.datasets import open_sequence

@@ -10,10 +10,10 @@ import pytest
 import tiny_drive
 import tiny_maps
 
-from vloc_ros.cli import main
+from vloc_ros.cli.main import main
 from vloc_ros.convert.sequence import write_sequence
 from vloc_ros.convert.writer import BagWriter
-from vloc_ros.datasets.bag import BagDrive
+from vloc_ros.datasets.bag.drive import BagDrive
 from vloc_ros.datasets.sequence import T_BODY_OPTICAL
 from vloc_ros.errors import BagError, ConfigError
 from vloc_ros.geometry.rotations import matrix_to_euler

@@ -9,8 +9,8 @@ import pytest
 from bag_copies import copy_without
 
 from vloc_ros.convert.sequence import write_sequence
-from vloc_ros.datasets.bag import BagOptions
-from vloc_ros.datasets.bag_reader import BagReader
+from vloc_ros.datasets.bag.drive import BagOptions
+from vloc_ros.datasets.bag.reader import BagReader
 from vloc_ros.errors import BagError
 from vloc_ros.evaluation.metrics import RECALL_THRESHOLDS
 from vloc_ros.messages import pose_covariance, stamp_ns, transform
@@ -80,7 +80,7 @@ class BagDrive_of_results:
     """The result bag has no images: only its transforms are of interest."""
 
     def __init__(self, result):
-        from vloc_ros.datasets.transform_tree import TransformTree
+        from vloc_ros.datasets.bag.transform_tree import TransformTree
         from vloc_ros.messages import frame_id
 
         self.tree = TransformTree()

@@ -16,8 +16,8 @@ from vloc_ros.localizers.base import Localizer, check_query
 from vloc_ros.maps import MapManifest, read_map, write_map
 from vloc_ros.settings import ranged, settings_from_mapping
 from vloc_ros.types import Estimate, LocalizationState
-from vloc_train.export import scene_of
-from vloc_train.registry import Trainer
+from vloc_train.training.provenance import scene_of
+from vloc_train.training.registry import Trainer
 
 FILE = "database.safetensors"
 

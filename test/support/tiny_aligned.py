@@ -13,9 +13,9 @@ from vloc_ros.geometry.cameras import project
 from vloc_ros.localizers.pixloc.optimizer import OptimizerSettings
 from vloc_ros.localizers.pixloc.settings import NetworkSettings
 from vloc_ros.types import CameraModel
-from vloc_train.augment import AugmentSettings
-from vloc_train.pixloc.points import SparseModel
+from vloc_train.mapping.points import SparseModel
 from vloc_train.pixloc.settings import PairSettings, PointSettings, PriorSettings, TrainSettings
+from vloc_train.training.augment import AugmentSettings
 
 CAMERA = tiny_drive.CAMERA
 NETWORK: dict[str, Any] = {

@@ -11,10 +11,10 @@ import torch
 
 from vloc_ros.localizers.camnet.network import CamNetNetwork
 from vloc_ros.localizers.camnet.settings import InferenceSettings, NetworkSettings
-from vloc_train.augment import AugmentSettings
 from vloc_train.camnet.export import export_map
 from vloc_train.camnet.settings import MiningSettings, TrainSettings
-from vloc_train.frames import FrameSet
+from vloc_train.training.augment import AugmentSettings
+from vloc_train.training.frames import FrameSet
 
 NETWORK = {
     "backbone": "resnet10t", "backbone_options": {"channels": [8, 16, 24, 32]}, "hidden": 16,

@@ -11,7 +11,7 @@ from vloc_train.copr.settings import TrainSettings, preset
 from vloc_train.copr.train import train_copr
 from vloc_train.retrieval.build import build_retrieval
 from vloc_train.retrieval.settings import BuildSettings
-from vloc_train.run import RunOptions
+from vloc_train.training.run import RunOptions
 
 OPTIONS = RunOptions(device="cpu", progress=False)
 

@@ -23,9 +23,9 @@ from vloc_ros.localizers.imposing.settings import NetworkSettings, SearchSetting
 from vloc_ros.maps.checksums import file_entry
 from vloc_ros.maps.schema import MANIFEST_NAME
 from vloc_ros.types import CameraModel
-from vloc_train.augment import AugmentSettings
-from vloc_train.frames import FrameSet
 from vloc_train.imposing.settings import TrainSettings
+from vloc_train.training.augment import AugmentSettings
+from vloc_train.training.frames import FrameSet
 
 WIDTH, HEIGHT = 64, 36
 CAMERA = CameraModel(WIDTH, HEIGHT, 42.0, 42.0, (WIDTH - 1) / 2, (HEIGHT - 1) / 2)
@@ -139,7 +139,7 @@ def learnable(**changes: Any) -> TrainSettings:
 def trained_map() -> Path:
     """A calibrated map of one lap, trained once in a test run; its training log lies in ``map.work/log``."""
     from vloc_train.imposing.train import train_imposing
-    from vloc_train.run import RunOptions
+    from vloc_train.training.run import RunOptions
 
     folder = Path(tempfile.mkdtemp(prefix="vloc-test-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)

@@ -18,11 +18,11 @@ from vloc_ros.geometry.vectors import to_vectors
 from vloc_ros.localizers.retrieval.database import DATABASE_FILE, Database
 from vloc_ros.localizers.retrieval.descriptor import EXTRACTOR_FILE, Descriptor
 from vloc_ros.maps import MapBundle, MapManifest, write_map
-from vloc_train.export import scene_of
 from vloc_train.irpnet.settings import TrainSettings, preset
 from vloc_train.irpnet.train import train_irpnet
 from vloc_train.retrieval.describe import describe_frames
-from vloc_train.run import RunOptions
+from vloc_train.training.provenance import scene_of
+from vloc_train.training.run import RunOptions
 
 OPTIONS = RunOptions(device="cpu", progress=False)
 

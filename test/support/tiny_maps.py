@@ -15,8 +15,8 @@ import tiny_irpnet
 import tiny_pixloc
 
 from vloc_ros.localizers.cascade.bundle import write_cascade
-from vloc_train.calibration import recalibrate
 from vloc_train.copr.densify import densify_map, densify_settings
+from vloc_train.training.calibration import recalibrate
 
 BACKENDS = ("retrieval", "copr", "irpnet", "camnet", "pixloc", "cascade")
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from vloc_ros.datasets.bag_places import DATUM_TOPIC
+from vloc_ros.datasets.bag.truth import DATUM_TOPIC
 from vloc_ros.errors import BagError
 from vloc_ros.geometry.geodesy import Datum
 from vloc_ros.geometry.rotations import matrix_to_quaternion

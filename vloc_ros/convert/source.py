@@ -9,18 +9,99 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from vloc_ros.convert.odometry import noisy_odometry
 from vloc_ros.convert.parts import is_finished
-from vloc_ros.convert.selection import select_frames
-from vloc_ros.convert.sequence import ImageFormat, Summary, identity_of, write_drive
+from vloc_ros.convert.sequence import ImageFormat, Summary, identity_of, noisy_odometry, write_drive
 from vloc_ros.convert.writer import Storage, check_output
 from vloc_ros.datasets.formats import Source, detect, open_source
+from vloc_ros.datasets.kitti import KittiOptions, open_kitti
 from vloc_ros.datasets.problems import Problems
 from vloc_ros.datasets.sequence import GnssTrack, PosedSequence
 from vloc_ros.errors import BagError, ConfigError
+from vloc_ros.settings import settings_to_mapping
 
-__all__ = ["Conversion", "convert_drives", "convert_source"]
+__all__ = ["Conversion", "convert_drives", "convert_kitti", "convert_source", "select_frames"]
+
+
+# Which frames of a drive to keep: ``START:STOP:STEP`` and blocks held out of every so many frames.
+
+
+def select_frames(
+    count: int, frames: str | None = None, hold_out: str | None = None, part: str = "train"
+) -> npt.NDArray[np.int64]:
+    """Indices of the kept frames, increasing.
+
+    :param frames: a slice as Python writes it, ``0::2`` for every other frame.
+    :param hold_out: ``LENGTH:PERIOD``: the last LENGTH of every PERIOD consecutive frames are for testing; ``part``
+        says which side is wanted, ``train`` or ``test``. Counted before ``frames`` is applied.
+    :raises ConfigError: not such text, or nothing is left.
+    """
+    keep = np.ones(count, dtype=bool)
+    if hold_out:
+        try:
+            length, period = (int(v) for v in hold_out.split(":"))
+        except ValueError as error:
+            raise ConfigError(f"hold-out: expected LENGTH:PERIOD such as 20:100, found {hold_out!r}") from error
+        if not 0 < length < period:
+            raise ConfigError(f"hold-out: expected 0 < LENGTH < PERIOD, found {hold_out!r}")
+        if part not in ("train", "test"):
+            raise ConfigError(f"part: expected train or test, found {part!r}")
+        test = np.arange(count) % period >= period - length
+        keep = test if part == "test" else ~test
+    if frames:
+        fields = frames.split(":")
+        try:
+            values = [int(v) if v else None for v in fields]
+        except ValueError as error:
+            raise ConfigError(f"frames: expected START:STOP:STEP, found {frames!r}") from error
+        if not 2 <= len(values) <= 3 or (len(values) == 3 and values[2] is not None and values[2] <= 0):
+            raise ConfigError(f"frames: expected START:STOP:STEP with a positive step, found {frames!r}")
+        sliced = np.zeros(count, dtype=bool)
+        sliced[slice(*values)] = True
+        keep &= sliced
+    indices = np.flatnonzero(keep).astype(np.int64)
+    if not len(indices):
+        raise ConfigError(f"no frame is left of {count} (frames {frames or 'all'}, hold-out {hold_out or 'none'})")
+    return indices
+
+
+# KITTI odometry and flat folders to a bag (see :mod:`vloc_ros.datasets.kitti` for layouts and frames).
+
+
+def convert_kitti(
+    source: str | Path,
+    out: str | Path,
+    options: KittiOptions | None = None,
+    *,
+    frames: str | None = None,
+    hold_out: str | None = None,
+    part: str = "train",
+    odometry_noise: tuple[float, float] | None = None,
+    seed: int = 0,
+    image_format: ImageFormat | None = None,
+    storage: Storage = "mcap",
+    overwrite: bool = False,
+    keep_going: bool = False,
+    resume: bool = True,
+    progress: Callable[[int, int], None] | None = None,
+) -> Summary:
+    """Write the chosen frames as a bag. Image files are copied as they are unless told otherwise.
+
+    KITTI has no odometry, so none is written; ``odometry_noise`` (share of the distance, radians per square root
+    of a metre) synthesises one with drift from the true poses, reproducibly by ``seed``.
+
+    :raises DatasetError, ConfigError, BagError: see the readers and the writer.
+    """
+    options = options or KittiOptions()
+    conversion = Conversion(frames, hold_out, part, odometry_noise, seed, image_format, storage)
+    settings = {"format": "kitti", "path": str(Path(source).resolve()), "options": settings_to_mapping(options)}
+    (summary,) = convert_drives(
+        [open_kitti(source, options)], out, conversion, settings,
+        overwrite=overwrite, problems=Problems(keep_going), resume=resume, progress=progress,
+    )  # fmt: skip
+    return summary
+
 
 #: With a selection of frames, fixes so long before the first and after the last of them are kept.
 _MARGIN_NS = 10**9
@@ -30,7 +111,7 @@ _MARGIN_NS = 10**9
 class Conversion:
     """What is chosen of a drive and how it is written; whichever source it comes from.
 
-    ``frames``, ``hold_out`` and ``part`` as :func:`~vloc_ros.convert.selection.select_frames` has them.
+    ``frames``, ``hold_out`` and ``part`` as :func:`~vloc_ros.convert.source.select_frames` has them.
     ``odometry_noise`` (share of the distance, radians per square root of a metre) replaces the drive's odometry by one
     made from the poses, reproducibly by ``seed``.
     """

@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from vloc_ros.convert.parts import is_finished
-from vloc_ros.convert.selection import select_frames
 from vloc_ros.convert.sequence import ImageFormat, identity_of, write_drive
+from vloc_ros.convert.source import select_frames
 from vloc_ros.convert.writer import Storage
 from vloc_ros.datasets.sequence import PosedSequence
 from vloc_ros.errors import BagError, ConfigError

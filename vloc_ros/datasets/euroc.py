@@ -21,11 +21,16 @@ import yaml
 
 from vloc_ros.datasets.image_files import FolderImages, first_usable
 from vloc_ros.datasets.mounting import upright_base
-from vloc_ros.datasets.pose_rows import listed_frames, pose_samples
-from vloc_ros.datasets.posed import covered_frames, track_of
 from vloc_ros.datasets.problems import Problems
 from vloc_ros.datasets.sequence import PosedSequence
-from vloc_ros.datasets.tables import read_rows, transform_from_matrix
+from vloc_ros.datasets.tables import (
+    covered_frames,
+    listed_frames,
+    pose_samples,
+    read_rows,
+    track_of,
+    transform_from_matrix,
+)
 from vloc_ros.errors import CameraError, DatasetError
 from vloc_ros.geometry.se3 import inverse
 from vloc_ros.settings import ranged

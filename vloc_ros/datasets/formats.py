@@ -44,7 +44,7 @@ class Format:
 
 
 _ALL = (
-    Format("bag", "rosbag2 (mcap, sqlite3) or ROS 1 bag", "bag_format"),
+    Format("bag", "rosbag2 (mcap, sqlite3) or ROS 1 bag", "bag.sequence"),
     Format("robotcar", "Oxford RobotCar", "robotcar"),
     Format("robotcar_seasons", "RobotCar Seasons", "robotcar_seasons"),
     Format("seven_scenes", "7-Scenes", "seven_scenes"),

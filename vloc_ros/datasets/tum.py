@@ -19,11 +19,17 @@ import numpy.typing as npt
 
 from vloc_ros.datasets.depth_images import DepthImages
 from vloc_ros.datasets.image_files import FolderImages, first_usable
-from vloc_ros.datasets.pose_rows import images_in, listed_frames, pose_samples
-from vloc_ros.datasets.posed import covered_frames, track_of
 from vloc_ros.datasets.problems import Problems
 from vloc_ros.datasets.sequence import T_BODY_OPTICAL, PosedSequence
-from vloc_ros.datasets.tables import read_rows, stamp_in_ns
+from vloc_ros.datasets.tables import (
+    covered_frames,
+    images_in,
+    listed_frames,
+    pose_samples,
+    read_rows,
+    stamp_in_ns,
+    track_of,
+)
 from vloc_ros.errors import CameraError, DatasetError
 from vloc_ros.settings import ranged
 from vloc_ros.types import CameraModel

@@ -1,204 +1,119 @@
-"""How far a trajectory is from its reference: absolutely (ATE), and over stretches of the way (RPE).
-
-As Sturm et al. define them, "A benchmark for the evaluation of RGB-D SLAM systems", IROS 2012, and as evo counts them:
-translation errors are lengths in metres, rotation errors angles in degrees. Only associated poses count; a pose that
-was never published does not: beside these figures belongs the share of the reference that has an estimate.
-"""
+"""Trajectories as files: TUM format, as evo reads it (``stamp tx ty tz qx qy qz qw``), and the poses of a bag."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
-from vloc_ros.errors import ConfigError
-from vloc_ros.evaluation.alignment import Alignment, Similarity, align
-from vloc_ros.evaluation.association import Association, associate
+from vloc_ros import messages as msgs
+from vloc_ros.datasets.problems import Problems
+from vloc_ros.datasets.tables import pose_samples, read_rows, track_of
+from vloc_ros.errors import BagError, DatasetError, VlocError
 from vloc_ros.geometry.interpolation import PoseTrack
-from vloc_ros.geometry.rotations import rotation_angle
-from vloc_ros.geometry.se3 import inverse
+from vloc_ros.geometry.rotations import matrix_to_quaternion
 from vloc_ros.types import Array
 
-__all__ = [
-    "Comparison",
-    "PairChoice",
-    "Statistics",
-    "absolute_errors",
-    "choose_pairs",
-    "compare",
-    "pairs_by_frames",
-    "pairs_by_path",
-    "relative_errors",
-    "statistics",
-]
-
-Pairs = npt.NDArray[np.int64]
+__all__ = ["read_bag_trajectory", "read_trajectory", "read_tum", "write_tum"]
 
 
-@dataclass(frozen=True)
-class Statistics:
-    """Of ``count`` errors; ``std`` is that of the population, ``sse`` the sum of the squares."""
-
-    count: int
-    rmse: float
-    mean: float
-    median: float
-    std: float
-    min: float
-    max: float
-    sse: float
+def write_tum(path: str | Path, poses: Iterable[tuple[int, Array]]) -> int:
+    """Write ``(stamp_ns, T_map_base)`` pairs and return how many; seconds keep all nine decimals."""
+    count = 0
+    with Path(path).open("w", encoding="utf-8") as file:
+        for stamp, T in poses:
+            values = (*T[:3, 3], *matrix_to_quaternion(T[:3, :3]))
+            file.write(f"{stamp // 10**9}.{stamp % 10**9:09d} " + " ".join(f"{v:.9f}" for v in values) + "\n")
+            count += 1
+    return count
 
 
-def statistics(errors: Array) -> Statistics | None:
-    """The figures of errors (N,); None of none."""
-    if not len(errors):
-        return None
-    squares = errors**2
-    return Statistics(
-        len(errors),
-        float(np.sqrt(squares.mean())),
-        float(errors.mean()),
-        float(np.median(errors)),
-        float(errors.std()),
-        float(errors.min()),
-        float(errors.max()),
-        float(squares.sum()),
-    )
+def read_tum(path: str | Path, problems: Problems | None = None) -> PoseTrack:
+    """A trajectory in TUM format; stamps are decimal seconds, also as ``1.7e+09`` (evo writes them so).
 
-
-def absolute_errors(estimate: Array, reference: Array) -> tuple[Array, Array]:
-    """Distances (m) and angles (degrees), (N,) each, between poses (N, 4, 4) of the same moments."""
-    distances = np.linalg.norm(estimate[:, :3, 3] - reference[:, :3, 3], axis=1)
-    return distances, np.degrees(rotation_angle(estimate[:, :3, :3], reference[:, :3, :3]))
-
-
-def relative_errors(estimate: Array, reference: Array, pairs: Pairs) -> tuple[Array, Array]:
-    """Errors (m, degrees) of the motion from pose i to pose j, for pairs (P, 2) of rows."""
-    i, j = pairs.T
-    moved = inverse(estimate[i]) @ estimate[j]
-    should = inverse(reference[i]) @ reference[j]
-    difference = inverse(should) @ moved
-    distances = np.linalg.norm(difference[:, :3, 3], axis=1)
-    return distances, np.degrees(rotation_angle(moved[:, :3, :3], should[:, :3, :3]))
-
-
-@dataclass(frozen=True)
-class PairChoice:
-    """Between which poses relative errors are taken.
-
-    :param delta: how far apart: poses (``f``, whole) or metres of the way (``m``).
-    :param all_pairs: from every pose, so that pairs overlap; otherwise one pair begins where the last one ends.
-    :param tolerance: with ``all_pairs`` in metres, the share of ``delta`` that a pair may be longer or shorter.
-    :param path: whose way is measured. evo measures the estimate's, which noise makes longer.
+    :raises DatasetError: no such file, no pose, or a faulty line (unless ``problems`` keeps going): columns, NaN, a
+        quaternion that is none, stamps of another unit or that do not increase.
     """
-
-    delta: float = 10.0
-    unit: Literal["f", "m"] = "m"
-    all_pairs: bool = False
-    tolerance: float = 0.1
-    path: Literal["estimate", "reference"] = "estimate"
-
-    def __post_init__(self) -> None:
-        if self.unit not in ("f", "m"):
-            raise ConfigError(f"delta unit: expected f (frames) or m (metres), found {self.unit!r}")
-        if not (np.isfinite(self.delta) and self.delta > 0):
-            raise ConfigError(f"delta: expected a positive number, found {self.delta}")
-        if self.unit == "f" and self.delta != int(self.delta):
-            raise ConfigError(f"delta: expected a whole number of frames, found {self.delta:g}; or give --delta-unit m")
+    path, problems = Path(path), problems or Problems()
+    samples = pose_samples(read_rows(path, problems, 8), problems, "s", since_1970=False)
+    return track_of(samples, str(path), problems)
 
 
-def choose_pairs(choice: PairChoice, estimate: Array, reference: Array) -> Pairs:
-    """Pairs (P, 2) of rows of the associated poses (N, 4, 4); possibly none."""
-    if choice.unit == "f":
-        return pairs_by_frames(len(estimate), int(choice.delta), choice.all_pairs)
-    positions = (estimate if choice.path == "estimate" else reference)[:, :3, 3]
-    return pairs_by_path(positions, choice.delta, choice.all_pairs, choice.tolerance)
+def read_trajectory(
+    path: str | Path, topic: str | None = None, problems: Problems | None = None, usual: Sequence[str] = ()
+) -> PoseTrack:
+    """A TUM file, or a topic of a bag: the one asked for, else the first of the ``usual`` ones, else the only one.
 
-
-def pairs_by_frames(count: int, delta: int, all_pairs: bool = False) -> Pairs:
-    """Pairs of rows that are ``delta`` apart: one after the other from row 0, or from every row."""
-    starts = np.arange(0, max(count - delta, 0), 1 if all_pairs else delta, dtype=np.int64)
-    return np.stack([starts, starts + delta], axis=1)
-
-
-def pairs_by_path(positions: Array, delta_m: float, all_pairs: bool = False, tolerance: float = 0.1) -> Pairs:
-    """Pairs of rows between which the way along ``positions`` (N, 3) is ``delta_m``.
-
-    One after the other: row 0 is a mark, and every row when at least ``delta_m`` lie behind the last mark; pairs are of
-    successive marks (older releases of evo leave out the first pair). From every row: with the later row where the way
-    is nearest to ``delta_m``, if it is within ``tolerance * delta_m``.
+    :raises DatasetError: no such file, or a faulty one (unless ``problems`` keeps going). :raises BagError: a bag
+        without such a topic.
     """
-    steps = np.linalg.norm(np.diff(positions, axis=0), axis=1)
-    if not all_pairs:
-        marks, way = [0], 0.0
-        for row, step in enumerate(steps.tolist(), 1):
-            way += step
-            if way >= delta_m:
-                marks.append(row)
-                way = 0.0
-        ends = np.array(marks, dtype=np.int64)
-        return np.stack([ends[:-1], ends[1:]], axis=1)
-    way_to = np.concatenate([[0.0], np.cumsum(steps)])
-    starts = np.arange(len(way_to) - 1, dtype=np.int64)
-    after = np.searchsorted(way_to, way_to[:-1] + delta_m, side="left")
-    after = np.clip(after, starts + 1, len(way_to) - 1)
-    # The nearest row is this one or the one before it; where the vehicle stood, the first of those at that place.
-    before = np.searchsorted(way_to, way_to[after - 1], side="left")
-    before = np.clip(before, starts + 1, len(way_to) - 1)
-    off_after = np.abs(way_to[after] - way_to[:-1] - delta_m)
-    off_before = np.abs(way_to[before] - way_to[:-1] - delta_m)
-    ends = np.where(off_before <= off_after, before, after).astype(np.int64)
-    kept = np.minimum(off_before, off_after) <= tolerance * delta_m
-    return np.stack([starts[kept], ends[kept]], axis=1)
+    path, problems = Path(path), problems or Problems()
+    if not path.exists():
+        raise DatasetError(f"{path}: no such file or folder; expected a TUM trajectory or a bag")
+    from vloc_ros.datasets.bag.sequence import matches
+
+    if matches(path):
+        return read_bag_trajectory(path, topic, problems, usual)
+    if path.is_dir():
+        raise DatasetError(f"{path}: expected a TUM trajectory or a bag, found a folder without a bag")
+    if topic:
+        raise DatasetError(f"{path}: expected a bag for the topic {topic}, found a file of another kind")
+    return read_tum(path, problems)
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """One trajectory against another. Arrays are over the M associated poses, or over the P pairs of them.
+def read_bag_trajectory(
+    path: str | Path, topic: str | None = None, problems: Problems | None = None, usual: Sequence[str] = ()
+) -> PoseTrack:
+    """The poses of a topic of a bag (PoseStamped, PoseWithCovarianceStamped, TransformStamped, Odometry), or of one
+    transform (``/tf:map.base_link``). A pose without a stamp is a fault.
 
-    ``estimate`` (M, 4, 4) is aligned. Errors: ``absolute_m``, ``absolute_deg`` (M,), ``relative_m``, ``relative_deg``
-    (P,).
+    :raises BagError: no such topic, or several to choose from. :raises DatasetError: no pose, or stamps that do not
+        increase.
     """
+    from vloc_ros.datasets.bag.reader import BagReader
 
-    association: Association
-    stamps_ns: npt.NDArray[np.int64]
-    estimate: Array
-    reference: Array
-    alignment: Similarity
-    absolute_m: Array
-    absolute_deg: Array
-    pairs: Pairs
-    relative_m: Array
-    relative_deg: Array
+    path, problems = Path(path), problems or Problems()
+    with BagReader(path) as reader:
+        edge: tuple[str, str] | None = None
+        if topic is not None and topic.startswith("/tf:"):
+            parent, _, child = topic[4:].partition(".")
+            if not parent or not child or "/tf" not in reader.topics:
+                raise BagError(f"{path}: {topic}: expected /tf:PARENT.CHILD and transforms on /tf")
+            edge, name = (parent, child), "/tf"
+        else:
+            name = _topic(reader, topic, usual)
+        rows: list[tuple[int, Array, str]] = []
+        for item in reader.messages([name]):
+            where = f"{path}: {topic or name} at {item.time_ns} ns"
+            for message in [item.message] if edge is None else item.message.transforms:
+                try:
+                    if edge is not None and edge != (msgs.frame_id(message), str(message.child_frame_id).lstrip("/")):
+                        continue
+                    stamp, T = msgs.stamp_ns(message), msgs.transform(message)
+                except VlocError as error:
+                    problems.fault("pose that is none", f"{where}: {error}")
+                    continue
+                if stamp > 0:
+                    rows.append((stamp, T, where))
+                else:
+                    problems.fault("pose without a stamp", f"{where}: expected a stamp, found {stamp}")
+        if reader.problem:
+            problems.fault("unfinished bag", f"{path}: {reader.problem}")
+    return track_of(rows, f"{path}: {topic or name}", problems)
 
 
-def compare(
-    estimate: PoseTrack,
-    reference: PoseTrack,
-    max_difference_ns: int = 10_000_000,
-    offset_ns: int = 0,
-    how: Alignment = "none",
-    choice: PairChoice | None = None,
-) -> Comparison:
-    """Associate, align, and take the errors. ``stamps_ns`` of the result are the reference's.
+def _topic(reader: Any, asked: str | None, usual: Sequence[str]) -> str:
+    from vloc_ros.datasets.bag.truth import POSE_TYPES
 
-    :param offset_ns: added to the stamps of the estimate.
-    :raises ConfigError: no two poses belong together. :raises GeometryError: the alignment is not determined.
-    """
-    found = associate(estimate.stamps_ns, reference.stamps_ns, max_difference_ns, offset_ns)
-    if not len(found):
-        raise ConfigError(
-            f"expected stamps at most {max_difference_ns * 1e-9:g} s apart, found none: the estimate is from "
-            f"{estimate.start_ns} to {estimate.end_ns} ns, the reference from {reference.start_ns} to "
-            f"{reference.end_ns} ns; allow more (--max-difference), or shift the estimate (--time-offset)"
+    topics = reader.of_type(*POSE_TYPES)
+    if asked is not None:
+        if asked in topics:
+            return asked
+        raise BagError(f"{reader.path}: no poses on {asked}; topics with poses: {', '.join(topics) or 'none'}")
+    found = next((name for name in usual if name in topics), None) or (topics[0] if len(topics) == 1 else None)
+    if found is None:
+        raise BagError(
+            f"{reader.path}: expected {' or '.join(usual) or 'one topic with poses'}, found "
+            f"{', '.join(topics) or 'no topic with poses'}; name one (--topic, --reference-topic)"
         )
-    mine, truth = estimate.T[found.estimate], reference.T[found.reference]
-    similarity = align(mine, truth, how)
-    mine = similarity.poses(mine)
-    pairs = choose_pairs(choice or PairChoice(), mine, truth)
-    return Comparison(
-        found, reference.stamps_ns[found.reference], mine, truth, similarity, *absolute_errors(mine, truth), pairs,
-        *relative_errors(mine, truth, pairs),
-    )  # fmt: skip
+    return found

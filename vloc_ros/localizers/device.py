@@ -4,12 +4,50 @@ from __future__ import annotations
 
 import logging
 import platform
+import time
 
 import torch
 
 from vloc_ros.errors import ConfigError
 
-__all__ = ["device_name", "select_device"]
+__all__ = ["Clock", "compute_dtype", "device_name", "has_fast_bfloat16", "select_device"]
+
+# Which number type the networks compute in.
+
+
+def has_fast_bfloat16(device: torch.device) -> bool:
+    """Whether the device has matrix units for bfloat16. Without them bfloat16 is emulated, and slower than float32."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    if device.type != "cpu":
+        return False
+    probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return any(bool(getattr(torch.cpu, name, lambda: False)()) for name in probes)
+
+
+def compute_dtype(precision: str, device: torch.device) -> torch.dtype:
+    """The type for a ``precision`` setting: ``auto``, ``float32`` or ``bfloat16``."""
+    if precision == "bfloat16" or (precision == "auto" and has_fast_bfloat16(device)):
+        return torch.bfloat16
+    return torch.float32
+
+
+# Stage times of one frame.
+
+
+class Clock:
+    """Milliseconds between laps; on a GPU a stage without a transfer shows only what it takes to launch it."""
+
+    def __init__(self, device: torch.device | None = None) -> None:
+        self.laps: dict[str, float] = {}
+        self._device, self._last = device, time.perf_counter()
+
+    def lap(self, name: str) -> None:
+        """What passed since the last lap, under ``name``."""
+        now = time.perf_counter()
+        self.laps[name] = 1e3 * (now - self._last)
+        self._last = now
+
 
 _log = logging.getLogger(__name__)
 

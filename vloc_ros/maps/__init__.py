@@ -6,10 +6,10 @@ bundle is executed or unpickled.
 
 from __future__ import annotations
 
+from vloc_ros.maps.describe import Check, verify_map
 from vloc_ros.maps.reader import MapBundle, read_map
 from vloc_ros.maps.schema import FORMAT_VERSION, MANIFEST_NAME, FileEntry, MapManifest, Scene
 from vloc_ros.maps.tensors import expect
-from vloc_ros.maps.verify import Check, verify_map
 from vloc_ros.maps.writer import pack_map, write_map
 
 __all__ = [

@@ -15,8 +15,7 @@ import torch
 
 from vloc_ros.errors import MapError
 from vloc_ros.maps.checksums import file_entry
-from vloc_ros.maps.contents import files_of
-from vloc_ros.maps.reader import MapBundle, read_map
+from vloc_ros.maps.reader import MapBundle, files_of, read_map
 from vloc_ros.maps.schema import MANIFEST_NAME, MapManifest, check_file_name, dump_manifest
 from vloc_ros.maps.tensors import encode_tensors
 
@@ -57,7 +56,7 @@ def write_map(
     :param manifest: its ``files`` are ignored and filled from what is written.
     :param tensors: safetensors files by name, for example ``{"weights.safetensors": {...}}``.
     :param extra_files: other files by name; read one at a time, so that a mapping that fetches them from disk
-        (:mod:`vloc_ros.maps.contents`) keeps the memory of a large map bounded.
+        (:mod:`vloc_ros.maps.reader`) keeps the memory of a large map bounded.
     :param overwrite: replace an existing map, by one atomic exchange; without it an existing path is refused.
     :raises MapError: the path exists (or holds something that is not a map), or cannot be written.
     :raises MapTensorError: a tensor is not finite.

@@ -25,8 +25,34 @@ from vloc_ros.types import Array, LocalizationState
 if TYPE_CHECKING:
     from vloc_ros.localizers.base import Localizer
     from vloc_ros.pipeline import FrameResult, Pipeline
+from typing import TYPE_CHECKING
 
-__all__ = ["Engine"]
+from vloc_ros.pipeline import Pipeline, PipelineSettings
+from vloc_ros.settings import settings_from_mapping
+from vloc_ros.tracking import Tracker, TrackerSettings
+
+if TYPE_CHECKING:
+    from vloc_ros.localizers.base import Localizer
+
+__all__ = ["Engine", "make_pipeline"]
+
+
+# The pipeline with the settings that the node's parameters ask for.
+
+
+def make_pipeline(localizer: Localizer, parameters: NodeParameters) -> Pipeline:
+    """A fresh pipeline around ``localizer``.
+
+    :raises ConfigError: settings that do not go together.
+    """
+    tracker = Tracker(settings_from_mapping(TrackerSettings, parameters.group("tracker."), "parameters tracker.*"))
+    own = {
+        "publish_degraded": parameters["publish_degraded"],
+        "max_age_s": parameters["max_image_age"],
+        **parameters.group("pipeline."),
+    }
+    return Pipeline(localizer, settings_from_mapping(PipelineSettings, own, "parameters pipeline.*"), tracker)
+
 
 #: A camera whose stamps fall back this far has been restarted (a bag that loops): TF from before is useless.
 BACKWARDS_NS = 1_000_000_000
@@ -86,7 +112,6 @@ class Engine:
         """
         from vloc_ros.localizers.base import load_localizer
         from vloc_ros.maps import read_map
-        from vloc_ros.nodes.tuning import make_pipeline
 
         path = os.path.expanduser(self._parameters["map"])
         if not path:

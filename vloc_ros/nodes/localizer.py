@@ -32,16 +32,15 @@ from rclpy.signals import SignalHandlerOptions
 from std_srvs.srv import Trigger
 
 from vloc_ros.errors import ConfigError, VlocError
-from vloc_ros.localizers.registry import available_backends
+from vloc_ros.localizers.base import available_backends
 from vloc_ros.nodes.engine import Engine
 from vloc_ros.nodes.health import Health
 from vloc_ros.nodes.inputs import CameraInput, ReceivedFrame
 from vloc_ros.nodes.outputs import Outputs
-from vloc_ros.nodes.pending import Pending
 from vloc_ros.nodes.ros_parameters import NodeParameters
 from vloc_ros.nodes.tf_broadcast import TfBroadcast
 from vloc_ros.nodes.tf_input import TfInput
-from vloc_ros.nodes.worker import Worker
+from vloc_ros.nodes.worker import Pending, Worker
 
 __all__ = ["VlocLocalizer", "main"]
 

@@ -14,7 +14,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from vloc_ros.diagnostics import DiagnosticSettings
 from vloc_ros.errors import ConfigError
-from vloc_ros.localizers.registry import BUILT_IN, backend_class
+from vloc_ros.localizers.base import BUILT_IN, backend_class
 from vloc_ros.pipeline import PipelineSettings
 from vloc_ros.settings import describe_settings
 from vloc_ros.tracking.settings import TrackerSettings

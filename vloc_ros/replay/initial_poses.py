@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from vloc_ros import messages as msgs
-from vloc_ros.datasets.bag import BagDrive, BagFrame
-from vloc_ros.datasets.pose_topics import POSE_TYPES
+from vloc_ros.datasets.bag.drive import BagDrive, BagFrame
+from vloc_ros.datasets.bag.truth import POSE_TYPES
 from vloc_ros.errors import BagError, ConfigError, VlocError
 from vloc_ros.geometry.rotations import euler_to_matrix
 from vloc_ros.geometry.se3 import make_transform

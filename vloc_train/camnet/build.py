@@ -10,18 +10,18 @@ from typing import Any
 from vloc_ros.datasets import PosedSequence
 from vloc_ros.errors import ConfigError, DatasetError
 from vloc_ros.images.preprocess import Preprocess
+from vloc_ros.localizers.calibration import section
 from vloc_ros.localizers.camnet.localizer import read_network
 from vloc_ros.localizers.camnet.settings import InferenceSettings
-from vloc_ros.localizers.verdict import section
 from vloc_ros.maps import MapBundle
 from vloc_ros.maps.writer import check_target
 from vloc_ros.settings import ranged, settings_from_mapping, settings_to_mapping
 from vloc_train.camnet.export import export_map
 from vloc_train.camnet.train import calibrated_map, camnet_bundle, split_scenes
-from vloc_train.export import frame_id_of, provenance
-from vloc_train.presets import from_preset
-from vloc_train.registry import Trainer
-from vloc_train.run import RunOptions, training_device
+from vloc_train.training.provenance import frame_id_of, provenance
+from vloc_train.training.registry import Trainer
+from vloc_train.training.run import RunOptions, training_device
+from vloc_train.training.settings import from_preset
 
 __all__ = ["BUILDER", "BuildSettings", "build_camnet"]
 

@@ -15,11 +15,11 @@ from torch.utils.data import DataLoader, Dataset
 
 from vloc_ros.geometry.vectors import to_vectors
 from vloc_ros.types import Array, CameraModel, RgbImage
-from vloc_train.augment import augment
 from vloc_train.camnet.mining import PairTable
 from vloc_train.camnet.settings import TrainSettings
-from vloc_train.frames import FrameSet, keyed_rng, one_thread
 from vloc_train.imposing.data import Item, KeyedSampler
+from vloc_train.training.augment import augment
+from vloc_train.training.frames import FrameSet, keyed_rng, one_thread
 
 __all__ = ["Batch", "KeyedGroups", "Place", "TrainingPairs", "mirrored_image", "mirrored_transform"]
 

@@ -19,8 +19,8 @@ from vloc_ros.localizers.camnet.references import DATABASE_FILE, FEATURES_FILE, 
 from vloc_ros.localizers.camnet.settings import InferenceSettings
 from vloc_ros.localizers.weights import stored_weights
 from vloc_ros.maps import MapBundle, MapManifest, write_map
-from vloc_train.export import scene_of
-from vloc_train.frames import FrameSet
+from vloc_train.training.frames import FrameSet
+from vloc_train.training.provenance import scene_of
 
 __all__ = ["encode_frames", "export_map", "extractor_id"]
 

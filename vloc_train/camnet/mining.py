@@ -15,7 +15,7 @@ from vloc_ros.geometry.rotations import rotation_angle
 from vloc_ros.types import Array
 from vloc_train.camnet.settings import MiningSettings
 from vloc_train.camnet.similarity import frustum_overlap, orb_descriptors, orb_similarity
-from vloc_train.frames import FrameSet, keyed_rng
+from vloc_train.training.frames import FrameSet, keyed_rng
 
 __all__ = ["CATEGORIES", "PairTable", "Similarity", "candidate_pairs", "mine", "pair_similarity"]
 

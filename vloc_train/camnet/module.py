@@ -25,8 +25,8 @@ from vloc_train.camnet.losses import (
     relative_pose_loss,
 )
 from vloc_train.camnet.settings import TrainSettings
-from vloc_train.frames import keyed_rng
-from vloc_train.scheduled import ScheduledModule, average_weights, cosine
+from vloc_train.training.frames import keyed_rng
+from vloc_train.training.module import ScheduledModule, average_weights, cosine
 
 __all__ = ["CamNetModule"]
 

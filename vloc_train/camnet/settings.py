@@ -8,8 +8,8 @@ from typing import Any, Literal
 from vloc_ros.errors import ConfigError
 from vloc_ros.localizers.camnet.settings import InferenceSettings, NetworkSettings
 from vloc_ros.settings import ranged, settings_to_mapping
-from vloc_train.augment import AugmentSettings
-from vloc_train.presets import from_preset
+from vloc_train.training.augment import AugmentSettings
+from vloc_train.training.settings import from_preset
 
 __all__ = ["LOSSES", "PRESETS", "MiningSettings", "TrainSettings", "preset"]
 

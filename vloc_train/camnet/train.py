@@ -13,22 +13,23 @@ import numpy.typing as npt
 from vloc_ros.datasets import PosedSequence
 from vloc_ros.errors import DatasetError, MapBackendError, TrainingError
 from vloc_ros.images.preprocess import Preprocess
+from vloc_ros.localizers.backbones import preprocess_of
 from vloc_ros.localizers.camnet.localizer import CamNetLocalizer, read_network
 from vloc_ros.localizers.camnet.network import CamNetNetwork
 from vloc_ros.localizers.camnet.settings import InferenceSettings
 from vloc_ros.maps import MapBundle, read_map
 from vloc_ros.maps.writer import check_target
-from vloc_train.calibration import calibrate_scenes
 from vloc_train.camnet.data import KeyedGroups, Place, TrainingPairs
-from vloc_train.camnet.depth import depth_grids, has_depth
 from vloc_train.camnet.export import export_map
 from vloc_train.camnet.mining import mine
 from vloc_train.camnet.module import CamNetModule
 from vloc_train.camnet.settings import PRESETS, TrainSettings, preset
-from vloc_train.export import frame_id_of, provenance
-from vloc_train.frames import FrameSet, cache_frames, is_held_out
-from vloc_train.registry import Trainer
-from vloc_train.run import RunOptions, checked_pretrained, claim, fit, identity_of, training_device, use_half
+from vloc_train.training.calibration import calibrate_scenes
+from vloc_train.training.depth import depth_grids, has_depth
+from vloc_train.training.frames import FrameSet, cache_frames, is_held_out
+from vloc_train.training.provenance import frame_id_of, provenance
+from vloc_train.training.registry import Trainer
+from vloc_train.training.run import RunOptions, checked_pretrained, claim, fit, identity_of, training_device, use_half
 
 __all__ = ["TRAINER", "calibrated_map", "camnet_bundle", "split_scenes", "train_camnet"]
 
@@ -111,7 +112,7 @@ def train_camnet(
     work = work_dir or out.with_name(out.name + ".work")
     more = {"extractor": start.id} if start is not None else {}
     claim(work, identity_of(settings.to_mapping(), scenes, calibration, **more), options.resume)
-    preprocess = Preprocess(settings.image_width, settings.image_height)
+    preprocess = preprocess_of(settings.network.backbone, settings.image_width, settings.image_height)
     training, held_out, numbers = split_scenes(scenes, calibration, preprocess, settings.hold_out, work)
     if training and any(len(f) < 2 for f in (*training, *held_out)):
         raise DatasetError("expected at least 2 frames to train on and 2 to validate on in every scene")

@@ -15,7 +15,6 @@ import torch
 import typer
 from torch import Tensor
 
-from vloc_ros.commands.assignments import assigned
 from vloc_ros.datasets import PosedSequence
 from vloc_ros.errors import ConfigError, MapBackendError, VlocError
 from vloc_ros.localizers.base import select_device
@@ -29,11 +28,11 @@ from vloc_ros.maps import MapBundle, MapManifest, Scene, read_map, write_map
 from vloc_ros.maps.reader import MAX_FILE_BYTES
 from vloc_ros.maps.tensors import encode_tensors
 from vloc_ros.maps.writer import check_target
-from vloc_ros.settings import settings_from_mapping
-from vloc_train.calibration import recalibrate
+from vloc_ros.settings import assigned, settings_from_mapping
 from vloc_train.cli import show_progress
-from vloc_train.export import commit
-from vloc_train.sources import by_scene
+from vloc_train.training.calibration import recalibrate
+from vloc_train.training.provenance import commit
+from vloc_train.training.sources import by_scene
 
 __all__ = ["command", "densify_map", "densify_settings"]
 

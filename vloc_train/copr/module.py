@@ -9,8 +9,8 @@ from vloc_ros.localizers.copr.network import DescriptorRegressor, relative_pose
 from vloc_train.copr.data import Described, Pairs
 from vloc_train.copr.losses import descriptor_loss
 from vloc_train.copr.settings import TrainSettings
-from vloc_train.frames import keyed_rng
-from vloc_train.scheduled import ScheduledModule, cosine
+from vloc_train.training.frames import keyed_rng
+from vloc_train.training.module import ScheduledModule, cosine
 
 __all__ = ["RegressorModule"]
 

@@ -21,16 +21,16 @@ from vloc_ros.localizers.retrieval.descriptor import SECTION as EXTRACTOR_SECTIO
 from vloc_ros.maps import MapBundle, MapManifest, read_map, write_map
 from vloc_ros.maps.writer import check_target
 from vloc_ros.settings import settings_to_mapping
-from vloc_train.calibration import calibrate_scenes
 from vloc_train.copr.data import Pairs, PairStream, describe_drives, pair_loader
 from vloc_train.copr.module import RegressorModule
 from vloc_train.copr.settings import PRESETS, TrainSettings, preset
-from vloc_train.export import frame_id_of, provenance, scene_of
-from vloc_train.frames import FrameSet, cache_drives, hold_out
-from vloc_train.registry import Trainer
 from vloc_train.retrieval.build import database_of
-from vloc_train.run import RunOptions, claim, fit, identity_of, training_device
-from vloc_train.scheduled import Validate
+from vloc_train.training.calibration import calibrate_scenes
+from vloc_train.training.frames import FrameSet, cache_drives, hold_out
+from vloc_train.training.module import Validate
+from vloc_train.training.provenance import frame_id_of, provenance, scene_of
+from vloc_train.training.registry import Trainer
+from vloc_train.training.run import RunOptions, claim, fit, identity_of, training_device
 
 __all__ = ["TRAINER", "train_copr"]
 

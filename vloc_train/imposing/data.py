@@ -14,9 +14,9 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from vloc_ros.errors import DatasetError
 from vloc_ros.geometry.vectors import to_vectors
-from vloc_train.augment import augment
-from vloc_train.frames import FrameSet, keyed_rng, one_thread
 from vloc_train.imposing.settings import TrainSettings
+from vloc_train.training.augment import augment
+from vloc_train.training.frames import FrameSet, keyed_rng, one_thread
 
 __all__ = ["Batch", "KeyedFrames", "KeyedSampler", "TrainingData"]
 

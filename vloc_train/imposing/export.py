@@ -17,9 +17,9 @@ from vloc_ros.localizers.imposing.localizer import CANDIDATES_FILE, REFERENCES_F
 from vloc_ros.localizers.imposing.network import ImPosingNetwork
 from vloc_ros.maps import MapBundle, MapManifest, write_map
 from vloc_ros.maps.tensors import dequantise_tensors, quantise_tensors
-from vloc_train.export import scene_of
-from vloc_train.frames import FrameSet
 from vloc_train.imposing.settings import TrainSettings
+from vloc_train.training.frames import FrameSet
+from vloc_train.training.provenance import scene_of
 
 __all__ = ["export_map"]
 

@@ -17,12 +17,12 @@ from vloc_ros.images.preprocess import Preprocess
 from vloc_ros.localizers.imposing.initial import initial_candidates
 from vloc_ros.localizers.imposing.network import ImPosingNetwork
 from vloc_ros.localizers.imposing.search import draw, search
-from vloc_train.frames import FrameSet
 from vloc_train.imposing.data import Batch
 from vloc_train.imposing.objective import score_loss
 from vloc_train.imposing.proposals import cosines, score_steps
 from vloc_train.imposing.settings import TrainSettings
-from vloc_train.scheduled import ScheduledModule, average_weights, cosine
+from vloc_train.training.frames import FrameSet
+from vloc_train.training.module import ScheduledModule, average_weights, cosine
 
 __all__ = ["ImPosingModule"]
 

@@ -12,19 +12,20 @@ import lightning
 from vloc_ros.datasets import PosedSequence
 from vloc_ros.errors import ConfigError, DatasetError
 from vloc_ros.images.preprocess import Preprocess
+from vloc_ros.localizers.backbones import preprocess_of
 from vloc_ros.localizers.imposing.localizer import ImPosingLocalizer
 from vloc_ros.maps import MapBundle
 from vloc_ros.maps.writer import check_target
-from vloc_train.calibration import calibrate_scenes
-from vloc_train.export import frame_id_of, provenance
-from vloc_train.frames import FrameSet, cache_frames, hold_out
 from vloc_train.imposing.data import TrainingData
 from vloc_train.imposing.export import export_map
 from vloc_train.imposing.module import ImPosingModule
 from vloc_train.imposing.settings import PRESETS, TrainSettings, preset
-from vloc_train.registry import Trainer
-from vloc_train.run import RunOptions, checked_pretrained, claim, fit, identity_of, training_device, use_half
-from vloc_train.scheduled import Validate
+from vloc_train.training.calibration import calibrate_scenes
+from vloc_train.training.frames import FrameSet, cache_frames, hold_out
+from vloc_train.training.module import Validate
+from vloc_train.training.provenance import frame_id_of, provenance
+from vloc_train.training.registry import Trainer
+from vloc_train.training.run import RunOptions, checked_pretrained, claim, fit, identity_of, training_device, use_half
 
 __all__ = ["TRAINER", "train_imposing"]
 
@@ -57,7 +58,7 @@ def train_imposing(
     check_target(out, overwrite=True)  # now, not after the training
     work = work_dir or out.with_name(out.name + ".work")
     claim(work, identity_of(settings.to_mapping(), scenes, calibration), options.resume)
-    preprocess = Preprocess(settings.image_width, settings.image_height)
+    preprocess = preprocess_of(settings.network.backbone, settings.image_width, settings.image_height)
     training: list[FrameSet] = []
     held_out: list[FrameSet] = []
     for name, sequences in scenes.items():

@@ -22,11 +22,11 @@ from vloc_ros.geometry.vectors import to_vectors
 from vloc_ros.localizers.retrieval.database import DATABASE_FILE, IMAGE, Database
 from vloc_ros.localizers.retrieval.descriptor import Descriptor
 from vloc_ros.maps import read_map
-from vloc_train.augment import AugmentSettings
-from vloc_train.frames import FrameSet, keyed_rng
 from vloc_train.imposing.data import Item, KeyedSampler
 from vloc_train.irpnet.settings import TrainSettings
 from vloc_train.retrieval.describe import describe_augmented
+from vloc_train.training.augment import AugmentSettings
+from vloc_train.training.frames import FrameSet, keyed_rng
 
 __all__ = ["Batch", "KeyedDescriptors", "Regressions", "SceneDescriptors", "batches", "regressed_rows", "stored_copies"]
 

@@ -13,7 +13,7 @@ from vloc_ros.localizers.irpnet.network import TASKS, Regressor, Task, rotation_
 from vloc_train.irpnet.data import Batch, SceneDescriptors, batches
 from vloc_train.irpnet.losses import LearnedWeights, pose_loss
 from vloc_train.irpnet.settings import TrainSettings
-from vloc_train.scheduled import ScheduledModule, cosine
+from vloc_train.training.module import ScheduledModule, cosine
 
 __all__ = ["RegressorModule"]
 

@@ -9,8 +9,8 @@ from typing import Any, Literal
 from vloc_ros.errors import ConfigError
 from vloc_ros.localizers.irpnet.settings import InferenceSettings, NetworkSettings
 from vloc_ros.settings import ranged, settings_to_mapping
-from vloc_train.augment import AugmentSettings
-from vloc_train.presets import from_preset
+from vloc_train.training.augment import AugmentSettings
+from vloc_train.training.settings import from_preset
 
 __all__ = ["PRESETS", "TrainSettings", "preset"]
 
@@ -108,5 +108,5 @@ PRESETS = tuple(_MAKERS)
 
 
 def preset(name: str, changes: Mapping[str, Any] | None = None, where: str = "") -> TrainSettings:
-    """See :func:`vloc_train.presets.from_preset`."""
+    """See :func:`vloc_train.training.settings.from_preset`."""
     return from_preset(_MAKERS, name, changes, where)

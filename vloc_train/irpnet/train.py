@@ -30,16 +30,16 @@ from vloc_ros.localizers.retrieval.descriptor import EXTRACTOR_FILE, Descriptor
 from vloc_ros.localizers.weights import stored_weights
 from vloc_ros.maps import MapBundle, MapManifest, read_map, write_map
 from vloc_ros.maps.writer import check_target
-from vloc_train.calibration import calibrate_scenes
-from vloc_train.export import frame_id_of, provenance, scene_of
-from vloc_train.frames import FrameSet, cache_drives, hold_out, join
 from vloc_train.irpnet.data import SceneDescriptors, poses_of, regressed_rows, stored_copies
 from vloc_train.irpnet.module import RegressorModule
 from vloc_train.irpnet.settings import PRESETS, TrainSettings, preset
-from vloc_train.registry import Trainer
 from vloc_train.retrieval.describe import describe_frames
-from vloc_train.run import RunOptions, claim, fit, identity_of, training_device
-from vloc_train.scheduled import Validate
+from vloc_train.training.calibration import calibrate_scenes
+from vloc_train.training.frames import FrameSet, cache_drives, hold_out, join
+from vloc_train.training.module import Validate
+from vloc_train.training.provenance import frame_id_of, provenance, scene_of
+from vloc_train.training.registry import Trainer
+from vloc_train.training.run import RunOptions, claim, fit, identity_of, training_device
 
 __all__ = ["TRAINER", "train_irpnet"]
 

@@ -12,42 +12,42 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from vloc_ros.commands.progress import progress_bar
+from vloc_ros.cli.progress import progress_bar
 from vloc_ros.datasets import PosedSequence
 from vloc_ros.errors import CameraMismatchError, ConfigError, DatasetError, MapBackendError
 from vloc_ros.geometry.cameras import project, unproject
 from vloc_ros.images.preprocess import Preprocess
 from vloc_ros.images.rectify import Rectifier
+from vloc_ros.localizers.calibration import section
 from vloc_ros.localizers.pixloc.bundle import MapSettings, write_pixloc_map
 from vloc_ros.localizers.pixloc.features import extract_pyramid, sample_observations
 from vloc_ros.localizers.pixloc.localizer import PixLocLocalizer
 from vloc_ros.localizers.pixloc.model import NETWORK_SECTION, OPTIMIZER_SECTION, PixLocModel, read_model
 from vloc_ros.localizers.pixloc.optimizer import OptimizerSettings
-from vloc_ros.localizers.pixloc.run_settings import SECTION, PixLocSettings
+from vloc_ros.localizers.pixloc.settings import SECTION, PixLocSettings
 from vloc_ros.localizers.pixloc.store import LevelFeatures
 from vloc_ros.localizers.retrieval.database import DATABASE_FILE
 from vloc_ros.localizers.retrieval.database import SECTION as DATABASE_SECTION
 from vloc_ros.localizers.retrieval.descriptor import EXTRACTOR_FILE, Descriptor
 from vloc_ros.localizers.retrieval.descriptor import SECTION as EXTRACTOR_SECTION
-from vloc_ros.localizers.verdict import section
 from vloc_ros.maps import MapBundle, read_map
 from vloc_ros.maps.writer import check_target
 from vloc_ros.settings import ranged, settings_from_mapping, settings_to_mapping
 from vloc_ros.types import CameraModel
-from vloc_train.calibration import calibrate_scenes
-from vloc_train.export import frame_id_of, provenance, scene_of
-from vloc_train.frames import FrameSet, cache_drives, cache_frames, is_held_out, join
-from vloc_train.pixloc.colmap_import import ColmapImages, ColmapSettings, import_model
-from vloc_train.pixloc.depth_model import DepthSettings, depth_model, with_depth_folder
-from vloc_train.pixloc.points import SparseModel
-from vloc_train.pixloc.report import write_quality_report
-from vloc_train.pixloc.sfm import SfmSettings, reconstruct
-from vloc_train.pixloc.sfm_frames import Progress, digest_of
-from vloc_train.pixloc.subsample import SubsampleSettings, subsample
-from vloc_train.presets import from_preset
-from vloc_train.registry import Trainer
+from vloc_train.mapping.colmap_import import ColmapImages, ColmapSettings, import_model
+from vloc_train.mapping.depth_model import DepthSettings, depth_model, with_depth_folder
+from vloc_train.mapping.points import SparseModel
+from vloc_train.mapping.report import write_quality_report
+from vloc_train.mapping.sfm import SfmSettings, reconstruct
+from vloc_train.mapping.sfm_frames import Progress, digest_of
+from vloc_train.mapping.subsample import SubsampleSettings, subsample
 from vloc_train.retrieval.build import database_of
-from vloc_train.run import RunOptions, training_device
+from vloc_train.training.calibration import calibrate_scenes
+from vloc_train.training.frames import FrameSet, cache_drives, cache_frames, is_held_out, join
+from vloc_train.training.provenance import frame_id_of, provenance, scene_of
+from vloc_train.training.registry import Trainer
+from vloc_train.training.run import RunOptions, training_device
+from vloc_train.training.settings import from_preset
 
 __all__ = ["BUILDER", "BuildSettings", "build_pixloc", "scene_model"]
 

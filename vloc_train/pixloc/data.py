@@ -16,12 +16,12 @@ from torch.utils.data import DataLoader, Dataset
 from vloc_ros.geometry.rotations import so3_exp
 from vloc_ros.geometry.se3 import inverse
 from vloc_ros.types import Array, CameraModel
-from vloc_train.augment import photometric
-from vloc_train.frames import FrameSet, keyed_rng, one_thread
 from vloc_train.imposing.data import Item, KeyedSampler
-from vloc_train.pixloc.frame_points import FramePoints
+from vloc_train.mapping.frame_points import FramePoints
 from vloc_train.pixloc.pairs import PairTable
 from vloc_train.pixloc.settings import TrainSettings
+from vloc_train.training.augment import photometric
+from vloc_train.training.frames import FrameSet, keyed_rng, one_thread
 
 __all__ = ["Batch", "KeyedPairs", "Place", "TrainingPairs", "random_motion"]
 

@@ -10,9 +10,9 @@ import numpy.typing as npt
 from vloc_ros.errors import DatasetError
 from vloc_ros.geometry.se3 import inverse
 from vloc_ros.types import Array, CameraModel
-from vloc_train.frames import FrameSet, keyed_rng
-from vloc_train.pixloc.frame_points import FramePoints
+from vloc_train.mapping.frame_points import FramePoints
 from vloc_train.pixloc.settings import PairSettings
+from vloc_train.training.frames import FrameSet, keyed_rng
 
 __all__ = ["PairTable", "mine_pairs", "overlap"]
 

@@ -9,9 +9,9 @@ from vloc_ros.errors import ConfigError
 from vloc_ros.localizers.pixloc.optimizer import OptimizerSettings
 from vloc_ros.localizers.pixloc.settings import NetworkSettings
 from vloc_ros.settings import ranged, settings_to_mapping
-from vloc_train.augment import AugmentSettings
-from vloc_train.pixloc.sfm_frames import SfmSettings
-from vloc_train.presets import from_preset
+from vloc_train.mapping.sfm_frames import SfmSettings
+from vloc_train.training.augment import AugmentSettings
+from vloc_train.training.settings import from_preset
 
 __all__ = ["PRESETS", "PairSettings", "PointSettings", "PriorSettings", "TrainSettings", "preset"]
 

@@ -13,23 +13,24 @@ import numpy as np
 from vloc_ros.datasets import PosedSequence
 from vloc_ros.errors import ConfigError, DatasetError, MapBackendError, TrainingError
 from vloc_ros.images.preprocess import Preprocess
+from vloc_ros.localizers.backbones import preprocess_of
 from vloc_ros.localizers.pixloc.bundle import write_pixloc_map
 from vloc_ros.localizers.pixloc.model import NETWORK_SECTION, PixLocModel, read_model
 from vloc_ros.maps import MapBundle, read_map
 from vloc_ros.maps.writer import check_target
 from vloc_ros.settings import settings_to_mapping
-from vloc_train.camnet.depth import has_depth
-from vloc_train.export import frame_id_of, provenance, scene_of
-from vloc_train.frames import FrameSet, cache_frames, is_held_out
+from vloc_train.mapping.frame_points import FramePoints, depth_points, model_points
+from vloc_train.mapping.points import SparseModel
 from vloc_train.pixloc.data import KeyedPairs, Place, TrainingPairs, drives_of
-from vloc_train.pixloc.frame_points import FramePoints, depth_points, model_points
 from vloc_train.pixloc.module import PixLocModule, make_model
 from vloc_train.pixloc.pairs import mine_pairs
-from vloc_train.pixloc.points import SparseModel
 from vloc_train.pixloc.settings import PRESETS, TrainSettings, preset
 from vloc_train.pixloc.validate import summary, try_pairs
-from vloc_train.registry import Trainer
-from vloc_train.run import RunOptions, claim, fit, identity_of, training_device, use_half
+from vloc_train.training.depth import has_depth
+from vloc_train.training.frames import FrameSet, cache_frames, is_held_out
+from vloc_train.training.provenance import frame_id_of, provenance, scene_of
+from vloc_train.training.registry import Trainer
+from vloc_train.training.run import RunOptions, claim, fit, identity_of, training_device, use_half
 
 __all__ = ["OPTIMIZER_SECTION", "TRAINER", "TrainingPlace", "train_pixloc", "training_place"]
 
@@ -78,7 +79,7 @@ def _points(
         return model_points(SparseModel.load(Path(wanted.models[name])), sequences, frames)
     if wanted.source == "depth" or (wanted.source == "auto" and has_depth(sequences)):
         return depth_points(sequences, frames, wanted.stored, wanted.max_depth_m, settings.seed, work)
-    from vloc_train.pixloc.sfm import reconstruct  # its own extra is needed for this alone
+    from vloc_train.mapping.sfm import reconstruct  # its own extra is needed for this alone
 
     return model_points(reconstruct(sequences, settings.sfm, work / f"sfm-{name}"), sequences, frames)
 
@@ -126,7 +127,7 @@ def train_pixloc(
         name: training_place(name, sequences, (calibration or {}).get(name, ()), settings, work)
         for name, sequences in scenes.items()
     }
-    preprocess = Preprocess(settings.image_width, settings.image_height)
+    preprocess = preprocess_of(settings.network.encoder, settings.image_width, settings.image_height)
     pairs = KeyedPairs([place.training for place in places.values()], settings)
     module = PixLocModule(settings, pairs, preprocess, _first_model(settings, start, str(extractor)))
     seconds = 0.0

@@ -29,17 +29,17 @@ from vloc_ros.localizers.retrieval.localizer import RetrievalLocalizer, Retrieva
 from vloc_ros.maps import MapBundle, MapManifest, read_map, write_map
 from vloc_ros.maps.writer import check_target
 from vloc_ros.settings import settings_to_mapping
-from vloc_train.calibration import calibrate_scenes
 from vloc_train.cli import Data, More, show_progress
-from vloc_train.export import commit, frame_id_of, provenance, scene_of
-from vloc_train.frames import FrameSet, cache_drives, cache_frames, hold_out, join
-from vloc_train.own_drive.options import Truth
-from vloc_train.registry import Trainer
+from vloc_train.cli_options import Truth
 from vloc_train.retrieval.clusters import fit_extractor_whitening, initialise_clusters, untrained_extractor
 from vloc_train.retrieval.describe import describe_frames
 from vloc_train.retrieval.settings import BUILD_PRESETS, BuildSettings, DatabaseChoice, build_preset
-from vloc_train.run import RunOptions, training_device
-from vloc_train.sources import by_scene
+from vloc_train.training.calibration import calibrate_scenes
+from vloc_train.training.frames import FrameSet, cache_drives, cache_frames, hold_out, join
+from vloc_train.training.provenance import commit, frame_id_of, provenance, scene_of
+from vloc_train.training.registry import Trainer
+from vloc_train.training.run import RunOptions, training_device
+from vloc_train.training.sources import by_scene
 
 __all__ = [
     "BUILDER",

@@ -15,7 +15,7 @@ from vloc_ros.localizers.retrieval.extractors import Extractor, build_extractor
 from vloc_ros.localizers.retrieval.netvlad import NetVLAD, k_means
 from vloc_ros.localizers.retrieval.settings import ExtractorSettings
 from vloc_ros.localizers.retrieval.whitening import fit_whitening
-from vloc_train.frames import FrameSet, keyed_rng
+from vloc_train.training.frames import FrameSet, keyed_rng
 
 __all__ = ["fit_extractor_whitening", "initialise_clusters", "untrained_extractor"]
 

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from vloc_ros.localizers.retrieval.descriptor import Descriptor
-from vloc_train.augment import AugmentSettings, photometric
-from vloc_train.frames import FrameSet, keyed_rng
+from vloc_train.training.augment import AugmentSettings, photometric
+from vloc_train.training.frames import FrameSet, keyed_rng
 
 __all__ = ["describe_augmented", "describe_frames"]
 

@@ -14,13 +14,13 @@ import numpy as np
 from vloc_ros.errors import DatasetError
 from vloc_ros.images.preprocess import Preprocess
 from vloc_ros.localizers.retrieval.extractors import Extractor
-from vloc_train.frames import FrameSet
 from vloc_train.retrieval.clusters import fit_extractor_whitening, initialise_clusters, untrained_extractor
 from vloc_train.retrieval.module import ExtractorModule, ValidationSet
 from vloc_train.retrieval.sampling import TrainingImages
 from vloc_train.retrieval.settings import TrainSettings
-from vloc_train.run import RunOptions, fit, training_device, use_half
-from vloc_train.scheduled import Validate
+from vloc_train.training.frames import FrameSet
+from vloc_train.training.module import Validate
+from vloc_train.training.run import RunOptions, fit, training_device, use_half
 
 __all__ = ["HeldOut", "check_trainable", "train_extractor", "validation_sets"]
 

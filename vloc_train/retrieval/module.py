@@ -16,11 +16,11 @@ from vloc_ros.geometry.torch_ops import rotation_angle_quaternion
 from vloc_ros.geometry.vectors import to_vectors
 from vloc_ros.images.preprocess import Preprocess
 from vloc_ros.localizers.retrieval.extractors import Extractor
-from vloc_train.frames import FrameSet
 from vloc_train.retrieval.losses import RelativePoseRegressor, distance_loss, relative_pose_loss, triplet_loss
 from vloc_train.retrieval.sampling import Batch, pairs_of, triplets_of
 from vloc_train.retrieval.settings import TrainSettings
-from vloc_train.scheduled import ScheduledModule, average_weights, cosine
+from vloc_train.training.frames import FrameSet
+from vloc_train.training.module import ScheduledModule, average_weights, cosine
 
 __all__ = ["ExtractorModule", "ValidationSet", "nearest_pose_errors"]
 

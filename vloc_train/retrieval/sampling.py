@@ -22,8 +22,8 @@ from vloc_ros.errors import ConfigError, DatasetError
 from vloc_ros.geometry.torch_ops import rotation_angle_quaternion
 from vloc_ros.geometry.vectors import to_vectors
 from vloc_ros.settings import ranged
-from vloc_train.augment import AugmentSettings, augment
-from vloc_train.frames import FrameSet, keyed_rng, one_thread
+from vloc_train.training.augment import AugmentSettings, augment
+from vloc_train.training.frames import FrameSet, keyed_rng, one_thread
 
 __all__ = ["Batch", "GroupSampler", "KeyedImages", "SamplingSettings", "TrainingImages", "pairs_of", "triplets_of"]
 

@@ -10,9 +10,9 @@ from vloc_ros.errors import ConfigError
 from vloc_ros.localizers.retrieval.localizer import RetrievalSettings
 from vloc_ros.localizers.retrieval.settings import ExtractorSettings
 from vloc_ros.settings import ranged, settings_to_mapping
-from vloc_train.augment import AugmentSettings
-from vloc_train.presets import from_preset
 from vloc_train.retrieval.sampling import SamplingSettings
+from vloc_train.training.augment import AugmentSettings
+from vloc_train.training.settings import from_preset
 
 __all__ = [
     "BUILD_PRESETS",

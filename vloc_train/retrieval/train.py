@@ -14,13 +14,13 @@ from vloc_ros.localizers.retrieval.descriptor import Descriptor, preprocess_for
 from vloc_ros.localizers.retrieval.extractors import Extractor
 from vloc_ros.maps import MapBundle, read_map
 from vloc_ros.maps.writer import check_target
-from vloc_train.export import frame_id_of, provenance
-from vloc_train.frames import FrameSet, cache_drives, hold_out, join
-from vloc_train.registry import Trainer
 from vloc_train.retrieval.build import build_retrieval_map, check_cameras
 from vloc_train.retrieval.fitting import HeldOut, check_trainable, train_extractor
 from vloc_train.retrieval.settings import PRESETS, TrainSettings, preset
-from vloc_train.run import RunOptions, claim, identity_of, training_device
+from vloc_train.training.frames import FrameSet, cache_drives, hold_out, join
+from vloc_train.training.provenance import frame_id_of, provenance
+from vloc_train.training.registry import Trainer
+from vloc_train.training.run import RunOptions, claim, identity_of, training_device
 
 __all__ = ["TRAINER", "train_retrieval"]
 

@@ -7,6 +7,7 @@ import pytest
 import tiny_drive
 import torch
 
+from bench.imposing_transcription import transcribed_search
 from vloc_ros.geometry.torch_ops import rotation_angle_quaternion
 from vloc_ros.geometry.vectors import to_vectors
 from vloc_ros.localizers.imposing.network import PoseEncoder, scores
@@ -14,7 +15,6 @@ from vloc_ros.localizers.imposing.sampling import noise_scale, perturb
 from vloc_ros.localizers.imposing.search import average, draw, first_step, search, similarity
 from vloc_ros.localizers.imposing.settings import NetworkSettings, SearchSettings
 from vloc_ros.localizers.imposing.statistics import STATISTICS
-from vloc_ros.localizers.imposing.transcription import transcribed_search
 
 CPU = torch.device("cpu")
 SMALL = SearchSettings(candidates=256, refinements=5, components=40, averaged=64)

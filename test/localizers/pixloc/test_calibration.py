@@ -37,7 +37,7 @@ def drive(count, seed):
 
 @pytest.fixture(scope="module")
 def calibrated(tmp_path_factory):
-    from vloc_train.calibration import recalibrate
+    from vloc_train.training.calibration import recalibrate
 
     folder = tmp_path_factory.mktemp("calibrated")
     tiny_pixloc.wall_map(folder / "map", pixloc={"references": 2, "max_points": 150, "pyramid": False})
@@ -46,7 +46,7 @@ def calibrated(tmp_path_factory):
 
 def test_a_calibrated_map_knows_how_wrong_it_is(calibrated):
     from vloc_ros.localizers.base import SimulatedPrior
-    from vloc_train.calibration import simulated_prior
+    from vloc_train.training.calibration import simulated_prior
 
     stored = calibrated.manifest.calibration["map"]
     assert stored["covariance"]["names"] == list(PixLocLocalizer.statistics)

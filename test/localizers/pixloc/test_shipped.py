@@ -4,7 +4,7 @@ import torch
 
 from vloc_ros.localizers.pixloc.model import read_model
 from vloc_ros.maps import read_map
-from vloc_ros.maps.verify import verify_map
+from vloc_ros.maps.describe import verify_map
 from vloc_ros.resources import share_path
 
 FEATURES = share_path("models", "pixloc_features")

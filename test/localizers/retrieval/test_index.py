@@ -84,7 +84,7 @@ def test_other_dimensions_are_refused():
 @pytest.mark.parametrize("kind", ["flat", "ivf"])
 def test_faiss_finds_what_it_promises(kind, metric):
     pytest.importorskip("faiss", reason="needs the extra [retrieval]")
-    from vloc_ros.localizers.retrieval.faiss_index import FaissIndex
+    from vloc_ros.localizers.retrieval.index import FaissIndex
 
     rows = some(3000, 16)
     index = FaissIndex(rows, metric, CPU, kind, recall=0.95)
@@ -104,7 +104,7 @@ def test_faiss_that_is_not_installed_says_so(monkeypatch):
     import sys
 
     from vloc_ros.errors import ConfigError
-    from vloc_ros.localizers.retrieval.faiss_index import FaissIndex
+    from vloc_ros.localizers.retrieval.index import FaissIndex
 
     monkeypatch.setitem(sys.modules, "faiss", None)
     with pytest.raises(ConfigError, match="retrieval"):
@@ -112,7 +112,7 @@ def test_faiss_that_is_not_installed_says_so(monkeypatch):
 
 
 def small_database(count, dimension=16):
-    from vloc_ros.bench.retrieval_inputs import made_up
+    from bench.retrieval_inputs import made_up
 
     return made_up(count, dimension, 1).database
 
@@ -135,7 +135,7 @@ def test_auto_leaves_exact_search_where_it_was_measured_to(monkeypatch, caplog):
 
 def test_auto_takes_faiss_where_it_is_installed(monkeypatch):
     pytest.importorskip("faiss", reason="needs the extra [retrieval]")
-    from vloc_ros.localizers.retrieval.faiss_index import FaissIndex
+    from vloc_ros.localizers.retrieval.index import FaissIndex
 
     monkeypatch.setattr(module, "AUTO_ROWS", 1000)
     monkeypatch.setattr(module, "AUTO_VALUES", 16_000)
@@ -145,8 +145,8 @@ def test_auto_takes_faiss_where_it_is_installed(monkeypatch):
 def test_lists_are_searched_far_enough_for_images_of_another_day():
     # Rows lie much nearer to each other than to any query: what neighbouring rows suggest would be one list.
     pytest.importorskip("faiss", reason="needs the extra [retrieval]")
-    from vloc_ros.bench.retrieval_inputs import made_up
-    from vloc_ros.localizers.retrieval.faiss_index import FaissIndex
+    from bench.retrieval_inputs import made_up
+    from vloc_ros.localizers.retrieval.index import FaissIndex
 
     inputs = made_up(20_000, 32, 200)
     index = FaissIndex(inputs.database.descriptors, "l2", CPU, "ivf", 0.98)

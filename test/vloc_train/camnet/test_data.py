@@ -8,10 +8,10 @@ import torch
 from vloc_ros.geometry.vectors import from_vectors, to_vectors
 from vloc_ros.localizers.camnet.relative import mirrored_poses, relative_poses
 from vloc_ros.types import CameraModel
-from vloc_train.augment import AugmentSettings
 from vloc_train.camnet.data import KeyedGroups, Place, TrainingPairs, mirrored_image, mirrored_transform
 from vloc_train.camnet.mining import mine
 from vloc_train.camnet.settings import MiningSettings, TrainSettings
+from vloc_train.training.augment import AugmentSettings
 
 PLAIN = AugmentSettings(photometric=0.0, blur=0.0, erase=0.0, rotate_deg=(0.0, 0.0, 0.0))
 

@@ -8,13 +8,13 @@ import torch
 
 from vloc_ros.geometry.vectors import from_vectors, to_vectors
 from vloc_ros.localizers.camnet.relative import pose_distance, relative_poses
-from vloc_train.augment import AugmentSettings
 from vloc_train.camnet import module as module_file
 from vloc_train.camnet.data import KeyedGroups, Place
 from vloc_train.camnet.losses import angle_loss, angle_target, frustum_loss, hard_triplet_loss, relative_pose_loss
 from vloc_train.camnet.mining import mine
 from vloc_train.camnet.module import CamNetModule
-from vloc_train.scheduled import average_weights
+from vloc_train.training.augment import AugmentSettings
+from vloc_train.training.module import average_weights
 
 STILL = AugmentSettings(photometric=0.0, blur=0.0, erase=0.0, rotate_deg=(0.0, 0.0, 0.0))
 

@@ -18,8 +18,8 @@ from vloc_ros.maps import read_map
 from vloc_ros.types import CameraModel, LocalizationState, Query
 from vloc_train.camnet.build import BUILDER
 from vloc_train.camnet.train import TRAINER, train_camnet
-from vloc_train.registry import BUILDERS, TRAINERS, find
-from vloc_train.run import RunOptions
+from vloc_train.training.registry import BUILDERS, TRAINERS, find
+from vloc_train.training.run import RunOptions
 
 OPTIONS = RunOptions(device="cpu", progress=False)
 

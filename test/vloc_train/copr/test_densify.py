@@ -10,7 +10,7 @@ import tiny_drive
 import torch
 from typer.testing import CliRunner
 
-from vloc_ros.cli import app
+from vloc_ros.cli.main import app
 from vloc_ros.errors import ConfigError, InterpolationError, MapBackendError, MapError
 from vloc_ros.localizers.copr.densify import densify
 from vloc_ros.localizers.copr.network import StoredRegressor

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from vloc_ros.errors import DatasetError
 from vloc_ros.geometry.vectors import to_vectors
-from vloc_train.frames import cache_frames
 from vloc_train.imposing.data import KeyedFrames, KeyedSampler, TrainingData
+from vloc_train.training.frames import cache_frames
 
 scenes = st.lists(st.integers(1, 40), min_size=1, max_size=3)
 

@@ -10,9 +10,9 @@ import torch
 import torch.multiprocessing
 from tiny_learner import gradient, gradient_in_process, learner
 
-from vloc_train.augment import AugmentSettings
 from vloc_train.imposing.data import KeyedSampler
-from vloc_train.scheduled import average_weights
+from vloc_train.training.augment import AugmentSettings
+from vloc_train.training.module import average_weights
 
 
 @pytest.mark.parametrize("scenes", [1, 2])

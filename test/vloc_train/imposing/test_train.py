@@ -20,10 +20,10 @@ from vloc_ros.localizers import load_localizer
 from vloc_ros.localizers.imposing.localizer import WEIGHTS_FILE
 from vloc_ros.localizers.imposing.statistics import STATISTICS
 from vloc_ros.maps import read_map, verify_map
-from vloc_train.frames import hold_out
 from vloc_train.imposing.module import ImPosingModule
 from vloc_train.imposing.train import train_imposing
-from vloc_train.run import RunOptions
+from vloc_train.training.frames import hold_out
+from vloc_train.training.run import RunOptions
 
 QUIET = RunOptions(device="cpu", progress=False)
 EVERY_STEP = dataclasses.replace(QUIET, checkpoint_minutes=1e-6)
@@ -129,7 +129,7 @@ def test_a_killed_process_is_continued(tmp_path, uninterrupted):
         "import tiny_drive, torch\n"
         "from vloc_train.imposing.module import ImPosingModule\n"
         "from vloc_train.imposing.train import train_imposing\n"
-        "from vloc_train.run import RunOptions\n"
+        "from vloc_train.training.run import RunOptions\n"
         "step = ImPosingModule.training_step\n"
         "def slowly(self, batch, index):\n"
         "    time.sleep(60 if self.global_step == 5 else 0)\n"

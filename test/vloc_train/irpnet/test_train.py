@@ -18,13 +18,13 @@ from vloc_ros.geometry.vectors import to_vectors
 from vloc_ros.localizers.irpnet.localizer import WEIGHTS_FILE
 from vloc_ros.maps import read_map
 from vloc_ros.types import Query
-from vloc_train.augment import AugmentSettings
 from vloc_train.irpnet import data
 from vloc_train.irpnet.data import KeyedDescriptors, Regressions, SceneDescriptors, batches, stored_copies
 from vloc_train.irpnet.module import RegressorModule
 from vloc_train.irpnet.settings import PRESETS, TrainSettings, preset
 from vloc_train.irpnet.train import TRAINER, train_irpnet
-from vloc_train.registry import TRAINERS, find
+from vloc_train.training.augment import AugmentSettings
+from vloc_train.training.registry import TRAINERS, find
 
 AUGMENT = AugmentSettings(photometric=0.3, blur=0.0, erase=0.0, rotate_deg=(0.0, 0.0, 0.0))
 

@@ -19,13 +19,13 @@ from vloc_ros.images.preprocess import Preprocess
 from vloc_ros.images.rectify import Rectifier
 from vloc_ros.localizers.pixloc.bundle import write_pixloc_map
 from vloc_ros.maps import read_map
-from vloc_ros.maps.verify import verify_map
+from vloc_ros.maps.describe import verify_map
 from vloc_ros.settings import settings_to_mapping
 from vloc_ros.types import CameraModel, LocalizationState, PosePrior, Query
 from vloc_train.pixloc import build as build_module
 from vloc_train.pixloc.build import BUILDER, build_pixloc
-from vloc_train.registry import BUILDERS, find
-from vloc_train.run import RunOptions
+from vloc_train.training.registry import BUILDERS, find
+from vloc_train.training.run import RunOptions
 
 OPTIONS = RunOptions(device="cpu", progress=False)
 
@@ -157,7 +157,7 @@ def test_held_out_frames_are_not_in_the_map_and_are_measured(network, tmp_path):
 def test_a_colmap_model_is_a_source(network, tmp_path):
     from vloc_ros.geometry.cameras import project
     from vloc_ros.geometry.se3 import inverse, transform_points
-    from vloc_train.pixloc.colmap_format import write_text_model
+    from vloc_train.mapping.colmap import write_text_model
 
     drive = tiny_street.drive(5)
     names = [f"{i}.png" for i in range(5)]
@@ -178,7 +178,7 @@ def test_a_colmap_model_is_a_source(network, tmp_path):
     (folder / "points3D.txt").write_text(
         "".join(f"{r + 1} {points[r, 0]} {points[r, 1]} {points[r, 2]} 0 0 0 0{tracks[r]}\n" for r in seen)
     )
-    from vloc_ros.cli import app
+    from vloc_ros.cli.main import app
 
     run = CliRunner().invoke(
         app,

@@ -17,12 +17,12 @@ from vloc_ros.errors import DatasetError
 from vloc_ros.geometry.cameras import project
 from vloc_ros.geometry.se3 import pose_error
 from vloc_ros.images.preprocess import Preprocess
-from vloc_train.augment import AugmentSettings
-from vloc_train.frames import cache_frames
+from vloc_train.mapping.frame_points import depth_points
 from vloc_train.pixloc.data import KeyedPairs, Place, TrainingPairs, drives_of, random_motion
-from vloc_train.pixloc.frame_points import depth_points
 from vloc_train.pixloc.pairs import mine_pairs, overlap
 from vloc_train.pixloc.settings import PairSettings, PointSettings, PriorSettings
+from vloc_train.training.augment import AugmentSettings
+from vloc_train.training.frames import cache_frames
 
 ROOT = Path(__file__).parents[3]
 

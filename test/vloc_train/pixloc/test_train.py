@@ -22,8 +22,8 @@ from vloc_train.pixloc.module import PixLocModule, make_model
 from vloc_train.pixloc.settings import PRESETS, PriorSettings, preset
 from vloc_train.pixloc.train import TRAINER, train_pixloc, training_place
 from vloc_train.pixloc.validate import pose_errors, try_pairs
-from vloc_train.registry import TRAINERS, find
-from vloc_train.run import RunOptions
+from vloc_train.training.registry import TRAINERS, find
+from vloc_train.training.run import RunOptions
 
 OPTIONS = RunOptions(device="cpu", progress=False)
 EVERY_STEP = RunOptions(device="cpu", progress=False, checkpoint_minutes=1e-6)
@@ -232,9 +232,9 @@ def test_presets_and_table():
 
 
 def test_the_commands_find_drives_of_the_town_with_depth(tmp_path, monkeypatch):
-    from vloc_train.camnet.depth import has_depth
-    from vloc_train.sources import by_scene
-    from vloc_train.town_source import open_town
+    from vloc_train.training.depth import has_depth
+    from vloc_train.training.sources import by_scene
+    from vloc_train.training.town import open_town
 
     monkeypatch.setenv("VLOC_CACHE", str(tmp_path))
     name = "town:seed=3,index=1,width=64,height=36,loop_m=120,spacing_m=20"

@@ -20,7 +20,7 @@ from vloc_ros.types import CameraModel, Query
 from vloc_train.retrieval import build
 from vloc_train.retrieval.build import add_images, build_retrieval, build_retrieval_map, spaced
 from vloc_train.retrieval.settings import BuildSettings, DatabaseChoice
-from vloc_train.run import RunOptions
+from vloc_train.training.run import RunOptions
 
 OPTIONS = RunOptions(device="cpu", progress=False)
 

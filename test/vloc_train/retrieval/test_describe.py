@@ -5,9 +5,9 @@ import tiny_drive
 import tiny_extractor
 import torch
 
-from vloc_train.augment import AugmentSettings
-from vloc_train.frames import cache_frames
 from vloc_train.retrieval.describe import describe_augmented, describe_frames
+from vloc_train.training.augment import AugmentSettings
+from vloc_train.training.frames import cache_frames
 
 
 def test_every_frame_is_described_whatever_the_batch(tmp_path):

@@ -10,7 +10,7 @@ from vloc_ros.errors import DatasetError
 from vloc_train.retrieval import fitting
 from vloc_train.retrieval.fitting import HeldOut, check_trainable, train_extractor, validation_sets
 from vloc_train.retrieval.module import nearest_pose_errors
-from vloc_train.run import RunOptions, fit
+from vloc_train.training.run import RunOptions, fit
 
 OPTIONS = RunOptions(device="cpu", progress=False)
 

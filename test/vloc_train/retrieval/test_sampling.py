@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from vloc_ros.errors import ConfigError, DatasetError
 from vloc_ros.geometry.vectors import to_vectors
-from vloc_train.augment import AugmentSettings
 from vloc_train.retrieval.sampling import (
     GroupSampler,
     KeyedImages,
@@ -20,6 +19,7 @@ from vloc_train.retrieval.sampling import (
     pairs_of,
     triplets_of,
 )
+from vloc_train.training.augment import AugmentSettings
 
 
 def drives(counts=(12, 10), scenes=("a", "a"), **more):

@@ -11,9 +11,9 @@ from vloc_ros.errors import CameraMismatchError, DatasetError, TrainingError
 from vloc_ros.localizers.retrieval.database import Database
 from vloc_ros.localizers.retrieval.descriptor import Descriptor
 from vloc_ros.types import CameraModel
-from vloc_train.registry import BUILDERS, TRAINERS, find
 from vloc_train.retrieval.train import train_retrieval
-from vloc_train.run import RunOptions
+from vloc_train.training.registry import BUILDERS, TRAINERS, find
+from vloc_train.training.run import RunOptions
 
 OPTIONS = RunOptions(device="cpu", progress=False)
 

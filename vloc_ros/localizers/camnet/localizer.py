@@ -11,6 +11,7 @@ import torch
 from vloc_ros.geometry.vectors import from_vectors, to_vectors
 from vloc_ros.images.preprocess import Preprocess
 from vloc_ros.localizers.base import Localizer, check_query
+from vloc_ros.localizers.calibration import SceneCalibration, section
 from vloc_ros.localizers.camnet.consensus import Consensus, consensus
 from vloc_ros.localizers.camnet.inference import Refinement, refine
 from vloc_ros.localizers.camnet.memory import FrameMemory, SeenFrame
@@ -18,9 +19,7 @@ from vloc_ros.localizers.camnet.network import CamNetNetwork, Features
 from vloc_ros.localizers.camnet.references import References
 from vloc_ros.localizers.camnet.settings import InferenceSettings, NetworkSettings
 from vloc_ros.localizers.camnet.statistics import STATISTICS, refinement_statistics
-from vloc_ros.localizers.clock import Clock
-from vloc_ros.localizers.precision import compute_dtype
-from vloc_ros.localizers.verdict import SceneCalibration, section
+from vloc_ros.localizers.device import Clock, compute_dtype
 from vloc_ros.localizers.weights import load_module
 from vloc_ros.maps import MapBundle
 from vloc_ros.settings import settings_from_mapping, settings_to_mapping

@@ -11,11 +11,10 @@ import torch
 
 from vloc_ros.errors import CameraMismatchError, ConfigError, ImageError, VlocError
 from vloc_ros.geometry.rotations import so3_log
-from vloc_ros.localizers.base import Localizer, check_query, offers_candidates
+from vloc_ros.localizers.base import Localizer, backend_class, check_query, offers_candidates
+from vloc_ros.localizers.calibration import section
 from vloc_ros.localizers.cascade.bundle import open_members, scene_pairs
 from vloc_ros.localizers.cascade.settings import SECTION, CascadeSettings
-from vloc_ros.localizers.registry import backend_class
-from vloc_ros.localizers.verdict import section
 from vloc_ros.maps import MapBundle
 from vloc_ros.settings import settings_from_mapping
 from vloc_ros.types import Array, CameraModel, Estimate, LocalizationState, PosePrior, Query

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from vloc_ros.errors import MapError, MapFormatError
 from vloc_ros.geometry.torch_ops import quaternion_multiply, quaternion_to_matrix
+from vloc_ros.localizers.calibration import number, section
 from vloc_ros.localizers.copr.settings import RegressorSettings
-from vloc_ros.localizers.verdict import number, section
 from vloc_ros.localizers.weights import load_module, stored_weights
 from vloc_ros.maps import MapBundle
 from vloc_ros.settings import settings_from_mapping, settings_to_mapping

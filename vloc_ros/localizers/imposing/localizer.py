@@ -16,14 +16,13 @@ from vloc_ros.geometry.rotations import matrix_to_quaternion
 from vloc_ros.geometry.vectors import from_vectors
 from vloc_ros.images.preprocess import Preprocess
 from vloc_ros.localizers.base import Localizer, check_query
-from vloc_ros.localizers.clock import Clock
+from vloc_ros.localizers.calibration import SceneCalibration, section
+from vloc_ros.localizers.device import Clock, compute_dtype
 from vloc_ros.localizers.imposing.network import ImPosingNetwork
 from vloc_ros.localizers.imposing.sampling import perturb
 from vloc_ros.localizers.imposing.search import SearchResult, draw, first_step, search
 from vloc_ros.localizers.imposing.settings import NetworkSettings, SearchSettings
 from vloc_ros.localizers.imposing.statistics import STATISTICS
-from vloc_ros.localizers.precision import compute_dtype
-from vloc_ros.localizers.verdict import SceneCalibration, section
 from vloc_ros.localizers.weights import load_module
 from vloc_ros.maps import MapBundle
 from vloc_ros.maps.tensors import expect

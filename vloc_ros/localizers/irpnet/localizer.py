@@ -14,7 +14,8 @@ from torch import Tensor
 
 from vloc_ros.geometry.vectors import from_vectors
 from vloc_ros.localizers.base import Localizer, check_query
-from vloc_ros.localizers.clock import Clock
+from vloc_ros.localizers.calibration import CovarianceModel, SceneCalibration, Verdict, section
+from vloc_ros.localizers.device import Clock
 from vloc_ros.localizers.irpnet.network import TASKS, Regressor, Task, rotation_quaternion
 from vloc_ros.localizers.irpnet.references import REFERENCES_FILE, References
 from vloc_ros.localizers.irpnet.settings import InferenceSettings, NetworkSettings
@@ -25,11 +26,9 @@ from vloc_ros.localizers.irpnet.statistics import (
     regression_statistics,
 )
 from vloc_ros.localizers.retrieval.descriptor import Descriptor
-from vloc_ros.localizers.verdict import SceneCalibration, Verdict, section
 from vloc_ros.localizers.weights import load_module
 from vloc_ros.maps import MapBundle
 from vloc_ros.settings import settings_from_mapping, settings_to_mapping
-from vloc_ros.tracking.calibration import CovarianceModel
 from vloc_ros.types import Array, Estimate, LocalizationState, Query
 
 __all__ = [

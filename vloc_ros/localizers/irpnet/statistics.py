@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from vloc_ros.tracking.calibration import CovarianceModel
+from vloc_ros.localizers.calibration import CovarianceModel
 from vloc_ros.types import Array
 
 __all__ = ["DROPOUT_STATISTICS", "RESIDUAL_STATISTICS", "deviations", "regression_statistics"]

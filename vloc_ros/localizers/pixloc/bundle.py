@@ -20,7 +20,7 @@ from vloc_ros.images.preprocess import Preprocess
 from vloc_ros.localizers.pixloc.store import NETWORK_FILE, POINTS_FILE, REFERENCES_FILE, LevelFeatures, tile_name
 from vloc_ros.localizers.weights import stored_weights
 from vloc_ros.maps import MapBundle, MapManifest, Scene, write_map
-from vloc_ros.maps.contents import files_below
+from vloc_ros.maps.reader import files_below
 from vloc_ros.maps.tensors import encode_tensors
 from vloc_ros.settings import ranged, settings_to_mapping
 from vloc_ros.types import Array, CameraModel

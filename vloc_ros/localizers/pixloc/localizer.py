@@ -14,17 +14,16 @@ from vloc_ros.geometry.rotations import so3_log
 from vloc_ros.images.preprocess import Preprocess
 from vloc_ros.images.rectify import Rectifier
 from vloc_ros.localizers.base import Localizer, SimulatedPrior, check_query
-from vloc_ros.localizers.clock import Clock
+from vloc_ros.localizers.calibration import SceneCalibration, section
+from vloc_ros.localizers.device import Clock, compute_dtype
 from vloc_ros.localizers.pixloc.alignment import Aligned, Aligner, AlignmentResult
 from vloc_ros.localizers.pixloc.bundle import MAP_SECTION, MapSettings
 from vloc_ros.localizers.pixloc.model import OPTIMIZER_SECTION, read_model
 from vloc_ros.localizers.pixloc.retrieval_prior import RetrievalPrior
-from vloc_ros.localizers.pixloc.run_settings import SECTION, PixLocSettings
 from vloc_ros.localizers.pixloc.selection import choose_points, starting_poses
+from vloc_ros.localizers.pixloc.settings import SECTION, PixLocSettings
 from vloc_ros.localizers.pixloc.statistics import SIGMAS, STATISTICS, alignment_statistics, camera_sigmas
 from vloc_ros.localizers.pixloc.store import POINTS_FILE, PointBatch, ReferenceStore
-from vloc_ros.localizers.precision import compute_dtype
-from vloc_ros.localizers.verdict import SceneCalibration, section
 from vloc_ros.maps import MapBundle
 from vloc_ros.settings import settings_from_mapping
 from vloc_ros.types import Array, CameraModel, CandidateStep, Estimate, LocalizationState, PosePrior, Query, RgbImage

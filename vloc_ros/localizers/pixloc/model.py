@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from torch import nn
 
+from vloc_ros.localizers.calibration import section
 from vloc_ros.localizers.pixloc.damping import LearnedDamping
 from vloc_ros.localizers.pixloc.network import FeatureNet
 from vloc_ros.localizers.pixloc.optimizer import OptimizerSettings
 from vloc_ros.localizers.pixloc.settings import NetworkSettings
 from vloc_ros.localizers.pixloc.store import NETWORK_FILE
-from vloc_ros.localizers.verdict import section
 from vloc_ros.localizers.weights import load_module
 from vloc_ros.maps import MapBundle
 from vloc_ros.settings import settings_from_mapping

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from vloc_ros.errors import MapError, MapFormatError, MapTensorError
 from vloc_ros.geometry.vectors import from_vectors
-from vloc_ros.localizers.verdict import section
+from vloc_ros.localizers.calibration import section
 from vloc_ros.maps import MapBundle
 from vloc_ros.maps.tensors import expect
 from vloc_ros.types import Array

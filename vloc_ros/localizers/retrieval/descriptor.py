@@ -15,10 +15,11 @@ from torch import Tensor
 
 from vloc_ros.errors import ConfigError, ImageError, MapFormatError, MapTensorError
 from vloc_ros.images.preprocess import Preprocess
-from vloc_ros.localizers.precision import compute_dtype
+from vloc_ros.localizers.backbones import preprocess_of
+from vloc_ros.localizers.calibration import section
+from vloc_ros.localizers.device import compute_dtype
 from vloc_ros.localizers.retrieval.extractors import Extractor, build_extractor
 from vloc_ros.localizers.retrieval.settings import ExtractorSettings
-from vloc_ros.localizers.verdict import section
 from vloc_ros.localizers.weights import load_module, stored_weights
 from vloc_ros.maps import MapBundle
 from vloc_ros.settings import settings_from_mapping, settings_to_mapping
@@ -32,9 +33,12 @@ SECTION = "extractor"
 
 
 def preprocess_for(settings: ExtractorSettings, base: Preprocess | None = None) -> Preprocess:
-    """How images become what an extractor reads: ``base`` (default: the package's) at the extractor's size."""
+    """How images become what an extractor reads: ``base`` (default: as its backbone's public weights want them) at the
+    extractor's size."""
     width, height = settings.image_width, settings.image_height
-    return Preprocess(width, height) if base is None else replace(base, width=width, height=height)
+    return (
+        preprocess_of(settings.backbone, width, height) if base is None else replace(base, width=width, height=height)
+    )
 
 
 def extractor_identity(settings: ExtractorSettings, preprocess: Preprocess, tensors: Mapping[str, Tensor]) -> str:

@@ -13,7 +13,8 @@ import torch
 
 from vloc_ros.errors import MapError, MapTensorError
 from vloc_ros.localizers.base import Localizer, check_query
-from vloc_ros.localizers.clock import Clock
+from vloc_ros.localizers.calibration import SceneCalibration, Verdict, section
+from vloc_ros.localizers.device import Clock
 from vloc_ros.localizers.retrieval.averaging import (
     Weighting,
     average_neighbours,
@@ -24,7 +25,6 @@ from vloc_ros.localizers.retrieval.database import Database, read_databases
 from vloc_ros.localizers.retrieval.descriptor import Descriptor
 from vloc_ros.localizers.retrieval.index import Index, IndexKind, build_index
 from vloc_ros.localizers.retrieval.statistics import STATISTICS, retrieval_statistics
-from vloc_ros.localizers.verdict import SceneCalibration, Verdict, section
 from vloc_ros.maps import MapBundle
 from vloc_ros.settings import ranged, settings_from_mapping
 from vloc_ros.types import Array, CandidateStep, Estimate, LocalizationState, PosePrior, Query

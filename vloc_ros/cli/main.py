@@ -1,0 +1,89 @@
+"""The command line ``vloc``.
+
+Exit codes: 0 done, 1 failed (one line on stderr says why), 2 wrong usage.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated, NoReturn
+
+import typer
+
+import vloc_ros
+from vloc_ros.cli import align, bench, convert, demo, maps, replay, trajectory
+from vloc_ros.cli.plugins import run_plugin
+from vloc_ros.errors import VlocError
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="vloc",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Visual localization: a vehicle's camera in, a trustworthy pose out.",
+)
+app.add_typer(convert.app, name="convert")
+app.add_typer(maps.app, name="map")
+app.command()(replay.replay)
+app.command()(demo.demo)
+app.command()(bench.bench)
+app.command()(align.align)
+app.command()(trajectory.trajectory)
+
+#: What typer exits with after Ctrl-C.
+INTERRUPTED = 130
+_PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
+
+
+@app.command(context_settings=_PASS_ON, add_help_option=False)
+def train(context: typer.Context) -> None:
+    """Train a map: vloc train BACKEND --data SRC... --out MAP (vloc train --help)."""
+    run_plugin("train", context.args, "vloc train")
+
+
+@app.command(context_settings=_PASS_ON, add_help_option=False)
+def evaluate(context: typer.Context) -> None:
+    """A whole table, methods x splits: vloc evaluate NAME|FILE --out DIR (vloc evaluate --help)."""
+    run_plugin("evaluate", context.args, "vloc evaluate")
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(vloc_ros.__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+def main(arguments: list[str] | None = None) -> NoReturn:
+    """Run the command line and exit with its code."""
+    try:
+        app(args=arguments, prog_name="vloc")
+    except (VlocError, OSError) as error:
+        print(f"vloc: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        _interrupted()
+    except SystemExit as stop:
+        if stop.code == INTERRUPTED:
+            _interrupted()
+        raise
+    sys.exit(0)
+
+
+def _interrupted() -> NoReturn:
+    print("vloc: interrupted", file=sys.stderr)
+    sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

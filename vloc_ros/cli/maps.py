@@ -1,0 +1,103 @@
+"""``vloc map``: explain, check, pack, combine, calibrate, build, extend and densify maps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from vloc_ros.cli.plugins import run_plugin
+from vloc_ros.errors import MapError
+
+__all__ = ["app"]
+
+app = typer.Typer(
+    no_args_is_help=True, help="Explain, check, pack, combine, calibrate, build, extend and densify maps."
+)
+MapArgument = Annotated[Path, typer.Argument(metavar="MAP", help="A map directory or .vmap file.")]
+
+
+@app.command()
+def info(path: MapArgument) -> None:
+    """Explain a map: what it is for, how it was made, how good it is."""
+    from vloc_ros.maps import read_map
+    from vloc_ros.maps.describe import describe_map
+
+    console = Console()
+    for section in describe_map(read_map(path)):
+        console.print(section)
+
+
+@app.command()
+def verify(path: MapArgument) -> None:
+    """Check every file of a map: sizes, checksums, tensors. Exit code 1 when a check fails."""
+    from vloc_ros.maps import verify_map
+    from vloc_ros.maps.describe import describe_checks
+
+    checks = verify_map(path)
+    Console().print(describe_checks(checks))
+    failed = [check for check in checks if not check.passed]
+    if failed:
+        raise MapError(
+            f"{path}: {len(failed)} of {len(checks)} checks failed; first: {failed[0].name}: {failed[0].reason}"
+        )
+
+
+@app.command()
+def pack(
+    path: MapArgument,
+    out: Annotated[Path, typer.Argument(metavar="OUT.vmap", help="The file to write.")],
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing file.")] = False,
+) -> None:
+    """Turn a map directory into one .vmap file."""
+    from vloc_ros.maps import pack_map
+
+    typer.echo(pack_map(path, out, overwrite=overwrite))
+
+
+@app.command()
+def cascade(
+    coarse: Annotated[Path, typer.Argument(metavar="COARSE", help="The map that says where (for example ImPosing).")],
+    fine: Annotated[Path, typer.Argument(metavar="FINE", help="The map that refines (PixLoc).")],
+    out: Annotated[Path, typer.Option("--out", help="The cascade to write; it names both by relative path.")],
+    assign: Annotated[
+        list[str] | None, typer.Option("--set", help="One setting, for example gate_sigmas=3 or fine.references=3.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing cascade.")] = False,
+) -> None:
+    """Make one map of two: the coarse localizer's pose and covariance are where the fine one searches."""
+    from vloc_ros.localizers.cascade.bundle import write_cascade
+    from vloc_ros.localizers.cascade.settings import CascadeSettings
+    from vloc_ros.settings import assigned, settings_from_mapping
+
+    settings = settings_from_mapping(CascadeSettings, assigned(assign or [], "--set", {}), "--set")
+    typer.echo(write_cascade(out, coarse, fine, settings, overwrite=overwrite).path)
+
+
+_PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
+
+
+@app.command(context_settings=_PASS_ON, add_help_option=False)
+def calibrate(context: typer.Context) -> None:
+    """Fit a map's covariance to another drive: vloc map calibrate MAP --data SRC (vloc map calibrate --help)."""
+    run_plugin("calibrate", context.args, "vloc map calibrate")
+
+
+@app.command(context_settings=_PASS_ON, add_help_option=False)
+def build(context: typer.Context) -> None:
+    """Build a map without training: vloc map build BACKEND --data SRC... --extractor MAP0 --out MAP."""
+    run_plugin("build", context.args, "vloc map build")
+
+
+@app.command(context_settings=_PASS_ON, add_help_option=False)
+def add(context: typer.Context) -> None:
+    """Add a drive's images to a retrieval map: vloc map add MAP --data SRC (vloc map add --help)."""
+    run_plugin("add", context.args, "vloc map add")
+
+
+@app.command(context_settings=_PASS_ON, add_help_option=False)
+def densify(context: typer.Context) -> None:
+    """Add regressed descriptors to a descriptor map: vloc map densify MAP --scheme ... --step ... --span ..."""
+    run_plugin("densify", context.args, "vloc map densify")

@@ -1,0 +1,124 @@
+"""Reads what can be read of a ROS 1 bag that was never closed (``.bag.active`` renamed, or cut off).
+
+Format 2.0 (wiki.ros.org/Bags/Format/2.0): records ``header length, header, data length, data`` whose headers are
+``name=value`` fields; chunks hold the connections and messages. The index at the end is what an unfinished bag lacks.
+"""
+
+from __future__ import annotations
+
+import bz2
+import mmap
+import struct
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import Any
+
+from vloc_ros.errors import BagError
+
+__all__ = ["Rosbag1Salvage"]
+
+MAGIC = b"#ROSBAG V2.0\n"
+MESSAGE, CHUNK, CONNECTION = 2, 5, 7
+
+
+class Rosbag1Salvage:
+    """A sequential reader with the few methods that :class:`~vloc_ros.datasets.bag.reader.BagReader` needs.
+
+    :raises BagError: the file does not begin like a ROS 1 bag.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._connections: dict[int, tuple[str, str, str]] = {}
+        self.counts: dict[str, int] = {}
+        for topic, _, _, _ in self._scan():
+            self.counts[topic] = self.counts.get(topic, 0) + 1
+        self.topics = {topic: kind for topic, kind, _ in self._connections.values()}
+        self._typestore = self._types()
+
+    def messages(
+        self, topics: Collection[str], start: int | None = None, stop: int | None = None
+    ) -> Iterator[tuple[str, str, int, Any]]:
+        """``(topic, type, record time, message)`` of the wanted topics, in file order."""
+        for topic, kind, time, data in self._scan():
+            if topic in topics and (start is None or time >= start) and (stop is None or time < stop):
+                yield topic, kind, time, self._typestore.deserialize_ros1(data, kind)
+
+    def close(self) -> None:
+        """Nothing is kept open between scans."""
+
+    def _scan(self) -> Iterator[tuple[str, str, int, bytes]]:
+        if self.path.stat().st_size < len(MAGIC):
+            return
+        with self.path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            if data[: len(MAGIC)] != MAGIC:
+                raise BagError(f"{self.path}: expected a ROS 1 bag (#ROSBAG V2.0), found other content")
+            yield from self._records(data, len(MAGIC), len(data))
+
+    def _records(self, data: Any, position: int, end: int) -> Iterator[tuple[str, str, int, bytes]]:
+        while position + 4 <= end:
+            (header_size,) = struct.unpack_from("<I", data, position)
+            body = position + 8 + header_size
+            if body > end:
+                return
+            fields = _fields(bytes(data[position + 4 : body - 4]))
+            (size,) = struct.unpack_from("<I", data, body - 4)
+            op = fields.get("op", b"\0")[0]
+            stop = min(body + size, end)
+            if op == CHUNK:
+                content = _decompress(bytes(data[body:stop]), fields.get("compression", b"none"))
+                yield from self._records(content, 0, len(content))
+            if body + size > end:
+                return
+            if op == CONNECTION:
+                inner = _fields(bytes(data[body:stop]))
+                kind = inner["type"].decode()
+                package, _, name = kind.partition("/")
+                (number,) = struct.unpack("<I", fields["conn"])
+                self._connections[number] = (
+                    fields["topic"].decode(),
+                    f"{package}/msg/{name}",
+                    inner["message_definition"].decode("utf-8", "replace"),
+                )
+            elif op == MESSAGE:
+                (number,) = struct.unpack("<I", fields["conn"])
+                sec, nanosec = struct.unpack("<II", fields["time"])
+                if number in self._connections:
+                    topic, kind, _ = self._connections[number]
+                    yield topic, kind, sec * 1_000_000_000 + nanosec, bytes(data[body:stop])
+            position = body + size
+
+    def _types(self) -> Any:
+        from rosbags.typesys import Stores, get_types_from_msg, get_typestore
+
+        types: dict[str, Any] = {}
+        for _, kind, text in self._connections.values():
+            types.update(get_types_from_msg(text, kind))
+        store = get_typestore(Stores.EMPTY)
+        store.register(types)
+        return store
+
+
+def _fields(header: bytes) -> dict[str, bytes]:
+    fields: dict[str, bytes] = {}
+    position = 0
+    while position + 4 <= len(header):
+        (length,) = struct.unpack_from("<I", header, position)
+        name, _, value = header[position + 4 : position + 4 + length].partition(b"=")
+        fields[name.decode("ascii", "replace")] = value
+        position += 4 + length
+    return fields
+
+
+def _decompress(data: bytes, compression: bytes) -> bytes:
+    """The content of a chunk; what a decompressor cannot give of a cut-off one is left out."""
+    if compression == b"none":
+        return data
+    try:
+        if compression == b"bz2":
+            return bz2.BZ2Decompressor().decompress(data)
+        from lz4.frame import LZ4FrameDecompressor
+
+        return bytes(LZ4FrameDecompressor().decompress(data))
+    except Exception:  # damaged block: the chunks before it are still good
+        return b""

@@ -1,0 +1,234 @@
+"""From drives to a map and its report: frames chosen, some held out, trained or built, calibrated, judged."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vloc_ros.cli.progress import progress_bar
+from vloc_ros.datasets.problems import Problems
+from vloc_ros.datasets.sequence import PosedSequence
+from vloc_ros.errors import DatasetError, TrainingError
+from vloc_ros.evaluation.figure import require_matplotlib
+from vloc_ros.geometry.geodesy import Datum
+from vloc_ros.localizers.base import load_localizer
+from vloc_ros.maps import MapBundle, write_map
+from vloc_ros.maps.reader import files_of
+from vloc_ros.maps.writer import check_target
+from vloc_train.frame_choice.hold_out import HELD, USED, Split, split
+from vloc_train.frame_choice.measure import Measures, measure
+from vloc_train.frame_choice.selection import Choice, choose
+from vloc_train.frame_choice.settings import OwnDriveSettings, SelectionSettings
+from vloc_train.map_report.advice import advice
+from vloc_train.map_report.ambiguity import Ambiguity, ambiguous_places, map_descriptors, thumbnail_descriptors
+from vloc_train.map_report.held_out import localize_held_out
+from vloc_train.map_report.pieces import pieces_of
+from vloc_train.map_report.report import write_report
+from vloc_train.map_report.survey import Survey
+from vloc_train.training.registry import Trainer
+from vloc_train.training.run import RunOptions
+from vloc_train.training.sources import common_datum
+
+__all__ = ["make_map", "undamaged", "with_datum"]
+
+_log = logging.getLogger(__name__)
+
+Drives = Mapping[str, Sequence[PosedSequence]]
+
+#: Where every good frame is kept, whatever it looks like and however close.
+_EVERYTHING = SelectionSettings(spacing_m=0.0, blur=0.0, dark_grey=0.0, bright_share=1.0, flat=0.0)
+
+
+def make_map(
+    maker: Trainer,
+    scenes: Drives,
+    out: Path,
+    settings: Any,
+    options: RunOptions,
+    own: OwnDriveSettings,
+    *,
+    select: bool = True,
+    report: Path | None = None,
+    calibration: Drives | None = None,
+    about: Mapping[str, Any] | None = None,
+    extractor: Path | None = None,
+    problems: Problems | None = None,
+) -> MapBundle:
+    """The whole chain; what it looked at is kept in ``<out>.work`` and found again by the next run.
+
+    :param maker: what trains or builds. :param settings: its own.
+    :param select: choose frames; without it all are used, and looked at for the report alone.
+    :param report: folder of the report; None: none is written.
+    :param calibration: other drives for calibration, which are then held out as they are.
+    :raises DatasetError: nothing to make a map of, drives of different origins, or damaged images.
+    :raises ConfigError: a hold-out that these drives do not allow, or no matplotlib.
+    :raises TrainingError: the map is there, its report is not.
+    """
+    problems = problems or Problems()
+    check_target(out, overwrite=True)
+    if report is not None:
+        require_matplotlib()
+    datum = common_datum(scenes, calibration)
+    work = out.with_name(out.name + ".work")
+    used: dict[str, list[PosedSequence]] = {}
+    held: dict[str, list[PosedSequence]] = {}
+    splits: dict[str, Split] = {}
+    choices: dict[str, list[Choice]] = {}
+    look = report is not None or problems.keep_going  # what is damaged is known only by looking
+    scenes, calibration = _named(scenes, calibration)
+    for name, drives in scenes.items():
+        choices[name] = _chosen(drives, own, select, look, work, problems, options.progress)
+        kept = [c.used for c in choices[name]]
+        others = calibration.get(name, [])
+        if problems.keep_going:
+            others = [undamaged(drive, problems, work) for drive in others]
+        splits[name] = _other_drives(kept, others) if others else split(kept, own.hold_out)
+        _log.info("%s", splits[name].in_words())
+        used[name] = splits[name].training
+        if others:
+            held[name] = others
+        elif splits[name].held_out:
+            held[name] = splits[name].held_out
+    if any(s.kind == "none" for s in splits.values()) and "hold_out" in {f.name for f in fields(settings)}:
+        settings = replace(settings, hold_out=0)
+    noted = {**(about or {}), "hold_out": {n: s.kind for n, s in splits.items()}}
+    if select:
+        noted["left_out"] = {n: {c.sequence.name: c.counts for c in cs} for n, cs in choices.items()}
+    bundle = maker.run(
+        used, out, settings, options, calibration=held or None, about=noted, extractor=extractor
+    )  # fmt: skip
+    if datum is not None:
+        bundle = with_datum(bundle, datum)
+    if report is not None:
+        try:
+            surveys = _surveys(bundle, choices, splits, held, own, work, options.device)
+            points = out.with_name(out.name + ".report") / "report.md"
+            of_this_map = bundle.manifest.backend == "pixloc" and getattr(settings, "report", True)
+            written = write_report(report, bundle, surveys, own.report, points if of_this_map else None)
+        except Exception as problem:  # hours of training are not lost to a picture
+            raise TrainingError(
+                f"the map {bundle.path} is whole and can be used, but its report could not be written to {report}: "
+                f"{type(problem).__name__}: {problem}"
+            ) from problem
+        for survey in surveys:
+            for text in survey.advice:
+                _log.info("advice: %s", text)
+        _log.info("report: %s", written)
+    return bundle
+
+
+def _named(*groups: Drives | None) -> list[dict[str, list[PosedSequence]]]:
+    """Drives of one scene, in all groups, with names of their own: two bags may both be called ``rosbag2``."""
+    out: list[dict[str, list[PosedSequence]]] = []
+    seen: dict[tuple[str, str], int] = {}
+    for group in groups:
+        made: dict[str, list[PosedSequence]] = {}
+        for name, drives in (group or {}).items():
+            for drive in drives:
+                again = seen[name, drive.name] = seen.get((name, drive.name), 0) + 1
+                made.setdefault(name, []).append(drive if again == 1 else replace(drive, name=f"{drive.name} {again}"))
+        out.append(made)
+    return out
+
+
+def _chosen(
+    drives: Sequence[PosedSequence],
+    own: OwnDriveSettings,
+    select: bool,
+    look: bool,
+    work: Path,
+    problems: Problems,
+    progress: bool,
+) -> list[Choice]:
+    out = []
+    for drive in drives:
+        if not select and not look:
+            measures = _unseen(len(drive))
+        elif progress:
+            with progress_bar(f"{drive.name}: looking at images") as update:
+                measures = measure(drive, work, problems, update)
+        else:
+            measures = measure(drive, work, problems)
+        choice = choose(drive, measures, own.selection if select else _EVERYTHING)
+        _log.info("%s", choice.in_words())
+        if not len(choice.kept):
+            raise DatasetError(f"expected frames that can be used, found none: {choice.in_words()}")
+        out.append(choice)
+    return out
+
+
+def undamaged(drive: PosedSequence, problems: Problems, work: Path | None = None) -> PosedSequence:
+    """The drive without images that cannot be decoded or have another size, which are counted.
+
+    :param work: where what was looked at is kept. :raises VlocError: the first of them, unless ``keep_going``.
+    """
+    return choose(drive, measure(drive, work, problems), _EVERYTHING).used
+
+
+def _unseen(count: int) -> Measures:
+    """Of images that nobody looked at."""
+    ones = np.ones(count)
+    return Measures(
+        ones, 255 * ones, 0 * ones, 255 * ones, np.zeros((count, 1, 1), np.uint8), np.zeros(count, dtype=bool)
+    )
+
+
+def _other_drives(used: Sequence[PosedSequence], calibration: Sequence[PosedSequence]) -> Split:
+    parts = [np.full(len(d), USED, dtype=np.uint8) for d in used]
+    parts += [np.full(len(d), HELD, dtype=np.uint8) for d in calibration]
+    return Split("other drives", (*used, *calibration), tuple(parts))
+
+
+def with_datum(bundle: MapBundle, datum: Datum) -> MapBundle:
+    """The same map with its origin on the Earth in every scene; written by one exchange."""
+    scenes = tuple(replace(scene, datum=datum) for scene in bundle.manifest.scenes)
+    if scenes == bundle.manifest.scenes:
+        return bundle
+    manifest = replace(bundle.manifest, scenes=scenes)
+    return write_map(bundle.path, manifest, {}, extra_files=files_of(bundle), overwrite=True)
+
+
+def _surveys(
+    bundle: MapBundle,
+    choices: Mapping[str, Sequence[Choice]],
+    splits: Mapping[str, Split],
+    held: Drives,
+    own: OwnDriveSettings,
+    work: Path,
+    device: str,
+) -> list[Survey]:
+    """Localize what was held out, and judge every scene."""
+    out = []
+    with load_localizer(bundle.path, device) as localizer:
+        for name, mine in choices.items():
+            routes = {c.sequence.name: c.sequence.T_map_base[:, :3, 3] for c in mine}
+            found = localize_held_out(localizer, held.get(name, ()), name, work, routes)
+            described = map_descriptors(bundle, name)
+            if described is None:
+                thumbnails = np.concatenate([c.measures.thumbnails[c.kept] for c in mine])
+                T = np.concatenate([c.used.T_map_cam for c in mine])
+                ambiguity = ambiguous_places(T, thumbnail_descriptors(thumbnails), "small grey pictures", own.report)
+            else:
+                ambiguity = ambiguous_places(*described, own.report)
+            calibrated = bool(bundle.manifest.calibration.get(name))
+            out.append(_judged(name, mine, splits[name], found, ambiguity, calibrated, own))
+    return out
+
+
+def _judged(
+    name: str,
+    choices: Sequence[Choice],
+    parts: Split,
+    held: Sequence[Any],
+    ambiguity: Ambiguity,
+    calibrated: bool,
+    own: OwnDriveSettings,
+) -> Survey:
+    pieces = pieces_of(choices, parts, held, own.report)
+    words = advice(choices, parts, held, pieces, ambiguity, calibrated)
+    return Survey(name, tuple(choices), parts, tuple(held), tuple(pieces), ambiguity, calibrated, tuple(words))

@@ -1,0 +1,1 @@
+"""Which frames of a drive become the map, and which are held out."""

@@ -1,0 +1,1 @@
+"""3D points of images with known poses: structure from motion, depth, COLMAP import, quality."""

@@ -1,0 +1,192 @@
+"""Structure from motion of posed images: detect, match by pose, triangulate with the poses as they are.
+
+Every stage leaves files in its working directory and goes on from them. Memory holds a few frames' features while
+matching, and one block of frames while triangulating.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from vloc_ros.datasets import PosedSequence
+from vloc_ros.errors import CameraMismatchError, DatasetError
+from vloc_train.mapping import colmap
+from vloc_train.mapping.keypoints import FeatureStore, make_detector
+from vloc_train.mapping.matching import match_pair
+from vloc_train.mapping.neighbours import neighbour_pairs
+from vloc_train.mapping.points import SparseModel
+from vloc_train.mapping.sfm_blocks import triangulated
+from vloc_train.mapping.sfm_frames import Frames, Progress, SfmSettings, chosen_frames, digest_of
+
+__all__ = ["SfmSettings", "reconstruct"]
+
+Ints = npt.NDArray[np.int64]
+
+
+#: Settings that each stage depends on; a later one depends on those before, too.
+_DETECTION = ("detector", "features", "peak", "spacing_m", "spacing_deg")
+_MATCHING = ("neighbours", "reach_m", "reach_deg", "baseline_m", "ratio", "epipolar_px")
+#: Matches that must be there before their share that agrees with the poses says anything.
+_ENOUGH = 200
+#: Below this share the poses are not those of the images.
+_AGREEING = 0.2
+
+
+def reconstruct(
+    sequences: Sequence[PosedSequence],
+    settings: SfmSettings,
+    work: Path,
+    progress: Progress | None = None,
+    device: torch.device | None = None,
+) -> SparseModel:
+    """Triangulate the drives of one scene.
+
+    :param work: where features, matches and points lie; the same call continues from them.
+    :param device: where descriptors are compared.
+    :raises DatasetError: one frame, no neighbours, images that the poses or cameras do not fit, or no points.
+    :raises ConfigError: pycolmap is missing.
+    """
+    colmap.require_pycolmap()
+    report = progress or (lambda *_: None)
+    frames = chosen_frames(sequences, settings.spacing_m, settings.spacing_deg)
+    names = ", ".join(s.name for s in sequences)
+    if len(frames) < 2:
+        raise DatasetError(
+            f"{names}: expected at least two frames that are {settings.spacing_m:g} m or {settings.spacing_deg:g} deg "
+            f"apart, found {len(frames)} of {sum(len(s) for s in sequences)}; structure needs parallax, or depth "
+            "(source=depth)"
+        )
+    store = _detected(frames, settings, work, report)
+    pairs = neighbour_pairs(
+        frames.T_map_cam,
+        frames.drive,
+        settings.neighbours,
+        settings.reach_m,
+        settings.reach_deg,
+        settings.baseline_m,
+    )
+    if not len(pairs):
+        raise DatasetError(
+            f"{names}: expected frames {settings.baseline_m:g} to {settings.reach_m:g} m apart that look the same way "
+            f"(within {settings.reach_deg:g} deg), found none among {len(frames)}; do the drives overlap, and are the "
+            "poses in metres?"
+        )
+    folder = _matched(frames, store, pairs, settings, report, device)
+    model = triangulated(frames, store, folder, settings, report)
+    if not len(model.points):
+        raise DatasetError(
+            f"{names}: expected points, found none that {'two' if settings.two_view else 'three'} frames see under "
+            f"{settings.angle_deg:g} deg within {settings.error_px:g} px; is there texture, and sideways movement "
+            "(a camera that looks where it drives needs near points)?"
+        )
+    return model
+
+
+def _picked(settings: SfmSettings, names: Sequence[str]) -> list[Any]:
+    return [getattr(settings, name) for name in names]
+
+
+def _detected(frames: Frames, settings: SfmSettings, work: Path, report: Progress) -> FeatureStore:
+    ends = [np.flatnonzero(frames.drive == d)[[0, -1]] for d in np.unique(frames.drive)]
+    seen = [frames.sequences[frames.drive[f]].image(int(frames.number[f])) for e in ends for f in e]
+    digest = digest_of(
+        _picked(settings, _DETECTION),
+        [(s.name, s.camera, len(s)) for s in frames.sequences],
+        frames.stamps_ns.tobytes(),
+        *(np.ascontiguousarray(image).tobytes() for image in seen),
+    )
+    store = FeatureStore(
+        work / f"features-{digest}", tuple(frames.camera(f) for f in range(len(frames))), 4 * settings.neighbours + 8
+    )
+    missing = np.array([f for f in range(len(frames)) if not store.has(f)], dtype=np.int64)
+    report("features", len(frames) - len(missing), len(frames))
+    if not len(missing):
+        return store
+    detect = make_detector(settings.detector, settings.features, settings.peak)
+    done = len(frames) - len(missing)
+    for drive in np.unique(frames.drive[missing]):
+        mine = missing[frames.drive[missing] == drive]
+        sequence = frames.sequences[drive]
+        part = sequence if len(mine) == len(sequence) else sequence.select(frames.number[mine])
+        for frame, (_, image) in zip(mine, part.frames(), strict=True):
+            if image.shape[:2] != (sequence.camera.height, sequence.camera.width):
+                raise CameraMismatchError(
+                    f"{sequence.name}: frame {frames.number[frame]}: expected an image of {sequence.camera.width}x"
+                    f"{sequence.camera.height} as its camera says, found {image.shape[1]}x{image.shape[0]}"
+                )
+            store.add(int(frame), image, detect)
+            done += 1
+            report("features", done, len(frames))
+    return store
+
+
+def _matched(
+    frames: Frames,
+    store: FeatureStore,
+    pairs: Ints,
+    settings: SfmSettings,
+    report: Progress,
+    device: torch.device | None,
+) -> Path:
+    """Matches of every frame with its neighbours of higher number, a file a frame; returns their folder."""
+    digest = digest_of(_picked(settings, _MATCHING), frames.T_map_cam.tobytes())
+    folder = store.folder / f"matches-{digest}"
+    folder.mkdir(parents=True, exist_ok=True)
+    starts = np.searchsorted(pairs[:, 0], np.arange(len(frames) + 1))
+    focal = [0.5 * (c.fx + c.fy) for c in frames.cameras]
+    asked, agreed = [], []
+    for frame in range(len(frames)):
+        file = folder / f"{frame:07d}.npz"
+        if not file.exists():
+            others = pairs[starts[frame] : starts[frame + 1], 1]
+            found = [
+                match_pair(
+                    store.read(frame),
+                    store.read(int(other)),
+                    frames.T_map_cam[frame],
+                    frames.T_map_cam[other],
+                    settings.ratio,
+                    (
+                        settings.epipolar_px / focal[frames.camera_index[frame]],
+                        settings.epipolar_px / focal[frames.camera_index[other]],
+                    ),
+                    device,
+                )
+                for other in others
+            ]
+            partial = file.with_suffix(f".partial-{os.getpid()}.npz")
+            np.savez(
+                partial,
+                others=others,
+                counts=np.array([len(f.pairs) for f in found], dtype=np.int64),
+                asked=np.array([f.asked for f in found], dtype=np.int64),
+                pairs=np.concatenate([np.zeros((0, 2), np.int64), *(f.pairs for f in found)]).astype(np.uint16),
+            )
+            partial.replace(file)
+        with np.load(file, allow_pickle=False) as stored:
+            asked.append(int(stored["asked"].sum()))
+            agreed.append(int(stored["counts"].sum()))
+        report("matches", frame + 1, len(frames))
+    _check_agreement(sum(asked), sum(agreed), len(pairs), settings)
+    return folder
+
+
+def _check_agreement(asked: int, agreed: int, pairs: int, settings: SfmSettings) -> None:
+    if asked >= _ENOUGH and agreed < _AGREEING * asked:
+        raise DatasetError(
+            f"expected poses and cameras that fit the images, found that {100 * agreed / asked:.0f} % of {asked} "
+            f"matches of {pairs} pairs agree with them within {settings.epipolar_px:g} px; check that the poses are of "
+            "this camera (extrinsics, camera_info) and of these stamps"
+        )
+    if agreed < settings.minimum_matches:
+        raise DatasetError(
+            f"expected matches between neighbouring frames, found {agreed} in {pairs} pairs; are the images blurred, "
+            "dark or without texture? Use more features (features, peak), closer frames, or depth (source=depth)"
+        )

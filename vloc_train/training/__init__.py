@@ -1,0 +1,1 @@
+"""What every trainer and builder shares."""

@@ -1,0 +1,182 @@
+"""Calibrate any backend's map: localize held-out frames with the map itself and fit what the errors were."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vloc_ros.datasets import PosedSequence
+from vloc_ros.errors import CalibrationError, ConfigError
+from vloc_ros.geometry.rotations import so3_exp
+from vloc_ros.geometry.se3 import pose_error
+from vloc_ros.images.preprocess import Preprocess
+from vloc_ros.localizers.base import Localizer, SimulatedPrior, backend_class
+from vloc_ros.localizers.calibration import fit_covariance, in_map_axes
+from vloc_ros.maps import MapBundle, read_map, write_map
+from vloc_ros.maps.reader import files_of
+from vloc_ros.types import Array, Estimate, PosePrior, Query
+from vloc_train.training.frames import FrameSet, cache_frames
+
+__all__ = ["calibrate_scenes", "describe_errors", "recalibrate", "simulated_prior"]
+
+
+@dataclass
+class _Sample:
+    """Statistics, errors and rotations of localized frames."""
+
+    names: Sequence[str]
+    whitening: Sequence[str] = ()
+    statistics: list[list[float]] = field(default_factory=list)
+    errors: list[Array] = field(default_factory=list)
+    rotations: list[Array] = field(default_factory=list)
+
+    def add(self, estimate: Estimate, truth: Array) -> bool:
+        """Whether the frame counts: a localizer that gave up says nothing about its certainty."""
+        if any(name not in estimate.diagnostics for name in self.names):
+            return False
+        self.statistics.append([estimate.diagnostics[name] for name in self.names])
+        error = pose_error(estimate.T_map_cam, truth)
+        if self.whitening:
+            sigmas = np.array([estimate.diagnostics[name] for name in self.whitening])
+            error = in_map_axes(1.0 / sigmas, estimate.T_map_cam[:3, :3]) @ error
+        self.errors.append(error)
+        self.rotations.append(estimate.T_map_cam[:3, :3])
+        return True
+
+    def fit(self) -> dict[str, Any]:
+        arrays = (np.asarray(self.statistics), np.asarray(self.errors), np.asarray(self.rotations))
+        return fit_covariance(tuple(self.names), *arrays).to_mapping()
+
+
+def simulated_prior(truth: Array, rng: np.random.Generator, kind: SimulatedPrior) -> PosePrior:
+    """A prediction as a tracker makes it: off by what its covariance says."""
+    sigma = float(np.exp(rng.uniform(*np.log(kind.sigma_m))))
+    std = np.array([sigma, sigma, 0.1 * sigma, *np.full(3, np.radians(kind.deg_per_m) * sigma)])
+    offset = rng.standard_normal(6) * std
+    T = np.array(truth)
+    T[:3, 3] += offset[:3]
+    T[:3, :3] = so3_exp(offset[3:]) @ T[:3, :3]
+    return PosePrior(T, np.diag(std**2))
+
+
+def calibrate_scenes(
+    localizer: Localizer,
+    held_out: Sequence[FrameSet],
+    names: Sequence[str],
+    prior: bool = False,
+    seed: int = 0,
+    repeats: int = 1,
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Localize the held-out frames of every scene; return the manifest's ``calibration`` and ``validation`` sections.
+
+    Scenes with too few held-out frames stay uncalibrated, and say so. A localizer that needs a prior gets a simulated
+    one (:class:`~vloc_ros.localizers.base.SimulatedPrior`).
+
+    :param localizer: over the map as it will be, without calibration.
+    :param names: the diagnostics of an estimate that the covariance is made from.
+    :param prior: localize every frame a second time from a simulated prior, for backends whose search starts
+        elsewhere then and leaves other traces of its certainty.
+    :param repeats: how often a localizer that needs a prior is asked each frame, from another prior each time.
+    """
+    rng = np.random.default_rng(seed)
+    calibration: dict[str, Any] = {}
+    validation: dict[str, Any] = {}
+    for frames in held_out:
+        free, guided = (_Sample(names, localizer.whitening) for _ in range(2))
+        scores, found = [], []
+        asked = np.repeat(np.arange(len(frames)), repeats if localizer.needs_prior else 1)
+        for index, truth in zip(asked, frames.T_map_cam[asked], strict=True):
+            image, stamp = np.array(frames.images[int(index)]), int(frames.stamps_ns[index])
+            start = simulated_prior(truth, rng, localizer.simulated_prior) if localizer.needs_prior else None
+            estimate = localizer.localize(Query(image, frames.camera, stamp, start, frames.scene))
+            found.append(pose_error(estimate.T_map_cam, truth))
+            scores.append(estimate.score if free.add(estimate, truth) else np.nan)
+            if prior:
+                guess = simulated_prior(truth, rng, localizer.simulated_prior)
+                guided.add(localizer.localize(Query(image, frames.camera, stamp, guess, frames.scene)), truth)
+        if not scores:
+            continue
+        errors = np.asarray(found)
+        validation[frames.scene] = describe_errors(errors)
+        try:
+            models = {"covariance": free.fit(), **({"covariance_prior": guided.fit()} if prior else {})}
+        except CalibrationError as problem:
+            validation[frames.scene]["calibration"] = f"none: {problem}"
+            continue
+        if not prior:
+            models["covariance_prior"] = models["covariance"]
+        distance = np.linalg.norm(errors[:, :3], axis=1)
+        near = distance <= max(2.0, 3.0 * float(np.median(distance)))
+        good = np.asarray(scores)[near & np.isfinite(scores)]
+        if not len(good):
+            validation[frames.scene]["calibration"] = "none: no held-out frame was localized well"
+            continue
+        calibration[frames.scene] = {
+            **models,
+            "score_mean": float(good.mean()),
+            "score_spread": float(max(good.std(), 1e-3)),
+            # Half of what the weakest good frame scored: below it a frame does not look like this map.
+            "min_score": float(0.5 * np.quantile(good, 0.01)),
+            "lowest_score": float(good.min()),
+        }
+    return calibration, validation
+
+
+def recalibrate(
+    source: Path, drives: Mapping[str, Sequence[PosedSequence]], target: Path, device: str = "auto"
+) -> MapBundle:
+    """Replace a map's ``calibration`` and ``validation`` by those of other drives; everything else stays.
+
+    :param drives: by scene; scenes that are not named keep what they have.
+    :raises ConfigError: a scene that the map does not have, or a backend that has no calibrated covariance.
+    :raises CalibrationError: too few frames in a drive.
+    """
+    from vloc_ros.localizers.base import select_device
+
+    bundle = read_map(source)
+    known = [scene.name for scene in bundle.manifest.scenes]
+    # A drive without a name belongs to the only scene, whatever that is called.
+    named = {known[0] if name == "map" and len(known) == 1 else name: value for name, value in drives.items()}
+    for name in named:
+        if name not in known:
+            raise ConfigError(f"scene: expected one of {', '.join(known)}, found {name!r}; write SCENE=PATH")
+    preprocess = Preprocess.from_settings(bundle.manifest.preprocessing)
+    with backend_class(bundle.manifest.backend).from_map(bundle, select_device(device)) as localizer:
+        if not localizer.statistics:
+            raise ConfigError(f"{source}: backend {bundle.manifest.backend!r} has no covariance to calibrate")
+        with tempfile.TemporaryDirectory() as folder:
+            frames = [cache_frames(drives_of, preprocess, Path(folder), name) for name, drives_of in named.items()]
+            calibration, validation = calibrate_scenes(
+                localizer, frames, localizer.statistics, localizer.prior_changes_statistics
+            )
+    for name, found in validation.items():
+        if "calibration" in found:
+            raise CalibrationError(f"scene {name!r}: {found['calibration']}; use a longer drive")
+    manifest = replace(
+        bundle.manifest,
+        calibration={**bundle.manifest.calibration, **calibration},
+        validation={**bundle.manifest.validation, **validation},
+        provenance={
+            **bundle.manifest.provenance,
+            "calibration_data": {name: [drive.name for drive in value] for name, value in named.items()},
+        },
+    )
+    return write_map(target, manifest, {}, extra_files=files_of(bundle), overwrite=target.exists())
+
+
+def describe_errors(errors: Array) -> dict[str, Any]:
+    """Medians, means and recall of ``(M, 6)`` errors, for a manifest."""
+    distance, angle = np.linalg.norm(errors[:, :3], axis=1), np.degrees(np.linalg.norm(errors[:, 3:], axis=1))
+    return {
+        "frames": len(errors),
+        "median_translation_m": float(np.median(distance)),
+        "median_rotation_deg": float(np.median(angle)),
+        "mean_translation_m": float(distance.mean()),
+        "mean_rotation_deg": float(angle.mean()),
+        "recall_2m_5deg": float(((distance <= 2.0) & (angle <= 5.0)).mean()),
+    }

@@ -1,0 +1,206 @@
+"""One resumable training run: its working directory, its limits, and Lightning's trainer around it."""
+
+from __future__ import annotations
+
+import logging
+import time
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+import yaml
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint, RichProgressBar
+from lightning.pytorch.loggers import CSVLogger
+
+from vloc_ros.datasets import PosedSequence
+from vloc_ros.errors import TrainingError
+from vloc_ros.localizers.device import has_fast_bfloat16
+
+__all__ = [
+    "RunOptions",
+    "TimeLimit",
+    "checked_pretrained",
+    "claim",
+    "fit",
+    "identity_of",
+    "training_device",
+    "use_half",
+]
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """What does not change the map, only how it is made.
+
+    :param device: ``auto``, ``cpu`` or ``cuda``.
+    :param devices: processes, or GPUs, that share each batch.
+    :param workers: processes that augment images (0: the training process itself).
+    :param checkpoint_minutes: a checkpoint at least this often.
+    :param resume: continue an interrupted run of the same settings.
+    :param progress: show the progress bar.
+    """
+
+    device: str = "auto"
+    devices: int = 1
+    workers: int = 0
+    checkpoint_minutes: float = 2.0
+    resume: bool = True
+    progress: bool = True
+
+
+def training_device(options: RunOptions) -> torch.device:
+    """Where to train. :raises TrainingError: CUDA was asked for and is not there."""
+    if options.device not in ("auto", "cpu", "cuda"):
+        raise TrainingError(f"device: expected auto, cpu or cuda, found {options.device!r}")
+    on_gpu = options.device != "cpu" and torch.cuda.is_available()
+    if options.device == "cuda" and not on_gpu:
+        raise TrainingError("device: expected a CUDA device, found none; use --device cpu or auto")
+    return torch.device("cuda" if on_gpu else "cpu")
+
+
+def checked_pretrained(value: bool | str) -> bool | str:
+    """The setting ``pretrained`` of a run. :raises TrainingError: a weight file that is not there."""
+    if isinstance(value, str) and not Path(value).is_file():
+        raise TrainingError(f"pretrained: expected a weight file, found nothing at {value}")
+    return value
+
+
+def use_half(precision: str, device: torch.device) -> bool:
+    """Whether ``precision`` (``auto``, ``float32``, ``bfloat16``) means bfloat16 mixed precision on ``device``."""
+    return precision == "bfloat16" or (precision == "auto" and has_fast_bfloat16(device))
+
+
+def identity_of(
+    settings: Mapping[str, Any],
+    scenes: Mapping[str, Sequence[PosedSequence]],
+    calibration: Mapping[str, Sequence[PosedSequence]] | None = None,
+    **more: Any,
+) -> dict[str, Any]:
+    """What a run is: another one must not continue its checkpoints."""
+    return {
+        "settings": dict(settings),
+        "data": {n: [(s.name, len(s)) for s in v] for n, v in scenes.items()},
+        "calibration": {n: [(s.name, len(s)) for s in v] for n, v in (calibration or {}).items()},
+        **more,
+    }
+
+
+def claim(work: Path, identity: Mapping[str, Any], resume: bool) -> None:
+    """Mark a working directory as this run's, so that no checkpoint is ever continued with other settings or data.
+
+    :raises TrainingError: it holds checkpoints of another run.
+    """
+    work.mkdir(parents=True, exist_ok=True)
+    text = yaml.safe_dump(_plain(identity), sort_keys=True)
+    file = work / "run.yaml"
+    if not resume:
+        for old in work.glob("*.ckpt"):
+            old.unlink()
+    elif file.exists() and file.read_text() != text and list(work.glob("*.ckpt")):
+        raise TrainingError(
+            f"{file}: expected the settings and data of this run, found those of another; "
+            "start over with --no-resume, or train to another --out"
+        )
+    file.write_text(text)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    return value
+
+
+class TimeLimit(Callback):
+    """Counts the seconds of a run, resumed parts included, and ends it when its minutes are over."""
+
+    def __init__(self, minutes: float | None) -> None:
+        self.minutes = minutes
+        self._before, self._start = 0.0, time.perf_counter()
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of training so far, over all parts."""
+        return self._before + time.perf_counter() - self._start
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"seconds": self.seconds}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._before, self._start = float(state["seconds"]), time.perf_counter()
+
+    def on_fit_start(self, *_: Any) -> None:
+        self._start = time.perf_counter()
+
+    def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
+        if self.minutes is None:
+            return
+        if trainer.strategy.broadcast(self.seconds >= 60.0 * self.minutes):  # all must agree, whatever their clocks say
+            trainer.should_stop = True
+
+
+def fit(
+    module: lightning.LightningModule,
+    data: Any,
+    options: RunOptions,
+    work: Path,
+    *,
+    epochs: int,
+    max_minutes: float | None = None,
+    half: bool = False,
+    callbacks: Sequence[Callback] = (),
+) -> tuple[bool, float]:
+    """Train ``module`` on ``data`` (a data module or a loader), from its last checkpoint where there is one.
+
+    :param half: bfloat16 mixed precision.
+    :return: whether this process is the first (the one that exports), and the seconds of training over all parts.
+    :raises TrainingError: interrupted.
+    """
+    device = training_device(options)
+    last = work / "last.ckpt"
+    limit = TimeLimit(max_minutes)
+    checkpoint = ModelCheckpoint(
+        dirpath=work,
+        filename="step",
+        save_last=True,
+        save_top_k=0,
+        train_time_interval=timedelta(minutes=options.checkpoint_minutes),
+        enable_version_counter=False,
+    )
+    progress: list[Callback] = [RichProgressBar(leave=True)] if options.progress else []
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+        # The samplers find their place again after a resume.
+        warnings.filterwarnings("ignore", message=".*dataloader is\\s+not resumable.*")
+        warnings.filterwarnings("ignore", message=".*module\\(s\\) in eval mode.*")
+        warnings.filterwarnings("ignore", message=".*`IterableDataset` has `__len__` defined.*")
+        warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*")
+        warnings.filterwarnings("ignore", message=".*`isinstance\\(treespec, LeafSpec\\)`.*")
+        trainer = lightning.Trainer(
+            accelerator="gpu" if device.type == "cuda" else "cpu",
+            devices=options.devices,
+            strategy="ddp" if options.devices > 1 else "auto",
+            precision="bf16-mixed" if half else "32-true",
+            max_epochs=epochs,
+            callbacks=[limit, *callbacks, checkpoint, *progress],
+            # A folder for each part of a resumed run: the logger deletes what an earlier part wrote to its own.
+            logger=CSVLogger(str(work), name="log"),
+            log_every_n_steps=20,
+            enable_progress_bar=options.progress,
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+            default_root_dir=str(work),
+        )
+        trainer.fit(module, data, ckpt_path=str(last) if last.exists() and options.resume else None, weights_only=True)
+    if trainer.interrupted:
+        raise TrainingError(f"interrupted; the same command continues from {last}")
+    trainer.save_checkpoint(last)
+    return trainer.global_rank == 0, limit.seconds
