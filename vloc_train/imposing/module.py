@@ -49,7 +49,7 @@ class ImPosingModule(TrainingModule[ImPosingNetwork]):
         for index, frames in enumerate(scenes):
             positions = torch.from_numpy(frames.T_map_cam[:, :3, 3]).float()
             network.pose_encoder(index).set_area(positions.amin(dim=0), positions.amax(dim=0))
-        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        network.to(memory_format=torch.channels_last)
         super().__init__(settings, network)
         self.preprocess = preprocess
         # A batch is of one scene (and one rival): the heads and pose encoders of the others rest.
@@ -62,7 +62,7 @@ class ImPosingModule(TrainingModule[ImPosingNetwork]):
         if s.narrowing == 1.0 or progress <= s.narrow_after:
             return 1.0
         ramp = min(1.0, (progress - s.narrow_after) / max(1e-6, 0.5 * (1.0 - s.narrow_after)))
-        return s.narrowing**ramp
+        return float(s.narrowing**ramp)
 
     def loss(self, batch: Batch, progress: float = 0.0) -> tuple[Tensor, list[Tensor]]:
         """The loss of a batch (eq. 5) and the predicted scores of each step."""
