@@ -23,10 +23,10 @@ from typing import Literal
 import numpy as np
 
 from vloc_ros.datasets.image_files import FolderImages
-from vloc_ros.datasets.kitti import START_NS
 from vloc_ros.datasets.nvm import read_nvm
 from vloc_ros.datasets.posed_images import (
     FARTHEST_M,
+    START_NS,
     Shot,
     World,
     counted_stamp,

@@ -24,8 +24,8 @@ import numpy as np
 
 from vloc_ros.datasets.colmap_model import camera_of_parameters
 from vloc_ros.datasets.image_files import FolderImages
-from vloc_ros.datasets.kitti import START_NS
 from vloc_ros.datasets.posed_images import (
+    START_NS,
     Shot,
     World,
     counted_stamp,

@@ -28,8 +28,8 @@ import numpy as np
 
 from vloc_ros.datasets.depth_images import DepthCamera, DepthImages
 from vloc_ros.datasets.image_files import FolderImages
-from vloc_ros.datasets.kitti import START_NS
 from vloc_ros.datasets.posed_images import (
+    START_NS,
     Shot,
     World,
     counted_stamp,
