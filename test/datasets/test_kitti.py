@@ -228,6 +228,31 @@ def test_images_whose_names_are_numbers_are_in_their_order(flat):
         open_kitti(flat, intrinsics=INTRINSICS, images="rgb")
 
 
+def test_numbers_without_leading_zeros_count_as_numbers(flat):
+    for path in sorted((flat / "rgb").iterdir()):
+        path.rename(path.with_name(f"frame_{8 + int(path.stem)}.png"))  # frame_8 ... frame_13
+    found = open_kitti(flat, intrinsics=INTRINSICS)
+    assert [p.name for p in found.source.paths] == [f"frame_{k}.png" for k in range(8, 14)]
+    np.testing.assert_array_equal(
+        found.image(3), np.random.default_rng(3).integers(0, 255, (18, 32, 3), dtype=np.uint8)
+    )
+
+
+def test_names_that_have_two_orders_are_refused(flat):
+    for path, seconds in zip(
+        sorted((flat / "rgb").iterdir()), ("1.2", "1.25", "1.3", "1.4", "1.5", "1.6"), strict=True
+    ):
+        path.rename(path.with_name(f"{seconds}.png"))
+    with pytest.raises(DatasetError, match=r"1\.6\.png and 1\.25\.png, which are in another order as decimals"):
+        open_kitti(flat, intrinsics=INTRINSICS)
+
+
+def test_two_times_files_are_one_too_many(flat):
+    (flat / "times_b.txt").write_text((flat / "times_full.txt").read_text())
+    with pytest.raises(DatasetError, match=r"expected one times\*\.txt, found times_b\.txt, times_full\.txt"):
+        open_kitti(flat, intrinsics=INTRINSICS)
+
+
 def test_names_in_digits_of_other_scripts_are_names(flat):
     for path in list((flat / "rgb").iterdir()):
         path.rename(path.with_name(path.name.replace("0000", "²²²²")))

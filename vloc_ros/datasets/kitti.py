@@ -29,7 +29,7 @@ from vloc_ros.datasets.image_files import IMAGE_SUFFIXES, FilesIn, FolderImages,
 from vloc_ros.datasets.posed_images import START_NS, T_MAP_WORLD, World, counted_stamp
 from vloc_ros.datasets.problems import Problems
 from vloc_ros.datasets.sequence import T_BODY_OPTICAL, PosedSequence
-from vloc_ros.datasets.tables import EARLIEST_NS, stamp_in_ns, transform_from_matrix
+from vloc_ros.datasets.tables import EARLIEST_NS, in_order, stamp_in_ns, transform_from_matrix
 from vloc_ros.errors import DatasetError
 from vloc_ros.geometry.rotations import nearest_rotation
 from vloc_ros.settings import ranged
@@ -180,17 +180,15 @@ def _layout(source: Path, options: Options) -> tuple[Path, Path]:
 
 
 def _images(folder: Path, options: Options) -> FilesIn:
-    """In the order of their numbers if all names are such, else in that of their names."""
+    """In the order of the numbers in their names."""
     names = (options.images,) if options.images else IMAGE_FOLDERS
     for name in names:
         if not (folder / name).is_dir():
             continue
         with os.scandir(folder / name) as entries:
-            found = sorted(e.name for e in entries if os.path.splitext(e.name)[1].lower() in IMAGE_SUFFIXES)
+            found = [e.name for e in entries if os.path.splitext(e.name)[1].lower() in IMAGE_SUFFIXES]
         if found:
-            if all(_NUMBERED.match(file) for file in found):
-                found.sort(key=_number)
-            return FilesIn(folder / name, tuple(found))
+            return FilesIn(folder / name, tuple(in_order(found, str(folder / name))))
     raise DatasetError(f"{folder}: expected images in {' or '.join(names)}, found none; name the folder with --images")
 
 
@@ -220,6 +218,10 @@ def _numbers(images: FilesIn, poses: int, poses_file: Path) -> Ints:
 
 def _stamps(folder: Path, numbers: Ints, options: Options) -> Ints:
     files = sorted(folder.glob("times*.txt"))
+    if (folder / "times.txt") in files:
+        files = [folder / "times.txt"]
+    if len(files) > 1:
+        raise DatasetError(f"{folder}: expected one times*.txt, found {', '.join(f.name for f in files)}; keep one")
     if not files:
         return np.array([counted_stamp(int(n), options.rate_hz) for n in numbers], dtype=np.int64)
     stamps = array("q")

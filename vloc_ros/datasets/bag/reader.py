@@ -6,12 +6,12 @@ says so, and a caller that wants whole bags only asks :meth:`BagReader.require_c
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Protocol
 
+from vloc_ros.datasets.tables import natural_key
 from vloc_ros.errors import BagError
 
 __all__ = ["BagMessage", "BagReader"]
@@ -141,7 +141,7 @@ class BagReader:
             if self.path.suffix not in SUFFIXES:
                 raise BagError(f"{self.path}: expected a rosbag2 directory or one of {', '.join(SUFFIXES)}")
             return [self._open_file(self.path)]
-        files = sorted((p for p in self.path.iterdir() if p.suffix in SUFFIXES), key=_in_order)
+        files = sorted((p for p in self.path.iterdir() if p.suffix in SUFFIXES), key=lambda p: natural_key(p.name))
         if (self.path / "metadata.yaml").exists():
             try:
                 return [_Indexed(self.path)]
@@ -182,11 +182,6 @@ def _salvaged(reader: Callable[[Path], _Source], path: Path) -> _Source:
         raise
     except Exception as error:  # whatever a damaged file makes the decoders raise
         raise BagError(f"{path}: the bag is damaged and cannot be read ({_one_line(error)})") from error
-
-
-def _in_order(path: Path) -> list[str]:
-    """The tenth part of a bag comes after the ninth: numbers in names count as numbers."""
-    return [text.zfill(12) if text.isdigit() else text for text in re.split(r"(\d+)", path.name)]
 
 
 def _one_line(error: BaseException) -> str:
