@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 LAYERS: list[set[str]] = [
     {"errors"},
     {"types"},
-    {"settings", "resources"},
+    {"settings", "resources", "plugins"},
     {"geometry"},
     {"images"},
     {"maps", "messages", "town"},
@@ -45,7 +45,7 @@ ROS = {
 }  # fmt: skip
 # Code execution on reading (pickle and its relatives), and evo, whose licence is GPL.
 NEVER = {"cPickle", "cloudpickle", "dill", "evo", "joblib", "marshal", "pickle", "shelve"}
-EXTRAS = {"faiss", "lightning", "matplotlib", "pycolmap", "pytorch_lightning", "rosbags", "torchvision"}
+EXTRAS = {"faiss", "jinja2", "lightning", "matplotlib", "pycolmap", "pytorch_lightning", "rosbags", "torchvision"}
 
 
 def sources(package: str) -> list[Path]:
