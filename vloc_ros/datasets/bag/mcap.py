@@ -74,7 +74,8 @@ class McapFile:
         self.topics = {c.topic: c.definition.name for c in self._channels.values()}
         self.definitions = [c.definition for c in self._channels.values()]
         self.counts: dict[str, int] = {}
-        for number, count in (self._counted or {}).items():
+        counted: dict[int, int] = self._counted or {}
+        for number, count in counted.items():
             if number in self._channels:
                 topic = self._channels[number].topic
                 self.counts[topic] = self.counts.get(topic, 0) + count

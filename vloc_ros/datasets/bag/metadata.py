@@ -17,7 +17,6 @@ FILE_NAME = "metadata.yaml"
 INFORMATION = "rosbag2_bagfile_information"
 #: A bag split into ten thousand files has some MB of it.
 _MAX_BYTES = 1 << 26
-_Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 @dataclass(frozen=True)
@@ -61,7 +60,7 @@ def _information(path: Path) -> dict[str, Any]:
     try:
         if path.stat().st_size > _MAX_BYTES:
             raise BagError(f"{path}: expected at most {_MAX_BYTES} bytes, found {path.stat().st_size}")
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except BagError:
         raise
     except Exception as problem:  # constructors of YAML raise whatever a value makes them
