@@ -93,7 +93,6 @@ class TrainSettings:
     :param keyframe_every: every n-th training frame goes into the database.
     :param precision: of the training: ``auto`` is bfloat16 mixed precision where the device multiplies it faster.
     :param pretrained: ``False``, ``True`` (timm's hub) or a local file with backbone weights.
-    :param hold_out: every n-th frame is kept for validation and calibration when no calibration data is given.
     :param seed: of everything random.
     """
 
@@ -126,7 +125,6 @@ class TrainSettings:
     keyframe_every: int = ranged(1, minimum=1)
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     pretrained: bool | str = False
-    hold_out: int = ranged(10, minimum=2)
     seed: int = ranged(0, minimum=0)
 
     def __post_init__(self) -> None:

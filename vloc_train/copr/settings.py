@@ -47,7 +47,6 @@ class TrainSettings:
     :param schedule: ``constant`` (paper) or ``cosine`` (to zero at the end of epochs or minutes).
     :param validate_every: validations in a whole run.
     :param validation_pairs: pairs of one validation.
-    :param hold_out: every n-th frame is kept for validation and calibration when no calibration data is given.
     :param seed: of everything random.
     """
 
@@ -62,7 +61,6 @@ class TrainSettings:
     schedule: Literal["constant", "cosine"] = "constant"
     validate_every: int = ranged(10, minimum=1)
     validation_pairs: int = ranged(2048, minimum=1)
-    hold_out: int = ranged(10, minimum=2)
     seed: int = ranged(0, minimum=0)
 
     def to_mapping(self) -> dict[str, Any]:

@@ -44,7 +44,6 @@ class TrainSettings:
     :param pretrained: ``False``, ``True`` (timm's hub) or a local file with backbone weights.
     :param validate_every: validations in a whole run.
     :param validation_frames: most frames localized in one validation.
-    :param hold_out: every n-th frame is kept for validation and calibration when no calibration data is given.
     :param reference_vectors: store the training images' vectors in the map: reports then show the nearest-neighbour
         baseline.
     :param weights: storage of the weights in the map.
@@ -75,7 +74,6 @@ class TrainSettings:
     pretrained: bool | str = False
     validate_every: int = ranged(10, minimum=1)
     validation_frames: int = ranged(64, minimum=1)
-    hold_out: int = ranged(10, minimum=2)
     reference_vectors: bool = False
     weights: Literal["float16", "int8"] = "float16"
     seed: int = ranged(0, minimum=0)

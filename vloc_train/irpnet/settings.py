@@ -40,7 +40,6 @@ class TrainSettings:
     :param densified_share: of each batch.
     :param keep: weights that are exported: those of the ``best`` validation or the ``last``.
     :param validate_every: validations in each pass.
-    :param hold_out: every n-th frame is kept for validation and calibration when no calibration data is given.
     :param references: most descriptors that the map stores of each scene, to know the familiar by.
     :param seed: of everything random.
     """
@@ -64,7 +63,6 @@ class TrainSettings:
     densified_share: float = ranged(0.5, minimum=0.0, maximum=1.0)
     keep: Literal["best", "last"] = "best"
     validate_every: int = ranged(10, minimum=1)
-    hold_out: int = ranged(10, minimum=2)
     references: int = ranged(4096, minimum=1, maximum=1 << 20)
     seed: int = ranged(0, minimum=0)
 

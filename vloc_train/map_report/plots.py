@@ -12,8 +12,8 @@ import numpy as np
 from vloc_ros.datasets.sequence import PosedSequence
 from vloc_ros.evaluation.plots import REFERENCE, new_figure, save
 from vloc_ros.types import Array, RgbImage
-from vloc_train.frame_choice.hold_out import GUARD, HELD, USED
 from vloc_train.frame_choice.selection import IMAGE_REASONS, REASONS
+from vloc_train.frame_choice.split import GUARD, HELD, USED
 from vloc_train.map_report.pieces import weak_pieces
 from vloc_train.map_report.survey import Survey
 

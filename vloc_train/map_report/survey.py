@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from vloc_train.frame_choice.hold_out import Split
 from vloc_train.frame_choice.selection import Choice
+from vloc_train.frame_choice.split import Split
 from vloc_train.map_report.ambiguity import Ambiguity
 from vloc_train.map_report.held_out import HeldOut
 from vloc_train.map_report.pieces import Piece, median

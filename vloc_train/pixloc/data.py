@@ -8,7 +8,6 @@ from typing import cast
 
 import lightning
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -164,8 +163,3 @@ class TrainingPairs(lightning.LightningDataModule):
             persistent_workers=self.workers > 0,
             pin_memory=torch.cuda.is_available(),
         )
-
-
-def drives_of(sizes: Sequence[int]) -> npt.NDArray[np.int64]:
-    """(N,) the drive of every frame, from the number of frames of each drive."""
-    return np.repeat(np.arange(len(sizes), dtype=np.int64), sizes)

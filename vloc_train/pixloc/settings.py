@@ -113,7 +113,6 @@ class TrainSettings:
         faster. Poses are float32 always.
     :param pretrained: ``False``, ``True`` (the encoder's weights from timm's hub), or a local file with weights of the
         encoder or of a converted public PixLoc checkpoint.
-    :param hold_out: every n-th frame is kept for validation when no calibration data is given.
     :param validation_pairs: most pairs of a place that the finished network is tried on.
     :param seed: of everything random.
     """
@@ -147,7 +146,6 @@ class TrainSettings:
     weight_average: float = ranged(0.0, minimum=0.0, maximum=0.99999)
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     pretrained: bool | str = False
-    hold_out: int = ranged(10, minimum=2)
     validation_pairs: int = ranged(128, minimum=1)
     seed: int = ranged(0, minimum=0)
 

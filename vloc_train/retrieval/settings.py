@@ -12,6 +12,7 @@ from vloc_ros.localizers.retrieval.settings import ExtractorSettings
 from vloc_ros.settings import ranged, settings_to_mapping
 from vloc_train.retrieval.sampling import SamplingSettings
 from vloc_train.training.augment import AugmentSettings
+from vloc_train.training.frames import DatabaseChoice
 from vloc_train.training.settings import from_preset
 
 __all__ = [
@@ -19,7 +20,6 @@ __all__ = [
     "LEARNING_RATES",
     "PRESETS",
     "BuildSettings",
-    "DatabaseChoice",
     "LossSettings",
     "TrainSettings",
     "build_preset",
@@ -57,18 +57,6 @@ class LossSettings:
 
 
 @dataclass(frozen=True)
-class DatabaseChoice:
-    """Which frames of a drive go into a map's database: all, or those that moved or turned enough since the last.
-
-    :param spacing_m: 0 takes all frames.
-    :param spacing_deg: a turn by this much is enough too; 0: only the way counts.
-    """
-
-    spacing_m: float = ranged(0.0, minimum=0.0)
-    spacing_deg: float = ranged(0.0, minimum=0.0, maximum=180.0)
-
-
-@dataclass(frozen=True)
 class TrainSettings:
     """Everything that decides what a training run of an extractor produces.
 
@@ -91,7 +79,6 @@ class TrainSettings:
     :param validate_every: validations in a whole run.
     :param validation_frames: most queries of one validation.
     :param validation_references: most database images of one validation set, which is a drive.
-    :param hold_out: every n-th frame is kept for validation and calibration when no calibration data is given.
     :param fit_images: images that NetVLAD's clusters and the whitening are fitted on.
     :param seed: of everything random.
     """
@@ -115,7 +102,6 @@ class TrainSettings:
     validate_every: int = ranged(10, minimum=1)
     validation_frames: int = ranged(400, minimum=1)
     validation_references: int = ranged(2000, minimum=1)
-    hold_out: int = ranged(10, minimum=2)
     fit_images: int = ranged(1000, minimum=2)
     seed: int = ranged(0, minimum=0)
 
@@ -146,7 +132,6 @@ class BuildSettings:
     :param retrieval: the localizer's settings, stored in the map.
     :param extractor: used when no map with an extractor is given: a network with public or local weights.
     :param pretrained: those weights: ``True`` (public) or a local file.
-    :param hold_out: every n-th frame is kept for calibration when no calibration data is given.
     :param fit_images: images that a whitening is fitted on where the weights bring none.
     :param seed: of everything random.
     """
@@ -155,7 +140,6 @@ class BuildSettings:
     retrieval: RetrievalSettings = field(default_factory=RetrievalSettings)
     extractor: ExtractorSettings = field(default_factory=ExtractorSettings)
     pretrained: bool | str = False
-    hold_out: int = ranged(10, minimum=2)
     fit_images: int = ranged(1000, minimum=2)
     seed: int = ranged(0, minimum=0)
 

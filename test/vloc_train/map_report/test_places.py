@@ -9,11 +9,11 @@ import pytest
 from tiny_route import drive, line
 
 from vloc_ros.types import LocalizationState
-from vloc_train.frame_choice.hold_out import split
 from vloc_train.frame_choice.measure import Measures
 from vloc_train.frame_choice.route import Nearby, runs
 from vloc_train.frame_choice.selection import REASONS, Choice
 from vloc_train.frame_choice.settings import HoldOutSettings, ReportSettings
+from vloc_train.frame_choice.split import split
 from vloc_train.map_report.advice import advice, one_way_share
 from vloc_train.map_report.ambiguity import Ambiguity, AmbiguousPair, ambiguous_places, thumbnail_descriptors
 from vloc_train.map_report.held_out import HeldOut

@@ -10,9 +10,9 @@ from tiny_drive import circle
 from tiny_route import drive, line
 
 from vloc_ros.errors import ConfigError, DatasetError
-from vloc_train.frame_choice.hold_out import GUARD, HELD, MEANING, USED, split
 from vloc_train.frame_choice.route import metres_along
 from vloc_train.frame_choice.settings import HoldOutSettings
+from vloc_train.frame_choice.split import GUARD, HELD, MEANING, USED, held_apart, split
 
 
 def laps(count, frames=200, radius=25.0):
@@ -105,12 +105,24 @@ def test_stretches_are_places_that_the_map_has_not_seen():
     assert nearest(made).max() > 15.0
 
 
-def test_kinds_that_hold_nothing_out():
-    for kind in ("every", "none"):
-        made = split([drive(line(100))], HoldOutSettings(kind=kind))
-        assert made.held_out == [] and len(made.training[0]) == 200
-        assert MEANING[kind] in made.in_words()
-    assert split([drive(np.tile(np.eye(4), (50, 1, 1)))], HoldOutSettings()).kind == "every"  # nothing moved
+def test_nothing_is_held_out():
+    made = split([drive(line(100))], HoldOutSettings(kind="none"))
+    assert made.held_out == [] and len(made.training[0]) == 200 and MEANING["none"] in made.in_words()
+
+
+def test_every_nth_frame_is_held_out_by_name_alone():
+    made = split([drive(line(100)), drive(line(6), "two", 900)], HoldOutSettings.named("every:4"))
+    assert made.kind == "every" and [len(d) for d in made.held_out] == [50, 3]
+    assert made.taken_from == [0, 1] and made.figures()["nearest_m"] == 0.5
+    assert made.part[0][:8].tolist() == [USED, USED, HELD, USED, USED, USED, HELD, USED]
+    with pytest.raises(ConfigError, match="--hold-out every:10"):  # nothing moved: no gap can be cut
+        split([drive(np.tile(np.eye(4), (50, 1, 1)))], HoldOutSettings())
+
+
+def test_other_drives_are_held_apart():
+    made = held_apart([drive(line(10))], [drive(line(5), "two")])
+    assert [d.name for d in made.held_out] == ["two"] and made.taken_from == [None]
+    assert [len(d) for d in made.training] == [20]
 
 
 @pytest.mark.parametrize("kind", ["drive", "pass"])
