@@ -41,7 +41,7 @@ def evaluate(
     again, redoes only what has changed.
     """
     from vloc_ros.cli.progress import show_progress
-    from vloc_ros.evaluation.plots import require_matplotlib
+    from vloc_ros.evaluation.figure import require_matplotlib
     from vloc_ros.localizers.device import select_device
     from vloc_train.benchmark.protocol import load
     from vloc_train.benchmark.runner import evaluate_protocol, wanted

@@ -6,6 +6,7 @@ import numpy as np
 
 from vloc_ros.errors import TrainingError
 from vloc_ros.images.preprocess import Preprocess
+from vloc_ros.localizers.backbones import preprocess_of
 from vloc_ros.localizers.camnet.localizer import read_network
 from vloc_ros.localizers.camnet.network import CamNetNetwork
 from vloc_train.camnet.data import KeyedGroups, Place, TrainingPairs
@@ -29,7 +30,8 @@ class CamNetTrainer(Trainer[TrainSettings]):
     takes = "own"
 
     def prepare(self, job: Job[TrainSettings]) -> Preprocess:
-        return Preprocess(job.settings.image_width, job.settings.image_height)
+        s = job.settings
+        return preprocess_of(s.network.backbone, s.image_width, s.image_height)
 
     def make(self, job: Job[TrainSettings]) -> Contents:
         settings, start = job.settings, job.extractor

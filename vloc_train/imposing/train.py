@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from vloc_ros.images.preprocess import Preprocess
+from vloc_ros.localizers.backbones import preprocess_of
 from vloc_train.imposing.data import TrainingData
 from vloc_train.imposing.export import map_contents
 from vloc_train.imposing.module import ImPosingModule
@@ -21,7 +22,8 @@ class ImPosingTrainer(Trainer[TrainSettings]):
     settings = staticmethod(preset)
 
     def prepare(self, job: Job[TrainSettings]) -> Preprocess:
-        return Preprocess(job.settings.image_width, job.settings.image_height)
+        s = job.settings
+        return preprocess_of(s.network.backbone, s.image_width, s.image_height)
 
     def make(self, job: Job[TrainSettings]) -> Contents:
         settings, training = job.settings, job.by_scene

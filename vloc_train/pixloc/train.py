@@ -11,6 +11,7 @@ import numpy as np
 from vloc_ros.datasets import PosedSequence
 from vloc_ros.errors import ConfigError, TrainingError
 from vloc_ros.images.preprocess import Preprocess
+from vloc_ros.localizers.backbones import preprocess_of
 from vloc_ros.localizers.pixloc.model import NETWORK_SECTION, OPTIMIZER_SECTION, PixLocModel, read_model
 from vloc_ros.maps import MapBundle
 from vloc_ros.settings import settings_to_mapping
@@ -48,7 +49,7 @@ class PixLocTrainer(PixLocMaker[TrainSettings]):
             raise ConfigError(f"pixloc: expected settings of places {', '.join(job.splits)}, found {unknown[0]!r}")
         if job.extractor is not None:
             job.notes["extractor"] = {"map": job.extractor.path.name, "id": job.extractor.id}
-        return Preprocess(settings.image_width, settings.image_height)
+        return preprocess_of(settings.network.encoder, settings.image_width, settings.image_height)
 
     def make(self, job: Job[TrainSettings]) -> Contents:
         settings = job.settings
