@@ -219,7 +219,8 @@ def test_documents_are_escaped(tmp_path):
     document.paragraph("say `vloc` & <go>")
     document.table(["x"], [["a|b"]])
     document.link("more", tmp_path / "other folder" / "report.md")
-    markdown, page = document.write(tmp_path / "report")
+    markdown = document.write(tmp_path / "report")
+    page = markdown.with_suffix(".html")
     text = Path(page).read_text()
     assert "<h1>a &lt; b</h1>" in text and "<code>vloc</code> &amp; &lt;go&gt;" in text
     assert 'href="../other%20folder/report.md"' in text

@@ -19,6 +19,7 @@ from vloc_ros.evaluation.metrics import RECALL_THRESHOLDS
 from vloc_ros.settings import ranged, settings_from_mapping
 from vloc_train.benchmark.paper import Average, PaperRow, Published
 from vloc_train.benchmark.prior import Prior
+from vloc_train.frame_choice.settings import HoldOutSettings
 from vloc_train.training.town import TownDrive
 
 __all__ = [
@@ -330,6 +331,7 @@ class Step:
     :param maps: settings that are a map, with the steps that make it (IRPNet: ``densified``).
     :param preset: of the trainer or builder; empty: its first.
     :param settings: what differs from the preset.
+    :param hold_out: what is held out of ``data`` where there is no ``calibration``, as ``--hold-out`` says it.
     """
 
     train: str | None = None
@@ -346,8 +348,10 @@ class Step:
     maps: dict[str, str] = field(default_factory=dict)
     preset: str = ""
     settings: dict[str, Any] = field(default_factory=dict)
+    hold_out: str = "auto"
 
     def __post_init__(self) -> None:
+        HoldOutSettings.named(self.hold_out)
         kinds = (self.train, self.build, self.densify, self.cascade, self.existing)
         if sum(v is not None for v in kinds) != 1:
             raise ConfigError("expected one of train, build, densify, cascade and existing")

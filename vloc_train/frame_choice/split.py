@@ -132,8 +132,8 @@ def split(drives: Sequence[PosedSequence], settings: HoldOutSettings) -> Split:
     if kinds[0] == "none":
         return Split("none", drives, tuple(used))
     if kinds[0] == "every":
-        for part in used:
-            part[settings.every // 2 :: settings.every] = HELD
+        for one in used:
+            one[settings.every // 2 :: settings.every] = HELD
         return _finished("every", drives, used)
     ways = {"drive": _by_drive, "pass": _by_pass, "gaps": _by_gaps, "stretches": _by_stretches}
     for kind in kinds:
@@ -225,9 +225,12 @@ def _by_pass(drives: tuple[PosedSequence, ...], settings: HoldOutSettings) -> Pa
 
 
 def _by_gaps(drives: tuple[PosedSequence, ...], settings: HoldOutSettings) -> Parts | None:
-    length = sum(float(metres_along(d.T_map_cam)[-1]) for d in drives if len(d))
-    scale = min(1.0, length / _FULL_LENGTH_M)
-    return _cut(drives, scale * settings.gap_m, scale * settings.gap_guard_m, settings.share)
+    along = [metres_along(d.T_map_cam) for d in drives if len(d)]
+    scale = min(1.0, sum(float(metres[-1]) for metres in along) / _FULL_LENGTH_M)
+    steps = np.concatenate([np.diff(metres) for metres in along])
+    # Where frames are farther apart than a gap is long, it must still hold one.
+    spacing = float(np.median(steps[steps > 0])) if (steps > 0).any() else 0.0
+    return _cut(drives, max(scale * settings.gap_m, 1.01 * spacing), scale * settings.gap_guard_m, settings.share)
 
 
 def _by_stretches(drives: tuple[PosedSequence, ...], settings: HoldOutSettings) -> Parts | None:

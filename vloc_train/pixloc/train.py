@@ -103,12 +103,12 @@ def _points(
 ) -> FramePoints:
     wanted = settings.points
     if name in wanted.models:
-        return model_points(SparseModel.load(Path(wanted.models[name])), sequences, frames)
+        return model_points(SparseModel.load(Path(wanted.models[name])), frames)
     if wanted.source == "depth" or (wanted.source == "auto" and has_depth(sequences)):
         return depth_points(sequences, frames, wanted.stored, wanted.max_depth_m, settings.seed, work)
     from vloc_train.mapping.sfm import reconstruct  # its own extra is needed for this alone
 
-    return model_points(reconstruct(sequences, settings.sfm, work / f"sfm-{name}"), sequences, frames)
+    return model_points(reconstruct(sequences, settings.sfm, work / f"sfm-{name}"), frames)
 
 
 def _first_model(settings: TrainSettings, start: MapBundle | None) -> PixLocModel:

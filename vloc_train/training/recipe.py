@@ -308,11 +308,11 @@ class Trainer(ABC, Generic[S]):
                 scenes=tuple(s if datum is None else replace(s, datum=datum) for s in self.scenes(job, contents)),
                 camera=camera,
                 preprocessing=job.preprocess.settings(),
-                settings=contents.settings,
+                settings=dict(contents.settings),
                 provenance=made,
             )
             if contents.validation is not None:
-                manifest = replace(manifest, validation=contents.validation)
+                manifest = replace(manifest, validation=dict(contents.validation))
             elif any(parts.held_out for parts in splits.values()):
                 staged = self.write(job, contents, manifest, work / "uncalibrated")
                 found, validation = self.calibrate(job, staged)

@@ -214,7 +214,7 @@ def test_places_of_several_kinds_are_trained_together(tmp_path):
 
 
 def test_what_cannot_be_trained(tmp_path):
-    with pytest.raises(DatasetError, match="found none"):
+    with pytest.raises(DatasetError, match="at least 2 frames"):
         train(tmp_path / "m", data={"far": [tiny_aligned.drive(2)]})
     with pytest.raises(ConfigError, match="rotation"):
         preset("small", {"augment": {"rotate_deg": [1.0, 0.0, 0.0]}})

@@ -7,7 +7,7 @@ import tiny_drive
 import tiny_extractor
 import torch
 
-from vloc_ros.errors import CameraMismatchError, DatasetError, TrainingError
+from vloc_ros.errors import CameraMismatchError, ConfigError, DatasetError, TrainingError
 from vloc_ros.localizers.retrieval.database import Database
 from vloc_ros.localizers.retrieval.descriptor import Descriptor
 from vloc_ros.types import CameraModel
@@ -62,7 +62,7 @@ def test_what_cannot_be_trained_on(tmp_path):
         TRAINER.run(
             drives(), tmp_path / "map", tiny_extractor.settings("triplet", sampling={"negative_m": None}), OPTIONS
         )
-    with pytest.raises(DatasetError):
+    with pytest.raises(ConfigError, match="route is too short"):
         TRAINER.run({"map": [tiny_drive.drive(1)]}, tmp_path / "one", tiny_extractor.settings(), OPTIONS)
     c = tiny_drive.CAMERA
     lens = CameraModel(c.width, c.height, 1.5 * c.fx, 1.5 * c.fy, c.cx, c.cy)
