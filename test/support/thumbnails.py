@@ -14,9 +14,10 @@ from vloc_ros.geometry.vectors import from_vectors, to_vectors
 from vloc_ros.images.preprocess import Preprocess
 from vloc_ros.localizers.base import Localizer, check_query
 from vloc_ros.maps import read_map
-from vloc_ros.settings import ranged, settings_from_mapping
+from vloc_ros.settings import ranged
 from vloc_ros.types import Estimate, LocalizationState
 from vloc_train.training.recipe import Contents, Trainer
+from vloc_train.training.settings import RunSettings
 
 FILE = "database.safetensors"
 
@@ -26,13 +27,14 @@ def thumbnail(image: np.ndarray, size: int) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class Settings:
-    """:param size: of the thumbnail. :param fail: raise instead. :param other: a map. :param seed: unused."""
+class Settings(RunSettings):
+    """:param size: of the thumbnail. :param fail: raise instead. :param other: a map."""
+
+    PRESETS = {"small": {}}
 
     size: int = ranged(6, minimum=1)
     fail: str = ""
     other: str = ""
-    seed: int = 0
 
 
 @dataclass
@@ -49,12 +51,9 @@ class ThumbnailTrainer(Trainer):
     """A thumbnail of every frame. Nothing is held out, whatever is asked for."""
 
     backend = "thumbnails"
-    presets = ("small",)
+    settings_class = Settings
     takes = "any"
     builds = temporary = True
-
-    def settings(self, preset, changes, where):
-        return settings_from_mapping(Settings, changes, where)
 
     def run(self, scenes, out, settings, options=None, calibration=None, work_dir=None, about=None, extractor=None,
             hold_out="none"):  # fmt: skip

@@ -8,7 +8,7 @@ import tiny_drive
 import tiny_extractor
 import tiny_job
 
-from vloc_train.copr.settings import TrainSettings, preset
+from vloc_train.copr.settings import TrainSettings
 from vloc_train.copr.train import TRAINER
 from vloc_train.retrieval.build import BUILDER
 from vloc_train.retrieval.settings import BuildSettings
@@ -25,7 +25,7 @@ def settings(**changes) -> TrainSettings:
         "epochs": 40,
         "anchors_per_frame": 4,
     }
-    return preset("small", {**base, **changes})
+    return TrainSettings.preset("small", {**base, **changes})
 
 
 def retrieval_map(folder: Path, count: int = 40):

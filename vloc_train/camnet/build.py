@@ -13,23 +13,21 @@ from vloc_ros.localizers.camnet.settings import InferenceSettings
 from vloc_ros.settings import ranged, settings_from_mapping
 from vloc_train.camnet.export import map_contents
 from vloc_train.training.recipe import Contents, Job, Trainer
-from vloc_train.training.settings import from_preset
+from vloc_train.training.settings import RunSettings
 
 __all__ = ["BUILDER", "BuildSettings"]
 
 
 @dataclass(frozen=True)
-class BuildSettings:
+class BuildSettings(RunSettings):
     """How a database is made of drives.
 
     :param inference: changes of the localizer's settings; what is not named stays as in the map of the weights.
     :param keyframe_every: every n-th frame goes into the database.
-    :param seed: unused, nothing is random.
     """
 
     inference: dict[str, Any] = field(default_factory=dict)
     keyframe_every: int = ranged(1, minimum=1)
-    seed: int = ranged(0, minimum=0)
 
 
 class CamNetBuilder(Trainer[BuildSettings]):
@@ -39,9 +37,7 @@ class CamNetBuilder(Trainer[BuildSettings]):
     needs = "a trained CamNet map"
     takes = "own"
     builds = True
-
-    def settings(self, preset: str, changes: dict[str, Any] | None, where: str) -> BuildSettings:
-        return from_preset({"default": BuildSettings}, preset, changes, where)
+    settings_class = BuildSettings
 
     def prepare(self, job: Job[BuildSettings]) -> Preprocess:
         assert job.extractor is not None

@@ -9,14 +9,15 @@ from vloc_ros.images.preprocess import Preprocess
 from vloc_ros.localizers.backbones import preprocess_of
 from vloc_ros.localizers.camnet.localizer import read_network
 from vloc_ros.localizers.camnet.network import CamNetNetwork
-from vloc_train.camnet.data import KeyedGroups, Place, TrainingPairs
+from vloc_train.camnet.data import KeyedGroups, Place
 from vloc_train.camnet.export import map_contents
 from vloc_train.camnet.mining import mine
 from vloc_train.camnet.module import CamNetModule
-from vloc_train.camnet.settings import PRESETS, TrainSettings, preset
+from vloc_train.camnet.settings import TrainSettings
 from vloc_train.training.depth import depth_grids, has_depth
 from vloc_train.training.recipe import Contents, Job, Trainer
 from vloc_train.training.run import checked_pretrained
+from vloc_train.training.sampling import TrainingData
 
 __all__ = ["TRAINER"]
 
@@ -25,8 +26,7 @@ class CamNetTrainer(Trainer[TrainSettings]):
     """The training drives become the database; ``--extractor`` brings weights to start from."""
 
     backend = "camnet"
-    presets = tuple(PRESETS)
-    settings = staticmethod(preset)
+    settings_class = TrainSettings
     takes = "own"
 
     def prepare(self, job: Job[TrainSettings]) -> Preprocess:
@@ -42,7 +42,7 @@ class CamNetTrainer(Trainer[TrainSettings]):
             job.notes["extractor"] = {"map": start.path.name, "id": start.id}
             if not job.resumes:
                 _start_from(module, read_network(start), str(start.path))
-        job.fit(module, TrainingPairs(groups, job.options.workers))
+        job.fit(module, TrainingData(groups, job.options.workers))
         network = module.exported.to(job.device)
         return map_contents(network, job.by_scene, settings.inference, job.preprocess, settings.keyframe_every)
 

@@ -6,11 +6,12 @@ import logging
 
 from vloc_ros.images.preprocess import Preprocess
 from vloc_ros.localizers.copr.network import REGRESSOR_FILE, SECTION, regressor_settings, regressor_tensors
-from vloc_train.copr.data import Pairs, PairStream, describe_drives, pair_loader
+from vloc_train.copr.data import KeyedPairs, Pairs, describe_drives
 from vloc_train.copr.module import RegressorModule
-from vloc_train.copr.settings import PRESETS, TrainSettings, preset
+from vloc_train.copr.settings import TrainSettings
 from vloc_train.retrieval.database import extractor_of, retrieval_contents
 from vloc_train.training.recipe import Contents, Job, Trainer
+from vloc_train.training.sampling import TrainingData
 
 __all__ = ["TRAINER"]
 
@@ -27,8 +28,7 @@ class CoPRTrainer(Trainer[TrainSettings]):
     """
 
     backend = "copr"
-    presets = PRESETS
-    settings = staticmethod(preset)
+    settings_class = TrainSettings
     needs = "a map whose descriptors to regress (make one with vloc train retrieval or vloc map build retrieval)"
     takes = "any"
     several_devices = False
@@ -40,11 +40,9 @@ class CoPRTrainer(Trainer[TrainSettings]):
         settings, descriptor = job.settings, extractor_of(job)
         described = describe_drives(descriptor, job.training)
         module = RegressorModule(described, describe_drives(descriptor, [h.frames for h in job.held]), settings)
-        stream = PairStream(
-            Pairs(described, settings.pairs), settings.pairs.batch_size, settings.anchors_per_frame, settings.seed,
-            lambda: int(module.global_step),
-        )  # fmt: skip
-        job.fit(module, pair_loader(stream))
+        pairs = Pairs(described, settings.pairs)
+        data = KeyedPairs(pairs, settings.pairs.batch_size, settings.anchors_per_frame, settings.seed)
+        job.fit(module, TrainingData(data))
         _log.info("held-out descriptors: %.3f of their variance unexplained", module.best_error)
         job.notes["unexplained_variance"] = round(module.best_error, 5)
         network = module.best()

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from vloc_ros.images.preprocess import Preprocess
 from vloc_ros.localizers.backbones import preprocess_of
-from vloc_train.imposing.data import TrainingData
+from vloc_train.imposing.data import KeyedFrames
 from vloc_train.imposing.export import map_contents
 from vloc_train.imposing.module import ImPosingModule
-from vloc_train.imposing.settings import PRESETS, TrainSettings, preset
+from vloc_train.imposing.settings import TrainSettings
 from vloc_train.training.recipe import Contents, Job, Trainer
 from vloc_train.training.run import checked_pretrained
+from vloc_train.training.sampling import TrainingData
 
 __all__ = ["TRAINER"]
 
@@ -18,8 +19,7 @@ class ImPosingTrainer(Trainer[TrainSettings]):
     """One network for all scenes, with a head and a pose encoder each."""
 
     backend = "imposing"
-    presets = PRESETS
-    settings = staticmethod(preset)
+    settings_class = TrainSettings
 
     def prepare(self, job: Job[TrainSettings]) -> Preprocess:
         s = job.settings
@@ -29,7 +29,7 @@ class ImPosingTrainer(Trainer[TrainSettings]):
         settings, training = job.settings, job.by_scene
         pretrained = False if job.resumes else checked_pretrained(settings.pretrained)
         module = ImPosingModule(settings, training, job.held_by_scene, job.preprocess, pretrained)
-        job.fit(module, TrainingData(training, settings, job.options.workers))
+        job.fit(module, TrainingData(KeyedFrames(training, settings), job.options.workers))
         return map_contents(module.best().to(job.device), training, settings, job.preprocess)
 
 

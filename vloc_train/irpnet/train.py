@@ -29,7 +29,7 @@ from vloc_ros.localizers.weights import stored_weights
 from vloc_ros.maps import MapBundle
 from vloc_train.irpnet.data import SceneDescriptors, poses_of, regressed_rows, stored_copies
 from vloc_train.irpnet.module import RegressorModule
-from vloc_train.irpnet.settings import PRESETS, TrainSettings, preset
+from vloc_train.irpnet.settings import TrainSettings
 from vloc_train.retrieval.database import describe_frames, extractor_of
 from vloc_train.training.calibration import calibrate_scenes
 from vloc_train.training.frames import FrameSet, join
@@ -48,8 +48,7 @@ class IRPNetTrainer(Trainer[TrainSettings]):
     """Describe once, then train each scene's passes; the extractor stays as it is."""
 
     backend = "irpnet"
-    presets = PRESETS
-    settings = staticmethod(preset)
+    settings_class = TrainSettings
     needs = "a map whose descriptors to regress from (make one with vloc train retrieval or vloc map build retrieval)"
     takes = "any"
     several_devices = False
@@ -137,7 +136,7 @@ def _train_pass(scene: SceneDescriptors, kept: tuple[Task, ...], job: Job[TrainS
     lightning.seed_everything(settings.seed, workers=True, verbose=False)
     module = RegressorModule(scene, settings, kept)
     share = settings.max_minutes and settings.max_minutes / (len(passes_of(settings.network)) * len(job.splits))
-    took = job.fit(module, module.loader(), work, share)
+    took = job.fit(module, module.data(), work, share)
     regressor = module.result()
     partial = finished.with_suffix(".partial")
     save_file({**regressor.state_dict(), "seconds": torch.tensor(took)}, partial)

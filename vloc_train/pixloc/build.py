@@ -45,7 +45,7 @@ from vloc_train.training.calibration import calibrate_scenes
 from vloc_train.training.frames import FrameSet, cache_drives, join
 from vloc_train.training.provenance import frame_id_of, scene_of
 from vloc_train.training.recipe import Contents, Job
-from vloc_train.training.settings import from_preset
+from vloc_train.training.settings import RunSettings
 
 __all__ = ["BUILDER", "BuildSettings", "scene_model"]
 
@@ -53,7 +53,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class BuildSettings:
+class BuildSettings(RunSettings):
     """How a map is made of drives and a trained network.
 
     :param source: where the points come from: ``sfm`` (triangulated with the drives' poses), ``depth`` (depth images),
@@ -70,7 +70,6 @@ class BuildSettings:
     :param retrieval: a map of any backend with a descriptor extractor: then this map finds its first pose by itself.
     :param calibration_repeats: priors that the calibration draws for each of its frames; more where those are few.
     :param report: write the quality report beside the map (needs matplotlib).
-    :param seed: unused, nothing is random.
     """
 
     source: Literal["sfm", "depth", "colmap"] = "sfm"
@@ -86,7 +85,6 @@ class BuildSettings:
     retrieval: str = ""
     calibration_repeats: int = ranged(1, minimum=1, maximum=100)
     report: bool = True
-    seed: int = ranged(0, minimum=0)
 
 
 class PixLocBuilder(PixLocMaker[BuildSettings]):
@@ -98,9 +96,7 @@ class PixLocBuilder(PixLocMaker[BuildSettings]):
 
     needs = "a map with a trained PixLoc network"
     builds = True
-
-    def settings(self, preset: str, changes: dict[str, Any] | None, where: str) -> BuildSettings:
-        return from_preset({"default": BuildSettings}, preset, changes, where)
+    settings_class = BuildSettings
 
     def prepare(self, job: Job[BuildSettings]) -> Preprocess:
         source, settings = job.extractor, job.settings

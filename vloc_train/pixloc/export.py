@@ -16,10 +16,11 @@ from vloc_ros.types import CameraModel
 from vloc_train.mapping.points import SparseModel
 from vloc_train.mapping.sfm_frames import Progress
 from vloc_train.training.recipe import Contents, Job, Trainer
+from vloc_train.training.settings import RunSettings
 
 __all__ = ["Parts", "PixLocMaker", "shown_progress"]
 
-S = TypeVar("S")
+S = TypeVar("S", bound=RunSettings)
 
 
 def _no_features(scene: str, reference: int) -> Any:

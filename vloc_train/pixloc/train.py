@@ -18,16 +18,17 @@ from vloc_ros.settings import settings_to_mapping
 from vloc_train.frame_choice.split import Split
 from vloc_train.mapping.frame_points import FramePoints, depth_points, model_points
 from vloc_train.mapping.points import SparseModel
-from vloc_train.pixloc.data import KeyedPairs, Place, TrainingPairs
+from vloc_train.pixloc.data import KeyedPairs, Place
 from vloc_train.pixloc.export import Parts, PixLocMaker
 from vloc_train.pixloc.module import PixLocModule, make_model
 from vloc_train.pixloc.pairs import mine_pairs
-from vloc_train.pixloc.settings import PRESETS, TrainSettings, preset
+from vloc_train.pixloc.settings import TrainSettings
 from vloc_train.pixloc.validate import summary, try_pairs
 from vloc_train.training.depth import has_depth
 from vloc_train.training.frames import FrameSet, cache_frames
 from vloc_train.training.recipe import Contents, Job
 from vloc_train.training.run import checked_pretrained
+from vloc_train.training.sampling import TrainingData
 
 __all__ = ["TRAINER", "TrainingPlace", "training_place"]
 
@@ -39,8 +40,7 @@ class PixLocTrainer(PixLocMaker[TrainSettings]):
     are never paired. ``--extractor`` brings weights to start from.
     """
 
-    presets = tuple(PRESETS)
-    settings = staticmethod(preset)
+    settings_class = TrainSettings
 
     def prepare(self, job: Job[TrainSettings]) -> Preprocess:
         settings = job.settings
@@ -57,7 +57,7 @@ class PixLocTrainer(PixLocMaker[TrainSettings]):
         pairs = KeyedPairs([place.training for place in places.values()], settings)
         module = PixLocModule(settings, pairs, job.preprocess, _first_model(settings, job.extractor))
         if settings.epochs:
-            job.fit(module, TrainingPairs(pairs, job.options.workers))
+            job.fit(module, TrainingData(pairs, job.options.workers))
         model = module.exported.to(job.device).eval()
         job.notes["pairs"] = {name: len(place.training.pairs.partners) for name, place in places.items()}
         sections = {

@@ -8,7 +8,7 @@ from vloc_ros.localizers.retrieval.descriptor import Descriptor, preprocess_for
 from vloc_ros.localizers.retrieval.extractors import Extractor
 from vloc_train.retrieval.clusters import fit_extractor_whitening, initialise_clusters, untrained_extractor
 from vloc_train.retrieval.database import extractor_of, retrieval_contents
-from vloc_train.retrieval.settings import BUILD_PRESETS, BuildSettings, build_preset
+from vloc_train.retrieval.settings import BuildSettings
 from vloc_train.training.recipe import Contents, Job, Trainer
 
 __all__ = ["BUILDER"]
@@ -18,8 +18,7 @@ class RetrievalBuilder(Trainer[BuildSettings]):
     """The extractor is that of a map of any backend, else one with public or local weights."""
 
     backend = "retrieval"
-    presets = BUILD_PRESETS
-    settings = staticmethod(build_preset)
+    settings_class = BuildSettings
     takes = "any"
     builds = temporary = True
 

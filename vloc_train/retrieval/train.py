@@ -15,10 +15,11 @@ from vloc_ros.localizers.retrieval.extractors import Extractor
 from vloc_train.retrieval.clusters import fit_extractor_whitening, initialise_clusters, untrained_extractor
 from vloc_train.retrieval.database import retrieval_contents
 from vloc_train.retrieval.module import ExtractorModule, ValidationSet
-from vloc_train.retrieval.sampling import TrainingImages
-from vloc_train.retrieval.settings import PRESETS, TrainSettings, preset
+from vloc_train.retrieval.sampling import KeyedImages
+from vloc_train.retrieval.settings import TrainSettings
 from vloc_train.training.frames import FrameSet
 from vloc_train.training.recipe import Contents, HeldOut, Job, Trainer
+from vloc_train.training.sampling import TrainingData
 
 __all__ = ["TRAINER", "check_trainable", "train_extractor", "validation_sets"]
 
@@ -30,8 +31,7 @@ class RetrievalTrainer(Trainer[TrainSettings]):
     """
 
     backend = "retrieval"
-    presets = PRESETS
-    settings = staticmethod(preset)
+    settings_class = TrainSettings
     takes = "any"
 
     def prepare(self, job: Job[TrainSettings]) -> Preprocess:
@@ -116,8 +116,8 @@ def train_extractor(job: Job[TrainSettings], start: Extractor | None = None) -> 
         if not job.resumes:
             initialise_clusters(extractor, *sample)
     module = ExtractorModule(extractor, settings, job.preprocess, validation_sets(job.training, job.held))
-    data = TrainingImages(job.training, settings.sampling, settings.augment, settings.seed, job.options.workers)
-    job.fit(module, data)
+    images = KeyedImages(job.training, settings.sampling, settings.augment, settings.seed)
+    job.fit(module, TrainingData(images, job.options.workers))
     best: Extractor = module.best()
     if settings.extractor.whiten is not None:
         fit_extractor_whitening(best, settings.extractor.whiten, *sample)

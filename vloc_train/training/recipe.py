@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Generic, Literal, TypeVar
+from typing import Any, ClassVar, Generic, Literal, TypeVar, cast
 
 import lightning
 import torch
@@ -38,13 +38,14 @@ from vloc_train.training.module import Validate
 from vloc_train.training.provenance import frame_id_of, provenance, scene_of
 from vloc_train.training.run import RunOptions, claim, fit, identity_of, training_device, use_half
 from vloc_train.training.scenes import common_datum
+from vloc_train.training.settings import RunSettings
 
 __all__ = ["Contents", "HeldOut", "Job", "Trainer", "splits_of"]
 
 _log = logging.getLogger(__name__)
 
 Drives = Mapping[str, Sequence[PosedSequence]]
-S = TypeVar("S")
+S = TypeVar("S", bound=RunSettings)
 
 
 @dataclass(frozen=True)
@@ -189,8 +190,8 @@ class Trainer(ABC, Generic[S]):
 
     #: The map's backend.
     backend: ClassVar[str]
-    #: Names of its settings, the default first.
-    presets: ClassVar[tuple[str, ...]] = ("default",)
+    #: Its settings, with their presets.
+    settings_class: ClassVar[type[RunSettings]]
     #: Whether a map is built without training: then its frames need no validation, and nothing is continued.
     builds: ClassVar[bool] = False
     #: Whether the working folder goes when the map is there, unless somebody named one.
@@ -202,9 +203,14 @@ class Trainer(ABC, Generic[S]):
     #: Whether it uses several devices.
     several_devices: ClassVar[bool] = True
 
-    @abstractmethod
-    def settings(self, preset: str, changes: dict[str, Any] | None, where: str) -> S:
+    @property
+    def presets(self) -> tuple[str, ...]:
+        """Names of presets, the default first."""
+        return tuple(self.settings_class.PRESETS)
+
+    def settings(self, preset: str, changes: Mapping[str, Any] | None = None, where: str = "settings") -> S:
         """Settings of a preset with changes. :raises ConfigError: no such preset or setting."""
+        return cast(S, self.settings_class.preset(preset, changes, where))
 
     @abstractmethod
     def prepare(self, job: Job[S]) -> Preprocess:

@@ -46,7 +46,7 @@ class Maker(Trainer):
     """Writes a map that is there already and remembers what it was given."""
 
     backend = "pixloc"
-    settings = prepare = make = None
+    prepare = make = None
 
     def __init__(self, source):
         self.source, self.given = source, {}
