@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import cv2
 import numpy as np
@@ -30,7 +30,7 @@ def thumbnail(image: np.ndarray, size: int) -> np.ndarray:
 class Settings(RunSettings):
     """:param size: of the thumbnail. :param fail: raise instead. :param other: a map."""
 
-    PRESETS = {"small": {}}
+    PRESETS: ClassVar = {"small": {}}
 
     size: int = ranged(6, minimum=1)
     fail: str = ""
