@@ -20,10 +20,10 @@ from vloc_ros.datasets.kitti import KittiOptions, open_kitti
 from vloc_ros.datasets.problems import Problems
 from vloc_ros.datasets.sequence import ImageSource, PosedSequence
 from vloc_ros.datasets.tum import open_tum
-from vloc_ros.errors import ConfigError
+from vloc_ros.errors import ConfigError, DatasetError
 from vloc_ros.settings import settings_from_mapping
 from vloc_ros.types import RgbImage
-from vloc_train.benchmark.protocol import Drive, FolderDrive, Selection, SourceDrive
+from vloc_train.benchmark.data import SITES, Drive, FolderDrive, Selection, SourceDrive
 from vloc_train.training.town import town_drive
 
 __all__ = ["Drives", "Part", "check_datum", "overlap"]
@@ -198,6 +198,26 @@ class Drives:
         if drive.grey:
             sequences = [replace(sequence, source=_Grey(sequence.source)) for sequence in sequences]
         return [(sequence, _digest(sequence)) for sequence in sequences]
+
+    def require(self, names: Sequence[str]) -> None:
+        """Refuse to begin without the folders of these drives.
+
+        :raises DatasetError: some are not there; the message lists where they were looked for, and where to get them.
+        """
+        paths = {name: self._data[name].path or "" for name in names}
+        absent = [name for name in names if self._root is None or not (self._root / paths[name]).exists()]
+        if not absent:
+            return
+        if self._root is None:
+            parts = [f"expected --root, the folder that holds {', '.join(sorted(set(paths.values())))}"]
+        else:
+            found = ", ".join(dict.fromkeys(str(self._root / paths[name]) for name in absent))
+            parts = [f"expected data in {len(names)} folders, found nothing at {len(absent)} of them: {found}"]
+        sources = [source for name in absent if (source := self._data[name].source) is not None]
+        parts += dict.fromkeys(f"to get it: {site}" for s in sources if (site := s.get or SITES.get(s.format, "")))
+        if self._root is not None:
+            parts.append("--root names the folder that holds these; --only computes rows that need fewer of them")
+        raise DatasetError("; ".join(parts))
 
     def below_root(self, where: str, path: str) -> Path:
         """A path of the protocol. :raises ConfigError: there is no root, or the path leaves it."""
