@@ -52,7 +52,7 @@ def segments_of(
     places = [h.sequence.T_map_cam for h in held]
     error = np.concatenate([h.error_m for h in held]) if held else np.zeros(0)
     sigma = np.concatenate([h.sigma_m for h in held]) if held else np.zeros(0)
-    nearby = Nearby(np.concatenate(places), settings.near_m + 1.0, 90.0) if held else None
+    nearby = Nearby(np.concatenate(places), 1.25 * settings.near_m, 90.0) if held else None
     usual_error, usual_sigma = median(error), median(sigma)
     out: list[Segment] = []
     parts = {d.name: p for d, p in zip(split.drives, split.part, strict=True)}

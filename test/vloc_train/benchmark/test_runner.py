@@ -331,7 +331,7 @@ def test_the_page_shows_every_row_and_no_infinity(fresh, tmp_path):
     table = run(protocol(), fresh, tmp_path / "out")
     path = write_table(table, protocol(), {"seed": 0}, tmp_path / "out")
     text = path.read_text()
-    for name in ("nearest", "farthest", "silent", "undensified", "oracle", "A tiny town", "in 3 folds", "**no**"):
+    for name in ("nearest", "farthest", "silent", "undensified", "oracle", "A tiny town", "in 3 folds", "| NO |"):
         assert name in text
     assert (tmp_path / "out" / "full.png").stat().st_size > 1000
     content = json.loads((tmp_path / "out" / "table.json").read_text())

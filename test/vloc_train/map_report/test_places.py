@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 from tiny_route import drive, line
 
+from vloc_ros.settings import settings_from_mapping
 from vloc_ros.types import LocalizationState
 from vloc_train.frame_choice.hold_out import split
 from vloc_train.frame_choice.measure import Measures
 from vloc_train.frame_choice.route import Nearby, runs
 from vloc_train.frame_choice.selection import REASONS, Choice
-from vloc_train.frame_choice.settings import HoldOutSettings, ReportSettings
+from vloc_train.frame_choice.settings import HoldOutSettings, OwnDriveSettings, ReportSettings
 from vloc_train.map_report.accuracy import HeldOutFrames
 from vloc_train.map_report.advice import advice, one_way_share
 from vloc_train.map_report.ambiguity import Ambiguity, AmbiguousPair, ambiguous_places, thumbnail_descriptors
@@ -175,3 +176,24 @@ def test_route_helpers():
     away = T[10].copy()
     away[:3, 3] += 500
     assert len(Nearby(T, 2.0).of(away)) == 0
+
+
+def test_a_room_is_judged_by_lengths_of_its_own():
+    room = ReportSettings(segment_m=2.0, sparse_m=0.2, weak_m=0.05, far_m=2.0, near_m=0.4)
+    T = line(8, step=0.1)
+    error = np.full(len(T), 0.02)
+    error[40:59] = 0.2
+    choice = choice_of(drive(T, "room"))
+    made = split([choice.used], HoldOutSettings(kind="every"))
+    weak = weak_segments(segments_of([choice], made, [held(drive(T, "room"), error)], room))
+    assert len(weak) == 1 and "error 0.20 m (elsewhere 0.02 m)" in weak[0].reasons
+    assert not weak_segments(segments_of([choice], made, [held(drive(T, "room"), error)], SETTINGS))
+    vectors = descriptors(T * np.array([10.0 if k == 3 else 1.0 for k in range(4)]), [(5, 60, 10)])
+    assert len(ambiguous_places(T, vectors, "v", room).pairs) == 1
+    assert not ambiguous_places(T, vectors, "v", SETTINGS).pairs
+
+
+def test_settings_of_before_are_still_read(caplog):
+    given = {"report": {"piece_m": 5.0, "dropped_share": 0.3, "similar": 2.0}}
+    assert settings_from_mapping(OwnDriveSettings, given, "--drive-set").report.segment_m == 5.0
+    assert "similar is fixed now" in caplog.text and "dropped_share is fixed" not in caplog.text
