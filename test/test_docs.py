@@ -60,7 +60,8 @@ def problem_of(line: str) -> str:
     command, rest = parser_of(words)
     if hasattr(command, "commands"):
         return f"no command {' '.join(words)!r}" if rest else ""  # a group by itself, in prose
-    known = {name for p in command.params for name in (*p.opts, *p.secondary_opts) if name.startswith("-")}
+    params = command.get_params(typer.Context(command))  # some commands make their options when they are asked
+    known = {name for p in params for name in (*p.opts, *p.secondary_opts) if name.startswith("-")}
     unknown = [w for w in rest if w.startswith("--") and w.partition("=")[0] not in known | {"--help"}]
     return f"unknown option {', '.join(unknown)}" if unknown else ""
 

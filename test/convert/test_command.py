@@ -68,8 +68,16 @@ def test_formats_lists_every_layout_with_its_options(run):
 def test_every_command_has_help(run, name):
     code, out, _ = run(name, "--help")
     assert code == 0 and ("--frames" in out or name == "town")
-    if name not in ("kitti", "auto", "town"):
+    if name not in ("auto", "town"):
         assert "Options of the layout" in out
+
+
+def test_options_of_the_layout_are_options_of_the_command(run, tum, tmp_path):
+    code, _, err = run("tum", tum, tmp_path / "a", "--intrinsics", "7,7,3.5,2.5", "--max-gap-s", "0.2")
+    assert code == 0, err
+    assert open_sequence(tmp_path / "a").camera.fx == 7.0
+    for wrong in (["--intrinsics", "7,7"], ["--max-gap-s", "-1"], ["--max-gap-s", "wide"], ["--camera", "cam0"]):
+        assert run("tum", tum, tmp_path / "x", *wrong)[0] == 2, wrong
 
 
 def test_wrong_usage(run, tum, tmp_path):
