@@ -203,7 +203,7 @@ def bench_pixloc(
         p: bytes_per_observation(setup.model.dimensions, dataclasses.replace(settings, precision=p))
         for p in ("float16", "int8")
     }
-    network = str(dtype).removeprefix("torch.")
+    precision = str(dtype).removeprefix("torch.")
     return figures(
         "pixloc",
         name,
@@ -213,7 +213,7 @@ def bench_pixloc(
         naive=by_name["query, transcription in float32"],
         floor=floor,
         difference=float(np.abs(found["float32"] - expected).max()),
-        precision=network,
+        precision=precision,
         settings={
             "image": f"{scene.camera.width}x{scene.camera.height}",
             "points": len(setup.chosen),
@@ -226,7 +226,7 @@ def bench_pixloc(
         precision_m={
             "float16 features": _distance(found["float16"], found["float32"]),
             "int8 features": _distance(found["int8"], found["float32"]),
-            f"float16 features, {network} network": _distance(ours, found["float32"]),
+            f"float16 features, {precision} network": _distance(ours, found["float32"]),
         },
         error_m={"transcription": _distance(expected, scene.truth), "default path": _distance(ours, scene.truth)},
         bytes_per_observation=sizes,

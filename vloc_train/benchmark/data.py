@@ -30,10 +30,12 @@ SITES = {
 
 @dataclass(frozen=True)
 class FolderDrive:
-    """A bag or data-set folder below ``--root``; the other fields are those of KITTI's and flat folders
-    (:class:`vloc_ros.datasets.kitti.KittiOptions`). A folder with ``groundtruth.txt`` is one of the TUM RGB-D benchmark
-    and needs ``intrinsics``. ``distortion`` (k1, k2, p1, p2 and perhaps k3) is that of the images, which stay as they
-    are; ``grey`` takes the colour out of them."""
+    """A bag or data-set folder below ``--root``; the other fields are options of its layout, for the most part those of
+    KITTI's and flat folders (:class:`vloc_ros.datasets.kitti.Options`).
+
+    :param distortion: k1, k2, p1, p2 and perhaps k3 of the images, which stay as they are.
+    :param grey: take the colour out of the images.
+    """
 
     path: str
     images: str | None = None
@@ -42,6 +44,12 @@ class FolderDrive:
     world: Literal["camera", "y_up", "z_up"] = "camera"
     distortion: tuple[float, ...] = ()
     grey: bool = False
+
+    def options(self, images: str) -> dict[str, Any]:
+        """What is said of it, as options of its layout. :param images: what the layout calls the choice of images."""
+        given = {images: self.images, "intrinsics": self.intrinsics, "camera_offset": self.camera_offset}
+        given |= {"world": None if self.world == "camera" else self.world, "distortion": self.distortion or None}
+        return {name: value for name, value in given.items() if value is not None}
 
 
 @dataclass(frozen=True)

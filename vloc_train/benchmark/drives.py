@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +13,10 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from vloc_ros.datasets import open_sequence
 from vloc_ros.datasets.formats import FORMATS, Source, detect, open_source
 from vloc_ros.datasets.image_files import FolderImages
-from vloc_ros.datasets.kitti import KittiOptions, open_kitti
 from vloc_ros.datasets.problems import Problems
 from vloc_ros.datasets.sequence import ImageSource, PosedSequence
-from vloc_ros.datasets.tum import open_tum
 from vloc_ros.errors import ConfigError, DatasetError
 from vloc_ros.settings import settings_from_mapping
 from vloc_ros.types import RgbImage
@@ -229,23 +226,14 @@ class Drives:
 
     def _folder(self, name: str, drive: FolderDrive) -> tuple[PosedSequence, str]:
         path = self.below_root(f"data.{name}", drive.path)
-        kind = detect(path)
-        if kind == "bag":
-            sequence = open_sequence(path, image=drive.images)
-        elif kind == "tum":
-            if drive.intrinsics is None:
-                raise ConfigError(f"data.{name}: expected intrinsics, which {path} does not hold")
-            sequence = open_tum(path, drive.intrinsics, images=drive.images or "rgb")
-        else:
-            options = KittiOptions(
-                images=drive.images,
-                intrinsics=drive.intrinsics,
-                camera_offset=drive.camera_offset,
-                world=drive.world,
-            )
-            sequence = open_kitti(path, options)
-        if drive.distortion:
-            camera = replace(sequence.camera, distortion_model="plumb_bob", distortion=drive.distortion)
+        layout = detect(path)
+        known = {field.name for field in fields(FORMATS[layout].reader().Options)}
+        options = drive.options("image" if layout == "bag" else "images")
+        # Only the TUM benchmark's own images come with a lens; those of other folders are said to be as it made them.
+        lens = options.pop("distortion") if "distortion" in options and "distortion" not in known else ()
+        (sequence,) = open_source(Source(layout, path, options))
+        if lens:
+            camera = replace(sequence.camera, distortion_model="plumb_bob", distortion=lens)
             sequence = replace(sequence, camera=camera)
         if drive.grey:
             sequence = replace(sequence, source=_Grey(sequence.source))

@@ -148,7 +148,7 @@ def _accuracy_columns(rows: Sequence[Row], more: Sequence[tuple[float, float]]) 
 
     def method(row: Row) -> str:
         no_prior = told and "about" in row and not (row["method"] in (ORACLE, PRIOR) or _PRIOR_MEDIAN in row)
-        return row["method"] + (" (no prior)" if no_prior else "")
+        return f"{row['method']} (no prior)" if no_prior else str(row["method"])
 
     def change(row: Row) -> str:
         found = row.get("change_median_translation_m")
