@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,7 +15,6 @@ from typer.testing import CliRunner
 from vloc_ros.convert.sequence import write_sequence
 from vloc_ros.datasets.problems import Problems
 from vloc_ros.errors import ConfigError, DatasetError
-from vloc_ros.evaluation.document import Document
 from vloc_ros.geometry.geodesy import Datum
 from vloc_ros.maps import read_map
 from vloc_train import cli
@@ -212,16 +210,3 @@ def test_the_old_setting_of_the_hold_out_is_still_read(caplog):
     changes = {"hold_out": 10, "epochs": 3}
     cli._old_hold_out(options, changes)
     assert options.hold_out == "every:10" and changes == {"epochs": 3} and "--hold-out every:10" in caplog.text
-
-
-def test_documents_are_escaped(tmp_path):
-    document = Document("a < b")
-    document.paragraph("say `vloc` & <go>")
-    document.table(["x"], [["a|b"]])
-    document.link("more", tmp_path / "other folder" / "report.md")
-    markdown = document.write(tmp_path / "report")
-    page = markdown.with_suffix(".html")
-    text = Path(page).read_text()
-    assert "<h1>a &lt; b</h1>" in text and "<code>vloc</code> &amp; &lt;go&gt;" in text
-    assert 'href="../other%20folder/report.md"' in text
-    assert "a\\|b" in Path(markdown).read_text() and "(../other%20folder/report.md)" in Path(markdown).read_text()
