@@ -143,7 +143,7 @@ class SettingDescription:
 def describe_settings(cls: type, prefix: str = "") -> list[SettingDescription]:
     """Every field of a settings class with type, default, range and the text of its ``:param``, in order."""
     hints = typing.get_type_hints(cls)
-    docs = _param_docs(cls.__doc__ or "")
+    docs = {name: text for base in reversed(cls.__mro__) for name, text in _param_docs(base.__doc__ or "").items()}
     rows: list[SettingDescription] = []
     for item in dataclasses.fields(cls):
         hint = hints[item.name]

@@ -25,6 +25,7 @@ __all__ = [
     "CandidateStep",
     "Estimate",
     "LocalizationState",
+    "Matches",
     "PosePrior",
     "Query",
     "RgbImage",
@@ -194,6 +195,19 @@ class CandidateStep:
 
 
 @dataclass(frozen=True)
+class Matches:
+    """Map points that were found in the image.
+
+    ``points`` (N, 3) float64 in the map frame, ``pixels`` (N, 2) float64 (x, y) in the query's image, ``inliers`` (N,)
+    bool: which of them agree with the estimate.
+    """
+
+    points: Array
+    pixels: Array
+    inliers: npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
 class Estimate:
     """What a localizer says about one query: the camera's pose, how sure it is, and why.
 
@@ -213,6 +227,7 @@ class Estimate:
     candidates: tuple[CandidateStep, ...] = ()
     timings_ms: dict[str, float] = field(default_factory=dict)
     diagnostics: dict[str, float] = field(default_factory=dict)
+    matches: Matches | None = None
 
     def with_state(self, state: LocalizationState) -> Estimate:
         """The same estimate under another verdict."""
