@@ -2,12 +2,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import pytest
 
 from vloc_ros.errors import ConfigError, MapFormatError
-from vloc_ros.settings import describe_settings, ranged, settings_from_mapping, settings_to_mapping
+from vloc_ros.settings import (
+    Fixed,
+    current_names,
+    describe_settings,
+    ranged,
+    settings_from_mapping,
+    settings_to_mapping,
+)
 
 
 class Mode(str, Enum):
@@ -134,3 +141,51 @@ def test_description() -> None:
     assert rows["inner.gain"].range == "0.0..2.0"
     assert rows["inner.gain"].doc == "how much."
     assert rows["mode"].default == "fast"
+
+
+@dataclass(frozen=True)
+class Renamed:
+    """Settings that had other names before."""
+
+    FORMER: ClassVar[dict[str, Any]] = {
+        "amount": "count",
+        "inner.size": "size",
+        "strength": "inner.gain",
+        "slack": Fixed((0.5, 2)),
+    }
+
+    count: int = 1
+    size: int = 1
+    inner: Inner = field(default_factory=Inner)
+
+
+@dataclass(frozen=True)
+class Holder:
+    """One that holds such settings."""
+
+    renamed: Renamed = field(default_factory=Renamed)
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "told"),
+    [
+        ({"count": 4}, Renamed(4), []),
+        ({"amount": 4}, Renamed(4), ["amount is called count now"]),
+        ({"inner": {"size": 3, "gain": 2.0}}, Renamed(1, 3, Inner(2.0)), ["inner.size is called size now"]),
+        ({"strength": 0.5}, Renamed(inner=Inner(0.5)), ["strength is called inner.gain now"]),
+        ({"slack": [0.5, 2.0]}, Renamed(), []),
+        ({"slack": [0.5, 3]}, Renamed(), ["slack is fixed now, at [0.5, 2]; [0.5, 3] is ignored"]),
+    ],
+)
+def test_names_of_before_are_read_and_warned_of(caplog, before, now, told) -> None:
+    given = {"renamed": before}
+    assert settings_from_mapping(Holder, given, "map.yaml: settings") == Holder(now)
+    assert [r.getMessage() for r in caplog.records] == [f"map.yaml: settings: renamed: {t}" for t in told]
+    assert given == {"renamed": before} and before != {}
+
+
+def test_a_name_of_before_beside_todays_is_refused() -> None:
+    with pytest.raises(MapFormatError, match=r"m: renamed: expected one of 'count' and 'amount'.*found both"):
+        current_names(Holder, {"renamed": {"amount": 1, "count": 2}}, "m", error=MapFormatError)
+    with pytest.raises(ConfigError, match="unknown field 'amounts'"):
+        settings_from_mapping(Renamed, {"amounts": 1}, "m")

@@ -2,12 +2,15 @@
 
 A settings class is a frozen dataclass. Ranges stand beside the defaults (:func:`ranged`), the meaning of each
 field in the class docstring (``:param name: ...``); checks between fields go into ``__post_init__`` and raise
-:class:`~vloc_ros.errors.ConfigError`. The same engine reads map manifests, with another error class.
+:class:`~vloc_ros.errors.ConfigError`. The same engine reads map manifests, with another error class. Names that a class
+had before stand in its ``FORMER``, so that maps and files written before are still read (:func:`current_names`).
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
+import logging
 import math
 import re
 import types
@@ -23,14 +26,18 @@ import typer
 from vloc_ros.errors import ConfigError, VlocError
 
 __all__ = [
+    "Fixed",
     "SettingDescription",
     "assigned",
+    "current_names",
     "describe_settings",
     "numbers_of",
     "ranged",
     "settings_from_mapping",
     "settings_to_mapping",
 ]
+
+_log = logging.getLogger(__name__)
 
 # ``NAME=VALUE`` on the command line: values are read as YAML, dotted names are nested settings.
 
@@ -105,11 +112,12 @@ def settings_from_mapping(
         mapping = {}
     if not isinstance(mapping, Mapping):
         raise error(f"{where}: expected a mapping of names to values, found {_kind(mapping)}")
+    mapping = current_names(cls, mapping, where, error=error)
     fields = {f.name: f for f in dataclasses.fields(cast(Any, cls)) if f.init}
     unknown = [str(key) for key in mapping if key not in fields]
     if unknown:
         raise error(f"{where}: unknown field {', '.join(map(repr, unknown))}; known: {', '.join(fields)}")
-    hints = typing.get_type_hints(cls)
+    hints = _hints(cast(Any, cls))
     values: dict[str, Any] = {}
     for name, item in fields.items():
         if name in mapping:
@@ -122,6 +130,71 @@ def settings_from_mapping(
         return cls(**values)
     except VlocError as problem:
         raise error(f"{where}: {problem}") from problem
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """What a setting is fixed at that is a constant now; see :func:`current_names`."""
+
+    value: Any
+
+
+def current_names(
+    cls: type, mapping: Mapping[str, Any], where: str, *, error: type[VlocError] = ConfigError
+) -> dict[str, Any]:
+    """``mapping`` with the names that the settings of ``cls`` have today; those of before are warned of.
+
+    A class lists its former names in a class variable ``FORMER``: the name of before to that of today (both may be
+    dotted, into nested settings), or to a :class:`Fixed` value. A fixed setting is left out; it is warned of when the
+    mapping wants another value.
+
+    :raises VlocError: (as ``error``) both names are given.
+    """
+    out = dict(mapping)
+    for old, now in getattr(cls, "FORMER", {}).items():
+        found, value = _taken(out, old)
+        if not found:
+            continue
+        if isinstance(now, Fixed):
+            if _plain(value) != _plain(now.value):
+                _log.warning("%s: %s is fixed now, at %s; %s is ignored", where, old, _plain(now.value), value)
+            continue
+        if _taken(out, now)[0]:
+            raise error(f"{where}: expected one of {now!r} and {old!r}, its name of before, found both")
+        _log.warning("%s: %s is called %s now", where, old, now)
+        _set(out, now, value)
+    hints = _hints(cls)
+    for item in dataclasses.fields(cls):
+        hint, value = hints[item.name], out.get(item.name)
+        if isinstance(hint, type) and dataclasses.is_dataclass(hint) and isinstance(value, Mapping):
+            out[item.name] = current_names(hint, value, f"{where}: {item.name}", error=error)
+    return out
+
+
+@functools.cache
+def _hints(cls: type) -> dict[str, Any]:
+    return typing.get_type_hints(cls)
+
+
+def _taken(mapping: dict[str, Any], name: str) -> tuple[bool, Any]:
+    """Take a dotted name out of a mapping, whose nested mappings are copied: whether it was there, and its value."""
+    first, _, rest = name.partition(".")
+    if not rest:
+        return (True, mapping.pop(name)) if name in mapping else (False, None)
+    inner = mapping.get(first)
+    if not isinstance(inner, Mapping):
+        return False, None
+    mapping[first] = dict(inner)
+    return _taken(mapping[first], rest)
+
+
+def _set(mapping: dict[str, Any], name: str, value: Any) -> None:
+    first, _, rest = name.partition(".")
+    if rest:
+        mapping[first] = dict(mapping.get(first) or {})
+        _set(mapping[first], rest, value)
+    else:
+        mapping[name] = value
 
 
 def settings_to_mapping(settings: Any) -> dict[str, Any]:
@@ -142,7 +215,7 @@ class SettingDescription:
 
 def describe_settings(cls: type, prefix: str = "") -> list[SettingDescription]:
     """Every field of a settings class with type, default, range and the text of its ``:param``, in order."""
-    hints = typing.get_type_hints(cls)
+    hints = _hints(cls)
     docs = {name: text for base in reversed(cls.__mro__) for name, text in _param_docs(base.__doc__ or "").items()}
     rows: list[SettingDescription] = []
     for item in dataclasses.fields(cls):

@@ -13,6 +13,7 @@ from vloc_ros.errors import (
     CameraMismatchError,
     ConfigError,
     ImageError,
+    LocalizerClosedError,
     MapBackendError,
     MapChecksumError,
     MapNotFoundError,
@@ -74,12 +75,13 @@ def test_broken_registration(make_map: MakeMap, monkeypatch: pytest.MonkeyPatch,
 
 
 def test_third_parties_plug_in(make_map: MakeMap, monkeypatch: pytest.MonkeyPatch) -> None:
-    group = registry.ENTRY_POINT_GROUP
+    group = registry.BACKENDS.group
     point = metadata.EntryPoint("third_party", "fake_localizer_module:FakeLocalizer", group)
     thief = metadata.EntryPoint("imposing", "fake_localizer_module:FakeLocalizer", group)
-    monkeypatch.setattr(registry.metadata, "entry_points", lambda group: [point, thief])
+    monkeypatch.setattr(metadata, "entry_points", lambda group: [point, thief])
     assert load_localizer(make_map("third_party"), "cpu").localize(Query(IMAGE, CAMERA, 1)).stamp_ns == 1
-    assert available_backends()["imposing"].startswith("vloc_ros."), "built-in names cannot be taken over"
+    assert available_backends()[-1] == "third_party"
+    assert registry.backend_class("imposing").backend == "imposing", "built-in names cannot be taken over"
 
 
 def test_built_in_table_points_at_classes() -> None:
@@ -104,7 +106,11 @@ def test_image_is_checked(make_map: MakeMap, image: np.ndarray) -> None:
 def test_warm_up_and_close(make_map: MakeMap) -> None:
     with load_localizer(make_map(), "cpu") as localizer:
         localizer.warm_up()
-    assert localizer.closed  # type: ignore[attr-defined]
+    localizer.close()
+    for use in (localizer.warm_up, lambda: localizer._pose):  # type: ignore[attr-defined]
+        with pytest.raises(LocalizerClosedError, match="fake"):
+            use()
+    assert localizer.manifest.backend == "fake", "what it was stays known"
 
 
 def test_select_device_falls_back_only_for_auto(monkeypatch: pytest.MonkeyPatch) -> None:

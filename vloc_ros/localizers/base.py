@@ -1,6 +1,6 @@
 """The interface that every backend implements, and how a map becomes a running localizer.
 
-A third-party backend subclasses :class:`Localizer` and declares itself in its own ``pyproject.toml``::
+A third-party backend subclasses :class:`Localizer` and announces itself in its own ``pyproject.toml``::
 
     [project.entry-points."vloc_ros.localizers"]
     my_method = "my_package.localizer:MyLocalizer"
@@ -11,14 +11,11 @@ Maps whose manifest says ``backend: my_method`` then load with :func:`load_local
 from __future__ import annotations
 
 import hashlib
-import importlib
-import logging
 import os
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from importlib import metadata
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
@@ -32,12 +29,13 @@ from vloc_ros.images.preprocess import Preprocess
 from vloc_ros.localizers.calibration import UNCALIBRATED, Confidence, SceneCalibration, section
 from vloc_ros.localizers.device import Clock, select_device
 from vloc_ros.maps import MapBundle, MapManifest, read_map
-from vloc_ros.settings import settings_from_mapping
+from vloc_ros.plugins import PluginGroup
+from vloc_ros.settings import current_names, settings_from_mapping
 from vloc_ros.types import Array, CameraModel, CandidateStep, Estimate, LocalizationState, Matches, Query
 
 __all__ = [
+    "BACKENDS",
     "BUILT_IN",
-    "ENTRY_POINT_GROUP",
     "Hypothesis",
     "Localizer",
     "NoSettings",
@@ -50,7 +48,6 @@ __all__ = [
     "stored_settings",
 ]
 
-_log = logging.getLogger(__name__)
 S = TypeVar("S")
 L = TypeVar("L", bound="Localizer")
 
@@ -65,41 +62,27 @@ BUILT_IN: dict[str, str] = {
     "cascade": "vloc_ros.localizers.cascade.localizer:CascadeLocalizer",
 }
 
-#: A third-party distribution declares ``my_method = "my_package.module:MyLocalizer"`` under this group.
-ENTRY_POINT_GROUP = "vloc_ros.localizers"
+
+def _unlike_localizer(made: Any) -> str | None:
+    fits = isinstance(made, type) and issubclass(made, Localizer)
+    return None if fits else f"expected a class derived from {Localizer.__module__}.Localizer, found {made!r}"
 
 
-def available_backends() -> dict[str, str]:
-    """Names and ``module:Class`` of every backend that can be asked for. Built-in names cannot be taken over."""
-    found = {point.name: point.value for point in metadata.entry_points(group=ENTRY_POINT_GROUP)}
-    return {**found, **BUILT_IN}
+#: Where backends are found; one of another package is announced in the group ``vloc_ros.localizers``.
+BACKENDS = PluginGroup("vloc_ros.localizers", BUILT_IN, "backend", _unlike_localizer)
+
+
+def available_backends() -> list[str]:
+    """Names of every backend that can be asked for, the built-in ones first; nothing is imported."""
+    return BACKENDS.names()
 
 
 def backend_class(name: str) -> type[Localizer]:
     """Import the class of a backend.
 
-    :raises ConfigError: no such backend, or its class does not fit.
+    :raises ConfigError: no such backend, it cannot be imported, or its class does not fit.
     """
-
-    table = available_backends()
-    if name not in table:
-        raise ConfigError(
-            f"expected a known backend ({', '.join(sorted(table))}), found {name!r}; a third-party backend must be "
-            f"installed with an entry point in the group {ENTRY_POINT_GROUP}"
-        )
-    module_name, _, class_name = table[name].partition(":")
-    try:
-        loaded = getattr(importlib.import_module(module_name), class_name)
-    except ImportError as problem:
-        raise ConfigError(
-            f"backend {name!r}: cannot import {table[name]}: {problem}; install what it needs"
-        ) from problem
-    except AttributeError as problem:
-        raise ConfigError(
-            f"backend {name!r}: expected a class {class_name!r} in {module_name}, found none"
-        ) from problem
-    if not (isinstance(loaded, type) and issubclass(loaded, Localizer)):
-        raise ConfigError(f"backend {name!r}: expected {table[name]} to be a Localizer class, found {loaded!r}")
+    loaded: type[Localizer] = BACKENDS.load(name)
     return loaded
 
 
@@ -119,7 +102,7 @@ class SimulatedPrior:
 class Hypothesis:
     """A pose that a backend proposes for an image, with its evidence, before the map's calibration has judged it.
 
-    :ivar scene: number of the scene in the manifest.
+    :ivar scene: its name.
     :ivar T_map_cam: (4, 4).
     :ivar score: in [0, 1].
     :ivar statistics: (F,) in the order of :attr:`Localizer.statistics`; None where there are none, and the
@@ -133,7 +116,7 @@ class Hypothesis:
     :ivar matches: map points seen in the image, where the method has them.
     """
 
-    scene: int
+    scene: str
     T_map_cam: Array
     score: float
     statistics: Array | None = None
@@ -164,7 +147,7 @@ class Localizer(ABC):
     #: The name in manifests, parameters and reports.
     backend: ClassVar[str]
     #: The dataclass of what may change at run time; with confidence limits where the backend is calibrated.
-    settings_class: ClassVar[type] = NoSettings
+    settings_class: type[Any] = NoSettings
     #: The part of the manifest's ``settings`` that holds it; empty takes the whole.
     settings_section: ClassVar[str] = ""
     #: The diagnostics that the covariance is made from; empty for a backend that is not calibrated on frames.
@@ -185,12 +168,10 @@ class Localizer(ABC):
         self._lock, self._closed = threading.RLock(), False
         self._kept = frozenset((*self.__dict__, "_kept"))
         self.load(bundle)
-        self._calibration = [self.read_calibration(bundle, scene.name) for scene in bundle.manifest.scenes]
+        self._calibration = {s.name: self.read_calibration(bundle, s.name) for s in bundle.manifest.scenes}
 
     @classmethod
-    def from_map(
-        cls: type[L], bundle: MapBundle, device: torch.device, settings: Mapping[str, Any] | None = None
-    ) -> L:
+    def from_map(cls: type[L], bundle: MapBundle, device: torch.device, settings: Mapping[str, Any] | None = None) -> L:
         """Load the map's tensors onto ``device``.
 
         :param settings: what the user wants otherwise than the manifest's ``settings`` say; unknown names are
@@ -224,7 +205,8 @@ class Localizer(ABC):
             return Confidence(covariance, found.state or LocalizationState.DEGRADED)
         return self._calibration[found.scene].confidence(
             found.statistics, found.T_map_cam, found.score, self._settings,
-            with_prior=query.prior is not None, whitening=found.whitening, uncalibrated=found.covariance,
+            with_prior=self.prior_changes_statistics and query.prior is not None, whitening=found.whitening,
+            uncalibrated=found.covariance,
         )  # fmt: skip
 
     @classmethod
@@ -233,11 +215,13 @@ class Localizer(ABC):
 
         :raises ConfigError: an unknown name, or a value out of range.
         """
-        stored: Mapping[str, Any] = bundle.manifest.settings
+        where, stored = f"{bundle.path}: settings", dict(bundle.manifest.settings)
         if cls.settings_section:
-            stored = section(stored, cls.settings_section, f"{bundle.path}: settings")
-        merged = {**_of_today(cls.settings_class, stored, str(bundle.path)), **changes}
-        return settings_from_mapping(cls.settings_class, merged, f"{cls.backend} settings")
+            stored = section(stored, cls.settings_section, where)
+        asked = f"{cls.backend} settings"
+        # A name of before in one of the two must meet today's name in the other.
+        now = {**current_names(cls.settings_class, stored, where), **current_names(cls.settings_class, changes, asked)}
+        return settings_from_mapping(cls.settings_class, now, asked)
 
     def read_calibration(self, bundle: MapBundle, scene: str) -> SceneCalibration:
         """The calibration of a scene. :raises ConfigError: it was made from other statistics."""
@@ -263,7 +247,7 @@ class Localizer(ABC):
         with self._lock, torch.inference_mode():
             self._check_open()
             self.check_camera(query.camera)
-            clock = Clock(self._device)
+            clock = Clock()
             found = self.find(query, clock, keep_candidates)
             confidence = self.assess(query, found)
         diagnostics = dict(found.diagnostics)
@@ -275,7 +259,7 @@ class Localizer(ABC):
         clock.lap("assess")
         return Estimate(
             query.stamp_ns, found.T_map_cam, confidence.covariance, found.score, confidence.state, self.backend,
-            self._map_id, self._manifest.scenes[found.scene].name, found.candidates, clock.laps, diagnostics,
+            self._map_id, found.scene, found.candidates, clock.laps, diagnostics,
             found.matches,
         )  # fmt: skip
 
@@ -285,17 +269,22 @@ class Localizer(ABC):
         The others are the best-scored candidates of the last stage that are not within :attr:`hypothesis_radius` of
         a better one; they are DEGRADED at best and as unsure as the first one.
         """
-        first = self.localize(query, keep_candidates=count > 1 and self.offers_candidates)
-        out = [replace(first, candidates=())]
-        last = first.candidates[-1] if first.candidates else None
+        return self.distinct(self.localize(query, keep_candidates=count > 1), count, slice(-1, None))
+
+    def distinct(self, first: Estimate, count: int, steps: slice) -> list[Estimate]:
+        """An estimate and the candidates of some of its steps that are elsewhere; see :meth:`hypotheses`."""
+        out, offered = [replace(first, candidates=())], first.candidates[steps]
+        if not offered:
+            return out
         state = first.state if first.state is not LocalizationState.LOCALIZED else LocalizationState.DEGRADED
-        for i in () if last is None else np.argsort(-last.scores, kind="stable"):
+        T_map_cam, scores = (np.concatenate([getattr(s, n) for s in offered]) for n in ("T_map_cam", "scores"))
+        for i in np.argsort(-scores, kind="stable"):
             if len(out) >= count:
                 break
-            T, score = last.T_map_cam[i], float(last.scores[i])
-            if not any(_same_place(T, other.T_map_cam, *self.hypothesis_radius) for other in out):
+            T = T_map_cam[i]
+            if not any(_same_place(T, o.T_map_cam, *self.hypothesis_radius) for o in out):
                 turn = np.kron(np.eye(2), T[:3, :3] @ first.T_map_cam[:3, :3].T)
-                covariance = turn @ first.covariance @ turn.T
+                covariance, score = turn @ first.covariance @ turn.T, float(scores[i])
                 out.append(replace(out[0], T_map_cam=T, score=score, covariance=covariance, state=state, matches=None))
         return out
 
@@ -424,17 +413,7 @@ def stored_settings(bundle: MapBundle, name: str, cls: type[S]) -> S:
     """The part ``name`` of a map's settings as ``cls``. :raises ConfigError: an unknown name, or out of range."""
     where = f"{bundle.path}: settings"
     stored = section(bundle.manifest.settings, name, where)
-    return settings_from_mapping(cls, _of_today(cls, stored, where), f"{where}.{name}")
-
-
-def _of_today(cls: type, stored: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """What a map stores without the names that are no settings any more: ``FORMER`` of ``cls`` has their constants."""
-    former: Mapping[str, Any] = getattr(cls, "FORMER", {})
-    for name in former.keys() & stored.keys():
-        value = list(former[name]) if isinstance(former[name], tuple) else former[name]
-        if stored[name] != value:
-            _log.warning("%s: %s is no setting any more: it is %s, not %s", where, name, value, stored[name])
-    return {name: value for name, value in stored.items() if name not in former}
+    return settings_from_mapping(cls, stored, f"{where}.{name}")
 
 
 def check_query(query: Query) -> None:
@@ -481,6 +460,6 @@ def load_localizer(
     if made_for not in available_backends():
         raise MapBackendError(
             f"{bundle.path}: is a map of backend {made_for!r}, which is not installed here; "
-            f"known: {', '.join(sorted(available_backends()))}"
+            f"known: {', '.join(available_backends())}"
         )
     return backend_class(made_for).from_map(bundle, select_device(device), settings)

@@ -28,7 +28,7 @@ __all__ = [
     "ConfidenceSettings",
     "CovarianceModel",
     "SceneCalibration",
-        "fit_covariance",
+    "fit_covariance",
     "in_map_axes",
     "largest_sigma",
     "number",

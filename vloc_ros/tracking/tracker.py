@@ -20,13 +20,14 @@ import numpy as np
 from vloc_ros.errors import StampError
 from vloc_ros.geometry.se3 import covariance_of_base, inverse
 from vloc_ros.tracking.motion import Track, plausible_step
-from vloc_ros.tracking.settings import TrackerSettings
+from vloc_ros.tracking.settings import MIN_SIGMA_DEG, MIN_SIGMA_M, TrackerSettings
 from vloc_ros.types import Array, Estimate, LocalizationState, PosePrior, check_covariance, check_transform
 
 __all__ = ["Decision", "Tracker"]
 
 _INITIALIZING, _LOCALIZED = LocalizationState.INITIALIZING, LocalizationState.LOCALIZED
 _DEGRADED, _LOST = LocalizationState.DEGRADED, LocalizationState.LOST
+_FLOOR = np.diag([MIN_SIGMA_M**2] * 3 + [float(np.radians(MIN_SIGMA_DEG)) ** 2] * 3)
 
 
 @dataclass(frozen=True)
@@ -151,7 +152,7 @@ class Tracker:
         :raises GeometryError: not a rigid transform, or not a covariance.
         """
         T = check_transform(T_map_base, "initial pose")
-        P = check_covariance(covariance, "initial pose covariance") + self._floor()
+        P = check_covariance(covariance, "initial pose covariance") + _FLOOR
         self._clear(_INITIALIZING)
         self._window = Track.window(T, P, T_odom_base, scene)
         self._hold_s = self.settings.initial_pose_hold_s if hold_s is None else hold_s
@@ -202,7 +203,7 @@ class Tracker:
         self._advance_stamp(estimate.stamp_ns)
         T_cam_base = np.eye(4) if T_base_cam is None else inverse(T_base_cam)
         T = T_cam @ T_cam_base
-        R = covariance_of_base(T_cam, covariance, T_cam_base) + self._floor()
+        R = covariance_of_base(T_cam, covariance, T_cam_base) + _FLOOR
         self.expire(estimate.stamp_ns)
         if self._track is None:
             self.last = self._without_track(estimate, T, R, T_odom_base)
@@ -355,10 +356,6 @@ class Tracker:
         known = self._window is None
         self.counters["lost" if known else "initial_poses_dropped"] += 1
         self._clear(_LOST if known else _INITIALIZING)
-
-    def _floor(self) -> Array:
-        s = self.settings
-        return np.diag([s.min_sigma_m**2] * 3 + [float(np.radians(s.min_sigma_deg)) ** 2] * 3)
 
     def _advance_stamp(self, stamp_ns: int) -> None:
         if stamp_ns <= 0 or (self._last_stamp_ns is not None and stamp_ns <= self._last_stamp_ns):

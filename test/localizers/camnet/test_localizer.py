@@ -85,7 +85,7 @@ def test_full_is_the_mean_of_the_inliers(localizer):
     np.testing.assert_allclose(estimate.T_map_cam[:3, 3], inliers[:, :3, 3].mean(axis=0), atol=1e-5)
     assert estimate.diagnostics["inlier_share"] == pytest.approx(len(inliers) / 3)
     assert localizer.localize(query(5)).candidates == ()
-    assert set(estimate.timings_ms) == {"encode", "refine", "average"}
+    assert set(estimate.timings_ms) == {"encode", "refine", "average", "assess"}
     assert all(np.isfinite(estimate.diagnostics[name]) for name in STATISTICS)
 
 

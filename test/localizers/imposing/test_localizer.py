@@ -68,7 +68,7 @@ def test_finds_cameras_between_the_training_frames(localizer):
         turned.append(np.degrees(np.linalg.norm(e[3:])))
         assert estimate.backend == "imposing" and estimate.map_id == localizer.map_id and estimate.scene == "map"
         assert 0.0 <= estimate.score <= 1.0 and estimate.stamp_ns == 100 + i
-        assert set(estimate.timings_ms) == {"encode", "search"}
+        assert set(estimate.timings_ms) == {"encode", "search", "assess"}
     assert np.median(errors) < 2.5 and max(errors) < 8.0 and np.median(turned) < 8.0
     assert np.mean(inside) >= 0.8
 

@@ -91,7 +91,7 @@ def test_refines_to_the_same_pose_from_everywhere_near(localizer):
         assert 0.5 < estimate.score <= 1.0
         check_covariance(estimate.covariance)
         np.testing.assert_allclose(estimate.T_map_cam, found[0].T_map_cam, atol=0.15)
-    assert set(found[0].timings_ms) == {"prior", "references", "features", "align", "verdict"}
+    assert set(found[0].timings_ms) == {"prior", "references", "features", "align", "assess"}
 
 
 def test_a_reference_image_is_found_exactly(bundle):

@@ -13,10 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vloc_ros.errors import ConfigError, ImageError, MapFormatError, MapTensorError
+from vloc_ros.errors import ConfigError, ImageError, MapError, MapFormatError, MapTensorError
 from vloc_ros.images.preprocess import Preprocess
 from vloc_ros.localizers.calibration import section
 from vloc_ros.localizers.device import compute_dtype
+from vloc_ros.localizers.retrieval.database import Database
 from vloc_ros.localizers.retrieval.extractors import Extractor, build_extractor
 from vloc_ros.localizers.retrieval.settings import ExtractorSettings
 from vloc_ros.localizers.weights import load_module, stored_weights
@@ -170,6 +171,23 @@ class Descriptor:
     def dimension(self) -> int:
         """D, the length of a descriptor."""
         return self._extractor.dimension
+
+    def check_database(self, database: Database, where: str) -> None:
+        """Refuse references that this extractor cannot be compared with.
+
+        :raises MapError: descriptors of another extractor. :raises MapTensorError: of another length, or none at all.
+        """
+        if (database.extractor_id, database.metric) != (self.identity, self.metric):
+            raise MapError(
+                f"{where}: expected descriptors of extractor {self.identity[:16]}... compared by {self.metric}, found "
+                f"{database.extractor_id[:16]}... by {database.metric}; describe the images with the map's extractor"
+            )
+        if database.dimension != self.dimension:
+            raise MapTensorError(
+                f"{where}: expected descriptors of length {self.dimension}, found {database.dimension}"
+            )
+        if not len(database):
+            raise MapTensorError(f"{where}: expected at least one reference, found an empty database; add images to it")
 
     def tensors(self) -> dict[str, Tensor]:
         """The weights, for ``write_map`` under :data:`EXTRACTOR_FILE`."""
