@@ -53,7 +53,7 @@ setup(
     description="Visual localization for ROS 2: a vehicle's camera in, a trustworthy pose out",
     license="Apache-2.0",
     packages=find_packages(include=["vloc_ros", "vloc_ros.*", "vloc_train", "vloc_train.*"]),
-    package_data={"": ["*.yaml", "*.yml", "*.json", "*.md", "py.typed"]},
+    package_data={"": ["*.yaml", "*.yml", "*.json", "*.md", "*.jinja", "py.typed"]},
     include_package_data=True,
     data_files=data_files,
     python_requires=">=3.10",

@@ -45,7 +45,7 @@ ROS = {
 }  # fmt: skip
 # Code execution on reading (pickle and its relatives), and evo, whose licence is GPL.
 NEVER = {"cPickle", "cloudpickle", "dill", "evo", "joblib", "marshal", "pickle", "shelve"}
-EXTRAS = {"faiss", "lightning", "matplotlib", "pycolmap", "pytorch_lightning", "rosbags", "torchvision"}
+EXTRAS = {"faiss", "jinja2", "lightning", "matplotlib", "pycolmap", "pytorch_lightning", "rosbags", "torchvision"}
 
 
 def sources(package: str) -> list[Path]:

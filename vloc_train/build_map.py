@@ -14,7 +14,7 @@ from vloc_ros.cli.progress import progress_bar
 from vloc_ros.datasets.problems import Problems
 from vloc_ros.datasets.sequence import PosedSequence
 from vloc_ros.errors import DatasetError, TrainingError
-from vloc_ros.evaluation.plots import require_matplotlib
+from vloc_ros.evaluation.figure import require_matplotlib
 from vloc_ros.geometry.geodesy import Datum
 from vloc_ros.localizers.base import load_localizer
 from vloc_ros.maps import MapBundle, write_map

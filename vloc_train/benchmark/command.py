@@ -40,7 +40,7 @@ def evaluate(
     Data and maps are made where they are missing and kept: the same command continues after an interruption and, run
     again, redoes only what has changed.
     """
-    from vloc_ros.evaluation.plots import require_matplotlib
+    from vloc_ros.evaluation.figure import require_matplotlib
     from vloc_ros.localizers.device import select_device
     from vloc_train.benchmark.protocol import load
     from vloc_train.benchmark.runner import evaluate_protocol, wanted

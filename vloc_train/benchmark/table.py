@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vloc_ros.evaluation.plots import new_figure, save
+from vloc_ros.evaluation.figure import new_figure, save
 from vloc_train.benchmark.paper import Average
 from vloc_train.benchmark.protocol import ORACLE, PRIOR, Protocol
 from vloc_train.benchmark.runner import Table

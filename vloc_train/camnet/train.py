@@ -13,6 +13,7 @@ import numpy.typing as npt
 from vloc_ros.datasets import PosedSequence
 from vloc_ros.errors import DatasetError, MapBackendError, TrainingError
 from vloc_ros.images.preprocess import Preprocess
+from vloc_ros.localizers.backbones import preprocess_of
 from vloc_ros.localizers.camnet.localizer import CamNetLocalizer, read_network
 from vloc_ros.localizers.camnet.network import CamNetNetwork
 from vloc_ros.localizers.camnet.settings import InferenceSettings
@@ -111,7 +112,7 @@ def train_camnet(
     work = work_dir or out.with_name(out.name + ".work")
     more = {"extractor": start.id} if start is not None else {}
     claim(work, identity_of(settings.to_mapping(), scenes, calibration, **more), options.resume)
-    preprocess = Preprocess(settings.image_width, settings.image_height)
+    preprocess = preprocess_of(settings.network.backbone, settings.image_width, settings.image_height)
     training, held_out, numbers = split_scenes(scenes, calibration, preprocess, settings.hold_out, work)
     if training and any(len(f) < 2 for f in (*training, *held_out)):
         raise DatasetError("expected at least 2 frames to train on and 2 to validate on in every scene")

@@ -12,6 +12,7 @@ import lightning
 from vloc_ros.datasets import PosedSequence
 from vloc_ros.errors import ConfigError, DatasetError
 from vloc_ros.images.preprocess import Preprocess
+from vloc_ros.localizers.backbones import preprocess_of
 from vloc_ros.localizers.imposing.localizer import ImPosingLocalizer
 from vloc_ros.maps import MapBundle
 from vloc_ros.maps.writer import check_target
@@ -57,7 +58,7 @@ def train_imposing(
     check_target(out, overwrite=True)  # now, not after the training
     work = work_dir or out.with_name(out.name + ".work")
     claim(work, identity_of(settings.to_mapping(), scenes, calibration), options.resume)
-    preprocess = Preprocess(settings.image_width, settings.image_height)
+    preprocess = preprocess_of(settings.network.backbone, settings.image_width, settings.image_height)
     training: list[FrameSet] = []
     held_out: list[FrameSet] = []
     for name, sequences in scenes.items():

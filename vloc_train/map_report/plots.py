@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 
 from vloc_ros.datasets.sequence import PosedSequence
-from vloc_ros.evaluation.plots import REFERENCE, new_figure, save
+from vloc_ros.evaluation.figure import REFERENCE, new_figure, save
 from vloc_ros.types import Array, RgbImage
 from vloc_train.frame_choice.hold_out import GUARD, HELD, USED
 from vloc_train.frame_choice.selection import IMAGE_REASONS, REASONS

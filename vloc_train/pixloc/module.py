@@ -23,7 +23,7 @@ from vloc_ros.localizers.pixloc.model import PixLocModel
 from vloc_ros.localizers.pixloc.network import FeatureLevel, FeatureNet
 from vloc_ros.localizers.pixloc.optimizer import Level, refine_level
 from vloc_ros.localizers.pixloc.public_weights import is_public, load_public_weights
-from vloc_ros.localizers.retrieval.weight_files import read_weight_file
+from vloc_ros.localizers.weights import read_weight_file
 from vloc_train.pixloc.data import Batch, KeyedPairs
 from vloc_train.pixloc.field import TrainingField
 from vloc_train.pixloc.losses import PixLocLoss, gated_loss

@@ -13,6 +13,7 @@ import numpy as np
 from vloc_ros.datasets import PosedSequence
 from vloc_ros.errors import ConfigError, DatasetError, MapBackendError, TrainingError
 from vloc_ros.images.preprocess import Preprocess
+from vloc_ros.localizers.backbones import preprocess_of
 from vloc_ros.localizers.pixloc.bundle import write_pixloc_map
 from vloc_ros.localizers.pixloc.model import NETWORK_SECTION, PixLocModel, read_model
 from vloc_ros.maps import MapBundle, read_map
@@ -126,7 +127,7 @@ def train_pixloc(
         name: training_place(name, sequences, (calibration or {}).get(name, ()), settings, work)
         for name, sequences in scenes.items()
     }
-    preprocess = Preprocess(settings.image_width, settings.image_height)
+    preprocess = preprocess_of(settings.network.encoder, settings.image_width, settings.image_height)
     pairs = KeyedPairs([place.training for place in places.values()], settings)
     module = PixLocModule(settings, pairs, preprocess, _first_model(settings, start, str(extractor)))
     seconds = 0.0

@@ -152,7 +152,7 @@ def test_weight_files_that_are_none(tmp_path: Path):
 def test_weights_of_another_network_are_refused(tmp_path: Path):
     path = tmp_path / "other.safetensors"
     save_file({"conv1.weight": torch.zeros(3, 3)}, str(path))
-    with pytest.raises(ConfigError, match=r"expected tensor 'conv1\.0\.weight' of shape .* found only conv1\.weight"):
+    with pytest.raises(ConfigError, match=r"with tensor 'conv1\.0\.weight' of shape .* found only conv1\.weight"):
         build_extractor(tiny(), path)
     state = timm.create_model("resnet10t", num_classes=5, **TINY).state_dict()
     save_file({**state, "layer5.0.weight": torch.zeros(3)}, str(path))

@@ -9,7 +9,7 @@ import pytest
 import tiny_street
 
 from vloc_ros.errors import CameraMismatchError, ConfigError, DatasetError, GeometryError
-from vloc_ros.evaluation.alignment import align_poses, similarity
+from vloc_ros.evaluation.alignment import align_cameras, align_poses
 from vloc_ros.geometry.rotations import rotation_angle
 from vloc_ros.geometry.se3 import inverse, se3_exp
 from vloc_ros.types import CameraModel
@@ -270,4 +270,4 @@ def test_a_straight_drive_aligns_by_its_orientations():
     np.testing.assert_allclose(poses, there, atol=1e-9)
     np.testing.assert_allclose(moved, 2.5 * points @ move[:3, :3].T + move[:3, 3], atol=1e-9)
     with pytest.raises(DatasetError, match="moved"):
-        similarity(np.repeat(T[:1], 3, axis=0), there[:3])
+        align_cameras(np.repeat(T[:1], 3, axis=0), there[:3])

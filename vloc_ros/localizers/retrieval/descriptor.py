@@ -15,6 +15,7 @@ from torch import Tensor
 
 from vloc_ros.errors import ConfigError, ImageError, MapError, MapFormatError, MapTensorError
 from vloc_ros.images.preprocess import Preprocess
+from vloc_ros.localizers.backbones import preprocess_of
 from vloc_ros.localizers.calibration import section
 from vloc_ros.localizers.device import compute_dtype
 from vloc_ros.localizers.retrieval.database import Database
@@ -33,9 +34,12 @@ SECTION = "extractor"
 
 
 def preprocess_for(settings: ExtractorSettings, base: Preprocess | None = None) -> Preprocess:
-    """How images become what an extractor reads: ``base`` (default: the package's) at the extractor's size."""
+    """How images become what an extractor reads: ``base`` (default: as its backbone's public weights want them) at the
+    extractor's size."""
     width, height = settings.image_width, settings.image_height
-    return Preprocess(width, height) if base is None else replace(base, width=width, height=height)
+    return (
+        preprocess_of(settings.backbone, width, height) if base is None else replace(base, width=width, height=height)
+    )
 
 
 def extractor_identity(settings: ExtractorSettings, preprocess: Preprocess, tensors: Mapping[str, Tensor]) -> str:

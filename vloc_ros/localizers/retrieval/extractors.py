@@ -28,7 +28,7 @@ from vloc_ros.localizers.retrieval.hub import load_hub_model
 from vloc_ros.localizers.retrieval.netvlad import NetVLAD
 from vloc_ros.localizers.retrieval.pooling import AveragePooling, GeneralisedMean
 from vloc_ros.localizers.retrieval.settings import ExtractorSettings
-from vloc_ros.localizers.retrieval.weight_files import read_weight_file
+from vloc_ros.localizers.weights import read_weight_file
 
 __all__ = ["Extractor", "HubExtractor", "PooledExtractor", "build_extractor", "trainable"]
 

@@ -16,15 +16,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vloc_ros.errors import ConfigError
-from vloc_ros.evaluation.trajectory import (
+from vloc_ros.evaluation.trajectory import read_tum, write_tum
+from vloc_ros.evaluation.trajectory_errors import (
     PairChoice,
     compare,
     pairs_by_frames,
     pairs_by_path,
-    read_tum,
     relative_errors,
     statistics,
-    write_tum,
 )
 from vloc_ros.geometry.interpolation import PoseTrack
 from vloc_ros.geometry.rotations import so3_exp
