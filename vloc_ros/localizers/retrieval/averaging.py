@@ -68,12 +68,14 @@ def similarity_weights(similarities: Array, power: float = SIMILARITY_POWER) -> 
     return np.asarray(weights / weights.sum(), dtype=np.float64)
 
 
-def neighbour_weights(kind: Weighting, query: Array, neighbours: Array, similarities: Array) -> Array:
+def neighbour_weights(
+    kind: Weighting, query: Array, neighbours: Array, similarities: Array, power: float = SIMILARITY_POWER
+) -> Array:
     """``(k,)`` weights of neighbours ``(k, D)`` of a query ``(D,)``, sum 1."""
     if kind == "uniform":
         return np.full(len(neighbours), 1.0 / len(neighbours))
     if kind == "similarity":
-        return similarity_weights(similarities)
+        return similarity_weights(similarities, power)
     return interpolation_weights(query, neighbours)
 
 

@@ -40,8 +40,6 @@ SECTION = "retrieval"
 RADIUS_DEG = 60.0
 #: Share of queries whose nearest row ``faiss_ivf`` must find; measured when the index is built.
 INDEX_RECALL = 0.98
-#: A frame is LOST when its nearest descriptor is farther than this times the farthest of the calibration frames.
-UNFAMILIAR = 1.25
 
 
 @dataclass(frozen=True)
@@ -51,6 +49,7 @@ class RetrievalSettings(ConfidenceSettings):
     :param k: nearest references that are averaged; 1 takes the pose of the nearest.
     :param weights: of the average: ``uniform``, ``similarity`` (to a power) or ``interpolation`` (the affine
         combination of descriptors that is closest to the query's).
+    :param similarity_power: power of the similarity in ``similarity`` weights.
     :param radius_m: only neighbours this near to the best one are averaged with it.
     :param neighbours: nearest references that the statistics for the covariance are made of.
     :param index: what finds neighbours: ``torch`` (every row), ``faiss_flat`` (every row), ``faiss_ivf`` (rows near
@@ -58,22 +57,24 @@ class RetrievalSettings(ConfidenceSettings):
         descriptors of 256 numbers, or as much of other lengths, where faiss is installed; else ``torch``.
     :param prior_gate_sigmas: with a prior, look only at references within this many standard deviations of its
         position; 0 looks at all, which keeps the poses of successive frames independent.
+    :param unfamiliar: a frame is LOST when its nearest descriptor is farther than this times the farthest of the
+        calibration frames, and DEGRADED when it is farther than that one.
     """
 
     FORMER: ClassVar[Mapping[str, str | Fixed]] = {
-        "similarity_power": Fixed(SIMILARITY_POWER),
         "ridge": Fixed(RIDGE),
         "radius_deg": Fixed(RADIUS_DEG),
         "index_recall": Fixed(INDEX_RECALL),
-        "unfamiliar": Fixed(UNFAMILIAR),
     }
 
     k: int = ranged(1, minimum=1, maximum=1000)
     weights: Weighting = "interpolation"
+    similarity_power: float = ranged(SIMILARITY_POWER, minimum=0.0, maximum=1000.0)
     radius_m: float = ranged(10.0, minimum=0.0)
     neighbours: int = ranged(20, minimum=1, maximum=1000)
     index: IndexKind = "auto"
     prior_gate_sigmas: float = ranged(0.0, minimum=0.0, maximum=100.0)
+    unfamiliar: float = ranged(1.25, minimum=1.0, maximum=1000.0)
 
 
 @dataclass(frozen=True)
@@ -147,7 +148,7 @@ class RetrievalLocalizer(Localizer):
         used = np.flatnonzero(same[: settings.k])
         weights = neighbour_weights(
             settings.weights, vector.double().cpu().numpy(), database.descriptors[rows].double().numpy()[used],
-            similarities[used],
+            similarities[used], settings.similarity_power,
         )  # fmt: skip
         T_map_cam = average_neighbours(poses[used], weights, settings.radius_m).T_map_cam
         clock.lap("average")
@@ -190,7 +191,7 @@ class RetrievalLocalizer(Localizer):
             return confidence
         farthest = 1.0 - lowest if self._descriptor.metric == "cosine" else 1.0 / lowest - 1.0
         distance = found.diagnostics["nearest_distance"]
-        if distance > UNFAMILIAR * farthest:
+        if distance > self._settings.unfamiliar * farthest:
             return replace(confidence, state=LocalizationState.LOST)
         if distance > farthest and confidence.state is LocalizationState.LOCALIZED:
             return replace(confidence, state=LocalizationState.DEGRADED)
