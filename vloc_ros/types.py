@@ -211,8 +211,8 @@ class Matches:
 class Estimate:
     """What a localizer says about one query: the camera's pose, how sure it is, and why.
 
-    ``state`` is the verdict on this frame alone until the tracker has replaced it with the verdict
-    on the sequence. ``T_map_cam`` is present in every state, so that tools can show what was
+    ``state`` is that of this frame alone until the tracker has replaced it with the state of
+    the sequence. ``T_map_cam`` is present in every state, so that tools can show what was
     rejected; front ends publish it only as the state allows.
     """
 
@@ -230,5 +230,5 @@ class Estimate:
     matches: Matches | None = None
 
     def with_state(self, state: LocalizationState) -> Estimate:
-        """The same estimate under another verdict."""
+        """The same estimate in another state."""
         return replace(self, state=state)

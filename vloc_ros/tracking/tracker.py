@@ -1,4 +1,4 @@
-"""The verdict on the sequence: which estimates to believe, what state to claim, where to look next.
+"""The state of the sequence: which estimates to believe, what to claim, where to look next.
 
 One mechanism finds the first pose, recovers from LOST, and notices that the vehicle was carried away: a
 *candidate* track that confident estimates outside the current track build together. It takes over once enough
@@ -50,7 +50,7 @@ class Tracker:
     """Gates estimates, keeps the state, predicts.
 
     A rejected estimate is never published and never part of map -> odom: its frame is DEGRADED (silent), until
-    the misses add up to LOST. A frame accepted on a weak verdict is DEGRADED too, but may be published.
+    the misses add up to LOST. A frame accepted though it is weak is DEGRADED too, but may be published.
     """
 
     def __init__(self, settings: TrackerSettings | None = None) -> None:
@@ -77,7 +77,7 @@ class Tracker:
 
     @property
     def state(self) -> LocalizationState:
-        """The verdict on the sequence so far."""
+        """The state of the sequence so far."""
         return self._state
 
     @property
@@ -215,17 +215,17 @@ class Tracker:
     # How it is decided
 
     def _without_track(self, estimate: Estimate, T: Array, R: Array, odometry: Array | None) -> Decision:
-        verdict, distance, needed = self._verdict(estimate, R), float("nan"), self.settings.initial_fixes
+        claimed, distance, needed = self._claimed(estimate, R), float("nan"), self.settings.initial_fixes
         if self._window is not None:
             # What agrees must lie in the user's window; the user's word counts as one fix, never as all.
             before, needed = self._window, max(1, needed - 1)
             self._window = self._predict(before, estimate.stamp_ns, odometry)
             distance = self._window.mahalanobis_squared(T, R)
-            reason = self._refusal(before, self._window, estimate, T, R, distance, verdict)
+            reason = self._refusal(before, self._window, estimate, T, R, distance, claimed)
             if reason is not None:
                 return Decision(False, reason, distance)
-        if verdict is not _LOCALIZED:
-            return Decision(False, "low_score" if verdict is _LOST else "uncertain", distance)
+        if claimed is not _LOCALIZED:
+            return Decision(False, "low_score" if claimed is _LOST else "uncertain", distance)
         if self._feed_candidate(estimate, T, R, odometry) < needed:
             return Decision(False, "confirming", distance)
         self._adopt_candidate(T, odometry)
@@ -233,15 +233,15 @@ class Tracker:
 
     def _with_track(self, track: Track, estimate: Estimate, T: Array, R: Array, odometry: Array | None) -> Decision:
         stamp = estimate.stamp_ns
-        verdict = self._verdict(estimate, R)
+        claimed = self._claimed(estimate, R)
         predicted = self._predict(track, stamp, odometry)
         distance = predicted.mahalanobis_squared(T, R)
-        reason = self._refusal(track, predicted, estimate, T, R, distance, verdict)
+        reason = self._refusal(track, predicted, estimate, T, R, distance, claimed)
         if reason is None:
-            self._accept(predicted, stamp, T, R, odometry, confident=verdict is _LOCALIZED)
+            self._accept(predicted, stamp, T, R, odometry, confident=claimed is _LOCALIZED)
             return Decision(True, "accepted", distance)
         # A pose from the user is not overruled while it is held.
-        if verdict is _LOCALIZED and (self._hold_until_ns is None or stamp > self._hold_until_ns):
+        if claimed is _LOCALIZED and (self._hold_until_ns is None or stamp > self._hold_until_ns):
             if self._feed_candidate(estimate, T, R, odometry) >= self.settings.relocalize_after:
                 self._adopt_candidate(T, odometry)
                 return Decision(True, "relocalized", distance)
@@ -256,9 +256,9 @@ class Tracker:
         T: Array,
         R: Array,
         distance: float,
-        verdict: LocalizationState,
+        claimed: LocalizationState,
     ) -> str | None:
-        if verdict is _LOST:
+        if claimed is _LOST:
             return "low_score"
         if track.scene and estimate.scene and track.scene != estimate.scene:
             return "scene"
@@ -269,8 +269,8 @@ class Tracker:
             return "speed"
         return None
 
-    def _verdict(self, estimate: Estimate, R: Array) -> LocalizationState:
-        """The backend's verdict on the frame, lowered where the covariance is too wide to be of use."""
+    def _claimed(self, estimate: Estimate, R: Array) -> LocalizationState:
+        """The backend's state of the frame, lowered where the covariance is too wide to be of use."""
         if estimate.state is not _LOCALIZED:
             return _LOST if estimate.state is _LOST else _DEGRADED
         sigma_m = float(np.sqrt(np.linalg.eigvalsh(R[:3, :3])[-1]))
