@@ -258,6 +258,8 @@ def test_another_backend_or_version_than_asked_for(copy, backend):
 def test_damaged_files(copy, backend):
     path = copy(backend)
     for entry in read_map(path).manifest.files:
+        if entry.name == "regressor.safetensors":  # for `vloc map densify`; no localizer reads it
+            continue
         file, content = path / entry.name, (path / entry.name).read_bytes()
         altered = bytearray(content)
         altered[-7] ^= 1

@@ -13,10 +13,9 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from vloc_ros.datasets import open_sequence
+from vloc_ros.datasets import kitti, open_sequence
 from vloc_ros.datasets.formats import FORMATS, Source, detect, open_source
 from vloc_ros.datasets.image_files import FolderImages
-from vloc_ros.datasets.kitti import KittiOptions, open_kitti
 from vloc_ros.datasets.problems import Problems
 from vloc_ros.datasets.sequence import ImageSource, PosedSequence
 from vloc_ros.datasets.tum import open_tum
@@ -217,13 +216,13 @@ class Drives:
                 raise ConfigError(f"data.{name}: expected intrinsics, which {path} does not hold")
             sequence = open_tum(path, drive.intrinsics, images=drive.images or "rgb")
         else:
-            options = KittiOptions(
+            options = kitti.Options(
                 images=drive.images,
                 intrinsics=drive.intrinsics,
                 camera_offset=drive.camera_offset,
                 world=drive.world,
             )
-            sequence = open_kitti(path, options)
+            (sequence,) = kitti.open_drives(path, options, Problems())
         if drive.distortion:
             camera = replace(sequence.camera, distortion_model="plumb_bob", distortion=drive.distortion)
             sequence = replace(sequence, camera=camera)

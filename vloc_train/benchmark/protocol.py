@@ -71,7 +71,7 @@ def protocol_text(name: str) -> str:
 @dataclass(frozen=True)
 class FolderDrive:
     """A bag or data-set folder below ``--root``; the other fields are those of KITTI's and flat folders
-    (:class:`vloc_ros.datasets.kitti.KittiOptions`). A folder with ``groundtruth.txt`` is one of the TUM RGB-D benchmark
+    (:class:`vloc_ros.datasets.kitti.Options`). A folder with ``groundtruth.txt`` is one of the TUM RGB-D benchmark
     and needs ``intrinsics``. ``distortion`` (k1, k2, p1, p2 and perhaps k3) is that of the images, which stay as they
     are; ``grey`` takes the colour out of them."""
 
