@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-<<<<<<< HEAD
-=======
-from typing import Any, ClassVar
->>>>>>> main
+from typing import ClassVar
 
 import cv2
 import numpy as np
@@ -15,21 +12,12 @@ import torch
 from vloc_ros.errors import TrainingError
 from vloc_ros.geometry.vectors import from_vectors, to_vectors
 from vloc_ros.images.preprocess import Preprocess
-<<<<<<< HEAD
 from vloc_ros.localizers.base import Hypothesis, Localizer
-from vloc_ros.maps import MapManifest, read_map, write_map
-from vloc_ros.settings import ranged, settings_from_mapping
-from vloc_ros.types import LocalizationState
-from vloc_train.training.provenance import scene_of
-from vloc_train.training.registry import Trainer
-=======
-from vloc_ros.localizers.base import Localizer, check_query
 from vloc_ros.maps import read_map
 from vloc_ros.settings import ranged
-from vloc_ros.types import Estimate, LocalizationState
+from vloc_ros.types import LocalizationState
 from vloc_train.training.recipe import Contents, Trainer
 from vloc_train.training.settings import RunSettings
->>>>>>> main
 
 FILE = "database.safetensors"
 
@@ -97,7 +85,7 @@ TRAINER = ThumbnailTrainer()
 
 
 @dataclass(frozen=True)
-class RunSettings:
+class ThumbnailSettings:
     size: int = 6
     last: bool = False
     lost: bool = False
@@ -108,7 +96,7 @@ class Thumbnails(Localizer):
     """Nearest thumbnail; every fifth frame is called LOST if ``lost`` is set; the prior itself if ``prior`` is."""
 
     backend = "thumbnails"
-    settings_class = RunSettings
+    settings_class = ThumbnailSettings
 
     def load(self, bundle):
         tensors = bundle.tensors(FILE)

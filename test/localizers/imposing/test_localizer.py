@@ -18,13 +18,8 @@ from vloc_ros.geometry.se3 import make_transform, nees, pose_error
 from vloc_ros.localizers import load_localizer
 from vloc_ros.localizers.imposing.localizer import CANDIDATES_FILE, WEIGHTS_FILE
 from vloc_ros.localizers.imposing.network import ImPosingNetwork
-<<<<<<< HEAD
 from vloc_ros.types import CameraModel, PosePrior, Query
-from vloc_train.imposing.export import export_map
-=======
-from vloc_ros.types import CameraModel, LocalizationState, PosePrior, Query
 from vloc_train.imposing.export import map_contents
->>>>>>> main
 
 POSES = tiny_drive.circle(16, phase=0.17)
 
