@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vloc_ros.errors import ConfigError
+from vloc_train.benchmark import protocol as protocols
 from vloc_train.benchmark.protocol import built_in, load, parse
 
 GOOD = {
@@ -172,3 +173,26 @@ def test_files_and_built_in_names(tmp_path):
         load("no_such")
     for name in built_in():
         assert load(name).name == name
+
+
+def test_every_split_has_the_rows_of_methods_that_need_no_training(monkeypatch):
+    builders = {"features": "", "auto": "", "retrieval": ""}
+    monkeypatch.setattr(protocols, "BUILDERS", builders)
+    found = parse(changed(), "good")
+    assert [row.method for row in found.rows] == ["nearest", "plane", "features (SIFT)"]
+    assert found.rows[-1].splits == ("full", "sparse") and found.steps[found.rows[-1].map].build == "features"
+    both = parse(changed(untrained=["features", "auto"]), "good")
+    assert [row.method for row in both.rows[2:]] == ["features (SIFT)", "auto"]
+    assert len(parse(changed(untrained=[]), "good").rows) == 2
+    own = {"method": "features (SIFT)", "map": "map", "splits": ["full"]}
+    mixed = parse(changed(rows=[*GOOD["rows"], own]), "good")
+    assert [row.splits for row in mixed.rows if row.method == "features (SIFT)"] == [("full",), ("sparse",)]
+    with pytest.raises(ConfigError, match="untrained"):
+        parse(changed(untrained=["nothing"]), "bad")
+    del builders["features"]  # a package without it
+    assert len(parse(changed(), "good").rows) == 2
+
+
+@pytest.mark.parametrize("name", built_in())
+def test_the_shipped_protocols_leave_the_untrained_row_to_the_rule(name):
+    assert load(name).untrained[0] == "features"
