@@ -100,7 +100,7 @@ def test_names_with_a_point_only_carry_anchors():
         ({"rows__1__method": "oracle"}, "'oracle' is a row that splits get"),
         ({"steps__encoder__data": ["d"]}, "expected one of a, b, c, found 'd'"),
         ({"steps__encoder__data": []}, "expected data"),
-        ({"steps__encoder__build": "retrieval"}, "one of train, build, densify, cascade and existing"),
+        ({"steps__encoder__build": "retrieval"}, "one of train, build, densify, cascade, existing and shipped"),
         ({"steps__encoder__regressor": "map"}, "only densify takes one"),
         ({"steps__encoder__extractor": "map"}, "expected no circle"),
         ({"steps__encoder__maps": {"other": "none"}}, "expected one of encoder, map, dense, found 'none'"),
@@ -133,7 +133,7 @@ def test_names_with_a_point_only_carry_anchors():
         ({"rows__0__paper": {"table": "t", "figures": {"full": {"median": [-1.0, 2.0]}}}}, "errors of at least 0"),
         ({"published": [{"method": "m", "table": "t", "figures": {"x": {}}}]}, "'m': paper: expected one of full"),
         ({"steps__map": {"existing": "m", "data": ["a"]}}, "existing: expected no data"),
-        ({"steps__map": {"existing": "m", "settings": {"k": 1}}}, "existing: expected no calibration and no settings"),
+        ({"steps__map": {"existing": "m", "settings": {"k": 1}}}, "existing, shipped: expected no calibration and no settings"),
     ],
 )
 def test_what_stands_for_nothing_is_named(change, message):
