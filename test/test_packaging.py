@@ -176,7 +176,7 @@ def test_wheel_holds_scripts_and_data(tmp_path):
         assert script.external_attr >> 16 & 0o111, "the script of ros2 run is not executable"
         points = archive.read(f"vloc_ros-{vloc_ros.__version__}.dist-info/entry_points.txt").decode()
         metadata = archive.read(f"vloc_ros-{vloc_ros.__version__}.dist-info/METADATA").decode()
-    assert "localizer = vloc_ros.nodes.localizer:main" in points and "[vloc_ros.commands]" in points
+    assert "localizer = vloc_ros.nodes.localizer:main" in points and "vloc = vloc_ros.cli.main:main" in points
     assert "Requires-Dist: torch" in metadata
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import cv2
 import numpy as np
@@ -13,11 +13,11 @@ from vloc_ros.errors import ConfigError, TrainingError
 from vloc_ros.geometry.vectors import from_vectors, to_vectors
 from vloc_ros.images.preprocess import Preprocess
 from vloc_ros.localizers.base import Localizer, check_query
-from vloc_ros.maps import MapManifest, read_map, write_map
-from vloc_ros.settings import ranged, settings_from_mapping
+from vloc_ros.maps import read_map
+from vloc_ros.settings import ranged
 from vloc_ros.types import Estimate, LocalizationState
-from vloc_train.training.provenance import scene_of
-from vloc_train.training.registry import Trainer
+from vloc_train.training.recipe import Contents, Trainer
+from vloc_train.training.settings import RunSettings
 
 FILE = "database.safetensors"
 
@@ -27,18 +27,19 @@ def thumbnail(image: np.ndarray, size: int) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class Settings:
-    """:param size: of the thumbnail. :param fail: raise instead. :param other: a map. :param seed: unused."""
+class Settings(RunSettings):
+    """:param size: of the thumbnail. :param fail: raise instead. :param other: a map."""
+
+    PRESETS: ClassVar = {"small": {}}
 
     size: int = ranged(6, minimum=1)
     fail: str = ""
     other: str = ""
-    seed: int = 0
 
 
 @dataclass
 class Made:
-    """What :func:`run` was asked for, for tests that count."""
+    """What the trainer was asked for, for tests that count."""
 
     out: list[str] = field(default_factory=list)
 
@@ -46,31 +47,41 @@ class Made:
 MADE = Made()
 
 
-def run(scenes, out, settings, options, calibration=None, work_dir=None, about=None, extractor=None):
-    if settings.fail == "bug":
-        raise ZeroDivisionError(settings.fail)
-    if settings.fail:
-        raise TrainingError(settings.fail)
-    if settings.other:
-        read_map(settings.other)
-    MADE.out.append(str((about or {}).get("step", "?")))
-    drives = [d for group in scenes.values() for d in group]
-    rows = np.stack([thumbnail(image, settings.size) for d in drives for _, image in d.frames()])
-    poses = to_vectors(np.concatenate([d.T_map_cam for d in drives]))
-    tensors = {
-        "map.descriptors": torch.from_numpy(rows).half(),
-        "map.poses": torch.from_numpy(poses),
-        "map.origin": torch.zeros(len(rows), dtype=torch.uint8),
-    }
-    camera = drives[0].camera
-    manifest = MapManifest(
-        backend="thumbnails", scenes=(scene_of("map", poses[:, :3]),), camera=camera,
-        preprocessing=Preprocess(camera.width, camera.height).settings(), settings={"size": settings.size},
-    )  # fmt: skip
-    return write_map(out, manifest, {FILE: tensors}, overwrite=out.exists())
+class ThumbnailTrainer(Trainer):
+    """A thumbnail of every frame. Nothing is held out, whatever is asked for."""
+
+    backend = "thumbnails"
+    settings_class = Settings
+    takes = "any"
+    builds = temporary = True
+
+    def run(self, scenes, out, settings, options=None, calibration=None, work_dir=None, about=None, extractor=None,
+            hold_out="none"):  # fmt: skip
+        if settings.fail == "bug":
+            raise ZeroDivisionError(settings.fail)
+        if settings.fail:
+            raise TrainingError(settings.fail)
+        if settings.other:
+            read_map(settings.other)
+        MADE.out.append(str((about or {}).get("step", "?")))
+        return super().run(scenes, out, settings, options, None, work_dir, about, extractor, "none")
+
+    def prepare(self, job):
+        camera = next(iter(job.splits.values())).drives[0].camera
+        return Preprocess(camera.width, camera.height)
+
+    def make(self, job):
+        drives = [d for name in job.splits for d in job.drives(name)]
+        rows = np.stack([thumbnail(image, job.settings.size) for d in drives for _, image in d.frames()])
+        tensors = {
+            "map.descriptors": torch.from_numpy(rows).half(),
+            "map.poses": torch.from_numpy(to_vectors(np.concatenate([d.T_map_cam for d in drives]))),
+            "map.origin": torch.zeros(len(rows), dtype=torch.uint8),
+        }
+        return Contents({FILE: tensors}, {"size": job.settings.size})
 
 
-TRAINER = Trainer(("small",), lambda name, changes, where: settings_from_mapping(Settings, changes, where), run)
+TRAINER = ThumbnailTrainer()
 
 
 class Thumbnails(Localizer):

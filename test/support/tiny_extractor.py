@@ -47,6 +47,6 @@ def settings(kind: str = "distance", **changes: Any) -> TrainSettings:
                      "positive_deg": None, **changes.pop("sampling", {})},
         "augment": {"photometric": 0.2, "blur": 0.0, "erase": 0.0, "rotate_deg": [0.0, 0.0, 0.0]},
         "epochs": 30, "max_minutes": None, "learning_rate": 3e-3, "weight_average": 0.9,
-        "precision": "float32", "validate_every": 2, "hold_out": 4, "fit_images": 40,
+        "precision": "float32", "validate_every": 2, "fit_images": 40,
     }  # fmt: skip
     return TrainSettings.preset("small", {**base, **changes}, "test")

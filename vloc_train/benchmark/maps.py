@@ -32,14 +32,15 @@ from vloc_train.benchmark.data import LEFT_OUT, MAP, QUERY_LEFT_OUT, Selection
 from vloc_train.benchmark.drives import Drives, Part, check_datum, join, overlap
 from vloc_train.benchmark.protocol import Protocol, Step
 from vloc_train.benchmark.splits import Fold
-from vloc_train.training.registry import BUILDERS, TRAINERS, Trainer, find
+from vloc_train.training.recipe import Trainer
+from vloc_train.training.registry import BUILDERS, TRAINERS, find
 from vloc_train.training.run import RunOptions
 
 __all__ = ["Made", "Steps", "map_figures", "reference_cameras"]
 
 _log = logging.getLogger(__name__)
 #: Raise when maps that lie in caches must be made anew.
-_GENERATION = 1
+_GENERATION = 2
 #: The descriptor database of a map, and in it the poses and whether a descriptor was regressed (0: of an image).
 _DATABASE, _POSES, _ORIGIN = "database.safetensors", ".poses", ".origin"
 
@@ -168,6 +169,7 @@ class Steps:
             _sequences(plan.data), out, settings, self._options,
             calibration=_sequences(plan.calibration) or None, work_dir=work,
             about={"protocol": self._protocol.name, "step": plan.name}, extractor=extractor,
+            hold_out=plan.step.hold_out,
         )  # fmt: skip
 
     def _plan(self, name: str, fold: Fold) -> _Plan:
@@ -182,6 +184,7 @@ class Steps:
             "settings": settings_to_mapping(settings) if is_dataclass(settings) else settings,
             "data": {scene: [part.digest for part in parts] for scene, parts in data.items()},
             "calibration": {scene: [part.digest for part in parts] for scene, parts in calibration.items()},
+            **({"hold_out": step.hold_out} if step.hold_out != "auto" else {}),
             "parents": {kind: parent.key for kind, parent in parents.items()},
         }
         if step.is_there:
@@ -240,7 +243,7 @@ class Steps:
             self._check_unseen(parent, fold)
 
 
-def _trainer(step: Step) -> Trainer:
+def _trainer(step: Step) -> Trainer[Any]:
     if step.train is not None:
         return find(TRAINERS, step.train, "train")
     assert step.build is not None

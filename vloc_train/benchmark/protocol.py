@@ -16,6 +16,7 @@ from vloc_ros.settings import ranged, settings_from_mapping
 from vloc_train.benchmark.data import MAP, SPECIAL, Drive, Selection
 from vloc_train.benchmark.papers import Average, Claim, PaperRow, Published, share_limits
 from vloc_train.benchmark.splits import Prior, Split
+from vloc_train.frame_choice.settings import HoldOutSettings
 from vloc_train.training.registry import BUILDERS
 
 __all__ = [
@@ -69,6 +70,7 @@ class Step:
     :param maps: settings that are a map, with the steps that make it (IRPNet: ``densified``).
     :param preset: of the trainer or builder; empty: its first.
     :param settings: what differs from the preset.
+    :param hold_out: what is held out of ``data`` where there is no ``calibration``, as ``--hold-out`` says it.
     """
 
     train: str | None = None
@@ -86,8 +88,10 @@ class Step:
     maps: dict[str, str] = field(default_factory=dict)
     preset: str = ""
     settings: dict[str, Any] = field(default_factory=dict)
+    hold_out: str = "auto"
 
     def __post_init__(self) -> None:
+        HoldOutSettings.named(self.hold_out)
         kinds = (self.train, self.build, self.densify, self.cascade, self.existing, self.shipped)
         if sum(v is not None for v in kinds) != 1:
             raise ConfigError("expected one of train, build, densify, cascade, existing and shipped")

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tiny_drive
+import tiny_job
 import torch
 
 from vloc_ros.errors import (
@@ -26,7 +27,7 @@ from vloc_ros.localizers import load_localizer
 from vloc_ros.localizers.imposing.localizer import CANDIDATES_FILE, WEIGHTS_FILE
 from vloc_ros.localizers.imposing.network import ImPosingNetwork
 from vloc_ros.types import CameraModel, LocalizationState, PosePrior, Query
-from vloc_train.imposing.export import export_map
+from vloc_train.imposing.export import map_contents
 
 POSES = tiny_drive.circle(16, phase=0.17)
 
@@ -48,10 +49,8 @@ def localizer(town_map):
 def untrained(path: Path, scenes=("map",), calibration=None, **changes) -> Path:
     made = tiny_drive.settings(**changes)
     frames = [tiny_drive.frames(40, name, paint=i) for i, name in enumerate(scenes)]
-    export_map(
-        tiny_drive.network(made, frames), frames, made, tiny_drive.preprocess(), path, provenance={"data": "test"},
-        validation={}, calibration=calibration,
-    )  # fmt: skip
+    contents = map_contents(tiny_drive.network(made, frames), frames, made, tiny_drive.preprocess())
+    tiny_job.written(contents, "imposing", frames, tiny_drive.preprocess(), path, calibration=calibration or {})
     return path
 
 
