@@ -1,6 +1,6 @@
 """One image and its intrinsics in, one pose with covariance out: no files, no ROS.
 
-    python examples/library_call.py [MAP]
+python examples/library_call.py [MAP]
 """
 
 import sys
@@ -15,8 +15,8 @@ MAP = Path(__file__).resolve().parents[1] / "models" / "town_demo"
 
 
 def main(map_path: Path = MAP) -> vloc_ros.Estimate:
-    # A picture of the synthetic town, with its true pose. With a camera of your own: an RGB image (height, width, 3) uint8
-    # and its CameraModel. The image must be free of distortion (vloc_ros.images.rectify.Rectifier makes it so).
+    # A picture of the synthetic town, with its true pose. With a camera of your own: an RGB image (height, width, 3)
+    # uint8 and its CameraModel. The image must be free of distortion (vloc_ros.images.rectify.Rectifier makes it so).
     town = Town(seed=1, loop_m=200.0)
     camera = default_camera()
     frame = Renderer(town, camera).render(Traversal(town, index=5), 100)

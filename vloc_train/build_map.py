@@ -16,7 +16,6 @@ from vloc_ros.datasets.sequence import PosedSequence
 from vloc_ros.errors import DatasetError, TrainingError
 from vloc_ros.evaluation.figure import require_matplotlib
 from vloc_ros.geometry.geodesy import Datum
-from vloc_ros.localizers.base import load_localizer
 from vloc_ros.maps import MapBundle, write_map
 from vloc_ros.maps.reader import files_of
 from vloc_ros.maps.writer import check_target
@@ -24,12 +23,8 @@ from vloc_train.frame_choice.hold_out import HELD, USED, Split, split
 from vloc_train.frame_choice.measure import Measures, measure
 from vloc_train.frame_choice.selection import Choice, choose
 from vloc_train.frame_choice.settings import OwnDriveSettings, SelectionSettings
-from vloc_train.map_report.advice import advice
-from vloc_train.map_report.ambiguity import Ambiguity, ambiguous_places, map_descriptors, thumbnail_descriptors
-from vloc_train.map_report.held_out import localize_held_out
-from vloc_train.map_report.pieces import pieces_of
 from vloc_train.map_report.report import write_report
-from vloc_train.map_report.survey import Survey
+from vloc_train.map_report.scene import scene_reports
 from vloc_train.training.registry import Trainer
 from vloc_train.training.run import RunOptions
 from vloc_train.training.sources import common_datum
@@ -106,17 +101,17 @@ def make_map(
         bundle = with_datum(bundle, datum)
     if report is not None:
         try:
-            surveys = _surveys(bundle, choices, splits, held, own, work, options.device)
+            judged = scene_reports(bundle, choices, splits, held, own.report, work, options.device)
             points = out.with_name(out.name + ".report") / "report.md"
             of_this_map = bundle.manifest.backend == "pixloc" and getattr(settings, "report", True)
-            written = write_report(report, bundle, surveys, own.report, points if of_this_map else None)
+            written = write_report(report, bundle, judged, own.report, points if of_this_map else None)
         except Exception as problem:  # hours of training are not lost to a picture
             raise TrainingError(
                 f"the map {bundle.path} is whole and can be used, but its report could not be written to {report}: "
                 f"{type(problem).__name__}: {problem}"
             ) from problem
-        for survey in surveys:
-            for text in survey.advice:
+        for scene in judged:
+            for text in scene.advice:
                 _log.info("advice: %s", text)
         _log.info("report: %s", written)
     return bundle
@@ -191,44 +186,3 @@ def with_datum(bundle: MapBundle, datum: Datum) -> MapBundle:
         return bundle
     manifest = replace(bundle.manifest, scenes=scenes)
     return write_map(bundle.path, manifest, {}, extra_files=files_of(bundle), overwrite=True)
-
-
-def _surveys(
-    bundle: MapBundle,
-    choices: Mapping[str, Sequence[Choice]],
-    splits: Mapping[str, Split],
-    held: Drives,
-    own: OwnDriveSettings,
-    work: Path,
-    device: str,
-) -> list[Survey]:
-    """Localize what was held out, and judge every scene."""
-    out = []
-    with load_localizer(bundle.path, device) as localizer:
-        for name, mine in choices.items():
-            routes = {c.sequence.name: c.sequence.T_map_base[:, :3, 3] for c in mine}
-            found = localize_held_out(localizer, held.get(name, ()), name, work, routes)
-            described = map_descriptors(bundle, name)
-            if described is None:
-                thumbnails = np.concatenate([c.measures.thumbnails[c.kept] for c in mine])
-                T = np.concatenate([c.used.T_map_cam for c in mine])
-                ambiguity = ambiguous_places(T, thumbnail_descriptors(thumbnails), "small grey pictures", own.report)
-            else:
-                ambiguity = ambiguous_places(*described, own.report)
-            calibrated = bool(bundle.manifest.calibration.get(name))
-            out.append(_judged(name, mine, splits[name], found, ambiguity, calibrated, own))
-    return out
-
-
-def _judged(
-    name: str,
-    choices: Sequence[Choice],
-    parts: Split,
-    held: Sequence[Any],
-    ambiguity: Ambiguity,
-    calibrated: bool,
-    own: OwnDriveSettings,
-) -> Survey:
-    pieces = pieces_of(choices, parts, held, own.report)
-    words = advice(choices, parts, held, pieces, ambiguity, calibrated)
-    return Survey(name, tuple(choices), parts, tuple(held), tuple(pieces), ambiguity, calibrated, tuple(words))

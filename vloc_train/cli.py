@@ -72,7 +72,9 @@ Extractor = Annotated[
 
 Preset = Annotated[
     str | None,
-    typer.Option(help="paper: the publication's settings; small: minutes on a CPU; others by backend [the first]."),
+    typer.Option(
+        help="paper: the publication's settings; small: minutes on a CPU; others by backend; default: its first."
+    ),
 ]
 MaxMinutes = Annotated[
     float | None, typer.Option(min=0.01, help="End the training after this long, resumed parts included.")

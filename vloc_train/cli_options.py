@@ -60,7 +60,8 @@ TimeOffset = Annotated[
     float | None, _option("--time-offset", help="Seconds to add to the poses' stamps to get the images' clock.")
 ]
 MaxGap = Annotated[
-    float | None, _option("--max-gap-s", min=0.0, help="Poses further apart are not interpolated between [0.5].")
+    float | None,
+    _option("--max-gap-s", min=0.0, help="Poses further apart are not interpolated between (0.5)."),
 ]
 Extrinsics = Annotated[
     str | None,
@@ -71,15 +72,17 @@ Extrinsics = Annotated[
 ]
 Heading = Annotated[
     str | None,
-    _option(help="With NavSatFix: a topic (Imu, QuaternionStamped, poses), or course: that of the motion [course]."),
+    _option(help="With NavSatFix: a topic (Imu, QuaternionStamped, poses), or course: that of the motion (default)."),
 ]
-HeadingMinSpeed = Annotated[float | None, _option(min=0.0, help="m/s below which there is no course of motion [1.0].")]
+HeadingMinSpeed = Annotated[float | None, _option(min=0.0, help="m/s below which there is no course of motion (1.0).")]
 Antenna = Annotated[
     str | None, _option(help="With NavSatFix: x,y,z (m) of the antenna in the base, where /tf_static lacks it.")
 ]
 DatumOption = Annotated[
     str | None,
-    _option("--datum", help="With NavSatFix: lat,lon,alt of the map's origin [/map/datum, else first fix]."),
+    _option(
+        "--datum", help="With NavSatFix: lat,lon,alt of the map's origin; default: /map/datum, else the first fix."
+    ),
 ]
 KeepGoing = Annotated[bool, _option("--keep-going", help="Leave faulty poses and images out and count them.")]
 Select = Annotated[
@@ -90,10 +93,11 @@ Select = Annotated[
     ),
 ]  # fmt: skip
 SpacingM = Annotated[
-    float | None, _option("--spacing-m", panel=_FRAMES, min=0.0, help="A new frame after so many metres [0.5].")
+    float | None,
+    _option("--spacing-m", panel=_FRAMES, min=0.0, help="A new frame after so many metres (0.5)."),
 ]
 SpacingDeg = Annotated[
-    float | None, _option("--spacing-deg", panel=_FRAMES, min=0.0, help="Or after turning by this much [5].")
+    float | None, _option("--spacing-deg", panel=_FRAMES, min=0.0, help="Or after turning by this much (5).")
 ]
 HoldOut = Annotated[
     str | None,

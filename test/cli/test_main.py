@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 import typer
+from rich.text import Text
 
 import vloc_ros
 from vloc_ros.cli import main as cli
@@ -46,6 +47,30 @@ def test_version_and_help(capsys):
     assert code == 0
     for name in ("convert", "replay", "map", "demo", "train", "bench"):
         assert name in out
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["train"], ["evaluate"], ["map", "build"], ["map", "calibrate"], ["map", "add"], ["map", "densify"], ["replay"]],
+)
+def test_help_says_what_is_written(words, capsys):
+    """Square brackets would be read as markup: left out, or an error."""
+    code, out, err = run(*words, "--help", capsys=capsys)
+    assert code == 0 and "--help" in out, err
+    help_texts = [parameter.help for parameter in command_of(words).params if getattr(parameter, "help", None)]
+    assert help_texts
+    for text in help_texts:
+        assert Text.from_markup(text).plain == text
+
+
+def command_of(words: list[str]):
+    """What ``vloc WORDS`` runs, whoever provides it."""
+    if words[-1] not in plugins.FALLBACK:
+        return typer.main.get_command(cli.app).commands[words[0]]
+    pytest.importorskip("lightning", reason="needs the extra [train]")
+    app = typer.Typer(add_completion=False)
+    app.command()(plugins._load(words[-1]))
+    return typer.main.get_command(app)
 
 
 def test_convert_kitti(flat, tmp_path, capsys):

@@ -59,7 +59,7 @@ def test_formats_lists_every_layout_with_its_options(run):
     assert code == 0
     for item in FORMATS.values():
         assert f"{item.name}: {item.about}" in out
-    assert "  max_gap_s=0.1 (float, 0.0..): between the two poses" in out
+    assert "  max_gap_s=0.1 (seconds, 0 or more): between the two poses" in out
     assert run("formats", "tum")[1].count("\n") == 5
     assert run("formats", "moon")[0] == 2
 

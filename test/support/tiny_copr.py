@@ -7,7 +7,7 @@ from pathlib import Path
 import tiny_drive
 import tiny_extractor
 
-from vloc_train.copr.settings import TrainSettings, preset
+from vloc_train.copr.settings import TrainSettings
 from vloc_train.copr.train import train_copr
 from vloc_train.retrieval.build import build_retrieval
 from vloc_train.retrieval.settings import BuildSettings
@@ -24,7 +24,7 @@ def settings(**changes) -> TrainSettings:
         "epochs": 40,
         "anchors_per_frame": 4,
     }
-    return preset("small", {**base, **changes})
+    return TrainSettings.preset("small", {**base, **changes})
 
 
 def retrieval_map(folder: Path, count: int = 40):

@@ -18,7 +18,7 @@ from vloc_ros.geometry.vectors import to_vectors
 from vloc_ros.localizers.retrieval.database import DATABASE_FILE, Database
 from vloc_ros.localizers.retrieval.descriptor import EXTRACTOR_FILE, Descriptor
 from vloc_ros.maps import MapBundle, MapManifest, write_map
-from vloc_train.irpnet.settings import TrainSettings, preset
+from vloc_train.irpnet.settings import TrainSettings
 from vloc_train.irpnet.train import train_irpnet
 from vloc_train.retrieval.describe import describe_frames
 from vloc_train.training.provenance import scene_of
@@ -86,7 +86,7 @@ def settings(**changes: Any) -> TrainSettings:
         "augment": {"photometric": 0.05}, "copies": 3, "epochs": 80, "batch_size": 16, "learning_rate": 3e-3,
         "validate_every": 3,
     }  # fmt: skip
-    return preset("small", {**base, **changes}, "test")
+    return TrainSettings.preset("small", {**base, **changes}, "test")
 
 
 def train(name: str, made: TrainSettings | None = None, **more: Any) -> MapBundle:

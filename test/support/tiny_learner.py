@@ -8,8 +8,9 @@ import tiny_drive
 import torch
 import torch.distributed
 
-from vloc_train.imposing.data import Batch, KeyedFrames, KeyedSampler
+from vloc_train.imposing.data import Batch, KeyedFrames
 from vloc_train.imposing.module import ImPosingModule
+from vloc_train.training.sampling import KeyedSampler
 
 
 def learner(count: int = 20, scenes: int = 1, **changes) -> tuple[ImPosingModule, KeyedFrames]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,7 +15,6 @@ from typer.testing import CliRunner
 from vloc_ros.convert.sequence import write_sequence
 from vloc_ros.datasets.problems import Problems
 from vloc_ros.errors import ConfigError, DatasetError
-from vloc_ros.evaluation.document import Document
 from vloc_ros.geometry.geodesy import Datum
 from vloc_ros.maps import read_map
 from vloc_train import cli
@@ -195,15 +193,3 @@ def test_settings_of_drives():
     assert (own.selection.blur, own.selection.spacing_m, own.hold_out.kind) == (0.2, 1.0, "gaps")
     with pytest.raises(ConfigError, match="kind: expected one of"):
         drive_settings(None, None, None, "sometimes")
-
-
-def test_documents_are_escaped(tmp_path):
-    document = Document("a < b")
-    document.paragraph("say `vloc` & <go>")
-    document.table(["x"], [["a|b"]])
-    document.link("more", tmp_path / "other folder" / "report.md")
-    markdown, page = document.write(tmp_path / "report")
-    text = Path(page).read_text()
-    assert "<h1>a &lt; b</h1>" in text and "<code>vloc</code> &amp; &lt;go&gt;" in text
-    assert 'href="../other%20folder/report.md"' in text
-    assert "a\\|b" in Path(markdown).read_text() and "(../other%20folder/report.md)" in Path(markdown).read_text()

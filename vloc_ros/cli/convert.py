@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import re
 import types
 import typing
 from enum import Enum
@@ -172,17 +171,18 @@ def _described(name: str) -> list[SettingDescription]:
 
 
 def _prose(text: str) -> str:
-    """Docstrings are reStructuredText, a terminal is not."""
-    return re.sub(r":\w+:`([^`]+)`", r"\1", text).replace("``", "")
+    """Without the backquotes around code, which a terminal shows as they are."""
+    return text.replace("`", "")
 
 
 def format_options(name: str) -> list[str]:
-    """One line for each option of a layout: name, type, default, range and meaning."""
+    """One line for each option of a layout: name, default, kind, range and meaning."""
     lines = []
     for row in _described(name):
         allowed = f", {row.range}" if row.range else ""
-        about = f": {_prose(row.doc)}" if row.doc else ""
-        lines.append(f"{row.name}={'none' if row.default is None else row.default} ({row.type}{allowed}){about}")
+        about = f": {row.doc}" if row.doc else ""
+        text = f"{row.name}={'none' if row.default is None else row.default} ({row.kind}{allowed}){about}"
+        lines.append(_prose(text))
     return lines
 
 

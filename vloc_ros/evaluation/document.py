@@ -72,8 +72,9 @@ class Document:
         self._blocks.append(_Block("table", header=tuple(header), rows=cells))
 
     def facts(self, rows: Sequence[tuple[str, Any]]) -> None:
-        """A table of names and values, without a header."""
-        self.table(("", ""), rows)
+        """A table of names and values, without a header; nothing where it is empty."""
+        if rows:
+            self.table(("", ""), rows)
 
     def picture(self, path: Path, caption: str) -> None:
         """A PNG or JPEG file, which lies in the folder of the document or elsewhere."""

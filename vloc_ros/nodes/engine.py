@@ -202,7 +202,7 @@ class Engine:
         """The present in the camera's clock, which need not be ours: the last stamp plus the time since its turn."""
         if not self._last_stamp:
             return None
-        return self._last_stamp + max(0, self._node.get_clock().now().nanoseconds - self._last_turn_ns)
+        return self._last_stamp + max(0, int(self._node.get_clock().now().nanoseconds) - self._last_turn_ns)
 
     def _withdraw(self, state: LocalizationState | None = None) -> None:
         self._broadcast.silence()

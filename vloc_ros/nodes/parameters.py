@@ -210,7 +210,7 @@ def settings_parameters(
         default = list(item.default) if isinstance(item.default, tuple) else item.default
         if item.name in elsewhere or type(default) not in TYPE_NAMES:
             continue
-        doc = docs.get(item.name, "").replace("``", "`")
+        doc = docs.get(item.name, "")
         low, high = item.metadata.get("minimum"), item.metadata.get("maximum")
         choices = get_args(hints[item.name]) if get_origin(hints[item.name]) is Literal else ()
         text = doc[:1].upper() + doc[1:]

@@ -21,29 +21,24 @@ from vloc_train.camnet.train import calibrated_map, camnet_bundle, split_scenes
 from vloc_train.training.provenance import frame_id_of, provenance
 from vloc_train.training.registry import Trainer
 from vloc_train.training.run import RunOptions, training_device
-from vloc_train.training.settings import from_preset
+from vloc_train.training.settings import RunSettings
 
 __all__ = ["BUILDER", "BuildSettings", "build_camnet"]
 
 
 @dataclass(frozen=True)
-class BuildSettings:
+class BuildSettings(RunSettings):
     """How a database is made of drives.
 
     :param inference: changes of the localizer's settings; what is not named stays as in the map of the weights.
     :param keyframe_every: every n-th frame goes into the database.
     :param hold_out: every n-th frame is kept out of the database for validation and calibration, when no calibration
         data is given; 0 keeps all frames, and the calibration of the map of the weights where the scene has one.
-    :param seed: unused, nothing is random.
     """
 
     inference: dict[str, Any] = field(default_factory=dict)
     keyframe_every: int = ranged(1, minimum=1)
     hold_out: int = ranged(10, minimum=0)
-    seed: int = ranged(0, minimum=0)
-
-
-PRESETS = {"default": BuildSettings}
 
 
 def build_camnet(
@@ -101,8 +96,4 @@ def build_camnet(
     )  # fmt: skip
 
 
-def _settings(name: str, changes: dict[str, Any] | None, where: str) -> BuildSettings:
-    return from_preset(PRESETS, name, changes, where)
-
-
-BUILDER = Trainer(tuple(PRESETS), _settings, build_camnet)
+BUILDER = Trainer(tuple(BuildSettings.PRESETS), BuildSettings.preset, build_camnet)

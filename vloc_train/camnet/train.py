@@ -19,17 +19,18 @@ from vloc_ros.localizers.camnet.network import CamNetNetwork
 from vloc_ros.localizers.camnet.settings import InferenceSettings
 from vloc_ros.maps import MapBundle, read_map
 from vloc_ros.maps.writer import check_target
-from vloc_train.camnet.data import KeyedGroups, Place, TrainingPairs
+from vloc_train.camnet.data import KeyedGroups, Place
 from vloc_train.camnet.export import export_map
 from vloc_train.camnet.mining import mine
 from vloc_train.camnet.module import CamNetModule
-from vloc_train.camnet.settings import PRESETS, TrainSettings, preset
+from vloc_train.camnet.settings import TrainSettings
 from vloc_train.training.calibration import calibrate_scenes
 from vloc_train.training.depth import depth_grids, has_depth
 from vloc_train.training.frames import FrameSet, cache_frames, is_held_out
 from vloc_train.training.provenance import frame_id_of, provenance
 from vloc_train.training.registry import Trainer
 from vloc_train.training.run import RunOptions, checked_pretrained, claim, fit, identity_of, training_device, use_half
+from vloc_train.training.sampling import TrainingData
 
 __all__ = ["TRAINER", "calibrated_map", "camnet_bundle", "split_scenes", "train_camnet"]
 
@@ -125,7 +126,7 @@ def train_camnet(
     if start is not None and not resumes:
         _start_from(module, read_network(start), str(extractor))
     half = use_half(settings.precision, device)
-    data = TrainingPairs(groups, options.workers)
+    data = TrainingData(groups, options.workers)
     first, seconds = fit(
         module, data, options, work, epochs=settings.epochs, max_minutes=settings.max_minutes, half=half
     )
@@ -178,4 +179,4 @@ def _start_from(module: CamNetModule, network: CamNetNetwork, where: str) -> Non
             part.load_state_dict(network.state_dict())
 
 
-TRAINER = Trainer(tuple(PRESETS), preset, train_camnet)
+TRAINER = Trainer(tuple(TrainSettings.PRESETS), TrainSettings.preset, train_camnet)

@@ -21,9 +21,9 @@ from vloc_ros.localizers.retrieval.descriptor import SECTION as EXTRACTOR_SECTIO
 from vloc_ros.maps import MapBundle, MapManifest, read_map, write_map
 from vloc_ros.maps.writer import check_target
 from vloc_ros.settings import settings_to_mapping
-from vloc_train.copr.data import Pairs, PairStream, describe_drives, pair_loader
+from vloc_train.copr.data import KeyedPairs, Pairs, describe_drives
 from vloc_train.copr.module import RegressorModule
-from vloc_train.copr.settings import PRESETS, TrainSettings, preset
+from vloc_train.copr.settings import TrainSettings
 from vloc_train.retrieval.build import database_of
 from vloc_train.training.calibration import calibrate_scenes
 from vloc_train.training.frames import FrameSet, cache_drives, hold_out
@@ -31,6 +31,7 @@ from vloc_train.training.module import Validate
 from vloc_train.training.provenance import frame_id_of, provenance, scene_of
 from vloc_train.training.registry import Trainer
 from vloc_train.training.run import RunOptions, claim, fit, identity_of, training_device
+from vloc_train.training.sampling import TrainingData
 
 __all__ = ["TRAINER", "train_copr"]
 
@@ -95,11 +96,9 @@ def train_copr(
     described = describe_drives(descriptor, known)
     module = RegressorModule(described, describe_drives(descriptor, held), settings)
     pairs = Pairs(described, settings.pairs)
-    stream = PairStream(
-        pairs, settings.pairs.batch_size, settings.anchors_per_frame, settings.seed, lambda: int(module.global_step)
-    )
+    data = KeyedPairs(pairs, settings.pairs.batch_size, settings.anchors_per_frame, settings.seed)
     _, seconds = fit(
-        module, pair_loader(stream), options, work, epochs=settings.epochs, max_minutes=settings.max_minutes,
+        module, TrainingData(data), options, work, epochs=settings.epochs, max_minutes=settings.max_minutes,
         callbacks=[Validate(settings.validate_every)],
     )  # fmt: skip
     _log.info("held-out descriptors: %.3f of their variance unexplained", module.best_error)
@@ -144,4 +143,4 @@ def train_copr(
     return write_map(out, manifest, files, overwrite=out.exists())
 
 
-TRAINER = Trainer(PRESETS, preset, train_copr)
+TRAINER = Trainer(tuple(TrainSettings.PRESETS), TrainSettings.preset, train_copr)

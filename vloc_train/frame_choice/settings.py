@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import ClassVar, Literal
 
-from vloc_ros.settings import ranged
+from vloc_ros.settings import Fixed, ranged
 
 __all__ = ["HoldOutKind", "HoldOutSettings", "OwnDriveSettings", "ReportSettings", "SelectionSettings"]
 
@@ -85,25 +86,24 @@ class HoldOutSettings:
 class ReportSettings:
     """What the map-quality report looks at.
 
-    :param piece_m: the route is judged in pieces of this length.
-    :param sparse_m: a piece is sparse when its frames are further apart than this on average.
-    :param dropped_share: a piece is weak when more than this share of its frames had to be dropped for the image.
-    :param weak_times: a piece is weak when its median error or sigma is this many times the median of the route,
-    :param weak_m: and larger than this.
+    Lengths are for streets; a room wants a tenth of them.
+
+    :param segment_m: the route is judged in segments of this length.
+    :param sparse_m: a segment is sparse when its frames are further apart than this on average.
+    :param weak_m: errors and sigmas up to this never make a segment weak.
     :param far_m: frames further apart than this are different places.
-    :param similar: two places are ambiguous when their images differ by no more than this many times what one of them
-        differs from the most similar image within ``near_m`` of it.
-    :param near_m: see ``similar``.
+    :param near_m: what an image is compared with to tell whether another place is as similar: frames up to so far away.
     :param pictures: camera pictures in the report: of dropped frames, of ambiguous places, of the largest errors.
     """
 
-    piece_m: float = ranged(20.0, minimum=1.0)
+    FORMER: ClassVar[Mapping[str, str | Fixed]] = {
+        "piece_m": "segment_m", "dropped_share": Fixed(0.3), "weak_times": Fixed(3.0), "similar": Fixed(1.0)
+    }  # fmt: skip
+
+    segment_m: float = ranged(20.0, minimum=1.0)
     sparse_m: float = ranged(2.0, minimum=0.1)
-    dropped_share: float = ranged(0.3, minimum=0.0, maximum=1.0)
-    weak_times: float = ranged(3.0, minimum=1.0)
     weak_m: float = ranged(0.5, minimum=0.0)
     far_m: float = ranged(20.0, minimum=1.0)
-    similar: float = ranged(1.0, minimum=0.0)
     near_m: float = ranged(4.0, minimum=0.1)
     pictures: bool = True
 

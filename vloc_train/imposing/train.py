@@ -16,16 +16,17 @@ from vloc_ros.localizers.backbones import preprocess_of
 from vloc_ros.localizers.imposing.localizer import ImPosingLocalizer
 from vloc_ros.maps import MapBundle
 from vloc_ros.maps.writer import check_target
-from vloc_train.imposing.data import TrainingData
+from vloc_train.imposing.data import KeyedFrames
 from vloc_train.imposing.export import export_map
 from vloc_train.imposing.module import ImPosingModule
-from vloc_train.imposing.settings import PRESETS, TrainSettings, preset
+from vloc_train.imposing.settings import TrainSettings
 from vloc_train.training.calibration import calibrate_scenes
 from vloc_train.training.frames import FrameSet, cache_frames, hold_out
 from vloc_train.training.module import Validate
 from vloc_train.training.provenance import frame_id_of, provenance
 from vloc_train.training.registry import Trainer
 from vloc_train.training.run import RunOptions, checked_pretrained, claim, fit, identity_of, training_device, use_half
+from vloc_train.training.sampling import TrainingData
 
 __all__ = ["TRAINER", "train_imposing"]
 
@@ -106,7 +107,7 @@ def _fit(
     last = work / "last.ckpt"
     pretrained = False if last.exists() and options.resume else settings.pretrained
     module = ImPosingModule(settings, training, held_out, preprocess, checked_pretrained(pretrained))
-    data = TrainingData(training, settings, options.workers)
+    data = TrainingData(KeyedFrames(training, settings), options.workers)
     first, seconds = fit(
         module, data, options, work, epochs=settings.epochs, max_minutes=settings.max_minutes, half=half,
         callbacks=[Validate(settings.validate_every)],
@@ -129,4 +130,4 @@ def _run(
     return train_imposing(scenes, out, settings, options, calibration, work_dir, about)
 
 
-TRAINER = Trainer(PRESETS, preset, _run)
+TRAINER = Trainer(tuple(TrainSettings.PRESETS), TrainSettings.preset, _run)

@@ -32,7 +32,7 @@ from vloc_ros.maps import MapBundle, MapManifest, read_map, write_map
 from vloc_ros.maps.writer import check_target
 from vloc_train.irpnet.data import SceneDescriptors, poses_of, regressed_rows, stored_copies
 from vloc_train.irpnet.module import RegressorModule
-from vloc_train.irpnet.settings import PRESETS, TrainSettings, preset
+from vloc_train.irpnet.settings import TrainSettings
 from vloc_train.retrieval.describe import describe_frames
 from vloc_train.training.calibration import calibrate_scenes
 from vloc_train.training.frames import FrameSet, cache_drives, hold_out, join
@@ -198,7 +198,7 @@ def _train_pass(
     lightning.seed_everything(settings.seed, workers=True, verbose=False)
     module = RegressorModule(scene, settings, kept)
     _, took = fit(
-        module, module.loader(), options, work, epochs=settings.epochs, max_minutes=max_minutes,
+        module, module.data(), options, work, epochs=settings.epochs, max_minutes=max_minutes,
         callbacks=[Validate(settings.validate_every)],
     )  # fmt: skip
     regressor = module.result()
@@ -223,4 +223,4 @@ def _calibrate(
     return sections, validation
 
 
-TRAINER = Trainer(PRESETS, preset, train_irpnet)
+TRAINER = Trainer(tuple(TrainSettings.PRESETS), TrainSettings.preset, train_irpnet)

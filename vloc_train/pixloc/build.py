@@ -47,7 +47,7 @@ from vloc_train.training.frames import FrameSet, cache_drives, cache_frames, is_
 from vloc_train.training.provenance import frame_id_of, provenance, scene_of
 from vloc_train.training.registry import Trainer
 from vloc_train.training.run import RunOptions, training_device
-from vloc_train.training.settings import from_preset
+from vloc_train.training.settings import RunSettings
 
 __all__ = ["BUILDER", "BuildSettings", "build_pixloc", "scene_model"]
 
@@ -55,7 +55,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class BuildSettings:
+class BuildSettings(RunSettings):
     """How a map is made of drives and a trained network.
 
     :param source: where the points come from: ``sfm`` (triangulated with the drives' poses), ``depth`` (depth images),
@@ -74,7 +74,6 @@ class BuildSettings:
         given; 0 keeps all, and leaves the covariance uncalibrated.
     :param calibration_repeats: priors that the calibration draws for each of its frames; more where those are few.
     :param report: write the quality report beside the map (needs matplotlib).
-    :param seed: unused, nothing is random.
     """
 
     source: Literal["sfm", "depth", "colmap"] = "sfm"
@@ -91,10 +90,6 @@ class BuildSettings:
     hold_out: int = ranged(10, minimum=0)
     calibration_repeats: int = ranged(1, minimum=1, maximum=100)
     report: bool = True
-    seed: int = ranged(0, minimum=0)
-
-
-PRESETS = {"default": BuildSettings}
 
 
 @contextmanager
@@ -375,8 +370,4 @@ def _retrieval_prior(
     return {EXTRACTOR_FILE: descriptor.tensors(), DATABASE_FILE: rows}, settings
 
 
-def _settings(name: str, changes: dict[str, Any] | None, where: str) -> BuildSettings:
-    return from_preset(PRESETS, name, changes, where)
-
-
-BUILDER = Trainer(tuple(PRESETS), _settings, build_pixloc)
+BUILDER = Trainer(tuple(BuildSettings.PRESETS), BuildSettings.preset, build_pixloc)

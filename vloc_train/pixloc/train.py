@@ -21,16 +21,17 @@ from vloc_ros.maps.writer import check_target
 from vloc_ros.settings import settings_to_mapping
 from vloc_train.mapping.frame_points import FramePoints, depth_points, model_points
 from vloc_train.mapping.points import SparseModel
-from vloc_train.pixloc.data import KeyedPairs, Place, TrainingPairs, drives_of
+from vloc_train.pixloc.data import KeyedPairs, Place, drives_of
 from vloc_train.pixloc.module import PixLocModule, make_model
 from vloc_train.pixloc.pairs import mine_pairs
-from vloc_train.pixloc.settings import PRESETS, TrainSettings, preset
+from vloc_train.pixloc.settings import TrainSettings
 from vloc_train.pixloc.validate import summary, try_pairs
 from vloc_train.training.depth import has_depth
 from vloc_train.training.frames import FrameSet, cache_frames, is_held_out
 from vloc_train.training.provenance import frame_id_of, provenance, scene_of
 from vloc_train.training.registry import Trainer
 from vloc_train.training.run import RunOptions, claim, fit, identity_of, training_device, use_half
+from vloc_train.training.sampling import TrainingData
 
 __all__ = ["OPTIMIZER_SECTION", "TRAINER", "TrainingPlace", "train_pixloc", "training_place"]
 
@@ -133,7 +134,7 @@ def train_pixloc(
     seconds = 0.0
     if settings.epochs:
         first, seconds = fit(
-            module, TrainingPairs(pairs, options.workers), options, work,
+            module, TrainingData(pairs, options.workers), options, work,
             epochs=settings.epochs, max_minutes=settings.max_minutes, half=use_half(settings.precision, device),
         )  # fmt: skip
         if not first:  # another process than the first of a distributed run
@@ -198,4 +199,4 @@ def _first_model(settings: TrainSettings, start: MapBundle | None, where: str) -
     return model
 
 
-TRAINER = Trainer(tuple(PRESETS), preset, train_pixloc)
+TRAINER = Trainer(tuple(TrainSettings.PRESETS), TrainSettings.preset, train_pixloc)

@@ -33,7 +33,7 @@ from vloc_train.cli import Data, More, show_progress
 from vloc_train.cli_options import Truth
 from vloc_train.retrieval.clusters import fit_extractor_whitening, initialise_clusters, untrained_extractor
 from vloc_train.retrieval.describe import describe_frames
-from vloc_train.retrieval.settings import BUILD_PRESETS, BuildSettings, DatabaseChoice, build_preset
+from vloc_train.retrieval.settings import BuildSettings, DatabaseChoice
 from vloc_train.training.calibration import calibrate_scenes
 from vloc_train.training.frames import FrameSet, cache_drives, cache_frames, hold_out, join
 from vloc_train.training.provenance import commit, frame_id_of, provenance, scene_of
@@ -236,7 +236,7 @@ def _public_extractor(
     return extractor
 
 
-BUILDER = Trainer(BUILD_PRESETS, build_preset, build_retrieval)
+BUILDER = Trainer(tuple(BuildSettings.PRESETS), BuildSettings.preset, build_retrieval)
 
 
 def add_images(

@@ -16,11 +16,12 @@ from vloc_ros.images.preprocess import Preprocess
 from vloc_ros.localizers.retrieval.extractors import Extractor
 from vloc_train.retrieval.clusters import fit_extractor_whitening, initialise_clusters, untrained_extractor
 from vloc_train.retrieval.module import ExtractorModule, ValidationSet
-from vloc_train.retrieval.sampling import TrainingImages
+from vloc_train.retrieval.sampling import KeyedImages
 from vloc_train.retrieval.settings import TrainSettings
 from vloc_train.training.frames import FrameSet
 from vloc_train.training.module import Validate
 from vloc_train.training.run import RunOptions, fit, training_device, use_half
+from vloc_train.training.sampling import TrainingData
 
 __all__ = ["HeldOut", "check_trainable", "train_extractor", "validation_sets"]
 
@@ -110,10 +111,11 @@ def train_extractor(
         if not resumed:
             initialise_clusters(extractor, *sample)
     module = ExtractorModule(extractor, settings, preprocess, validation_sets(training, held_out))
-    data = TrainingImages(training, settings.sampling, settings.augment, settings.seed, options.workers)
+    images = KeyedImages(training, settings.sampling, settings.augment, settings.seed)
     first, seconds = fit(
-        module, data, options, work, epochs=settings.epochs, max_minutes=settings.max_minutes,
-        half=use_half(settings.precision, device), callbacks=[Validate(settings.validate_every)],
+        module, TrainingData(images, options.workers), options, work,
+        epochs=settings.epochs, max_minutes=settings.max_minutes, half=use_half(settings.precision, device),
+        callbacks=[Validate(settings.validate_every)],
     )  # fmt: skip
     if not first:
         return None, seconds

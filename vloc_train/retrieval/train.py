@@ -16,7 +16,7 @@ from vloc_ros.maps import MapBundle, read_map
 from vloc_ros.maps.writer import check_target
 from vloc_train.retrieval.build import build_retrieval_map, check_cameras
 from vloc_train.retrieval.fitting import HeldOut, check_trainable, train_extractor
-from vloc_train.retrieval.settings import PRESETS, TrainSettings, preset
+from vloc_train.retrieval.settings import TrainSettings
 from vloc_train.training.frames import FrameSet, cache_drives, hold_out, join
 from vloc_train.training.provenance import frame_id_of, provenance
 from vloc_train.training.registry import Trainer
@@ -104,4 +104,4 @@ def train_retrieval(
     )
 
 
-TRAINER = Trainer(PRESETS, preset, train_retrieval)
+TRAINER = Trainer(tuple(TrainSettings.PRESETS), TrainSettings.preset, train_retrieval)

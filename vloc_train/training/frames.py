@@ -148,7 +148,7 @@ def cache_frames(
         folder.mkdir(parents=True, exist_ok=True)
         # Processes that start together each write their own and rename the same content.
         partial = file.with_suffix(f".partial-{os.getpid()}.npy")
-        images = np.lib.format.open_memmap(partial, mode="w+", dtype=np.uint8, shape=shape)  # type: ignore[no-untyped-call]
+        images = np.lib.format.open_memmap(partial, mode="w+", dtype=np.uint8, shape=shape)
         try:
             row = 0
             for sequence, rectifier in zip(sequences, rectifiers, strict=True):

@@ -175,6 +175,7 @@ def fit(
         train_time_interval=timedelta(minutes=options.checkpoint_minutes),
         enable_version_counter=False,
     )
+    strategy = "ddp_find_unused_parameters_true" if getattr(module, "partial_steps", False) else "ddp"
     progress: list[Callback] = [RichProgressBar(leave=True)] if options.progress else []
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
@@ -187,7 +188,7 @@ def fit(
         trainer = lightning.Trainer(
             accelerator="gpu" if device.type == "cuda" else "cpu",
             devices=options.devices,
-            strategy="ddp" if options.devices > 1 else "auto",
+            strategy=strategy if options.devices > 1 else "auto",
             precision="bf16-mixed" if half else "32-true",
             max_epochs=epochs,
             callbacks=[limit, *callbacks, checkpoint, *progress],

@@ -17,10 +17,10 @@ from vloc_ros.localizers.camnet.settings import InferenceSettings
 from vloc_ros.localizers.retrieval.localizer import RetrievalSettings
 from vloc_ros.settings import settings_from_mapping
 from vloc_train.benchmark.drives import Drives
-from vloc_train.benchmark.paper import PaperRow, ranks
+from vloc_train.benchmark.maps import Steps
+from vloc_train.benchmark.papers import PaperRow, ranks
 from vloc_train.benchmark.protocol import built_in, load, parse, protocol_text
 from vloc_train.benchmark.runner import evaluate_protocol
-from vloc_train.benchmark.steps import Steps
 from vloc_train.benchmark.table import write_table
 from vloc_train.training import registry as trainers
 from vloc_train.training.run import RunOptions

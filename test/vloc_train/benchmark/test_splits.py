@@ -10,11 +10,10 @@ from hypothesis import strategies as st
 
 from vloc_ros.datasets.sequence import PosedSequence
 from vloc_ros.errors import ConfigError
+from vloc_train.benchmark.data import Drive, FolderDrive, Selection
 from vloc_train.benchmark.drives import Drives, Part, overlap
-from vloc_train.benchmark.prior import Prior, ReferencePrior
-from vloc_train.benchmark.protocol import Drive, FolderDrive, Selection, Split
 from vloc_train.benchmark.score import asked_of
-from vloc_train.benchmark.splits import folds_of
+from vloc_train.benchmark.splits import Prior, ReferencePrior, Split, folds_of
 from vloc_train.training.town import TownDrive
 
 TINY = TownDrive(seed=4, index=0, width=48, height=27, loop_m=120.0, spacing_m=12.0)

@@ -15,7 +15,7 @@ from vloc_ros.localizers.retrieval.database import EXTRAPOLATED, IMAGE, INTERPOL
 from vloc_ros.maps import read_map, verify_map
 from vloc_ros.types import LocalizationState, Query
 from vloc_train.copr.densify import densify_map, densify_settings
-from vloc_train.copr.settings import preset
+from vloc_train.copr.settings import TrainSettings
 from vloc_train.copr.train import train_copr
 
 
@@ -27,7 +27,7 @@ def maps(tmp_path_factory):
 
 
 def test_the_papers_settings_are_the_defaults():
-    paper = preset("paper")
+    paper = TrainSettings.preset("paper")
     assert paper.learning_rate == 5e-4 and paper.regressor.layers == 7 and paper.regressor.width is None
     assert paper.schedule == "constant" and not paper.regressor.residual and not paper.regressor.standardise
 

@@ -14,7 +14,7 @@ from vloc_ros.localizers.imposing.search import similarity
 from vloc_ros.maps import read_map, verify_map
 from vloc_ros.types import CameraModel, Query
 from vloc_train.imposing.export import export_map
-from vloc_train.imposing.settings import preset
+from vloc_train.imposing.settings import TrainSettings
 
 
 def small(path, weights="float16", **changes):
@@ -92,7 +92,7 @@ def test_int8_scores_are_close_to_fp16_scores(tmp_path):
 
 @pytest.mark.parametrize(("weights", "limit"), [("float16", 46e6), ("int8", 25e6)])
 def test_the_papers_map_is_small(tmp_path, weights, limit):
-    made = preset("paper", {"weights": weights, "pretrained": False})
+    made = TrainSettings.preset("paper", {"weights": weights, "pretrained": False})
     f = 120 / math.tan(math.radians(37.5))
     camera = CameraModel(240, 135, f, f, 119.5, 67.0)
     frames = tiny_drive.frames(3)

@@ -10,9 +10,8 @@ import torch
 import torch.multiprocessing
 from tiny_learner import gradient, gradient_in_process, learner
 
-from vloc_train.imposing.data import KeyedSampler
 from vloc_train.training.augment import AugmentSettings
-from vloc_train.training.module import average_weights
+from vloc_train.training.sampling import KeyedSampler
 
 
 @pytest.mark.parametrize("scenes", [1, 2])
@@ -74,36 +73,12 @@ def test_scores_of_other_scenes_are_pressed_down():
 def test_learning_rate_and_narrowing_follow_the_progress():
     module, _ = learner(schedule="cosine", learning_rate=1e-2, narrowing=0.2, narrow_after=0.5)
     module.trainer = type("Trainer", (), {"global_step": 1000})()  # type: ignore[assignment]
-    rates = [module._learning_rate(p) for p in (0.0, 0.5, 1.0)]
+    rates = [module.learning_rate(p) for p in (0.0, 0.5, 1.0)]
     np.testing.assert_allclose(rates, [1e-2, 5e-3, 0.0], atol=1e-12)
     narrowing = [module._narrowing(p) for p in (0.0, 0.5, 0.6, 0.75, 1.0)]
     assert narrowing[:2] == [1.0, 1.0] and 0.2 < narrowing[2] < 1.0
     np.testing.assert_allclose(narrowing[3:], [0.2, 0.2])
-    assert learner(learning_rate=3e-4)[0]._learning_rate(0.7) == 3e-4
-
-
-def test_the_best_weights_are_kept():
-    module, _ = learner()
-    module.remember_best(2.0)
-    kept = {k: v.clone() for k, v in module.network.state_dict().items()}
-    with torch.no_grad():
-        for p in module.network.parameters():
-            p.add_(1.0)
-    module.remember_best(3.0)
-    assert all(torch.equal(v, kept[k]) for k, v in module.best().state_dict().items())
-    module.remember_best(1.0)
-    assert not torch.equal(module.best().state_dict()["image_encoder.heads.0.bias"], kept["image_encoder.heads.0.bias"])
-
-
-def test_averaged_weights_follow_slowly():
-    module, _ = learner(weight_average=0.9)
-    name = "image_encoder.heads.0.bias"
-    before = module.averaged.state_dict()[name].clone()
-    with torch.no_grad():
-        module.network.image_encoder.heads[0].bias.add_(1.0)
-    average_weights(module.averaged, module.network, 10_000, 0.9)
-    torch.testing.assert_close(module.averaged.state_dict()[name], before + 0.1)
-    assert module.exported is module.averaged and not any(p.requires_grad for p in module.averaged.parameters())
+    assert learner(learning_rate=3e-4)[0].learning_rate(0.7) == 3e-4
 
 
 def test_validation_leaves_the_mode_alone_and_covers_all_scenes():

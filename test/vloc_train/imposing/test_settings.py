@@ -5,7 +5,9 @@ import yaml
 
 from vloc_ros.errors import ConfigError
 from vloc_ros.settings import settings_from_mapping
-from vloc_train.imposing.settings import PRESETS, TrainSettings, preset
+from vloc_train.imposing.settings import TrainSettings
+
+preset = TrainSettings.preset
 
 
 def test_the_paper_is_the_paper():
@@ -19,7 +21,7 @@ def test_the_paper_is_the_paper():
     assert s.pretrained is True
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("name", TrainSettings.PRESETS)
 def test_presets_survive_yaml(name):
     s = preset(name)
     assert settings_from_mapping(TrainSettings, yaml.safe_load(yaml.safe_dump(_lists(s.to_mapping()))), "file") == s

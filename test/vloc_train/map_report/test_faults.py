@@ -14,10 +14,9 @@ import tiny_pixloc
 from vloc_ros.datasets.problems import Problems
 from vloc_ros.errors import ImageError, TrainingError
 from vloc_ros.maps import read_map
-from vloc_train import build_map as chain
 from vloc_train.build_map import make_map, undamaged
 from vloc_train.frame_choice.settings import HoldOutSettings, OwnDriveSettings, SelectionSettings
-from vloc_train.map_report import report
+from vloc_train.map_report import report, scene
 from vloc_train.training.registry import Trainer
 from vloc_train.training.run import RunOptions
 
@@ -95,7 +94,7 @@ def test_a_report_that_fails_does_not_take_the_map_along(source, tmp_path, monke
     def fail(*_, **__):
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(*((report, "draw_along") if where == "report" else (chain, "localize_held_out")), fail)
+    monkeypatch.setattr(*((report, "draw_along") if where == "report" else (scene, "localize_held_out")), fail)
     target = tmp_path / "report"
     target.mkdir()
     (target / "report.md").write_text("of the last map")

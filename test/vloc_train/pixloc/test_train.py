@@ -19,7 +19,7 @@ from vloc_ros.localizers.pixloc.store import NETWORK_FILE
 from vloc_ros.maps import read_map, write_map
 from vloc_train.pixloc.data import KeyedPairs
 from vloc_train.pixloc.module import PixLocModule, make_model
-from vloc_train.pixloc.settings import PRESETS, PriorSettings, preset
+from vloc_train.pixloc.settings import PriorSettings, TrainSettings
 from vloc_train.pixloc.train import TRAINER, train_pixloc, training_place
 from vloc_train.pixloc.validate import pose_errors, try_pairs
 from vloc_train.training.registry import TRAINERS, find
@@ -56,7 +56,9 @@ def test_training_widens_the_basin_of_convergence(tmp_path):
 
     def basin() -> tuple[float, float]:
         """Shares of near and of far starts that converge."""
-        trials = [try_pairs(module.model, place.held_out, settings, Preprocess(64, 36), CPU, seed=s) for s in (1, 2, 3)]
+        trials = [
+            try_pairs(module.network, place.held_out, settings, Preprocess(64, 36), CPU, seed=s) for s in (1, 2, 3)
+        ]
         start, end = (np.concatenate([getattr(t, n) for t in trials]) for n in ("start_px", "px"))
         near = start < np.median(start)
         return float((end[near] < 1.0).mean()), float((end[~near] < 1.0).mean())
@@ -218,14 +220,14 @@ def test_what_cannot_be_trained(tmp_path):
     with pytest.raises(DatasetError, match="found none"):
         train(tmp_path / "m", data={"far": [tiny_aligned.drive(2)]})
     with pytest.raises(ConfigError, match="rotation"):
-        preset("small", {"augment": {"rotate_deg": [1.0, 0.0, 0.0]}})
+        TrainSettings.preset("small", {"augment": {"rotate_deg": [1.0, 0.0, 0.0]}})
     with pytest.raises(ConfigError, match="scales"):
-        preset("small", {"scales": []})
+        TrainSettings.preset("small", {"scales": []})
 
 
 def test_presets_and_table():
     assert find(TRAINERS, "pixloc", "train") is TRAINER and TRAINER.presets[0] == "paper"
-    paper = PRESETS["paper"]()
+    paper = TrainSettings.preset("paper")
     assert paper.network.encoder == "vgg19" and paper.network.strides == (1, 4, 16)
     assert paper.network.dimensions == (32, 128, 128) and paper.train_iterations == 15
     assert paper.prior.kind == "reference" and not paper.both_ways

@@ -12,9 +12,11 @@ import tiny_datasets
 from vloc_ros.errors import ConfigError, DatasetError
 from vloc_ros.geometry.geodesy import Datum
 from vloc_ros.localizers import base as registry
+from vloc_train.benchmark.data import Drive, Selection, SourceDrive
 from vloc_train.benchmark.drives import Drives, check_datum, overlap
-from vloc_train.benchmark.protocol import Drive, Protocol, Row, Selection, SourceDrive, Split, Step
+from vloc_train.benchmark.protocol import Protocol, Row, Step
 from vloc_train.benchmark.runner import evaluate_protocol
+from vloc_train.benchmark.splits import Split
 from vloc_train.training import registry as trainers
 from vloc_train.training.run import RunOptions
 

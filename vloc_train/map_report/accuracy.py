@@ -16,11 +16,11 @@ from vloc_ros.types import Array, LocalizationState, Query
 from vloc_train.training.calibration import simulated_prior
 from vloc_train.training.frames import cache_frames
 
-__all__ = ["HeldOut", "localize_held_out"]
+__all__ = ["HeldOutFrames", "localize_held_out"]
 
 
 @dataclass(frozen=True)
-class HeldOut:
+class HeldOutFrames:
     """H held-out frames of one drive, localized with the finished map: ``error_m``, ``error_deg``, predicted
     ``sigma_m`` (largest axis; NaN without calibration), ``nees``, ``state``, and where they are.
     """
@@ -41,7 +41,7 @@ class HeldOut:
 
 def localize_held_out(
     localizer: Localizer, held_out: Sequence[PosedSequence], scene: str, work: Path, routes: dict[str, Array]
-) -> list[HeldOut]:
+) -> list[HeldOutFrames]:
     """Localize the held-out frames as the vehicle will, each for itself.
 
     :param work: where images are cached. :param routes: (N, 3) positions of the base by a drive's name,
@@ -67,7 +67,7 @@ def localize_held_out(
         found = np.asarray(errors).reshape(-1, 6)
         route = routes.get(sequence.name.removesuffix(" (held out)"), sequence.T_map_base[:, :3, 3])
         out.append(
-            HeldOut(
+            HeldOutFrames(
                 sequence,
                 np.linalg.norm(found[:, :3], axis=1),
                 np.degrees(np.linalg.norm(found[:, 3:], axis=1)),

@@ -1,32 +1,38 @@
-"""Everything that a report tells of one scene."""
+"""Everything that a report tells of one scene: what was driven, held out, found weak or ambiguous, and advised."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from vloc_ros.datasets.sequence import PosedSequence
+from vloc_ros.evaluation.metrics import CHI2_95_6
+from vloc_ros.localizers.base import load_localizer
+from vloc_ros.maps import MapBundle
 from vloc_train.frame_choice.hold_out import Split
 from vloc_train.frame_choice.selection import Choice
-from vloc_train.map_report.ambiguity import Ambiguity
-from vloc_train.map_report.held_out import HeldOut
-from vloc_train.map_report.pieces import Piece, median
+from vloc_train.frame_choice.settings import ReportSettings
+from vloc_train.map_report.accuracy import HeldOutFrames, localize_held_out
+from vloc_train.map_report.advice import advice
+from vloc_train.map_report.ambiguity import Ambiguity, ambiguous_places, map_descriptors, thumbnail_descriptors
+from vloc_train.map_report.segments import Segment, median, segments_of
 
-__all__ = ["Survey"]
-
-CHI2_95_6 = 12.59
+__all__ = ["SceneReport", "scene_reports"]
 
 
 @dataclass(frozen=True)
-class Survey:
+class SceneReport:
     """Everything of one scene that a report tells."""
 
-    scene: str
+    name: str
     choices: tuple[Choice, ...]
     split: Split
-    held: tuple[HeldOut, ...]
-    pieces: tuple[Piece, ...]
+    held: tuple[HeldOutFrames, ...]
+    segments: tuple[Segment, ...]
     ambiguity: Ambiguity
     calibrated: bool
     advice: tuple[str, ...] = field(default_factory=tuple)
@@ -74,7 +80,7 @@ class Survey:
                     "drive": p.drive, "start_m": p.start_m, "stop_m": p.stop_m, "position": list(p.position),
                     "reasons": list(p.reasons),
                 }
-                for p in self.pieces if p.reasons
+                for p in self.segments if p.reasons
             ],
             "ambiguous": {
                 "source": self.ambiguity.source,
@@ -89,3 +95,38 @@ class Survey:
             },
             "advice": list(self.advice),
         }  # fmt: skip
+
+
+def scene_reports(
+    bundle: MapBundle,
+    choices: Mapping[str, Sequence[Choice]],
+    splits: Mapping[str, Split],
+    held: Mapping[str, Sequence[PosedSequence]],
+    settings: ReportSettings,
+    work: Path,
+    device: str,
+) -> list[SceneReport]:
+    """Localize what was held out, and judge every scene; all mappings are by a scene's name.
+
+    :param work: where images are cached.
+    """
+    out = []
+    with load_localizer(bundle.path, device) as localizer:
+        for name, mine in choices.items():
+            routes = {c.sequence.name: c.sequence.T_map_base[:, :3, 3] for c in mine}
+            found = localize_held_out(localizer, held.get(name, ()), name, work, routes)
+            described = map_descriptors(bundle, name)
+            if described is None:
+                thumbnails = np.concatenate([c.measures.thumbnails[c.kept] for c in mine])
+                poses = np.concatenate([c.used.T_map_cam for c in mine])
+                described = poses, thumbnail_descriptors(thumbnails), "small grey pictures"
+            ambiguity = ambiguous_places(*described, settings)
+            calibrated = bool(bundle.manifest.calibration.get(name))
+            segments = segments_of(mine, splits[name], found, settings)
+            words = advice(mine, splits[name], found, segments, ambiguity, calibrated)
+            out.append(
+                SceneReport(
+                    name, tuple(mine), splits[name], tuple(found), tuple(segments), ambiguity, calibrated, tuple(words)
+                )
+            )
+    return out

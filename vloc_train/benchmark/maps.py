@@ -15,24 +15,32 @@ from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 import vloc_ros
 from vloc_ros.datasets import PosedSequence
 from vloc_ros.errors import ConfigError
-from vloc_ros.localizers.cascade.bundle import write_cascade
+from vloc_ros.geometry.vectors import from_vectors
+from vloc_ros.localizers.cascade.bundle import open_members, write_cascade
 from vloc_ros.localizers.cascade.settings import CascadeSettings
+from vloc_ros.localizers.pixloc.store import REFERENCES_FILE
 from vloc_ros.maps import MapBundle, read_map
 from vloc_ros.settings import settings_from_mapping, settings_to_mapping
+from vloc_ros.types import Array
+from vloc_train.benchmark.data import LEFT_OUT, MAP, QUERY_LEFT_OUT, Selection
 from vloc_train.benchmark.drives import Drives, Part, check_datum, overlap
-from vloc_train.benchmark.protocol import LEFT_OUT, MAP, QUERY_LEFT_OUT, Protocol, Selection, Step
+from vloc_train.benchmark.protocol import Protocol, Step
 from vloc_train.benchmark.splits import Fold
 from vloc_train.training.registry import BUILDERS, TRAINERS, Trainer, find
 from vloc_train.training.run import RunOptions
 
-__all__ = ["Made", "Steps"]
+__all__ = ["Made", "Steps", "map_figures", "reference_cameras"]
 
 _log = logging.getLogger(__name__)
 #: Raise when maps that lie in caches must be made anew.
 _GENERATION = 1
+#: The descriptor database of a map, and in it the poses and whether a descriptor was regressed (0: of an image).
+_DATABASE, _POSES, _ORIGIN = "database.safetensors", ".poses", ".origin"
 
 
 @dataclass(frozen=True)
@@ -252,3 +260,40 @@ def _in_words(plan: _Plan) -> str:
         return f"a cascade of {' and '.join(step.cascade)}"
     frames = sum(len(part) for parts in plan.data.values() for part in parts)
     return f"{'train' if step.train else 'build'} {step.train or step.build} on {frames} frames"
+
+
+def reference_cameras(bundle: MapBundle) -> Array | None:
+    """The (M, 4, 4) camera poses of the map's references in all scenes, of a cascade those of its fine map.
+
+    None where it has none.
+    """
+    bundle = _members(bundle)[-1]
+    file = next((name for name in (REFERENCES_FILE, _DATABASE) if bundle.manifest.file(name) is not None), None)
+    if file is None:
+        return None
+    tensors = bundle.tensors(file)
+    poses = [tensors[name] for name in sorted(tensors) if name.endswith(_POSES)]
+    return np.concatenate([from_vectors(p.float()) for p in poses]) if poses else None
+
+
+def map_figures(bundles: Sequence[MapBundle]) -> dict[str, Any]:
+    """Means over the folds' maps: ``map_bytes``, and where there is a database ``descriptors``, ``regressed_share``."""
+    sizes = [sum(b.size_bytes for b in {bundle.path: bundle for bundle in (one, *_members(one))}.values())
+             for one in bundles]  # fmt: skip
+    out: dict[str, Any] = {"map_bytes": round(float(np.mean(sizes)))}
+    counts, regressed = [], 0
+    for bundle in bundles:
+        if bundle.manifest.file(_DATABASE) is None:
+            return out
+        tensors = bundle.tensors(_DATABASE)
+        counts.append(sum(len(t) for name, t in tensors.items() if name.endswith(_POSES)))
+        regressed += sum(int((t > 0).sum()) for name, t in tensors.items() if name.endswith(_ORIGIN))
+    total = sum(counts)
+    return {**out, "descriptors": total / len(counts), "regressed_share": regressed / total if total else 0.0}
+
+
+def _members(bundle: MapBundle) -> tuple[MapBundle, ...]:
+    """The maps that a cascade names, coarse and fine; of any other map itself."""
+    if bundle.manifest.backend != "cascade":
+        return (bundle,)
+    return tuple(member.bundle for member in open_members(bundle))

@@ -25,14 +25,14 @@ from vloc_ros.localizers.retrieval.database import IMAGE, Database
 from vloc_ros.localizers.retrieval.descriptor import Descriptor
 from vloc_ros.types import Array
 from vloc_train.benchmark.drives import Drives, Part
-from vloc_train.benchmark.protocol import Stray
+from vloc_train.benchmark.maps import Steps
+from vloc_train.benchmark.protocol import StrayImages
 from vloc_train.benchmark.splits import Fold
-from vloc_train.benchmark.steps import Steps
 
 __all__ = ["around", "stray_test"]
 
 
-def stray_test(stray: Stray, folds: Sequence[Fold], steps: Steps, drives: Drives, device: str) -> dict[str, Any]:
+def stray_test(stray: StrayImages, folds: Sequence[Fold], steps: Steps, drives: Drives, device: str) -> dict[str, Any]:
     """Shares over the split's queries.
 
     ``stray_first_without`` and ``stray_first_with`` the regressed descriptor: how often the stray image is the best

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from vloc_ros.errors import ConfigError
-from vloc_train.benchmark.stray import around
+from vloc_train.benchmark.stray_images import around
 
 positions = hnp.arrays(np.float64, st.tuples(st.integers(1, 30), st.just(3)), elements=st.floats(-20, 20))
 

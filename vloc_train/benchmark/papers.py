@@ -1,8 +1,9 @@
-"""What papers print, beside what comes out here: figures of a row on a split, and means over splits."""
+"""What is said of a table's figures: what papers print beside them, means over splits, and claims that are checked."""
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,8 +11,20 @@ from typing import Any
 import numpy as np
 
 from vloc_ros.errors import ConfigError
+from vloc_ros.settings import ranged
 
-__all__ = ["Average", "Figures", "PaperRow", "Published", "averages_of", "paper_figures", "ranks"]
+__all__ = [
+    "Average",
+    "Claim",
+    "Figures",
+    "PaperRow",
+    "Published",
+    "averages_of",
+    "check_claims",
+    "paper_figures",
+    "ranks",
+    "share_limits",
+]
 
 #: Figures that an average is the plain mean of, as the papers' average rows are.
 _MEANS = tuple(f"{kind}_{what}" for kind in ("median", "mean") for what in ("translation_m", "rotation_deg"))
@@ -128,8 +141,12 @@ def averages_of(
         for figure in _MEANS:
             made[f"localizer_{figure}"] = float(np.mean([row[f"localizer_{figure}"] for row in own]))
         made["localizer_recall"] = [
-            {**limit, "share": float(np.mean([_share(row, limit) for row in own]))}
-            for limit in own[0]["localizer_recall"]
+            {
+                "translation_m": metres,
+                "rotation_deg": degrees,
+                "share": float(np.mean([_share(row["localizer_recall"], (metres, degrees)) for row in own])),
+            }
+            for metres, degrees in _limits(own[0]["localizer_recall"])
         ]
         medians = [tuple(row[f"localizer_median_{w}"] for w in ("translation_m", "rotation_deg")) for row in own]
         if average.medians_within is not None:
@@ -142,13 +159,6 @@ def averages_of(
             made.update(_ranks_of(average, medians, published))
         out.append(made)
     return out
-
-
-def _share(row: Mapping[str, Any], limit: Mapping[str, Any]) -> float:
-    for other in row["localizer_recall"]:
-        if all(other[key] == limit[key] for key in ("translation_m", "rotation_deg")):
-            return float(other["share"])
-    return math.nan
 
 
 def ranks(values: Sequence[float]) -> list[int]:
@@ -178,3 +188,92 @@ def _ranks_of(
         "rank_orientation": float(means[1][0]),
         "final_rank": ranks([float(v) for v in means.mean(axis=0)])[0],
     }
+
+
+_SHARE = re.compile(r"(?:localizer_)?recall_(\d+(?:\.\d+)?)m_(\d+(?:\.\d+)?)deg")
+
+
+def share_limits(figure: str) -> tuple[float, float] | None:
+    """The limits (m, degrees) of a figure that is a share of frames; None for another figure."""
+    found = _SHARE.fullmatch(figure)
+    return None if found is None else (float(found[1]), float(found[2]))
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A statement about figures of the table, checked and printed with them.
+
+    It holds where ``figure`` of the row is at most ``at_most``, at least ``at_least``, or at most ``factor`` times that
+    of ``against``.
+
+    :param text: the claim in words.
+    :param split: name of a split. :param method: the row. :param against: the row to compare with.
+    :param figure: a number of the rows, or a share: ``localizer_recall_0.05m_0.2deg`` of all queries, and
+        ``recall_0.05m_0.2deg`` of published poses.
+    :param factor: see above. :param at_most: see above. :param at_least: see above.
+    """
+
+    text: str
+    split: str
+    method: str
+    figure: str = "localizer_median_translation_m"
+    against: str = ""
+    factor: float = ranged(1.0, minimum=0.0)
+    at_most: float | None = None
+    at_least: float | None = None
+
+    def __post_init__(self) -> None:
+        if (self.at_most is not None) + (self.at_least is not None) + bool(self.against) != 1:
+            raise ConfigError("expected either at_most, or at_least, or against with a factor")
+
+
+def check_claims(claims: Sequence[Claim], rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Every claim with its figures; ``holds`` is None where a row is missing or has no such number."""
+    table = {(row["split"], row["method"]): row for row in rows}
+    out = []
+    for claim in claims:
+        found = _number(table.get((claim.split, claim.method)), claim.figure)
+        other = _number(table.get((claim.split, claim.against)), claim.figure) if claim.against else None
+        limit = claim.at_most if claim.at_least is None else claim.at_least
+        if limit is None and other is not None:
+            limit = claim.factor * other
+        holds = None
+        if found is not None and limit is not None:
+            holds = found >= limit if claim.at_least is not None else found <= limit
+        out.append({
+            "text": claim.text,
+            "split": claim.split,
+            "method": claim.method,
+            "against": claim.against,
+            "figure": claim.figure,
+            "found": found,
+            "other": other,
+            "limit": limit,
+            "at_least": claim.at_least is not None,
+            "holds": holds,
+        })  # fmt: skip
+    return out
+
+
+def _number(row: Mapping[str, Any] | None, figure: str) -> float | None:
+    """A figure of a row; None where there is no such number."""
+    if row is None:
+        return None
+    limits = share_limits(figure)
+    if limits is None:
+        value = row.get(figure)
+    else:
+        value = _share(row.get("localizer_recall" if figure.startswith("localizer_") else "recall", ()), limits)
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or math.isnan(value):
+        return None
+    return float(value)
+
+
+def _limits(recall: Sequence[Mapping[str, Any]]) -> list[tuple[float, float]]:
+    return [(r["translation_m"], r["rotation_deg"]) for r in recall]
+
+
+def _share(recall: Sequence[Mapping[str, Any]], limits: tuple[float, float]) -> float:
+    """The share within limits (m, degrees); NaN where the table does not have them."""
+    shares = dict(zip(_limits(recall), (r["share"] for r in recall), strict=True))
+    return float(shares.get(limits, math.nan))
