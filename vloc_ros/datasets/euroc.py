@@ -107,7 +107,7 @@ def _numbers(content: Mapping[str, Any], key: str, count: int, path: Path) -> li
     if isinstance(values, (list, tuple)) and len(values) == count:
         try:
             numbers = [float(v) for v in values]
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             numbers = []
         if numbers and np.isfinite(numbers).all():
             return numbers

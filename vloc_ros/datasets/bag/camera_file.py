@@ -33,9 +33,12 @@ def read_camera_file(path: str | Path, rectified: bool = False) -> CameraModel:
     def numbers(name: str, default: list[float] | None = None) -> list[float]:
         value: Any = content.get(name, default)
         value = value.get("data") if isinstance(value, dict) else value
-        if not isinstance(value, list) or not all(isinstance(v, (int, float)) for v in value):
-            raise CameraError(f"{path}: {name}: expected numbers, or a mapping with data, found {value!r:.60}")
-        return [float(v) for v in value]
+        try:
+            if isinstance(value, list) and all(isinstance(v, (int, float)) for v in value):
+                return [float(v) for v in value]
+        except OverflowError:  # an integer of hundreds of digits
+            pass
+        raise CameraError(f"{path}: {name}: expected numbers, or a mapping with data, found {str(value)[:60]}")
 
     width, height = content.get("image_width"), content.get("image_height")
     if not (isinstance(width, int) and isinstance(height, int) and width > 0 and height > 0):

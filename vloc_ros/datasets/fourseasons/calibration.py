@@ -183,7 +183,7 @@ def _kalibr(content: Any, camera: str, path: Path) -> Array:
 def _matrix(value: Any, where: str) -> Array:
     try:
         T = np.asarray(value, dtype=np.float64)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         T = np.zeros(0)
     if T.shape != (4, 4):
         raise DatasetError(f"{where}: expected a 4x4 matrix, found {str(value)[:60]}")
