@@ -64,14 +64,5 @@ setup(
             "vloc = vloc_ros.cli.main:main",
             "localizer = vloc_ros.nodes.localizer:main",
         ],
-        # `vloc train` and `vloc map calibrate` find their implementations here: the run time never imports vloc_train.
-        "vloc_ros.commands": [
-            "train = vloc_train.cli:train",
-            "calibrate = vloc_train.cli:calibrate",
-            "build = vloc_train.cli:build",
-            "add = vloc_train.retrieval.build:add",
-            "densify = vloc_train.copr.densify:command",
-            "evaluate = vloc_train.benchmark.command:evaluate",
-        ],
     },
 )

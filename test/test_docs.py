@@ -44,11 +44,9 @@ def parser_of(words: list[str]) -> tuple[Any, list[str]]:
     from vloc_ros.cli.main import app
 
     outer = words[1:] if words[:1] == ["map"] else words
-    if outer and outer[0] in plugins.FALLBACK:
+    if outer and outer[0] in plugins.COMMANDS.builtin:
         pytest.importorskip("lightning", reason="vloc train needs the extra [train]")
-        plugin = typer.Typer(add_completion=False)
-        plugin.command()(plugins._load(outer[0]))
-        return typer.main.get_command(plugin), outer[1:]
+        return plugins.command_of(outer[0]), outer[1:]
     command: Any = typer.main.get_command(app)
     while hasattr(command, "commands") and words and words[0] in command.commands:
         command, words = command.commands[words[0]], words[1:]

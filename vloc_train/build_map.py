@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,21 +15,18 @@ from vloc_ros.datasets.problems import Problems
 from vloc_ros.datasets.sequence import PosedSequence
 from vloc_ros.errors import DatasetError, TrainingError
 from vloc_ros.evaluation.figure import require_matplotlib
-from vloc_ros.geometry.geodesy import Datum
-from vloc_ros.maps import MapBundle, write_map
-from vloc_ros.maps.reader import files_of
+from vloc_ros.maps import MapBundle
 from vloc_ros.maps.writer import check_target
-from vloc_train.frame_choice.hold_out import HELD, USED, Split, split
 from vloc_train.frame_choice.measure import Measures, measure
 from vloc_train.frame_choice.selection import Choice, choose
 from vloc_train.frame_choice.settings import OwnDriveSettings, SelectionSettings
 from vloc_train.map_report.report import write_report
 from vloc_train.map_report.scene import scene_reports
-from vloc_train.training.registry import Trainer
+from vloc_train.training.recipe import Trainer, splits_of
 from vloc_train.training.run import RunOptions
-from vloc_train.training.sources import common_datum
+from vloc_train.training.scenes import common_datum
 
-__all__ = ["make_map", "undamaged", "with_datum"]
+__all__ = ["make_map", "undamaged"]
 
 _log = logging.getLogger(__name__)
 
@@ -40,7 +37,7 @@ _EVERYTHING = SelectionSettings(spacing_m=0.0, blur=0.0, dark_grey=0.0, bright_s
 
 
 def make_map(
-    maker: Trainer,
+    maker: Trainer[Any],
     scenes: Drives,
     out: Path,
     settings: Any,
@@ -54,7 +51,7 @@ def make_map(
     extractor: Path | None = None,
     problems: Problems | None = None,
 ) -> MapBundle:
-    """The whole chain; what it looked at is kept in ``<out>.work`` and found again by the next run.
+    """Choose frames, hold out, make the map, and judge it; what was looked at is kept in ``<out>.work``.
 
     :param maker: what trains or builds. :param settings: its own.
     :param select: choose frames; without it all are used, and looked at for the report alone.
@@ -68,39 +65,24 @@ def make_map(
     check_target(out, overwrite=True)
     if report is not None:
         require_matplotlib()
-    datum = common_datum(scenes, calibration)
+    common_datum(scenes, calibration)  # before anything is looked at
     work = out.with_name(out.name + ".work")
-    used: dict[str, list[PosedSequence]] = {}
-    held: dict[str, list[PosedSequence]] = {}
-    splits: dict[str, Split] = {}
-    choices: dict[str, list[Choice]] = {}
     look = report is not None or problems.keep_going  # what is damaged is known only by looking
-    scenes, calibration = _named(scenes, calibration)
-    for name, drives in scenes.items():
-        choices[name] = _chosen(drives, own, select, look, work, problems, options.progress)
-        kept = [c.used for c in choices[name]]
-        others = calibration.get(name, [])
-        if problems.keep_going:
-            others = [undamaged(drive, problems, work) for drive in others]
-        splits[name] = _other_drives(kept, others) if others else split(kept, own.hold_out)
-        _log.info("%s", splits[name].in_words())
-        used[name] = splits[name].training
-        if others:
-            held[name] = others
-        elif splits[name].held_out:
-            held[name] = splits[name].held_out
-    if any(s.kind == "none" for s in splits.values()) and "hold_out" in {f.name for f in fields(settings)}:
-        settings = replace(settings, hold_out=0)
-    noted = {**(about or {}), "hold_out": {n: s.kind for n, s in splits.items()}}
+    scenes, others = _named(scenes, calibration)
+    choices = {n: _chosen(drives, own, select, look, work, problems, options.progress) for n, drives in scenes.items()}
+    if problems.keep_going:
+        others = {name: [undamaged(drive, problems, work) for drive in drives] for name, drives in others.items()}
+    used = {name: [choice.used for choice in mine] for name, mine in choices.items()}
+    splits = splits_of(used, others, own.hold_out)
+    noted = dict(about or {})
     if select:
         noted["left_out"] = {n: {c.sequence.name: c.counts for c in cs} for n, cs in choices.items()}
     bundle = maker.run(
-        used, out, settings, options, calibration=held or None, about=noted, extractor=extractor
+        used, out, settings, options, calibration=others, about=noted, extractor=extractor, hold_out=splits
     )  # fmt: skip
-    if datum is not None:
-        bundle = with_datum(bundle, datum)
     if report is not None:
         try:
+            held = {name: parts.held_out for name, parts in splits.items()}
             judged = scene_reports(bundle, choices, splits, held, own.report, work, options.device)
             points = out.with_name(out.name + ".report") / "report.md"
             of_this_map = bundle.manifest.backend == "pixloc" and getattr(settings, "report", True)
@@ -171,18 +153,3 @@ def _unseen(count: int) -> Measures:
     return Measures(
         ones, 255 * ones, 0 * ones, 255 * ones, np.zeros((count, 1, 1), np.uint8), np.zeros(count, dtype=bool)
     )
-
-
-def _other_drives(used: Sequence[PosedSequence], calibration: Sequence[PosedSequence]) -> Split:
-    parts = [np.full(len(d), USED, dtype=np.uint8) for d in used]
-    parts += [np.full(len(d), HELD, dtype=np.uint8) for d in calibration]
-    return Split("other drives", (*used, *calibration), tuple(parts))
-
-
-def with_datum(bundle: MapBundle, datum: Datum) -> MapBundle:
-    """The same map with its origin on the Earth in every scene; written by one exchange."""
-    scenes = tuple(replace(scene, datum=datum) for scene in bundle.manifest.scenes)
-    if scenes == bundle.manifest.scenes:
-        return bundle
-    manifest = replace(bundle.manifest, scenes=scenes)
-    return write_map(bundle.path, manifest, {}, extra_files=files_of(bundle), overwrite=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from vloc_ros.geometry.geodesy import Datum
 from vloc_ros.maps import read_map
 from vloc_train import cli
 from vloc_train.build_map import make_map
-from vloc_train.cli_options import bag_options, drive_settings
+from vloc_train.cli_options import DriveOptions, MakeOptions
 from vloc_train.frame_choice.settings import HoldOutSettings, OwnDriveSettings, SelectionSettings
 from vloc_train.imposing.train import TRAINER
 from vloc_train.training.registry import BUILDERS, TRAINERS, find, maker_for
@@ -72,12 +73,12 @@ def test_the_report_is_whole(made):
     assert (made[1] / "map.work").is_dir() and not list((made[1]).glob("map.work/*partial*"))
 
 
-def test_all_frames_and_every_tenth_held_out(tmp_path):
-    own = replace(OWN, hold_out=HoldOutSettings(kind="every"))
+def test_all_frames_and_every_fourth_held_out(tmp_path):
+    own = replace(OWN, hold_out=HoldOutSettings(kind="every", every=4))
     bundle = make_map(
         TRAINER, {"map": [two_laps(20)]}, tmp_path / "map", tiny_drive.settings(epochs=1), OPTIONS, own, select=False
     )
-    assert bundle.manifest.provenance["frames"] == {"map": 30}  # hold_out = 4 of the tiny settings
+    assert bundle.manifest.provenance["frames"] == {"map": 30}
     assert "left_out" not in bundle.manifest.provenance
 
 
@@ -151,7 +152,9 @@ def test_every_backend_has_a_maker():
     assert maker_for("retrieval", "small") is find(TRAINERS, "retrieval", "")
     assert maker_for("camnet") is find(TRAINERS, "camnet", "")
     assert maker_for("camnet", None, True) is find(BUILDERS, "camnet", "")
-    with pytest.raises(ConfigError, match="expected a backend out of"):
+    with pytest.raises(ConfigError, match="found 'copr', which has no map build"):
+        find(BUILDERS, "copr", "map build")
+    with pytest.raises(ConfigError, match="expected a known backend of map build"):
         maker_for("nothing")
 
 
@@ -178,18 +181,33 @@ def test_one_command(tmp_path, monkeypatch):
 
 
 def test_options_of_bags():
-    made = bag_options(truth="/t", extrinsics="1,0,1.5,0,0,0", datum="48.1, 11.5, 500", time_offset=0.0)
-    assert made == {
-        "truth": "/t", "time_offset_s": 0.0, "extrinsics": [1, 0, 1.5, 0, 0, 0], "datum": [48.1, 11.5, 500.0]
+    made = DriveOptions(truth="/t", extrinsics="1,0,1.5,0,0,0", datum="48.1, 11.5, 500", time_offset=0.0)
+    assert made.bag_options() == {
+        "time_offset_s": 0.0, "extrinsics": [1, 0, 1.5, 0, 0, 0], "datum": [48.1, 11.5, 500.0]
     }  # fmt: skip
     with pytest.raises(ConfigError, match="--extrinsics: expected 6 or 12 or 16 numbers between commas, found 2"):
-        bag_options(extrinsics="1,2")
+        DriveOptions(extrinsics="1,2").bag_options()
     with pytest.raises(ConfigError, match="--datum: expected numbers"):
-        bag_options(datum="a,b,c")
+        DriveOptions(datum="a,b,c").bag_options()
 
 
 def test_settings_of_drives():
-    own = drive_settings(["selection.blur=0.2"], 1.0, None, "gaps")
+    def drive_settings(**given):
+        return MakeOptions(backend="imposing", data=["x"], out=Path("y"), **given).drive_settings()
+
+    own = drive_settings(drive_set=["selection.blur=0.2"], spacing_m=1.0, hold_out="gaps")
     assert (own.selection.blur, own.selection.spacing_m, own.hold_out.kind) == (0.2, 1.0, "gaps")
     with pytest.raises(ConfigError, match="kind: expected one of"):
-        drive_settings(None, None, None, "sometimes")
+        drive_settings(hold_out="sometimes")
+    every = drive_settings(hold_out="every:7", drive_set=["hold_out.share=0.3"]).hold_out
+    assert (every.kind, every.every, every.share) == ("every", 7, 0.3)
+    for text in ("every:x", "gaps:3"):
+        with pytest.raises(ConfigError, match=r"expected every:N"):
+            drive_settings(hold_out=text)
+
+
+def test_the_old_setting_of_the_hold_out_is_still_read(caplog):
+    options = MakeOptions(backend="imposing", data=["x"], out=Path("y"))
+    changes = {"hold_out": 10, "epochs": 3}
+    cli._old_hold_out(options, changes)
+    assert options.hold_out == "every:10" and changes == {"epochs": 3} and "--hold-out every:10" in caplog.text

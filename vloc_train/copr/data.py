@@ -15,7 +15,7 @@ from vloc_ros.errors import DatasetError
 from vloc_ros.geometry.vectors import to_vectors
 from vloc_ros.localizers.retrieval.descriptor import Descriptor
 from vloc_train.copr.settings import PairSettings
-from vloc_train.retrieval.describe import describe_frames
+from vloc_train.retrieval.database import describe_frames
 from vloc_train.training.frames import FrameSet, keyed_rng
 from vloc_train.training.sampling import Item, KeyedDataset
 

@@ -4,11 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
-from vloc_ros.settings import Fixed, ranged
+from vloc_ros.errors import ConfigError
+from vloc_ros.settings import Fixed, ranged, settings_from_mapping
 
-__all__ = ["HoldOutKind", "HoldOutSettings", "OwnDriveSettings", "ReportSettings", "SelectionSettings"]
+__all__ = [
+    "HoldOutKind",
+    "HoldOutSettings",
+    "OwnDriveSettings",
+    "ReportSettings",
+    "SelectionSettings",
+    "hold_out_changes",
+]
 
 HoldOutKind = Literal["auto", "drive", "pass", "gaps", "stretches", "every", "none"]
 
@@ -49,8 +57,9 @@ class HoldOutSettings:
 
     :param kind: ``drive``: a whole drive whose places the others cover. ``pass``: stretches of one passage, where the
         route was driven more than once. ``gaps``: short gaps of a single passage. ``stretches``: long stretches of it,
-        which training then has never seen. ``every``: every n-th frame, as the backend's ``hold_out`` says.
-        ``none``: nothing. ``auto``: the first of ``drive``, ``pass`` and ``gaps`` that the drives allow.
+        which training then has never seen. ``every``: every n-th frame. ``none``: nothing. ``auto``: the first of
+        ``drive``, ``pass`` and ``gaps`` that the drives allow.
+    :param every: n of ``every``.
     :param share: about this share of the route is held out (for ``gaps`` and ``stretches`` guards included).
     :param near_m: a place is the same place up to this distance,
     :param near_deg: and when the camera looks the same way up to this angle.
@@ -67,6 +76,7 @@ class HoldOutSettings:
     """
 
     kind: HoldOutKind = "auto"
+    every: int = ranged(10, minimum=2)
     share: float = ranged(0.2, minimum=0.01, maximum=0.5)
     near_m: float = ranged(4.0, minimum=0.1)
     near_deg: float = ranged(45.0, minimum=1.0, maximum=180.0)
@@ -80,6 +90,21 @@ class HoldOutSettings:
     stretch_guard_m: float = ranged(5.0, minimum=0.0)
     coverage: float = ranged(0.9, minimum=0.0, maximum=1.0)
     frames: int = ranged(500, minimum=20)
+
+    @staticmethod
+    def named(text: str) -> HoldOutSettings:
+        """``KIND``, or ``every:N``. :raises ConfigError: no such kind, or N is no number from 2."""
+        return settings_from_mapping(HoldOutSettings, hold_out_changes(text), "--hold-out")
+
+
+def hold_out_changes(text: str) -> dict[str, Any]:
+    """The settings that ``--hold-out KIND`` or ``--hold-out every:N`` stand for."""
+    kind, separator, number = text.partition(":")
+    if not separator:
+        return {"kind": kind}
+    if kind != "every" or not number.isdecimal():
+        raise ConfigError(f"--hold-out: expected every:N with a number N, found {text!r}")
+    return {"kind": kind, "every": int(number)}
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from vloc_ros.localizers.retrieval.database import DATABASE_FILE, IMAGE, Databas
 from vloc_ros.localizers.retrieval.descriptor import Descriptor
 from vloc_ros.maps import read_map
 from vloc_train.irpnet.settings import TrainSettings
-from vloc_train.retrieval.describe import describe_augmented
+from vloc_train.retrieval.database import describe_augmented
 from vloc_train.training.augment import AugmentSettings
 from vloc_train.training.frames import FrameSet, keyed_rng
 from vloc_train.training.sampling import Item, KeyedDataset

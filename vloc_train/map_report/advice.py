@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from vloc_ros.types import LocalizationState
-from vloc_train.frame_choice.hold_out import Split
 from vloc_train.frame_choice.route import Nearby
 from vloc_train.frame_choice.selection import IMAGE_REASONS, Choice
+from vloc_train.frame_choice.split import Split
 from vloc_train.map_report.accuracy import HeldOutFrames
 from vloc_train.map_report.ambiguity import Ambiguity
 from vloc_train.map_report.segments import Segment, median, place_in_words, weak_segments

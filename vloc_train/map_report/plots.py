@@ -24,8 +24,8 @@ from vloc_ros.evaluation.figure import (
     save,
 )
 from vloc_ros.types import Array, RgbImage
-from vloc_train.frame_choice.hold_out import GUARD, HELD, USED
 from vloc_train.frame_choice.selection import IMAGE_REASONS, REASONS
+from vloc_train.frame_choice.split import GUARD, HELD, USED
 from vloc_train.map_report.scene import SceneReport
 from vloc_train.map_report.segments import weak_segments
 

@@ -13,9 +13,9 @@ from vloc_ros.datasets.sequence import PosedSequence
 from vloc_ros.evaluation.metrics import CHI2_95_6
 from vloc_ros.localizers.base import load_localizer
 from vloc_ros.maps import MapBundle
-from vloc_train.frame_choice.hold_out import Split
 from vloc_train.frame_choice.selection import Choice
 from vloc_train.frame_choice.settings import ReportSettings
+from vloc_train.frame_choice.split import Split
 from vloc_train.map_report.accuracy import HeldOutFrames, localize_held_out
 from vloc_train.map_report.advice import advice
 from vloc_train.map_report.ambiguity import Ambiguity, ambiguous_places, map_descriptors, thumbnail_descriptors

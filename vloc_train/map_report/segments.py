@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from vloc_train.frame_choice.hold_out import GUARD, USED, Split
 from vloc_train.frame_choice.route import Nearby
 from vloc_train.frame_choice.selection import IMAGE_REASONS, REASONS, Choice
 from vloc_train.frame_choice.settings import ReportSettings
+from vloc_train.frame_choice.split import GUARD, USED, Split
 from vloc_train.map_report.accuracy import HeldOutFrames
 
 __all__ = ["Segment", "median", "place_in_words", "segments_of", "weak_segments"]

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import cast
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -137,8 +136,3 @@ class KeyedPairs(KeyedDataset[Batch]):
             torch.stack([cast(Tensor, row[part]) for row in rows]) for part in range(1, 8)
         )
         return Batch(images, pixels, points, mask, T_other, T_start, frames, scene, self.scale(epoch, step))
-
-
-def drives_of(sizes: Sequence[int]) -> npt.NDArray[np.int64]:
-    """(N,) the drive of every frame, from the number of frames of each drive."""
-    return np.repeat(np.arange(len(sizes), dtype=np.int64), sizes)

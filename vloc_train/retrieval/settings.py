@@ -11,9 +11,10 @@ from vloc_ros.localizers.retrieval.localizer import RetrievalSettings
 from vloc_ros.localizers.retrieval.settings import ExtractorSettings
 from vloc_ros.settings import Fixed, ranged
 from vloc_train.retrieval.sampling import SamplingSettings
+from vloc_train.training.frames import DatabaseChoice
 from vloc_train.training.settings import ImageTrainSettings, RunSettings, merged
 
-__all__ = ["LEARNING_RATES", "BuildSettings", "DatabaseChoice", "LossSettings", "TrainSettings"]
+__all__ = ["LEARNING_RATES", "BuildSettings", "LossSettings", "TrainSettings"]
 
 #: Adam's learning rate for each loss (CoPR, Section IV-A).
 LEARNING_RATES = {"triplet": 1e-5, "relative": 1e-4, "distance": 5e-5}
@@ -72,18 +73,6 @@ class LossSettings:
     balanced: bool = False
     rotation_m_per_deg: float = ranged(0.0, minimum=0.0)
     near_m: float | None = ranged(None, minimum=0.0)
-
-
-@dataclass(frozen=True)
-class DatabaseChoice:
-    """Which frames of a drive go into a map's database: all, or those that moved or turned enough since the last.
-
-    :param spacing_m: 0 takes all frames.
-    :param spacing_deg: a turn by this much is enough too; 0: only the way counts.
-    """
-
-    spacing_m: float = ranged(0.0, minimum=0.0)
-    spacing_deg: float = ranged(0.0, minimum=0.0, maximum=180.0)
 
 
 @dataclass(frozen=True)
@@ -155,7 +144,6 @@ class BuildSettings(RunSettings):
     :param retrieval: the localizer's settings, stored in the map.
     :param extractor: used when no map with an extractor is given: a network with public or local weights.
     :param pretrained: those weights: ``True`` (public) or a local file.
-    :param hold_out: every n-th frame is kept for calibration when no calibration data is given.
     :param fit_images: images that a whitening is fitted on where the weights bring none.
     """
 

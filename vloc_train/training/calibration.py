@@ -65,24 +65,18 @@ def simulated_prior(truth: Array, rng: np.random.Generator, kind: SimulatedPrior
 
 
 def calibrate_scenes(
-    localizer: Localizer,
-    held_out: Sequence[FrameSet],
-    names: Sequence[str],
-    prior: bool = False,
-    seed: int = 0,
-    repeats: int = 1,
+    localizer: Localizer, held_out: Sequence[FrameSet], seed: int = 0, repeats: int = 1
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Localize the held-out frames of every scene; return the manifest's ``calibration`` and ``validation`` sections.
 
     Scenes with too few held-out frames stay uncalibrated, and say so. A localizer that needs a prior gets a simulated
-    one (:class:`~vloc_ros.localizers.base.SimulatedPrior`).
+    one (:class:`~vloc_ros.localizers.base.SimulatedPrior`); one whose statistics a prior changes gets every frame a
+    second time from one; one without statistics is validated alone.
 
     :param localizer: over the map as it will be, without calibration.
-    :param names: the diagnostics of an estimate that the covariance is made from.
-    :param prior: localize every frame a second time from a simulated prior, for backends whose search starts
-        elsewhere then and leaves other traces of its certainty.
     :param repeats: how often a localizer that needs a prior is asked each frame, from another prior each time.
     """
+    names, prior = localizer.statistics, localizer.prior_changes_statistics
     rng = np.random.default_rng(seed)
     calibration: dict[str, Any] = {}
     validation: dict[str, Any] = {}
@@ -103,6 +97,8 @@ def calibrate_scenes(
             continue
         errors = np.asarray(found)
         validation[frames.scene] = describe_errors(errors)
+        if not names:
+            continue
         try:
             models = {"covariance": free.fit(), **({"covariance_prior": guided.fit()} if prior else {})}
         except CalibrationError as problem:
@@ -151,9 +147,7 @@ def recalibrate(
             raise ConfigError(f"{source}: backend {bundle.manifest.backend!r} has no covariance to calibrate")
         with tempfile.TemporaryDirectory() as folder:
             frames = [cache_frames(drives_of, preprocess, Path(folder), name) for name, drives_of in named.items()]
-            calibration, validation = calibrate_scenes(
-                localizer, frames, localizer.statistics, localizer.prior_changes_statistics
-            )
+            calibration, validation = calibrate_scenes(localizer, frames)
     for name, found in validation.items():
         if "calibration" in found:
             raise CalibrationError(f"scene {name!r}: {found['calibration']}; use a longer drive")

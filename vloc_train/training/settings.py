@@ -22,7 +22,6 @@ _WHOLE = ("backbone_options", "encoder_options")
 class RunSettings:
     """What every run that makes a map has.
 
-    :param hold_out: every n-th frame is kept for validation and calibration when no calibration data is given.
     :param seed: of everything random.
     """
 
@@ -31,7 +30,6 @@ class RunSettings:
     #: See :func:`vloc_ros.settings.current_names`.
     FORMER: ClassVar[Mapping[str, str | Fixed]] = {}
 
-    hold_out: int = ranged(10, minimum=2)
     seed: int = ranged(0, minimum=0)
 
     @classmethod

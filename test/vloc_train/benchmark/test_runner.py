@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import json
 import shutil
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -29,6 +28,7 @@ PROTOCOL = {
     "name": "tiny",
     "title": "A tiny town",
     "baseline": "nearest",
+    "untrained": [],
     "data": {
         "map": {"town": {**TOWN, "index": 0, "lane_offset_m": 1.75}},
         "query": {"town": {**TOWN, "index": 1, "lane_offset_m": 0.5}},
@@ -202,7 +202,7 @@ def test_an_interruption_ends_everything(fresh, tmp_path):
 def test_the_time_of_an_interrupted_step_counts(fresh, tmp_path, monkeypatch):
     clock = iter(range(0, 100000, 100))
     monkeypatch.setattr(maps_module.time, "perf_counter", lambda: float(next(clock)))
-    made = thumbnails.run
+    made = thumbnails.TRAINER.run
     broken = [True]
 
     def run_once_broken(*arguments, **options):
@@ -210,7 +210,7 @@ def test_the_time_of_an_interrupted_step_counts(fresh, tmp_path, monkeypatch):
             raise TrainingError("interrupted; the same command continues")
         return made(*arguments, **options)
 
-    monkeypatch.setattr(thumbnails, "TRAINER", replace(thumbnails.TRAINER, run=run_once_broken))
+    monkeypatch.setattr(thumbnails.TRAINER, "run", run_once_broken)
     with pytest.raises(TrainingError, match="interrupted"):
         run(protocol(), fresh, tmp_path / "a", ["full/nearest"])
     table = run(protocol(), fresh, tmp_path / "b", ["full/nearest"])

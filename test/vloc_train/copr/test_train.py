@@ -16,7 +16,7 @@ from vloc_ros.maps import read_map, verify_map
 from vloc_ros.types import LocalizationState, Query
 from vloc_train.copr.densify import densify_map, densify_settings
 from vloc_train.copr.settings import TrainSettings
-from vloc_train.copr.train import train_copr
+from vloc_train.copr.train import TRAINER
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +123,9 @@ def test_a_lone_anchor_can_be_extrapolated_from(maps, tmp_path):
 def test_h_needs_an_extractor_and_one_device(tmp_path):
     scenes = {"map": [tiny_drive.drive(6)]}
     with pytest.raises(ConfigError, match="--extractor"):
-        train_copr(scenes, tmp_path / "map", tiny_copr.settings(), tiny_copr.OPTIONS)
+        TRAINER.run(scenes, tmp_path / "map", tiny_copr.settings(), tiny_copr.OPTIONS)
     two = dataclasses.replace(tiny_copr.OPTIONS, devices=2)
     with pytest.raises(VlocError, match="one device"):
-        train_copr(scenes, tmp_path / "map", tiny_copr.settings(), two, extractor=tmp_path)
+        TRAINER.run(
+            scenes, tmp_path / "map", tiny_copr.settings(), two, extractor=tiny_copr.retrieval_map(tmp_path).path
+        )

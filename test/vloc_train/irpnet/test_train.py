@@ -22,7 +22,7 @@ from vloc_train.irpnet import data
 from vloc_train.irpnet.data import KeyedDescriptors, Regressions, SceneDescriptors, stored_copies
 from vloc_train.irpnet.module import RegressorModule
 from vloc_train.irpnet.settings import TrainSettings
-from vloc_train.irpnet.train import TRAINER, train_irpnet
+from vloc_train.irpnet.train import TRAINER
 from vloc_train.training.augment import AugmentSettings
 from vloc_train.training.registry import TRAINERS, find
 from vloc_train.training.sampling import TrainingData
@@ -156,8 +156,13 @@ def test_a_run_that_was_done_is_not_done_again(tmp_path):
 def test_two_scenes_as_an_mlp():
     drives = {name: [tiny_drive.drive(24, name=name, paint=paint)] for name, paint in (("north", 0), ("south", 3))}
     made = tiny_irpnet.settings(epochs=2, copies=1, network={"architecture": "mlp"})
-    bundle = train_irpnet(
-        drives, tiny_irpnet.folder() / "scenes", made, tiny_irpnet.OPTIONS, extractor=tiny_irpnet.extractor_map()
+    bundle = TRAINER.run(
+        drives,
+        tiny_irpnet.folder() / "scenes",
+        made,
+        tiny_irpnet.OPTIONS,
+        extractor=tiny_irpnet.extractor_map(),
+        hold_out="every",
     )
     names = {name.split(".")[0] + "." + name.split(".")[1] for name in bundle.tensors(WEIGHTS_FILE)}
     assert names == {"north.both", "south.both"}
@@ -193,12 +198,14 @@ def test_densified_maps_that_do_not_fit():
 def test_what_is_refused(tmp_path):
     drives, made, out = {"map": [tiny_drive.drive(20)]}, tiny_irpnet.settings(), tmp_path / "map"
     with pytest.raises(ConfigError, match="--extractor"):
-        train_irpnet(drives, out, made, tiny_irpnet.OPTIONS)
+        TRAINER.run(drives, out, made, tiny_irpnet.OPTIONS)
     extractor = tiny_irpnet.extractor_map()
     with pytest.raises(ConfigError, match="one device"):
-        train_irpnet(drives, out, made, replace(tiny_irpnet.OPTIONS, devices=2), extractor=extractor)
+        TRAINER.run(drives, out, made, replace(tiny_irpnet.OPTIONS, devices=2), extractor=extractor)
     with pytest.raises(DatasetError, match="at least 2"):
-        train_irpnet({"map": [tiny_drive.drive(3)]}, out, made, tiny_irpnet.OPTIONS, extractor=extractor)
+        TRAINER.run(
+            {"map": [tiny_drive.drive(3)]}, out, made, tiny_irpnet.OPTIONS, extractor=extractor, hold_out="every"
+        )
 
 
 def test_the_map_says_how_it_was_made():

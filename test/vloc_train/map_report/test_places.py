@@ -10,11 +10,11 @@ from tiny_route import drive, line
 
 from vloc_ros.settings import settings_from_mapping
 from vloc_ros.types import LocalizationState
-from vloc_train.frame_choice.hold_out import split
 from vloc_train.frame_choice.measure import Measures
 from vloc_train.frame_choice.route import Nearby, runs
 from vloc_train.frame_choice.selection import REASONS, Choice
 from vloc_train.frame_choice.settings import HoldOutSettings, OwnDriveSettings, ReportSettings
+from vloc_train.frame_choice.split import split
 from vloc_train.map_report.accuracy import HeldOutFrames
 from vloc_train.map_report.advice import advice, one_way_share
 from vloc_train.map_report.ambiguity import Ambiguity, AmbiguousPair, ambiguous_places, thumbnail_descriptors

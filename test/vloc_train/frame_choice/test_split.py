@@ -10,9 +10,9 @@ from tiny_drive import circle
 from tiny_route import drive, line
 
 from vloc_ros.errors import ConfigError, DatasetError
-from vloc_train.frame_choice.hold_out import GUARD, HELD, MEANING, USED, split
 from vloc_train.frame_choice.route import metres_along
 from vloc_train.frame_choice.settings import HoldOutSettings
+from vloc_train.frame_choice.split import GUARD, HELD, MEANING, USED, held_apart, split
 
 
 def laps(count, frames=200, radius=25.0):
@@ -100,17 +100,34 @@ def test_short_routes_get_short_gaps():
     assert made.kind == "gaps" and 0.1 < np.median(nearest(made)) < 0.6
 
 
+def test_a_gap_holds_a_frame_however_far_apart_frames_are():
+    made = split([drive(line(400)[::16])], HoldOutSettings())  # 8 m
+    assert made.kind == "gaps" and 7 <= sum(len(d) for d in made.held_out) <= 14
+
+
 def test_stretches_are_places_that_the_map_has_not_seen():
     made = split([drive(line(600))], HoldOutSettings(kind="stretches"))
     assert nearest(made).max() > 15.0
 
 
-def test_kinds_that_hold_nothing_out():
-    for kind in ("every", "none"):
-        made = split([drive(line(100))], HoldOutSettings(kind=kind))
-        assert made.held_out == [] and len(made.training[0]) == 200
-        assert MEANING[kind] in made.in_words()
-    assert split([drive(np.tile(np.eye(4), (50, 1, 1)))], HoldOutSettings()).kind == "every"  # nothing moved
+def test_nothing_is_held_out():
+    made = split([drive(line(100))], HoldOutSettings(kind="none"))
+    assert made.held_out == [] and len(made.training[0]) == 200 and MEANING["none"] in made.in_words()
+
+
+def test_every_nth_frame_is_held_out_by_name_alone():
+    made = split([drive(line(100)), drive(line(6), "two", 900)], HoldOutSettings.named("every:4"))
+    assert made.kind == "every" and [len(d) for d in made.held_out] == [50, 3]
+    assert made.taken_from == [0, 1] and made.figures()["nearest_m"] == 0.5
+    assert made.part[0][:8].tolist() == [USED, USED, HELD, USED, USED, USED, HELD, USED]
+    with pytest.raises(ConfigError, match="--hold-out every:10"):  # nothing moved: no gap can be cut
+        split([drive(np.tile(np.eye(4), (50, 1, 1)))], HoldOutSettings())
+
+
+def test_other_drives_are_held_apart():
+    made = held_apart([drive(line(10))], [drive(line(5), "two")])
+    assert [d.name for d in made.held_out] == ["two"] and made.taken_from == [None]
+    assert [len(d) for d in made.training] == [20]
 
 
 @pytest.mark.parametrize("kind", ["drive", "pass"])
@@ -163,7 +180,12 @@ def test_short_passages_that_were_met_first_do_not_hide_the_long_one():
 @pytest.mark.parametrize("frames", [1, 2, 5, 19, 20, 21, 29, 30, 31])
 @pytest.mark.parametrize("drives", [1, 2])
 def test_very_short_drives_always_leave_something_to_make_a_map_of(frames, drives):
-    made = split([drive(line(frames / 2), str(k), 900.0 * k) for k in range(drives)], HoldOutSettings())
+    laps = [drive(line(frames / 2), str(k), 900.0 * k) for k in range(drives)]
+    if frames <= 2:
+        with pytest.raises(ConfigError, match="the route is too short"):
+            split(laps, HoldOutSettings())
+        return
+    made = split(laps, HoldOutSettings())
     assert sum(len(d) for d in made.training) >= frames / 2
     held = sum(len(d) for d in made.held_out)
     assert held + sum(len(d) for d in made.training) <= frames * drives

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import replace
 
 import pytest
@@ -13,9 +12,10 @@ from typer.testing import CliRunner
 from vloc_ros.convert.sequence import write_sequence
 from vloc_ros.errors import ConfigError, DatasetError
 from vloc_ros.geometry.geodesy import Datum
-from vloc_ros.maps import read_map
+from vloc_ros.maps import read_map, write_map
+from vloc_ros.maps.reader import files_of
 from vloc_train import cli
-from vloc_train.training.sources import by_scene, check_bag_options, common_datum, datum_option, of_known_scenes
+from vloc_train.training.scenes import by_scene, check_bag_options, common_datum, datum_option, of_known_scenes
 
 HERE, THERE = Datum(48.0, 11.0, 500.0), Datum(48.0, 11.1, 500.0)
 
@@ -70,10 +70,9 @@ def test_training_refuses_drives_of_different_origins_before_it_begins(tmp_path)
 def test_a_map_is_calibrated_in_its_own_frame_alone(tmp_path):
     from tiny_maps import tiny_map
 
-    from vloc_train.build_map import with_datum
-
-    shutil.copytree(tiny_map("imposing"), tmp_path / "map")
-    with_datum(read_map(tmp_path / "map"), HERE)
+    bundle = read_map(tiny_map("imposing"))
+    scenes = tuple(replace(scene, datum=HERE) for scene in bundle.manifest.scenes)
+    write_map(tmp_path / "map", replace(bundle.manifest, scenes=scenes), {}, extra_files=files_of(bundle))
     bag = write_sequence(replace(tiny_drive.drive(4), datum=THERE), tmp_path / "bag", image_format="png")
     done = run(cli.calibrate, [tmp_path / "map", "--data", bag, "--device", "cpu"])
     assert isinstance(done.exception, DatasetError) and "in the map's frame at" in str(done.exception)

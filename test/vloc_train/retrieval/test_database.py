@@ -5,7 +5,7 @@ import tiny_drive
 import tiny_extractor
 import torch
 
-from vloc_train.retrieval.describe import describe_augmented, describe_frames
+from vloc_train.retrieval.database import describe_augmented, describe_frames
 from vloc_train.training.augment import AugmentSettings
 from vloc_train.training.frames import cache_frames
 

@@ -27,7 +27,7 @@ from vloc_ros.types import Array
 from vloc_train.frame_choice.route import Nearby, metres_along, runs
 from vloc_train.frame_choice.settings import HoldOutSettings
 
-__all__ = ["GUARD", "HELD", "MEANING", "USED", "Split", "split"]
+__all__ = ["GUARD", "HELD", "MEANING", "USED", "Split", "held_apart", "split"]
 
 USED, HELD, GUARD = 0, 1, 2
 
@@ -47,8 +47,8 @@ MEANING = {
         "places that the map has never seen. A lower bound, which tells how far beyond the mapped route it can be used."
     ),
     "every": (
-        "every n-th frame, whose neighbours a moment before and after are in the map. It shows that the training "
-        "worked and promises more than another drive will keep; the covariance is too small for it."
+        "every n-th frame, as was asked for, whose neighbours a moment before and after are in the map. It shows that "
+        "the training worked and promises more than another drive will keep; the covariance is too small for it."
     ),
     "none": "nothing: accuracy and covariance are unknown.",
     "other drives": "the drives of --calibration-data, of which the map has seen nothing.",
@@ -82,11 +82,25 @@ class Split:
     @property
     def held_out(self) -> list[PosedSequence]:
         """What it is calibrated on."""
+        mark = "" if self.kind == "other drives" else " (held out)"
         return [
-            replace(d.select(np.flatnonzero(p == HELD)), name=f"{d.name} (held out)")
+            replace(d.select(np.flatnonzero(p == HELD)), name=f"{d.name}{mark}")
             for d, p in zip(self.drives, self.part, strict=True)
             if (p == HELD).any()
         ]
+
+    @property
+    def taken_from(self) -> list[int | None]:
+        """For each drive of :attr:`held_out` the one of :attr:`training` that it was taken out of, if any."""
+        number = np.cumsum([bool((p == USED).any()) for p in self.part]) - 1
+        return [
+            int(k) if (p == USED).any() else None for k, p in zip(number, self.part, strict=True) if (p == HELD).any()
+        ]
+
+    def figures(self) -> dict[str, float]:
+        """``nearest_m`` and ``nearest_s`` where they are known, rounded for a manifest."""
+        values = {"nearest_m": self.nearest_m, "nearest_s": self.nearest_s}
+        return {name: round(value, 3) for name, value in values.items() if np.isfinite(value)}
 
     def in_words(self) -> str:
         """One or two sentences."""
@@ -115,23 +129,36 @@ def split(drives: Sequence[PosedSequence], settings: HoldOutSettings) -> Split:
         raise DatasetError("expected frames to make a map of, found none")
     used = [np.zeros(len(d), dtype=np.uint8) for d in drives]
     kinds = ("drive", "pass", "gaps") if settings.kind == "auto" else (settings.kind,)
-    if kinds[0] in ("every", "none"):
-        return Split(kinds[0], drives, tuple(used))
+    if kinds[0] == "none":
+        return Split("none", drives, tuple(used))
+    if kinds[0] == "every":
+        for one in used:
+            one[settings.every // 2 :: settings.every] = HELD
+        return _finished("every", drives, used)
     ways = {"drive": _by_drive, "pass": _by_pass, "gaps": _by_gaps, "stretches": _by_stretches}
     for kind in kinds:
         part = ways[kind](drives, settings)
         if part is not None:
             return _finished(kind, drives, _thinned(part, settings.frames))
-    if settings.kind == "auto":  # a route too short for gaps
-        return Split("every", drives, tuple(used))
     raise ConfigError(
         f"--hold-out {settings.kind}: the drives do not allow it: "
         + {
             "drive": f"no drive has {100 * settings.coverage:.0f} % of its frames near those of others",
             "pass": "fewer than 30 frames are of places that were passed before",
         }.get(settings.kind, "the route is too short")
-        + "; take --hold-out auto"
+        + (
+            "; give --calibration-data DRIVE, or take every n-th frame (--hold-out every:10), which promises too much"
+            if settings.kind == "auto"
+            else "; take --hold-out auto"
+        )
     )
+
+
+def held_apart(used: Sequence[PosedSequence], others: Sequence[PosedSequence]) -> Split:
+    """Drives to make a map of, and other drives to calibrate it on."""
+    parts = [np.full(len(d), USED, dtype=np.uint8) for d in used]
+    parts += [np.full(len(d), HELD, dtype=np.uint8) for d in others]
+    return Split("other drives", (*used, *others), tuple(parts))
 
 
 Parts = list[npt.NDArray[np.uint8]]
@@ -198,9 +225,12 @@ def _by_pass(drives: tuple[PosedSequence, ...], settings: HoldOutSettings) -> Pa
 
 
 def _by_gaps(drives: tuple[PosedSequence, ...], settings: HoldOutSettings) -> Parts | None:
-    length = sum(float(metres_along(d.T_map_cam)[-1]) for d in drives if len(d))
-    scale = min(1.0, length / _FULL_LENGTH_M)
-    return _cut(drives, scale * settings.gap_m, scale * settings.gap_guard_m, settings.share)
+    along = [metres_along(d.T_map_cam) for d in drives if len(d)]
+    scale = min(1.0, sum(float(metres[-1]) for metres in along) / _FULL_LENGTH_M)
+    steps = np.concatenate([np.diff(metres) for metres in along])
+    # Where frames are farther apart than a gap is long, it must still hold one.
+    spacing = float(np.median(steps[steps > 0])) if (steps > 0).any() else 0.0
+    return _cut(drives, max(scale * settings.gap_m, 1.01 * spacing), scale * settings.gap_guard_m, settings.share)
 
 
 def _by_stretches(drives: tuple[PosedSequence, ...], settings: HoldOutSettings) -> Parts | None:
