@@ -133,7 +133,10 @@ def test_names_with_a_point_only_carry_anchors():
         ({"rows__0__paper": {"table": "t", "figures": {"full": {"median": [-1.0, 2.0]}}}}, "errors of at least 0"),
         ({"published": [{"method": "m", "table": "t", "figures": {"x": {}}}]}, "'m': paper: expected one of full"),
         ({"steps__map": {"existing": "m", "data": ["a"]}}, "existing: expected no data"),
-        ({"steps__map": {"existing": "m", "settings": {"k": 1}}}, "existing, shipped: expected no calibration and no"),
+        (
+            {"steps__map": {"existing": "m", "settings": {"k": 1}}},
+            "existing, shipped: expected no calibration and no settings",
+        ),
     ],
 )
 def test_what_stands_for_nothing_is_named(change, message):
