@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import cv2
 import numpy as np
 import torch
 
-from vloc_ros.errors import ConfigError, TrainingError
+from vloc_ros.errors import TrainingError
 from vloc_ros.geometry.vectors import from_vectors, to_vectors
 from vloc_ros.images.preprocess import Preprocess
-from vloc_ros.localizers.base import Localizer, check_query
+from vloc_ros.localizers.base import Hypothesis, Localizer
 from vloc_ros.maps import read_map
 from vloc_ros.settings import ranged
-from vloc_ros.types import Estimate, LocalizationState
+from vloc_ros.types import LocalizationState
 from vloc_train.training.recipe import Contents, Trainer
 from vloc_train.training.settings import RunSettings
 
@@ -84,37 +84,33 @@ class ThumbnailTrainer(Trainer):
 TRAINER = ThumbnailTrainer()
 
 
+@dataclass(frozen=True)
+class ThumbnailSettings:
+    size: int = 6
+    last: bool = False
+    lost: bool = False
+    prior: bool = False
+
+
 class Thumbnails(Localizer):
     """Nearest thumbnail; every fifth frame is called LOST if ``lost`` is set; the prior itself if ``prior`` is."""
 
     backend = "thumbnails"
+    settings_class = ThumbnailSettings
 
-    def __init__(self, bundle, device, settings):
-        super().__init__(bundle, device)
-        unknown = set(settings or {}) - {"last", "lost", "prior"}
-        if unknown:
-            raise ConfigError(f"unknown setting {sorted(unknown)}")
+    def load(self, bundle):
         tensors = bundle.tensors(FILE)
         self.rows = tensors["map.descriptors"].float().numpy()
         self.T = from_vectors(tensors["map.poses"])
         self.size = int(bundle.manifest.settings["size"])
         self.asked = 0
-        self.last, self.lost, self.believes = (bool((settings or {}).get(k)) for k in ("last", "lost", "prior"))
 
-    @classmethod
-    def from_map(cls, bundle, device, settings: Any = None):
-        return cls(bundle, device, settings)
-
-    def localize(self, query):
-        check_query(query)
+    def find(self, query, clock, keep_candidates):
         self.asked += 1
-        if self.believes and query.prior is not None:
-            T = query.prior.T_map_cam
-            return Estimate(query.stamp_ns, T, query.prior.covariance, 0.5, LocalizationState.LOCALIZED, self.backend,
-                            self.map_id)  # fmt: skip
+        scene, good = self.manifest.scenes[0].name, LocalizationState.LOCALIZED
+        if self._settings.prior and query.prior is not None:
+            return Hypothesis(scene, query.prior.T_map_cam, 0.5, covariance=query.prior.covariance, state=good)
         distance = np.abs(self.rows - thumbnail(query.image_rgb, self.size)).sum(axis=1)
-        row = int(distance.argmax() if self.last else distance.argmin())
-        state = LocalizationState.LOST if self.lost and self.asked % 5 == 0 else LocalizationState.LOCALIZED
-        return Estimate(
-            query.stamp_ns, self.T[row], np.eye(6) * 4.0, 0.5, state, self.backend, self.map_id
-        )  # fmt: skip
+        row = int(distance.argmax() if self._settings.last else distance.argmin())
+        state = LocalizationState.LOST if self._settings.lost and self.asked % 5 == 0 else good
+        return Hypothesis(scene, self.T[row], 0.5, covariance=np.eye(6) * 4.0, state=state)

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 
 from vloc_ros.images.preprocess import Preprocess
-from vloc_ros.localizers.retrieval.descriptor import Descriptor, preprocess_for
-from vloc_ros.localizers.retrieval.extractors import Extractor, build_extractor
+from vloc_ros.localizers.retrieval.descriptor import Descriptor, build_extractor, preprocess_for
+from vloc_ros.localizers.retrieval.extractors import Extractor
 from vloc_ros.localizers.retrieval.settings import ExtractorSettings
 from vloc_train.retrieval.settings import TrainSettings
 

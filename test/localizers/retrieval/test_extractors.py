@@ -11,7 +11,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from vloc_ros.errors import ConfigError, VlocError
-from vloc_ros.localizers.retrieval.extractors import PooledExtractor, build_extractor, trainable
+from vloc_ros.localizers.retrieval.descriptor import build_extractor
+from vloc_ros.localizers.retrieval.extractors import PooledExtractor, trainable
 from vloc_ros.localizers.retrieval.hub import TRUST_VARIABLE
 from vloc_ros.localizers.retrieval.netvlad import NetVLAD
 from vloc_ros.localizers.retrieval.settings import ExtractorSettings
