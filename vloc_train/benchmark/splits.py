@@ -271,4 +271,4 @@ def _seen(part: Part, maps: Sequence[Part], split: Split) -> Part:
     distance = np.linalg.norm(T_query[:, None, :3, 3] - T_map[None, :, :3, 3], axis=-1)
     cosine = np.clip(T_query[:, :3, 2] @ T_map[:, :3, 2].T, -1.0, 1.0)
     close = distance <= split.within_m if split.within_m else np.ones_like(distance, dtype=bool)
-    return part.keep((close & (np.degrees(np.arccos(cosine)) <= split.within_deg)).any(axis=1))
+    return part.keep(np.asarray((close & (np.degrees(np.arccos(cosine)) <= split.within_deg)).any(axis=1)))
