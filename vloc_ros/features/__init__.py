@@ -1,0 +1,1 @@
+"""Local features behind one interface: detect, describe, match, and what a pose is worth by them."""
