@@ -98,9 +98,7 @@ def tum(root: Path, dev: bool = False) -> Split:
     track = PoseTrack(stamps[keep], poses[keep], 500_000_000)
     wanted = np.array([round(float(p.stem) * 1e9) for p in paths], dtype=np.int64)
     T, _ = track.many(np.clip(wanted, track.start_ns, track.end_ns))  # the first image is a moment before them
-    camera = CameraModel(
-        640, 480, 517.3, 516.5, 318.6, 255.3, "plumb_bob", (0.2624, -0.9531, -0.0054, 0.0026, 1.1633)
-    )
+    camera = CameraModel(640, 480, 517.3, 516.5, 318.6, 255.3, "plumb_bob", (0.2624, -0.9531, -0.0054, 0.0026, 1.1633))
     whole = _sequence("tum", paths, T, camera)
     asked = np.arange(102, 200, 4) if dev else np.arange(100, 200, 4)
     return Split("tum", whole.select(np.arange(0, 100, 3)), whole.select(asked))
@@ -158,4 +156,5 @@ def told(name: str, found: list[tuple[float, float]], seconds: float) -> str:
         for m, d in ((0.05, 5), (0.25, 2), (0.5, 5), (2, 5))
     }
     shown = " ".join(f"{k} {100 * v:.0f}%" for k, v in recall.items())
-    return f"{name:28s} n {len(e):3d} median {np.median(e[:, 0]):.4f} m {np.median(e[:, 1]):.3f} deg  {shown}  {seconds:.3f} s"
+    medians = f"median {np.median(e[:, 0]):.4f} m {np.median(e[:, 1]):.3f} deg"
+    return f"{name:28s} n {len(e):3d} {medians}  {shown}  {seconds:.3f} s"

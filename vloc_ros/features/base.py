@@ -28,7 +28,15 @@ from vloc_ros.errors import ImageError
 from vloc_ros.settings import ranged
 from vloc_ros.types import RgbImage
 
-__all__ = ["FeatureExtractor", "FeatureSettings", "Kind", "LocalFeatures", "decode_descriptors", "encode_descriptors"]
+__all__ = [
+    "Described",
+    "FeatureExtractor",
+    "FeatureSettings",
+    "Kind",
+    "LocalFeatures",
+    "decode_descriptors",
+    "encode_descriptors",
+]
 
 F32 = npt.NDArray[np.float32]
 Bytes = npt.NDArray[Any]
@@ -99,6 +107,28 @@ def decode_descriptors(descriptors: Bytes | Tensor, device: torch.device | None 
     return torch.nn.functional.normalize(values.to(device or values.device).float(), dim=-1)
 
 
+@dataclass(frozen=True)
+class Described:
+    """The features of a query, ready to be compared: ``unit`` (N, D) their descriptors as unit vectors."""
+
+    features: LocalFeatures
+    unit: Tensor
+
+    @classmethod
+    def of(cls, features: LocalFeatures, device: torch.device) -> Described:
+        """Decoded once, for every comparison that follows."""
+        return cls(features, decode_descriptors(features.descriptors, device))
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+    def strongest(self, count: int) -> Described:
+        """The first ``count``: extractors give the strongest first."""
+        if len(self) <= count:
+            return self
+        return Described(self.features.select(slice(0, count)), self.unit[:count])
+
+
 class FeatureExtractor(ABC):
     """Finds and describes local features. Deterministic; not thread-safe.
 
@@ -111,6 +141,8 @@ class FeatureExtractor(ABC):
     signed: ClassVar[bool]
     #: Whether ``sizes`` say something.
     scaled: ClassVar[bool] = False
+    #: Cosine from which two descriptors may be of one place, where geometry says that it should be there.
+    alike: ClassVar[float] = 0.85
 
     def __init__(self, settings: FeatureSettings) -> None:
         self.settings = settings

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 import torch
-from scipy.spatial import cKDTree
 from torch import Tensor
 
+from vloc_ros.features.base import Described
+from vloc_ros.features.points import MapPoints
 from vloc_ros.types import Array
 
-__all__ = ["match_descriptors", "match_near", "mutual"]
+__all__ = ["Candidates", "match_descriptors", "match_points", "near_candidates", "near_pairs"]
 
 Ints = npt.NDArray[np.int64]
+F32 = npt.NDArray[np.float32]
 
 
 def match_descriptors(
     first: Tensor, second: Tensor, ratio: float = 0.9, least_cosine: float = -1.0
-) -> tuple[Ints, npt.NDArray[np.float32]]:
+) -> tuple[Ints, F32]:
     """Mutual nearest neighbours whose distance is below ``ratio`` times that of the second nearest (Lowe 2004).
 
     :param first: (N, D) unit vectors. :param second: (M, D), on the same device.
@@ -26,13 +32,43 @@ def match_descriptors(
     """
     if not len(first) or not len(second):
         return np.zeros((0, 2), dtype=np.int64), np.zeros(0, dtype=np.float32)
-    similarity = first @ second.T
-    values, columns = similarity.topk(min(2, len(second)), dim=1)
-    back = similarity.argmax(dim=0)
-    rows = torch.arange(len(first), device=first.device)
-    good = (back[columns[:, 0]] == rows) & (values[:, 0] >= least_cosine)
+    return _mutual(first @ second.T, ratio, least_cosine)
+
+
+def match_points(query: Described, points: MapPoints, ratio: float, groups: Sequence[Ints]) -> list[tuple[Ints, F32]]:
+    """Matches of a query's features with several groups of points, each group by itself.
+
+    The ratio is that of two *points*, however many descriptors each has. Places that look the same stand in different
+    groups, where they do not spoil each other's ratios.
+
+    :param groups: rows of ``points``, ascending.
+    :returns: for each group pairs (K, 2) of a feature and a row of ``points``, the clearest first; and their ratios.
+    """
+    out = []
+    for rows in groups:
+        part = points if len(rows) == len(points) else points.select(rows)
+        if not len(query) or not len(part):
+            out.append((np.zeros((0, 2), dtype=np.int64), np.zeros(0, dtype=np.float32)))
+            continue
+        similarity = query.unit @ part.prototypes[: len(part)].T
+        for start, end in part.further():
+            owners = part.owner[start:end]  # none twice
+            found = query.unit @ part.prototypes[start:end].T
+            similarity[:, owners] = torch.maximum(similarity[:, owners], found)
+        pairs, quotients = _mutual(similarity, ratio, -1.0)
+        pairs[:, 1] = rows[pairs[:, 1]]
+        out.append((pairs, quotients))
+    return out
+
+
+def _mutual(similarity: Tensor, ratio: float, least_cosine: float) -> tuple[Ints, F32]:
+    values, columns = similarity.topk(min(2, similarity.shape[1]), dim=1)
+    # The best of a column is told by its value: looking for its row takes five times as long.
+    best = similarity.amax(dim=0)
+    rows = torch.arange(len(similarity), device=similarity.device)
+    good = (values[:, 0] >= best[columns[:, 0]]) & (values[:, 0] >= least_cosine)
     distance = (2.0 - 2.0 * values).clamp_min(0.0).sqrt()
-    if len(second) > 1:
+    if similarity.shape[1] > 1:
         quotient = distance[:, 0] / distance[:, 1].clamp_min(1e-6)
     else:
         quotient = torch.zeros_like(distance[:, 0])
@@ -42,66 +78,117 @@ def match_descriptors(
     return pairs.cpu().numpy().astype(np.int64), quotient[good][order].cpu().numpy()
 
 
-def match_near(
+def near_pairs(first: Array, second: Array, radius: float | Array) -> tuple[Ints, Ints, Array]:
+    """All pairs of positions (N, 2) and (M, 2) that are near each other: rows of both (K,), and the distances (K,).
+
+    :param radius: for all, or for each of the first (N,).
+    """
+    reach = np.broadcast_to(np.asarray(radius, dtype=np.float64), (len(first),))
+    nothing = np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0)
+    if not len(first) or not len(second):
+        return nothing
+    # Cells of a common grid; the width is that of the middle radius, so that one wide one does not blow up all.
+    cell = max(float(np.median(reach)), 1.0)
+    lowest = second.min(axis=0)
+    extent = (np.floor((second.max(axis=0) - lowest) / cell).astype(np.int64) + 1).tolist()
+    place = np.floor((second - lowest) / cell).astype(np.int64)
+    key = place[:, 1] * extent[0] + place[:, 0]
+    order = np.argsort(key, kind="stable")
+    sorted_key = key[order]
+    low = np.clip(np.floor((first - reach[:, None] - lowest) / cell), -1, 2**31).astype(np.int64)
+    high = np.clip(np.floor((first + reach[:, None] - lowest) / cell), -1, 2**31).astype(np.int64)
+    low, high = np.maximum(low, 0), np.minimum(high, np.array(extent) - 1)
+    inside = np.flatnonzero((low <= high).all(axis=1))
+    if not len(inside):
+        return nothing
+    # A run of cells in a row of the grid is a run of sorted features.
+    lines = (high - low + 1)[inside, 1]
+    point = np.repeat(inside, lines)
+    line = low[point, 1] + _counted(lines)
+    begin = np.searchsorted(sorted_key, line * extent[0] + low[point, 0], side="left")
+    end = np.searchsorted(sorted_key, line * extent[0] + high[point, 0], side="right")
+    counts = end - begin
+    rows = np.repeat(point, counts)
+    columns = order[np.repeat(begin, counts) + _counted(counts)]
+    distance = np.hypot(*(first[rows] - second[columns]).T)
+    kept = distance <= reach[rows]
+    return rows[kept], columns[kept], distance[kept]
+
+
+def _counted(counts: Ints) -> Ints:
+    """0 .. n - 1 for each n, one after another."""
+    total = int(counts.sum())
+    starts = np.repeat(np.cumsum(counts) - counts, counts)
+    return np.arange(total) - starts
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Features near projected points that look like them: rows of both (K,), and their cosines (K,)."""
+
+    rows: Ints
+    features: Ints
+    cosines: F32
+
+    def best(self, distance: Array, radius_px: float | Array) -> tuple[Ints, Array]:
+        """Pairs (M, 2) of a point and a feature, each in one pair at most, points ascending; and their distances (M,).
+
+        A point takes the feature most like it, and a feature keeps the point most like it.
+
+        :param distance: (K,) pixels between them now. :param radius_px: what is farther is none; for all or each (K,).
+        """
+        near = np.flatnonzero(distance <= radius_px)
+        rows, features, cosines = self.rows[near], self.features[near], self.cosines[near]
+        order = np.lexsort((features, -cosines, rows))
+        order = order[_first_of_runs(rows[order])]
+        order = order[np.lexsort((rows[order], -cosines[order], features[order]))]
+        order = order[_first_of_runs(features[order])]
+        order = order[np.argsort(rows[order], kind="stable")]
+        return np.stack([rows[order], features[order]], axis=1).astype(np.int64), distance[near[order]]
+
+
+def near_candidates(
     projected: Array,
-    points: Tensor,
-    pixels: Array,
-    features: Tensor,
+    rows: Ints,
+    points: MapPoints,
+    query: Described,
     radius_px: float | Array,
     least_cosine: float,
-    ratio: float = 1.0,
-    log_sizes: tuple[npt.NDArray[np.floating], npt.NDArray[np.floating]] | None = None,
+    sizes_px: npt.NDArray[np.floating[Any]] | None = None,
     octaves: float = 1.0,
-    candidates: int = 12,
-) -> tuple[Ints, npt.NDArray[np.float32]]:
-    """Projected points and the features near them that look like them; each at most once.
+) -> Candidates:
+    """Which features may be the projected points.
 
-    :param projected: (N, 2) where the points should be. :param points: (N, D) their descriptors, unit vectors.
-    :param pixels: (M, 2) where features are. :param features: (M, D), on the same device.
+    :param projected: (N, 2) where points should be. :param rows: (N,) which of ``points`` they are.
     :param radius_px: how far off a feature may be, for all points or each (N,).
-    :param least_cosine: how like it must be. :param ratio: of the distances to the best and the second best *near*
-        feature; 1 asks nothing.
-    :param log_sizes: binary logarithms of the sizes that points should have (N,) and features have (M,); NaN: unknown.
-    :param octaves: how far the two may be apart.
-    :param candidates: features near a point that are looked at, the nearest first.
-    :returns: pairs (K, 2) of a point and a feature, and their cosines (K,).
+    :param least_cosine: how like it must be.
+    :param sizes_px: (N,) how large the points should look; NaN: unknown.
+    :param octaves: how far that may be off.
     """
-    nothing = np.zeros((0, 2), dtype=np.int64), np.zeros(0, dtype=np.float32)
-    if not len(projected) or not len(pixels):
-        return nothing
-    reach = np.broadcast_to(np.asarray(radius_px, dtype=np.float64), (len(projected),))
-    near, column = cKDTree(pixels).query(projected, k=min(candidates, len(pixels)), distance_upper_bound=reach.max())
-    near, column = near.reshape(len(projected), -1), column.reshape(len(projected), -1)
-    allowed = near <= reach[:, None]
-    column = np.where(allowed, column, 0)
-    if log_sizes is not None:
-        apart = np.abs(log_sizes[0][:, None] - log_sizes[1][column])
-        allowed &= ~(apart > octaves)  # what is not known is allowed
-    some = np.flatnonzero(allowed.any(axis=1))
-    if not len(some):
-        return nothing
-    device = points.device
-    chosen = torch.from_numpy(column[some]).to(device)
-    mask = torch.from_numpy(allowed[some]).to(device)
-    rows = torch.from_numpy(some).to(device)
-    cosine = torch.bmm(features[chosen], points[rows].unsqueeze(2)).squeeze(2)
-    cosine = torch.where(mask, cosine, torch.full_like(cosine, -2.0))
-    best, at = cosine.max(dim=1)
-    good = best >= least_cosine
-    if ratio < 1.0 and cosine.shape[1] > 1:
-        second = cosine.topk(2, dim=1).values[:, 1]
-        good &= (2.0 - 2.0 * best).clamp_min(0.0).sqrt() < ratio * (2.0 - 2.0 * second).clamp_min(0.0).sqrt()
-    feature = chosen.gather(1, at[:, None])[:, 0]
-    point_row, feature_row, value = (x[good].cpu().numpy() for x in (rows, feature, best))
-    return mutual(point_row, feature_row, value)
+    at, columns, _ = near_pairs(projected, query.features.pixels.astype(np.float64), radius_px)
+    if sizes_px is not None and len(at):
+        with np.errstate(divide="ignore", invalid="ignore"):
+            apart = np.abs(np.log2(sizes_px[at] / query.features.sizes[columns]))
+        kept = ~(apart > octaves)  # what is not known is allowed
+        at, columns = at[kept], columns[kept]
+    point = rows[at]
+    device = points.prototypes.device
+    r, c = torch.from_numpy(point).to(device), torch.from_numpy(columns).to(device)
+    cosine = (points.prototypes[r] * query.unit[c]).sum(dim=1)
+    # Further descriptors of a point: the most alike counts.
+    for start, end in points.further():
+        slot = torch.full((len(points),), -1, dtype=torch.int64, device=device)
+        slot[points.owner[start:end]] = torch.arange(start, end, device=device)
+        more = slot[r]
+        has = torch.nonzero(more >= 0)[:, 0]
+        found = (points.prototypes[more[has]] * query.unit[c[has]]).sum(dim=1)
+        cosine[has] = torch.maximum(cosine[has], found)
+    value = cosine.cpu().numpy()
+    good = value >= least_cosine
+    return Candidates(point[good], columns[good], value[good])
 
 
-def mutual(
-    first: Ints, second: Ints, value: npt.NDArray[np.float32]
-) -> tuple[Ints, npt.NDArray[np.float32]]:
-    """Pairs (K, 2) in which every row of ``second`` keeps the best of the rows of ``first`` that chose it."""
-    order = np.lexsort((first, -value, second))
-    keep = np.ones(len(order), dtype=bool)
-    keep[1:] = second[order][1:] != second[order][:-1]
-    kept = np.sort(order[keep])
-    return np.stack([first[kept], second[kept]], axis=1).astype(np.int64), value[kept]
+def _first_of_runs(sorted_values: Ints) -> npt.NDArray[np.bool_]:
+    first = np.ones(len(sorted_values), dtype=bool)
+    first[1:] = sorted_values[1:] != sorted_values[:-1]
+    return first
