@@ -21,4 +21,5 @@ def make_extractor(settings: FeatureSettings | None = None, device: torch.device
         return SiftExtractor(settings)
     from vloc_ros.features.learned import make_learned
 
-    return make_learned(settings, torch.device(device))
+    extractor: FeatureExtractor = make_learned(settings, torch.device(device))
+    return extractor

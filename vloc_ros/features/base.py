@@ -97,8 +97,8 @@ class LocalFeatures:
 def encode_descriptors(descriptors: npt.NDArray[np.floating[Any]], signed: bool) -> Bytes:
     """Unit vectors (N, D) as bytes: uint8 where no component is negative by nature, int8 otherwise."""
     if signed:
-        return np.clip(np.rint(descriptors * _SIGNED), -127, 127).astype(np.int8)
-    return np.clip(np.rint(descriptors * _UNSIGNED), 0, 255).astype(np.uint8)
+        return np.asarray(np.clip(np.rint(descriptors * _SIGNED), -127, 127), dtype=np.int8)
+    return np.asarray(np.clip(np.rint(descriptors * _UNSIGNED), 0, 255), dtype=np.uint8)
 
 
 def decode_descriptors(descriptors: Bytes | Tensor, device: torch.device | None = None) -> Tensor:

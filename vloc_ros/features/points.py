@@ -14,7 +14,7 @@ from vloc_ros.geometry.cameras import project
 from vloc_ros.geometry.se3 import inverse
 from vloc_ros.types import Array, CameraModel
 
-__all__ = ["MapPoints", "Seen", "pixels_of", "seen_from"]
+__all__ = ["MapPoints", "in_view"]
 
 #: Nearer to the camera than this (m) nothing is in view.
 _LEAST_DEPTH = 0.02
@@ -65,31 +65,8 @@ class MapPoints:
         )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Seen:
-    """Points that project into an image: ``rows`` (K,) of them, ``pixels`` (K, 2), ``depths`` (K,) m, and
-    ``sizes_px`` (K,), how large their descriptors' patches look there."""
-
-    rows: npt.NDArray[np.int64]
-    pixels: Array
-    depths: Array
-    sizes_px: Array
-
-
-def pixels_of(T_map_cam: Array, camera: CameraModel, points: Array) -> Array:
-    """(N, 2) where points (N, 3) project to, inside the image or not; infinite behind the camera."""
+def in_view(T_map_cam: Array, camera: CameraModel, points: Array) -> npt.NDArray[np.int64]:
+    """Rows of the points (N, 3) that project into the image of a camera at this pose."""
     T = inverse(T_map_cam)
     local = points @ T[:3, :3].T + T[:3, 3]
-    pixels, _ = project(camera, local)
-    return np.where((local[:, 2] > _LEAST_DEPTH)[:, None], pixels, np.inf)
-
-
-def seen_from(T_map_cam: Array, camera: CameraModel, points: MapPoints) -> Seen:
-    """Which points a camera at this pose has in its image."""
-    T = inverse(T_map_cam)
-    local = points.points @ T[:3, :3].T + T[:3, 3]
-    pixels, valid = project(camera, local)
-    rows = np.flatnonzero(valid & (local[:, 2] > _LEAST_DEPTH))
-    depths = local[rows, 2]
-    focal = 0.5 * (camera.fx + camera.fy)
-    return Seen(rows, pixels[rows], depths, points.extents[rows] * focal / depths)
+    return np.flatnonzero(project(camera, local)[1] & (local[:, 2] > _LEAST_DEPTH))

@@ -17,8 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from vloc_ros.features.base import Described
-from vloc_ros.features.matching import Candidates, near_candidates
-from vloc_ros.features.points import MapPoints, pixels_of, seen_from
+from vloc_ros.features.matching import Candidates, alike_pairs
+from vloc_ros.features.points import MapPoints, in_view
 from vloc_ros.features.pose import MINIMAL, RefinedPose, refine_pose
 from vloc_ros.geometry.rotations import so3_log
 from vloc_ros.settings import ranged
@@ -120,27 +120,7 @@ def judge(
         (:attr:`~vloc_ros.features.base.FeatureExtractor.alike`).
     """
     settings = settings or JudgeSettings()
-    near = _near(T_map_cam, camera, query, points, alike, settings, settings.wide_px)
-    return _evidence(T_map_cam, camera, query, points, settings, near)
-
-
-def _near(
-    T_map_cam: Array,
-    camera: CameraModel,
-    query: Described,
-    points: MapPoints,
-    alike: float,
-    settings: JudgeSettings,
-    radius_px: float | Array,
-) -> Candidates:
-    seen = seen_from(T_map_cam, camera, points)
-    radius = radius_px[seen.rows] if isinstance(radius_px, np.ndarray) else radius_px
-    return near_candidates(seen.pixels, seen.rows, points, query, radius, alike, seen.sizes_px, settings.octaves)
-
-
-def _distances(T_map_cam: Array, camera: CameraModel, query: Described, points: MapPoints, near: Candidates) -> Array:
-    at = pixels_of(T_map_cam, camera, points.points[near.rows])
-    return np.asarray(np.linalg.norm(at - query.features.pixels[near.features], axis=1))
+    return _evidence(T_map_cam, camera, query, points, settings, alike_pairs(query, points, alike))
 
 
 def _evidence(
@@ -149,11 +129,10 @@ def _evidence(
     query: Described,
     points: MapPoints,
     settings: JudgeSettings,
-    near: Candidates,
+    candidates: Candidates,
 ) -> Evidence:
-    """Of candidates that were looked for at this pose, or at one within a pixel or two."""
-    visible = len(seen_from(T_map_cam, camera, points).rows)
-    pairs, distance = near.best(_distances(T_map_cam, camera, query, points, near), settings.wide_px)
+    visible = len(in_view(T_map_cam, camera, points.points))
+    pairs, distance, _ = candidates.near(T_map_cam, camera, query, points, settings.wide_px, settings.octaves)
     inner = distance <= settings.radius_px
     ring = settings.wide_px**2 - settings.radius_px**2
     accidental = float((~inner).sum()) * settings.radius_px**2 / max(ring, 1e-9)
@@ -209,16 +188,14 @@ def refine_and_judge(
     """
     settings = settings or JudgeSettings()
     T, refined = np.asarray(T_map_cam, dtype=np.float64), None
-    near = _near(T, camera, query, points, alike, settings, settings.wide_px if radius_px is None else radius_px)
-    reach: float | None = None  # the first time as far as they were looked for
-    for _ in range(2):
-        pairs, _ = near.best(_distances(T, camera, query, points, near), np.inf if reach is None else reach)
+    candidates = alike_pairs(query, points, alike)
+    for radius in (settings.wide_px if radius_px is None else radius_px, settings.radius_px):
+        pairs, _, _ = candidates.near(T, camera, query, points, radius, settings.octaves)
         found = fitted(T, camera, query, points, pairs)
         if found is None:
             break
-        T, refined, reach = found.T_map_cam, found, settings.radius_px
-        near = _near(T, camera, query, points, alike, settings, settings.wide_px) if len(pairs) else near
-    return Hypothesis(T, refined, _evidence(T, camera, query, points, settings, near))
+        T, refined = found.T_map_cam, found
+    return Hypothesis(T, refined, _evidence(T, camera, query, points, settings, candidates))
 
 
 def fitted(

@@ -13,8 +13,8 @@ import torch
 from vloc_ros.errors import MapBackendError, MapError
 from vloc_ros.features import make_extractor
 from vloc_ros.features.base import Described, FeatureExtractor, FeatureSettings
-from vloc_ros.features.matching import match_points, near_candidates
-from vloc_ros.features.points import MapPoints, seen_from
+from vloc_ros.features.matching import alike_pairs, match_points
+from vloc_ros.features.points import MapPoints, in_view
 from vloc_ros.features.pose import absolute_pose
 from vloc_ros.features.verification import Decision, Evidence, Hypothesis, Support, decide, judge, refine_and_judge
 from vloc_ros.geometry.cameras import projection_jacobian
@@ -233,22 +233,19 @@ class FeaturesLocalizer(Localizer):
         """Points where the prior has them, as far off as it may be; a robust pose of these; the guided passes."""
         settings, alike = self._settings, self._extractor.alike
         T, points = prior.T_map_cam, self.points_near(prior.T_map_cam, camera, scene, settings.prior_points)
-        seen = seen_from(T, camera, points)
-        if len(seen.rows):
-            reach = _reach(prior, camera, points.points[seen.rows], settings.prior_sigmas) + settings.judge.radius_px
-            if float(np.median(reach)) > settings.judge.wide_px:
-                near = near_candidates(
-                    seen.pixels, seen.rows, points, described, np.minimum(reach, settings.prior_reach_px), alike,
-                    seen.sizes_px, settings.judge.octaves,
-                )  # fmt: skip
-                # The most alike first: the solver draws from these.
-                pairs, unlike = near.best(1.0 - near.cosines.astype(np.float64), np.inf)
-                pairs = pairs[np.argsort(unlike, kind="stable")]
-                at = described.features.pixels[pairs[:, 1]].astype(np.float64)
-                solved = absolute_pose(
-                    camera, at, points.points[pairs[:, 0]], settings.threshold_px, settings.solver, settings.iterations
-                )
-                T = T if solved is None else solved[0]
+        reach = _reach(prior, camera, points.points, settings.prior_sigmas) + settings.judge.radius_px
+        rows = in_view(T, camera, points.points)
+        if len(rows) and float(np.median(reach[rows])) > settings.judge.wide_px:
+            reach = np.minimum(reach, settings.prior_reach_px)
+            pairs, _, cosines = alike_pairs(described, points, alike).near(
+                T, camera, described, points, reach, settings.judge.octaves
+            )
+            pairs = pairs[np.argsort(-cosines, kind="stable")]  # the most alike first: the solver draws from these
+            at = described.features.pixels[pairs[:, 1]].astype(np.float64)
+            solved = absolute_pose(
+                camera, at, points.points[pairs[:, 0]], settings.threshold_px, settings.solver, settings.iterations
+            )
+            T = T if solved is None else solved[0]
         return self._refined(T, camera, described, points)
 
     def _from_images(self, query: Query, described: Described, named: int | None, clock: Clock) -> list[Found]:
@@ -384,6 +381,7 @@ def _reach(prior: PosePrior, camera: CameraModel, points: Array, sigmas: float) 
     T = inverse(prior.T_map_cam)
     R = T[:3, :3]
     local = points @ R.T + T[:3, 3]
+    local[:, 2] = np.maximum(local[:, 2], 1e-3)
     J = projection_jacobian(camera, local)
     # The pose's error is [t; r] in map axes; a point in the camera's moves by -R_cam_map (t + r x (p - t_cam)).
     arm = points - prior.T_map_cam[:3, 3]

@@ -49,7 +49,7 @@ class FeaturesSettings:
     images: int = ranged(20, minimum=1, maximum=1000)
     hypotheses: int = ranged(3, minimum=1, maximum=32)
     frames: int = ranged(12, minimum=1, maximum=1000)
-    max_points: int = ranged(4000, minimum=32, maximum=1_000_000)
+    max_points: int = ranged(3000, minimum=32, maximum=1_000_000)
     match_features: int = ranged(2048, minimum=16, maximum=65535)
     match_points: int = ranged(3000, minimum=16, maximum=1_000_000)
     ratio: float = ranged(0.9, minimum=0.1, maximum=1.0)

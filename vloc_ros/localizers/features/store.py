@@ -156,7 +156,8 @@ class PointStore:
         prototypes = decode_descriptors(torch.cat(stored)) if stored else torch.zeros(0, 1, device=self._device)
         lower = self._roots[ids].astype(np.float64)
         roots = np.zeros((len(ids), 3, 3))
-        roots[:, *np.tril_indices(3)] = lower
+        row, column = np.tril_indices(3)
+        roots[:, row, column] = lower
         return MapPoints(
             ids, self.points[ids], roots, np.where(extents > 0, extents, np.nan), prototypes,
             torch.cat(owner) if owner else nothing, ends,

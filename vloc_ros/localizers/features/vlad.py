@@ -121,7 +121,8 @@ def _words(unit: Tensor, words: int, rng: np.random.Generator, rounds: int = 12)
         return functional.normalize(torch.ones(1, unit.shape[1]), dim=1)
     centres = unit[torch.from_numpy(np.sort(rng.choice(len(unit), count, replace=False)))].clone()
     for _ in range(rounds):
-        word = torch.cat([(part @ centres.T).argmax(dim=1) for part in unit.split(16384)])
+        parts = torch.split(unit, 16384)
+        word = torch.cat([(part @ centres.T).argmax(dim=1) for part in parts])
         sums = torch.zeros_like(centres).index_add_(0, word, unit)
         taken = torch.bincount(word, minlength=count) > 0
         centres = torch.where(taken[:, None], functional.normalize(sums, dim=1), centres)
