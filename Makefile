@@ -37,9 +37,7 @@ test: setup
 	$(BIN)/python -m pytest
 
 bench: setup
-	$(BIN)/vloc bench imposing
-	$(BIN)/vloc bench irpnet
-	$(BIN)/vloc bench retrieval
+	for backend in imposing pixloc retrieval irpnet; do $(BIN)/vloc bench $$backend || exit 1; done
 
 lint: setup
 	$(BIN)/ruff check .

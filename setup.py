@@ -53,7 +53,7 @@ setup(
     description="Visual localization for ROS 2: a vehicle's camera in, a trustworthy pose out",
     license="Apache-2.0",
     packages=find_packages(include=["vloc_ros", "vloc_ros.*", "vloc_train", "vloc_train.*"]),
-    package_data={"": ["*.yaml", "*.yml", "*.json", "*.md", "py.typed"]},
+    package_data={"": ["*.yaml", "*.yml", "*.json", "*.md", "*.jinja", "py.typed"]},
     include_package_data=True,
     data_files=data_files,
     python_requires=">=3.10",
@@ -63,15 +63,6 @@ setup(
         "console_scripts": [
             "vloc = vloc_ros.cli.main:main",
             "localizer = vloc_ros.nodes.localizer:main",
-        ],
-        # `vloc train` and `vloc map calibrate` find their implementations here: the run time never imports vloc_train.
-        "vloc_ros.commands": [
-            "train = vloc_train.cli:train",
-            "calibrate = vloc_train.cli:calibrate",
-            "build = vloc_train.cli:build",
-            "add = vloc_train.retrieval.build:add",
-            "densify = vloc_train.copr.densify:command",
-            "evaluate = vloc_train.benchmark.command:evaluate",
         ],
     },
 )

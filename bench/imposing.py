@@ -14,8 +14,7 @@ from torch import Tensor
 
 from bench.imposing_transcription import transcribed_search
 from bench.setup import BenchSetup
-from bench.timing import measure, peak_memory_bytes
-from vloc_ros.localizers.device import device_name
+from bench.timing import figures, measure
 from vloc_ros.localizers.imposing.search import Draws, draw, search, similarity
 
 __all__ = ["bench_imposing"]
@@ -68,23 +67,20 @@ def bench_imposing(
     ]
     rows = [measure(name, stage, device, repeats) for name, stage in stages]
     by_name = {row.name: row.ms_p50 for row in rows}
-    floor = by_name["image encoder, default path"] + by_name["matrix products of the pose encoder"]
-    ours = by_name["frame, default path"]
-    result = {
-        "device": device_name(device),
-        "backend": "imposing",
-        "map": map_dir.name if map_dir else "paper settings, random weights",
-        "precision": str(setup.dtype).removeprefix("torch."),
-        "settings": dataclasses.asdict(setup.settings),
-        "rows": [dataclasses.asdict(row) for row in rows],
-        "speedup_vs_naive": round(by_name["frame, transcription in float32"] / ours, 3),
-        "max_abs_difference": _score_difference(setup, vector, fixed),
-        "pose_difference_float64": _float64_difference(setup, vectors, seed),
-        "pose_difference_default_m": _pose_differences(setup, vectors, seed),
-        "floor_ms": round(floor, 4),
-        "times_floor": round(ours / floor, 3),
-        "memory_bytes": peak_memory_bytes(device),
-    }
+    result = figures(
+        "imposing",
+        map_dir.name if map_dir else "paper settings, random weights",
+        device,
+        rows,
+        ours=by_name["frame, default path"],
+        naive=by_name["frame, transcription in float32"],
+        floor=by_name["image encoder, default path"] + by_name["matrix products of the pose encoder"],
+        difference=_score_difference(setup, vector, fixed),
+        precision=str(setup.dtype).removeprefix("torch."),
+        settings=dataclasses.asdict(setup.settings),
+        pose_difference_float64=_float64_difference(setup, vectors, seed),
+        pose_difference_default_m=_pose_differences(setup, vectors, seed),
+    )
     if accuracy_bag is not None and map_dir is not None:
         from bench.accuracy import compare_accuracy
 

@@ -11,8 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from bench.timing import Timing, measure, peak_memory_bytes
-from vloc_ros.localizers.device import device_name
+from bench.timing import Timing, figures, measure
 from vloc_ros.localizers.irpnet.localizer import SceneRegressors
 from vloc_ros.localizers.irpnet.network import Regressor
 from vloc_ros.localizers.irpnet.settings import NetworkSettings
@@ -116,19 +115,18 @@ def bench_irpnet(
     name = f"training batch of 8, pose regressor with {backbone} at {image_size}x{image_size}"
     step = _step(other, images, truth, 1e-4, (1.0, 250.0))
     rows.append(measure(name, step, device, max(3, repeats // 10), warm=1))
-    return {
-        "device": device_name(device),
-        "backend": "irpnet",
-        "map": "paper settings, random weights",
-        "settings": dataclasses.asdict(settings),
-        "rows": [dataclasses.asdict(row) for row in rows],
-        "speedup_vs_naive": round(rows[-1].ms_p50 / batch, 3),
-        "max_abs_difference": difference,
-        "floor_ms": floor,
-        "times_floor": round(batch / floor, 3),
-        "memory_bytes": peak_memory_bytes(device),
-        "parameters": sizes,
-    }
+    return figures(
+        "irpnet",
+        "paper settings, random weights",
+        device,
+        rows,
+        ours=batch,
+        naive=rows[-1].ms_p50,
+        floor=floor,
+        difference=difference,
+        settings=dataclasses.asdict(settings),
+        parameters=sizes,
+    )
 
 
 def _regressor_rows(

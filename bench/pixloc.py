@@ -15,13 +15,13 @@ import torch
 from torch import Tensor
 
 from bench.pixloc_transcription import ReferenceView, transcribed_query
-from bench.timing import Timing, measure, peak_memory_bytes
+from bench.timing import Timing, figures, measure
 from vloc_ros.errors import MapBackendError
 from vloc_ros.geometry.cameras import project
 from vloc_ros.geometry.rotations import so3_exp
 from vloc_ros.geometry.se3 import inverse
 from vloc_ros.images.preprocess import Preprocess
-from vloc_ros.localizers.device import compute_dtype, device_name
+from vloc_ros.localizers.device import compute_dtype
 from vloc_ros.localizers.pixloc.alignment import Aligner
 from vloc_ros.localizers.pixloc.bundle import MapSettings, bytes_per_observation, tile_tensors
 from vloc_ros.localizers.pixloc.features import extract_pyramid, sample_observations
@@ -203,30 +203,34 @@ def bench_pixloc(
         p: bytes_per_observation(setup.model.dimensions, dataclasses.replace(settings, precision=p))
         for p in ("float16", "int8")
     }
-    return {
-        "device": device_name(device),
-        "backend": "pixloc",
-        "map": name,
-        "precision": str(dtype).removeprefix("torch."),
-        "settings": {
-            "image": f"{scene.camera.width}x{scene.camera.height}", "points": len(setup.chosen),
-            "references": len(setup.views), "pyramid": list(scales), "iterations": steps,
-            "network": dataclasses.asdict(model.network.settings), "optimizer": dataclasses.asdict(optimizer),
+    precision = str(dtype).removeprefix("torch.")
+    return figures(
+        "pixloc",
+        name,
+        device,
+        rows,
+        ours=query,
+        naive=by_name["query, transcription in float32"],
+        floor=floor,
+        difference=float(np.abs(found["float32"] - expected).max()),
+        precision=precision,
+        settings={
+            "image": f"{scene.camera.width}x{scene.camera.height}",
+            "points": len(setup.chosen),
+            "references": len(setup.views),
+            "pyramid": list(scales),
+            "iterations": steps,
+            "network": dataclasses.asdict(model.network.settings),
+            "optimizer": dataclasses.asdict(optimizer),
         },
-        "rows": [dataclasses.asdict(row) for row in rows],
-        "speedup_vs_naive": round(by_name["query, transcription in float32"] / query, 3),
-        "max_abs_difference": float(np.abs(found["float32"] - expected).max()),
-        "precision_m": {
+        precision_m={
             "float16 features": _distance(found["float16"], found["float32"]),
             "int8 features": _distance(found["int8"], found["float32"]),
-            f"float16 features, {str(dtype).removeprefix('torch.')} network": _distance(ours, found["float32"]),
+            f"float16 features, {precision} network": _distance(ours, found["float32"]),
         },
-        "error_m": {"transcription": _distance(expected, scene.truth), "default path": _distance(ours, scene.truth)},
-        "floor_ms": floor,
-        "times_floor": round(query / floor, 3),
-        "memory_bytes": peak_memory_bytes(device),
-        "bytes_per_observation": sizes,
-    }  # fmt: skip
+        error_m={"transcription": _distance(expected, scene.truth), "default path": _distance(ours, scene.truth)},
+        bytes_per_observation=sizes,
+    )
 
 
 def _rows(

@@ -19,7 +19,7 @@ from vloc_ros.errors import ConfigError
 from vloc_ros.localizers.device import device_name
 from vloc_ros.localizers.retrieval.database import Database
 from vloc_ros.localizers.retrieval.index import FaissIndex, Index, IndexKind, build_index, chosen_kind, exact_distances
-from vloc_ros.localizers.retrieval.localizer import RetrievalSettings
+from vloc_ros.localizers.retrieval.localizer import INDEX_RECALL, RetrievalSettings
 
 __all__ = ["SIZES", "bench_retrieval", "definition", "sample"]
 
@@ -142,7 +142,7 @@ def _size_rows(
         with MemoryGrowth(device) as growth:
             start = time.perf_counter()
             try:
-                index = build_index(database, device, kind, settings.index_recall)
+                index = build_index(database, device, kind, INDEX_RECALL)
             except ConfigError:  # faiss is an option
                 continue
             built = time.perf_counter() - start

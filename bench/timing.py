@@ -1,13 +1,14 @@
-"""Timing, and the form of a benchmark's results."""
+"""What every benchmark shares: timing, memory, threads, and the form of its results."""
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import re
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,9 @@ from typing import Any
 import numpy as np
 import torch
 
-__all__ = ["MemoryGrowth", "Timing", "measure", "peak_memory_bytes", "threads_of"]
+from vloc_ros.localizers.device import device_name
+
+__all__ = ["MemoryGrowth", "Timing", "figures", "measure", "peak_memory_bytes", "threads_of"]
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,38 @@ def measure(name: str, function: Callable[[], object], device: torch.device, rep
         wait()
         times.append(1e3 * (time.perf_counter() - start))
     return Timing(name, *(round(float(v), 4) for v in (np.median(times), np.quantile(times, 0.95), max(times))))
+
+
+def figures(
+    backend: str,
+    name: str,
+    device: torch.device,
+    rows: Sequence[Timing],
+    *,
+    ours: float,
+    naive: float,
+    floor: float,
+    difference: float,
+    **more: Any,
+) -> dict[str, Any]:
+    """A benchmark's JSON.
+
+    :param name: of the map. :param ours: milliseconds of the package's own path.
+    :param naive: of the literal transcription. :param floor: of what cannot be left out.
+    :param difference: the largest one between both paths' results. :param more: figures of this backend alone.
+    """
+    return {
+        "device": device_name(device),
+        "backend": backend,
+        "map": name,
+        "rows": [dataclasses.asdict(row) for row in rows],
+        "speedup_vs_naive": round(naive / ours, 3),
+        "max_abs_difference": difference,
+        "floor_ms": round(floor, 4),
+        "times_floor": round(ours / floor, 3),
+        "memory_bytes": peak_memory_bytes(device),
+        **more,
+    }
 
 
 def peak_memory_bytes(device: torch.device) -> int:

@@ -6,22 +6,7 @@ All arguments are those of localizer.launch.py; `ros2 launch ... --show-args` li
 """
 
 from pathlib import Path
+from runpy import run_path
 
-from launch import LaunchDescription
-from launch.actions import DeclareLaunchArgument, IncludeLaunchDescription
-from launch.launch_description_sources import PythonLaunchDescriptionSource
-
-BACKEND = "irpnet"
-SHARE = Path(__file__).resolve().parent.parent
-
-
-def generate_launch_description():
-    """Called by ros2 launch."""
-    params_file = str(SHARE / "config" / f"{BACKEND}.yaml")
-    return LaunchDescription(
-        [
-            DeclareLaunchArgument("params_file", default_value=params_file, description="parameter file, keyed /**:"),
-            DeclareLaunchArgument("backend", default_value=BACKEND, description="the backend that the map is made for"),
-            IncludeLaunchDescription(PythonLaunchDescriptionSource(str(SHARE / "launch" / "localizer.launch.py"))),
-        ]
-    )
+shared = run_path(str(Path(__file__).with_name("localizer.launch.py")))
+generate_launch_description = shared["launch_file_of"]("irpnet")

@@ -35,7 +35,25 @@ LAYERS: list[set[str]] = [
     {"cli"},
     {"__main__"},
 ]
-RANK = {unit: rank for rank, units in enumerate(LAYERS) for unit in units}
+# The same of vloc_train.
+TRAIN_LAYERS: list[set[str]] = [
+    {"frame_choice"},
+    {"training"},
+    {"mapping"},
+    {"retrieval"},
+    {"camnet", "copr", "features", "imposing", "irpnet", "pixloc"},
+    {"map_report"},
+    {"build_map"},
+    {"benchmark", "cli_options"},
+    {"cli"},
+]
+
+
+def ranks(layers: list[set[str]]) -> dict[str, int]:
+    return {unit: rank for rank, units in enumerate(layers) for unit in units}
+
+
+RANKS = {"vloc_ros": ranks(LAYERS), "vloc_train": ranks(TRAIN_LAYERS)}
 
 ROS = {
     "action_msgs", "ament_index_python", "builtin_interfaces", "cv_bridge", "diagnostic_msgs", "diagnostic_updater",
@@ -45,7 +63,7 @@ ROS = {
 }  # fmt: skip
 # Code execution on reading (pickle and its relatives), and evo, whose licence is GPL.
 NEVER = {"cPickle", "cloudpickle", "dill", "evo", "joblib", "marshal", "pickle", "shelve"}
-EXTRAS = {"faiss", "lightning", "matplotlib", "pycolmap", "pytorch_lightning", "rosbags", "torchvision"}
+EXTRAS = {"faiss", "jinja2", "lightning", "matplotlib", "pycolmap", "pytorch_lightning", "rosbags", "torchvision"}
 
 
 def sources(package: str) -> list[Path]:
@@ -79,15 +97,47 @@ def imports_of(path: Path) -> Iterator[tuple[int, str]]:
     return imports(path.read_text(encoding="utf-8"), path.relative_to(ROOT).parts[:-1])
 
 
-def layer_violations(unit: str, found: Iterator[tuple[int, str]]) -> list[str]:
-    out = []
+def layer_violations(unit: str, found: Iterator[tuple[int, str]], package: str = "vloc_ros") -> list[str]:
+    out, rank = [], RANKS[package]
     for line, name in found:
         parts = name.split(".")
-        if parts[0] != "vloc_ros" or len(parts) < 2 or parts[1] not in RANK or parts[1] == unit:
+        if parts[0] != package or len(parts) < 2 or parts[1] not in rank or parts[1] == unit:
             continue
-        if RANK[parts[1]] >= RANK[unit]:
+        if rank[parts[1]] >= rank[unit]:
             out.append(f"line {line}: {unit} imports {name}")
     return out
+
+
+def graph(package: str) -> dict[str, set[str]]:
+    """Which modules of a package import which; imports in functions and for types count."""
+    files = {".".join(p.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): p for p in sources(package)}
+    out: dict[str, set[str]] = {}
+    for module, path in files.items():
+        out[module] = set()
+        for _, name in imports_of(path):
+            while name and name not in files:
+                name = name.rpartition(".")[0]
+            # That a package's parts are loaded with it is no import of theirs.
+            if name and name != module and name != package:
+                out[module].add(name)
+    return out
+
+
+def circles(arrows: dict[str, set[str]]) -> list[tuple[str, ...]]:
+    """Modules that import each other, directly or through others: every one that reaches itself."""
+
+    def reached(start: str) -> set[str]:
+        seen, waiting = set(), [start]
+        while waiting:
+            for target in arrows.get(waiting.pop(), ()):
+                if target not in seen:
+                    seen.add(target)
+                    waiting.append(target)
+        return seen
+
+    reach = {module: reached(module) for module in arrows}
+    inside = [module for module in arrows if module in reach[module]]
+    return sorted({tuple(sorted(b for b in inside if b in reach[a] and a in reach[b])) for a in inside})
 
 
 def forbidden_imports(found: Iterator[tuple[int, str]], names: set[str]) -> list[str]:
@@ -136,14 +186,22 @@ def report(found: dict[Path, list[str]]) -> str:
     return "\n".join(f"{path.relative_to(ROOT)} {text}" for path, texts in found.items() for text in texts)
 
 
-def test_every_unit_has_its_layer():
-    units = {unit_of(p) for p in sources("vloc_ros")} - {"__init__"}
-    assert units <= set(RANK), f"give {sorted(units - set(RANK))} a place in LAYERS"
+@pytest.mark.parametrize("package", RANKS)
+def test_every_unit_has_its_layer(package):
+    units = {unit_of(p) for p in sources(package)} - {"__init__"}
+    assert units <= set(RANKS[package]), f"give {sorted(units - set(RANKS[package]))} a place among the layers"
 
 
-def test_imports_go_down_the_layers_only():
-    found = {p: layer_violations(unit_of(p), imports_of(p)) for p in sources("vloc_ros") if unit_of(p) in RANK}
+@pytest.mark.parametrize("package", RANKS)
+def test_imports_go_down_the_layers_only(package):
+    paths = [p for p in sources(package) if unit_of(p) in RANKS[package]]
+    found = {p: layer_violations(unit_of(p), imports_of(p), package) for p in paths}
     assert not any(found.values()), report(found)
+
+
+@pytest.mark.parametrize("package", ["vloc_train"])
+def test_no_modules_import_each_other(package):
+    assert not circles(graph(package))
 
 
 def test_the_run_time_never_imports_the_trainers():
@@ -219,6 +277,17 @@ vloc_ros.cli.main.main(["map", "info", folder + "/map"])
 )
 def test_upward_imports_are_found(unit, source):
     assert layer_violations(unit, imports(source))
+
+
+def test_upward_imports_of_the_trainers_are_found():
+    source = "def f():\n    from vloc_train.camnet.similarity import frustum_overlap"
+    assert layer_violations("training", imports(source), "vloc_train")
+    assert layer_violations("camnet", imports("import vloc_train.imposing.data"), "vloc_train")
+
+
+def test_circles_are_found():
+    arrows = {"a": {"b"}, "b": {"c"}, "c": {"a", "d"}, "d": set(), "e": {"d"}, "f": {"f"}}
+    assert circles(arrows) == [("a", "b", "c"), ("f",)]
 
 
 def test_downward_and_own_imports_are_fine():

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import typer
+import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("vloc_ros/**/*.md")])
@@ -43,11 +44,9 @@ def parser_of(words: list[str]) -> tuple[Any, list[str]]:
     from vloc_ros.cli.main import app
 
     outer = words[1:] if words[:1] == ["map"] else words
-    if outer and outer[0] in plugins.FALLBACK:
+    if outer and outer[0] in plugins.COMMANDS.builtin:
         pytest.importorskip("lightning", reason="vloc train needs the extra [train]")
-        plugin = typer.Typer(add_completion=False)
-        plugin.command()(plugins._load(outer[0]))
-        return typer.main.get_command(plugin), outer[1:]
+        return plugins.command_of(outer[0]), outer[1:]
     command: Any = typer.main.get_command(app)
     while hasattr(command, "commands") and words and words[0] in command.commands:
         command, words = command.commands[words[0]], words[1:]
@@ -60,7 +59,8 @@ def problem_of(line: str) -> str:
     command, rest = parser_of(words)
     if hasattr(command, "commands"):
         return f"no command {' '.join(words)!r}" if rest else ""  # a group by itself, in prose
-    known = {name for p in command.params for name in (*p.opts, *p.secondary_opts) if name.startswith("-")}
+    params = command.get_params(typer.Context(command))  # some commands make their options when they are asked
+    known = {name for p in params for name in (*p.opts, *p.secondary_opts) if name.startswith("-")}
     unknown = [w for w in rest if w.startswith("--") and w.partition("=")[0] not in known | {"--help"}]
     return f"unknown option {', '.join(unknown)}" if unknown else ""
 
@@ -224,18 +224,24 @@ def settings_table(key: str) -> str:
     def value(mapping, name):
         for part in name.split("."):
             mapping = mapping[part]
-        return "`none`" if mapping is None else f"`{str(mapping).lower() if isinstance(mapping, bool) else mapping}`"
+        return written(mapping)
 
-    rows = [f"| setting | {' | '.join(f'`{name}`' for name in presets)} | allowed | meaning |"]
+    rows = [f"| setting | {' | '.join(f'`{name}`' for name in presets)} | kind | meaning |"]
     rows.append("|---|" + "---|" * len(presets) + "---|---|")
     first = next(iter(presets))
     for row in describe_settings(type(presets[first])):
         cells = [value(mapping, row.name) for mapping in values.values()]
         cells[1:] = ["same" if cell == cells[0] else cell for cell in cells[1:]]
-        choices = re.findall(r"'(\w+)'", row.type) if row.type.startswith("Literal") else []
-        allowed = ", ".join(f"`{c}`" for c in choices) or row.range.replace("..", " .. ").strip()
-        rows.append(f"| `{row.name}` | {' | '.join(cells)} | {allowed} | {row.doc} |")
-    return "\n".join(rows).replace("``", "`")
+        kind = f"{row.kind}, {row.range}" if row.range else row.kind
+        rows.append(f"| `{row.name}` | {' | '.join(cells)} | {kind} | {row.doc} |")
+    return "\n".join(rows)
+
+
+def written(value: Any) -> str:
+    """A plain value as YAML has it, short, in backquotes."""
+    if value is None or value == "" or value == {} or value == []:
+        return "none"
+    return f"`{yaml.safe_dump(value, default_flow_style=True, width=10**6).partition(chr(10))[0]}`"
 
 
 def written_tables() -> dict[str, str]:
@@ -254,21 +260,14 @@ def format_tables() -> str:
         out += [
             f"### `vloc convert {item.name} SRC OUT`: {item.about}",
             "",
-            "| option | default | type | meaning |",
+            "| option | default | kind | meaning |",
             "|---|---|---|---|",
         ]
         for row in describe_settings(item.reader().Options):
-            kind = row.type.replace("|", "\\|") + (f", {row.range}" if row.range else "")
-            default = (
-                "none"
-                if row.default is None
-                else str(row.default).lower()
-                if isinstance(row.default, bool)
-                else row.default
-            )
-            out.append(f"| `{row.name}` | `{default}` | {kind} | {row.doc} |")
+            kind = f"{row.kind}, {row.range}" if row.range else row.kind
+            out.append(f"| `{row.name}` | {written(row.default)} | {kind} | {row.doc} |")
         out.append("")
-    return "\n".join(out).strip().replace("``", "`")
+    return "\n".join(out).strip()
 
 
 def test_every_layout_is_documented():
@@ -317,16 +316,14 @@ def test_every_figure_of_a_report_is_explained():
 
 def test_configuration_example_is_accepted():
     pytest.importorskip("lightning", reason="the trainer needs the extra [train]")
-    import yaml
-
-    from vloc_train.imposing.settings import preset
+    from vloc_train.imposing.settings import TrainSettings
 
     text = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
     blocks = re.findall(r"^```yaml\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
     assert blocks
     for block in blocks:
         changes = yaml.safe_load(block)
-        assert preset("small", changes).epochs == changes["epochs"]
+        assert TrainSettings.preset("small", changes).epochs == changes["epochs"]
 
 
 def test_backend_readme_names_settings_that_exist():

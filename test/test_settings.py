@@ -137,10 +137,45 @@ def test_long_values_do_not_flood_the_message() -> None:
 def test_description() -> None:
     rows = {row.name: row for row in describe_settings(Outer)}
     assert rows["count"].doc == "how many, over two lines."
-    assert rows["count"].range == "1.."
-    assert rows["inner.gain"].range == "0.0..2.0"
-    assert rows["inner.gain"].doc == "how much."
-    assert rows["mode"].default == "fast"
+    assert rows["count"].range == "1 or more" and rows["inner.gain"].range == "0 to 2" and rows["flag"].range == ""
+    assert rows["inner.gain"].doc == "how much." and rows["mode"].default == "fast"
+    assert {name: row.kind for name, row in rows.items()} == {
+        "name": "text",
+        "count": "whole number",
+        "ratio": "number",
+        "flag": "yes or no",
+        "mode": "one of `fast`, `good`",
+        "fit": "one of `squash`, `crop`",
+        "limit": "number, or none",
+        "size": "2 whole numbers",
+        "sigmas": "list of numbers",
+        "either": "whole number, or text",
+        "inner.gain": "number",
+        "options": "mapping of names to values",
+    }
+
+
+def test_descriptions_are_english() -> None:
+    @dataclass(frozen=True)
+    class Base:
+        """Has what others inherit.
+
+        :param reach_m: see :class:`~vloc_ros.types.Query` and :func:`a.b`; None or ``left_m``.
+        """
+
+        reach_m: float | None = None
+        widths_deg: tuple[float, float] = ranged((1.0, 2.0), maximum=3.0)
+
+    @dataclass(frozen=True)
+    class Made(Base):
+        """Inherits.
+
+        :param widths_deg: how wide.
+        """
+
+    reach, widths = describe_settings(Made)
+    assert (reach.kind, reach.doc) == ("metres, or none", "see `Query` and `b`; none or `left_m`.")
+    assert (widths.kind, widths.range, widths.doc) == ("2 numbers, in degrees", "at most 3", "how wide.")
 
 
 @dataclass(frozen=True)

@@ -12,21 +12,25 @@ Importing the package is cheap: torch loads with the first localizer.
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
-
-from vloc_ros.types import CameraModel, Estimate, LocalizationState, PosePrior, Query
 
 if TYPE_CHECKING:
     from vloc_ros.localizers.base import load_localizer
+    from vloc_ros.types import CameraModel, Estimate, LocalizationState, PosePrior, Query
 
 __version__ = "0.1.0"
 
 __all__ = ["CameraModel", "Estimate", "LocalizationState", "PosePrior", "Query", "__version__", "load_localizer"]
 
+#: Where the names come from when they are first asked for: `vloc --help` needs neither numpy nor torch.
+_MODULES = {
+    "load_localizer": "vloc_ros.localizers.base",
+    **dict.fromkeys(("CameraModel", "Estimate", "LocalizationState", "PosePrior", "Query"), "vloc_ros.types"),
+}
+
 
 def __getattr__(name: str) -> Any:
-    if name == "load_localizer":
-        from vloc_ros.localizers.base import load_localizer
-
-        return load_localizer
+    if name in _MODULES:
+        return getattr(import_module(_MODULES[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

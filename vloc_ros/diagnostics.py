@@ -46,7 +46,7 @@ KEYS: dict[str, str] = {
     "similar map image; `position_sigma_m`; and what its covariance is made from (its README lists that)",
     "clock_jumps": "times the stamps jumped back and the tracker was reset",
     "tracker_<event>": "events of the tracker: accepted, jump, low_score, relocalized, lost, ...",
-    "latency_p50_ms": "median time of the last 50 localized frames, decoding to verdict",
+    "latency_p50_ms": "median time of the last 50 localized frames, decoding to state",
     "latency_p95_ms": "the 95th percentile; WARN by setting",
     "time_<stage>_ms": "the last frame's time in one stage",
 }

@@ -16,6 +16,7 @@ __all__ = [
     "GeometryError",
     "ImageError",
     "InterpolationError",
+    "LocalizerClosedError",
     "MapBackendError",
     "MapChecksumError",
     "MapError",
@@ -59,6 +60,10 @@ class ImageError(VlocError):
 
 class StampError(VlocError):
     """A stamp is zero, repeated, or older than one already handled."""
+
+
+class LocalizerClosedError(VlocError):
+    """A localizer was used after its ``close()``."""
 
 
 class MapError(VlocError):

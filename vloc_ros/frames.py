@@ -14,7 +14,7 @@ REFUSALS: dict[str, str] = {
     "stamp_zero": "the stamp is 0: the driver does not stamp its images",
     "stamp_repeated": "the stamp was handled already",
     "stamp_out_of_order": "the stamp is slightly older than one already handled",
-    "stamp_in_future": "the stamp lies further ahead of the clock than max_future_s",
+    "stamp_in_future": "the stamp lies more than a second ahead of the clock",
     "stale": "the frame is older than max_age_s when its turn comes",
     "no_camera_info": "no camera_info has arrived for the image",
     "bad_camera_info": "the intrinsics are not finite, zero, or of an unknown distortion model",

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import time
 from collections import Counter, OrderedDict, deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 
@@ -23,8 +23,8 @@ from vloc_ros.geometry.se3 import covariance_of_base, inverse
 from vloc_ros.images.content import MIN_STANDARD_DEVIATION, check_content
 from vloc_ros.images.decode import decode
 from vloc_ros.images.rectify import Rectifier
-from vloc_ros.localizers.base import Localizer, offers_candidates
-from vloc_ros.settings import ranged
+from vloc_ros.localizers.base import Localizer
+from vloc_ros.settings import Fixed, ranged
 from vloc_ros.tracking import Tracker
 from vloc_ros.types import Array, CameraModel, Estimate, LocalizationState, Query, RgbImage, check_transform
 
@@ -32,6 +32,11 @@ __all__ = ["REFUSALS", "Frame", "FrameResult", "Pipeline", "PipelineSettings"]
 
 #: Refusals after which the camera has been looked through in vain; the others say nothing about the place.
 _MISSES = {"bad_image", "blank_image", "bad_estimate", "localizer"}
+#: Frames stamped further ahead of the clock than this (s) are refused: no synchronisation is that bad.
+MAX_FUTURE_S = 1.0
+#: A frame older than its predecessor by at most this (s) is refused as out of order: two transports can overtake each
+#: other by that much. By more, the clock has jumped back (a bag loops), and the tracker starts over.
+REORDER_TOLERANCE_S = 0.2
 _RECENT = 50
 _CAMERAS = 8
 
@@ -41,27 +46,26 @@ class PipelineSettings:
     """What the pipeline itself decides; the tracker and the backend have settings of their own.
 
     :param max_age_s: frames older than this when their turn comes are dropped as stale; 0: never.
-    :param max_future_s: frames stamped further ahead of the clock than this are refused; 0: never.
-    :param reorder_tolerance_s: a frame older than its predecessor by at most this is refused as out of order; by
-        more, the clock has jumped back (a bag loops), and the tracker starts over.
     :param publish_degraded: publish accepted poses in state DEGRADED too.
     :param prior: when the localizer gets a search window: ``initial_pose``, only an initial pose until it is confirmed,
         so that the poses of successive frames stay independent, as filters that fuse them assume; ``always``, the
         tracker's prediction too, which saves search steps; ``never``. For a localizer that finds nothing without a
         prior, ``initial_pose`` means ``always``.
-    :param min_standard_deviation: grey levels (of 255) under which an image counts as blank.
     :param bit_depth: significant bits of 16-bit images.
     :param scene: of a multi-scene map, when the vehicle never leaves it; empty: the localizer's choice.
     """
 
     max_age_s: float = ranged(1.0, minimum=0.0)
-    max_future_s: float = ranged(1.0, minimum=0.0)
-    reorder_tolerance_s: float = ranged(0.2, minimum=0.0)
     publish_degraded: bool = True
     prior: Literal["initial_pose", "always", "never"] = "initial_pose"
-    min_standard_deviation: float = ranged(MIN_STANDARD_DEVIATION, minimum=0.0)
     bit_depth: int = ranged(16, minimum=8, maximum=16)
     scene: str = ""
+
+    FORMER: ClassVar[Mapping[str, str | Fixed]] = {
+        "max_future_s": Fixed(MAX_FUTURE_S),
+        "reorder_tolerance_s": Fixed(REORDER_TOLERANCE_S),
+        "min_standard_deviation": Fixed(MIN_STANDARD_DEVIATION),
+    }
 
 
 class _Refused(Exception):
@@ -107,7 +111,6 @@ class Pipeline:
         self.settings = settings or PipelineSettings()
         self.tracker = tracker or Tracker()
         self.counters: Counter[str] = Counter()
-        self._offers_candidates = offers_candidates(localizer)
         needed = localizer.needs_prior and self.settings.prior == "initial_pose"
         #: When the localizer gets a search window: the setting, unless it finds nothing without one.
         self.prior: Literal["initial_pose", "always", "never"] = "always" if needed else self.settings.prior
@@ -233,9 +236,8 @@ class Pipeline:
         prior = known if wanted else None
         with _timed(timings, "localize"):
             try:
-                more = {"keep_candidates": True} if frame.keep_candidates and self._offers_candidates else {}
                 query = Query(image, camera, frame.stamp_ns, prior, scene or None)
-                estimate = self.localizer.localize(query, **more)
+                estimate = self.localizer.localize(query, frame.keep_candidates)
             except VlocError as problem:
                 raise _Refused(_key_of(problem), str(problem)) from problem
         timings.update({f"localize/{stage}": t for stage, t in estimate.timings_ms.items()})
@@ -266,14 +268,14 @@ class Pipeline:
             raise _Refused("stamp_zero", f"expected a stamp, found {stamp}; make the driver stamp its images")
         # A clock at 0 has not started yet (simulated time before the first /clock).
         age = (received_ns - stamp) * 1e-9 if received_ns else 0.0
-        if self.settings.max_future_s and -age > self.settings.max_future_s:
+        if -age > MAX_FUTURE_S:
             # Not remembered: one such stamp would make every later frame look like a jump back.
             raise _Refused("stamp_in_future", f"the stamp is {-age:.3f} s ahead of the clock; synchronise the clocks")
         if last is not None and stamp <= last:
             if stamp == last:
                 raise _Refused("stamp_repeated", f"the stamp {stamp} was handled already")
             back = (last - stamp) * 1e-9
-            if back <= self.settings.reorder_tolerance_s:
+            if back <= REORDER_TOLERANCE_S:
                 raise _Refused("stamp_out_of_order", f"the stamp is {back:.3f} s older than the last one")
             self.counters["clock_jumps"] += 1
             self.reset()
@@ -310,7 +312,7 @@ class Pipeline:
             with _refusing("bad_image", ImageError):
                 image = decode(frame.image, self.settings.bit_depth)
             with _refusing("blank_image", ImageError):
-                check_content(image, self.settings.min_standard_deviation)
+                check_content(image)
         if lens.rectifier is None:
             return image, lens.camera
         with _timed(timings, "rectify"), _refusing("bad_image", ImageError):

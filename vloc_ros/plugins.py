@@ -54,6 +54,7 @@ class PluginGroup:
     :ivar builtin: ``module:attribute`` by name.
     :ivar what: what an entry is, for messages: ``backend``, ``trainer``.
     :ivar check: what is wrong with a loaded object, as ``expected ..., found ...``, or None.
+    :ivar reserved: more names that no package can take.
     :ivar extra: the extra of this package that the built-in entries need, for messages.
     """
 
@@ -61,6 +62,7 @@ class PluginGroup:
     builtin: Mapping[str, str]
     what: str
     check: Callable[[Any], str | None] = _anything
+    reserved: tuple[str, ...] = ()
     extra: str | None = None
 
     def names(self) -> list[str]:
@@ -102,7 +104,7 @@ class PluginGroup:
             package = _package(point)
             if package.replace("-", "_") == _OWN:
                 continue
-            if point.name in self.builtin:
+            if point.name in self.builtin or point.name in self.reserved:
                 _warn(
                     f"{self.what} {point.name!r} of package {package} is ignored: the name is built in; announce it in "
                     f"the group {self.group} under another name"

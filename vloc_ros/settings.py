@@ -151,7 +151,8 @@ def current_names(
     :raises VlocError: (as ``error``) both names are given.
     """
     out = dict(mapping)
-    for old, now in getattr(cls, "FORMER", {}).items():
+    former = {old: now for base in cls.__mro__ for old, now in vars(base).get("FORMER", {}).items()}
+    for old, now in former.items():
         found, value = _taken(out, old)
         if not found:
             continue
@@ -204,19 +205,23 @@ def settings_to_mapping(settings: Any) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class SettingDescription:
-    """One row of a parameter table; ``name`` is dotted for nested settings."""
+    """One row of a parameter table, in plain English with code in backquotes.
+
+    :ivar name: dotted for nested settings. :ivar kind: what a value is: ``metres``, ``yes or no``, ``one of ...``.
+    :ivar default: a plain value. :ivar range: of numbers; empty where every one is allowed. :ivar doc: what it means.
+    """
 
     name: str
-    type: str
+    kind: str
     default: Any
     range: str
     doc: str
 
 
 def describe_settings(cls: type, prefix: str = "") -> list[SettingDescription]:
-    """Every field of a settings class with type, default, range and the text of its ``:param``, in order."""
+    """Every field of a settings class with kind, default, range and the text of its ``:param``, in order."""
     hints = _hints(cls)
-    docs = _param_docs(cls.__doc__ or "")
+    docs = {name: text for base in reversed(cls.__mro__) for name, text in _param_docs(base.__doc__ or "").items()}
     rows: list[SettingDescription] = []
     for item in dataclasses.fields(cls):
         hint = hints[item.name]
@@ -229,14 +234,58 @@ def describe_settings(cls: type, prefix: str = "") -> list[SettingDescription]:
         elif item.default_factory is not dataclasses.MISSING:
             default = _plain(item.default_factory())
         low, high = item.metadata.get("minimum"), item.metadata.get("maximum")
-        bounds = "" if low is None and high is None else f"{'' if low is None else low}..{'' if high is None else high}"
-        rows.append(SettingDescription(f"{prefix}{item.name}", _name(hint), default, bounds, docs.get(item.name, "")))
+        kind = _kind_of(hint, item.name.rsplit("_", 1)[-1] if "_" in item.name else "")
+        rows.append(
+            SettingDescription(f"{prefix}{item.name}", kind, default, _bounds(low, high), docs.get(item.name, ""))
+        )
     return rows
 
 
 def _param_docs(docstring: str) -> dict[str, str]:
-    found = re.findall(r":param (\w+):(.*?)(?=\n\s*:\w|\n\s*\n|\Z)", docstring, flags=re.DOTALL)
-    return {name: " ".join(text.split()) for name, text in found}
+    """The text of every ``:param``, without the marks of reStructuredText but for backquotes around code."""
+    found = re.findall(r":param (\w+):(.*?)(?=\n\s*:\w+ |\n\s*\n|\Z)", docstring, flags=re.DOTALL)
+    plain = {name: re.sub(r":\w+:`~?(?:[\w.]*\.)?(\w+)`", r"`\1`", " ".join(text.split())) for name, text in found}
+    plain = {name: text.replace("``", "`") for name, text in plain.items()}
+    return {name: re.sub(r"`(True|False)`|\bNone\b", lambda m: m[0].lower(), text) for name, text in plain.items()}
+
+
+#: What the end of a setting's name says about its number.
+_UNITS = {
+    "m": "metres", "deg": "degrees", "s": "seconds", "minutes": "minutes", "ms": "milliseconds", "px": "pixels",
+    "hz": "hertz", "mps": "metres per second", "mps2": "metres per second squared",
+    "dps2": "degrees per second squared",
+}  # fmt: skip
+
+
+def _kind_of(hint: Any, unit: str = "") -> str:
+    """What a value is, in English. :param unit: the end of the setting's name."""
+    args = get_args(hint)
+    origin = get_origin(hint)
+    if origin is Union or origin is types.UnionType:
+        kinds = [_kind_of(a, unit) for a in args if a is not type(None)]
+        return ", or ".join([*kinds, "none"] if type(None) in args else kinds)
+    if origin is Literal:
+        return "one of " + ", ".join(f"`{a}`" for a in args)
+    if isinstance(hint, type) and issubclass(hint, Enum):
+        return "one of " + ", ".join(f"`{member.value}`" for member in hint)
+    if origin in (list, tuple):
+        several = len(args) == 1 or (len(args) == 2 and args[1] is Ellipsis)
+        items = {float: "numbers", int: "whole numbers", str: "texts"}.get(args[0], "values")
+        measure = f", in {_UNITS[unit]}" if unit in _UNITS and args[0] is float else ""
+        return f"list of {items}{measure}" if several else f"{len(args)} {items}{measure}"
+    if origin in (dict, Mapping) or hint is dict:
+        return (
+            f"mapping of names to {_kind_of(args[1])}" if args and args[1] is not Any else "mapping of names to values"
+        )
+    number = _UNITS.get(unit, "number")
+    return {bool: "yes or no", int: "whole number", float: number, str: "text"}.get(hint, "value")
+
+
+def _bounds(low: float | None, high: float | None) -> str:
+    least, most = (None if v is None else f"{v:.12g}" for v in (low, high))
+    if least is None or most is None:
+        return f"{least} or more" if least is not None else f"at most {most}" if most is not None else ""
+    return f"{least} to {most}"
 
 
 def _plain(value: Any) -> Any:

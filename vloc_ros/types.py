@@ -25,6 +25,7 @@ __all__ = [
     "CandidateStep",
     "Estimate",
     "LocalizationState",
+    "Matches",
     "PosePrior",
     "Query",
     "RgbImage",
@@ -194,11 +195,24 @@ class CandidateStep:
 
 
 @dataclass(frozen=True)
+class Matches:
+    """Map points that were found in the image.
+
+    ``points`` (N, 3) float64 in the map frame, ``pixels`` (N, 2) float64 (x, y) in the query's image, ``inliers`` (N,)
+    bool: which of them agree with the estimate.
+    """
+
+    points: Array
+    pixels: Array
+    inliers: npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
 class Estimate:
     """What a localizer says about one query: the camera's pose, how sure it is, and why.
 
-    ``state`` is the verdict on this frame alone until the tracker has replaced it with the verdict
-    on the sequence. ``T_map_cam`` is present in every state, so that tools can show what was
+    ``state`` is that of this frame alone until the tracker has replaced it with the state of
+    the sequence. ``T_map_cam`` is present in every state, so that tools can show what was
     rejected; front ends publish it only as the state allows.
     """
 
@@ -213,7 +227,8 @@ class Estimate:
     candidates: tuple[CandidateStep, ...] = ()
     timings_ms: dict[str, float] = field(default_factory=dict)
     diagnostics: dict[str, float] = field(default_factory=dict)
+    matches: Matches | None = None
 
     def with_state(self, state: LocalizationState) -> Estimate:
-        """The same estimate under another verdict."""
+        """The same estimate in another state."""
         return replace(self, state=state)

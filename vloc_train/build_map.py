@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,27 +14,19 @@ from vloc_ros.cli.progress import progress_bar
 from vloc_ros.datasets.problems import Problems
 from vloc_ros.datasets.sequence import PosedSequence
 from vloc_ros.errors import DatasetError, TrainingError
-from vloc_ros.evaluation.plots import require_matplotlib
-from vloc_ros.geometry.geodesy import Datum
-from vloc_ros.localizers.base import load_localizer
-from vloc_ros.maps import MapBundle, write_map
-from vloc_ros.maps.reader import files_of
+from vloc_ros.evaluation.figure import require_matplotlib
+from vloc_ros.maps import MapBundle
 from vloc_ros.maps.writer import check_target
-from vloc_train.frame_choice.hold_out import HELD, USED, Split, split
 from vloc_train.frame_choice.measure import Measures, measure
 from vloc_train.frame_choice.selection import Choice, choose
 from vloc_train.frame_choice.settings import OwnDriveSettings, SelectionSettings
-from vloc_train.map_report.advice import advice
-from vloc_train.map_report.ambiguity import Ambiguity, ambiguous_places, map_descriptors, thumbnail_descriptors
-from vloc_train.map_report.held_out import localize_held_out
-from vloc_train.map_report.pieces import pieces_of
 from vloc_train.map_report.report import write_report
-from vloc_train.map_report.survey import Survey
-from vloc_train.training.registry import Trainer
+from vloc_train.map_report.scene import scene_reports
+from vloc_train.training.recipe import Trainer, splits_of
 from vloc_train.training.run import RunOptions
-from vloc_train.training.sources import common_datum
+from vloc_train.training.scenes import common_datum
 
-__all__ = ["make_map", "undamaged", "with_datum"]
+__all__ = ["make_map", "undamaged"]
 
 _log = logging.getLogger(__name__)
 
@@ -45,7 +37,7 @@ _EVERYTHING = SelectionSettings(spacing_m=0.0, blur=0.0, dark_grey=0.0, bright_s
 
 
 def make_map(
-    maker: Trainer,
+    maker: Trainer[Any],
     scenes: Drives,
     out: Path,
     settings: Any,
@@ -59,7 +51,7 @@ def make_map(
     extractor: Path | None = None,
     problems: Problems | None = None,
 ) -> MapBundle:
-    """The whole chain; what it looked at is kept in ``<out>.work`` and found again by the next run.
+    """Choose frames, hold out, make the map, and judge it; what was looked at is kept in ``<out>.work``.
 
     :param maker: what trains or builds. :param settings: its own.
     :param select: choose frames; without it all are used, and looked at for the report alone.
@@ -73,50 +65,35 @@ def make_map(
     check_target(out, overwrite=True)
     if report is not None:
         require_matplotlib()
-    datum = common_datum(scenes, calibration)
+    common_datum(scenes, calibration)  # before anything is looked at
     work = out.with_name(out.name + ".work")
-    used: dict[str, list[PosedSequence]] = {}
-    held: dict[str, list[PosedSequence]] = {}
-    splits: dict[str, Split] = {}
-    choices: dict[str, list[Choice]] = {}
     look = report is not None or problems.keep_going  # what is damaged is known only by looking
-    scenes, calibration = _named(scenes, calibration)
-    for name, drives in scenes.items():
-        choices[name] = _chosen(drives, own, select, look, work, problems, options.progress)
-        kept = [c.used for c in choices[name]]
-        others = calibration.get(name, [])
-        if problems.keep_going:
-            others = [undamaged(drive, problems, work) for drive in others]
-        splits[name] = _other_drives(kept, others) if others else split(kept, own.hold_out)
-        _log.info("%s", splits[name].in_words())
-        used[name] = splits[name].training
-        if others:
-            held[name] = others
-        elif splits[name].held_out:
-            held[name] = splits[name].held_out
-    if any(s.kind == "none" for s in splits.values()) and "hold_out" in {f.name for f in fields(settings)}:
-        settings = replace(settings, hold_out=0)
-    noted = {**(about or {}), "hold_out": {n: s.kind for n, s in splits.items()}}
+    scenes, others = _named(scenes, calibration)
+    choices = {n: _chosen(drives, own, select, look, work, problems, options.progress) for n, drives in scenes.items()}
+    if problems.keep_going:
+        others = {name: [undamaged(drive, problems, work) for drive in drives] for name, drives in others.items()}
+    used = {name: [choice.used for choice in mine] for name, mine in choices.items()}
+    splits = splits_of(used, others, own.hold_out)
+    noted = dict(about or {})
     if select:
         noted["left_out"] = {n: {c.sequence.name: c.counts for c in cs} for n, cs in choices.items()}
     bundle = maker.run(
-        used, out, settings, options, calibration=held or None, about=noted, extractor=extractor
+        used, out, settings, options, calibration=others, about=noted, extractor=extractor, hold_out=splits
     )  # fmt: skip
-    if datum is not None:
-        bundle = with_datum(bundle, datum)
     if report is not None:
         try:
-            surveys = _surveys(bundle, choices, splits, held, own, work, options.device)
+            held = {name: parts.held_out for name, parts in splits.items()}
+            judged = scene_reports(bundle, choices, splits, held, own.report, work, options.device)
             points = out.with_name(out.name + ".report") / "report.md"
             of_this_map = bundle.manifest.backend == "pixloc" and getattr(settings, "report", True)
-            written = write_report(report, bundle, surveys, own.report, points if of_this_map else None)
+            written = write_report(report, bundle, judged, own.report, points if of_this_map else None)
         except Exception as problem:  # hours of training are not lost to a picture
             raise TrainingError(
                 f"the map {bundle.path} is whole and can be used, but its report could not be written to {report}: "
                 f"{type(problem).__name__}: {problem}"
             ) from problem
-        for survey in surveys:
-            for text in survey.advice:
+        for scene in judged:
+            for text in scene.advice:
                 _log.info("advice: %s", text)
         _log.info("report: %s", written)
     return bundle
@@ -176,59 +153,3 @@ def _unseen(count: int) -> Measures:
     return Measures(
         ones, 255 * ones, 0 * ones, 255 * ones, np.zeros((count, 1, 1), np.uint8), np.zeros(count, dtype=bool)
     )
-
-
-def _other_drives(used: Sequence[PosedSequence], calibration: Sequence[PosedSequence]) -> Split:
-    parts = [np.full(len(d), USED, dtype=np.uint8) for d in used]
-    parts += [np.full(len(d), HELD, dtype=np.uint8) for d in calibration]
-    return Split("other drives", (*used, *calibration), tuple(parts))
-
-
-def with_datum(bundle: MapBundle, datum: Datum) -> MapBundle:
-    """The same map with its origin on the Earth in every scene; written by one exchange."""
-    scenes = tuple(replace(scene, datum=datum) for scene in bundle.manifest.scenes)
-    if scenes == bundle.manifest.scenes:
-        return bundle
-    manifest = replace(bundle.manifest, scenes=scenes)
-    return write_map(bundle.path, manifest, {}, extra_files=files_of(bundle), overwrite=True)
-
-
-def _surveys(
-    bundle: MapBundle,
-    choices: Mapping[str, Sequence[Choice]],
-    splits: Mapping[str, Split],
-    held: Drives,
-    own: OwnDriveSettings,
-    work: Path,
-    device: str,
-) -> list[Survey]:
-    """Localize what was held out, and judge every scene."""
-    out = []
-    with load_localizer(bundle.path, device) as localizer:
-        for name, mine in choices.items():
-            routes = {c.sequence.name: c.sequence.T_map_base[:, :3, 3] for c in mine}
-            found = localize_held_out(localizer, held.get(name, ()), name, work, routes)
-            described = map_descriptors(bundle, name)
-            if described is None:
-                thumbnails = np.concatenate([c.measures.thumbnails[c.kept] for c in mine])
-                T = np.concatenate([c.used.T_map_cam for c in mine])
-                ambiguity = ambiguous_places(T, thumbnail_descriptors(thumbnails), "small grey pictures", own.report)
-            else:
-                ambiguity = ambiguous_places(*described, own.report)
-            calibrated = bool(bundle.manifest.calibration.get(name))
-            out.append(_judged(name, mine, splits[name], found, ambiguity, calibrated, own))
-    return out
-
-
-def _judged(
-    name: str,
-    choices: Sequence[Choice],
-    parts: Split,
-    held: Sequence[Any],
-    ambiguity: Ambiguity,
-    calibrated: bool,
-    own: OwnDriveSettings,
-) -> Survey:
-    pieces = pieces_of(choices, parts, held, own.report)
-    words = advice(choices, parts, held, pieces, ambiguity, calibrated)
-    return Survey(name, tuple(choices), parts, tuple(held), tuple(pieces), ambiguity, calibrated, tuple(words))

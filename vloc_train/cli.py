@@ -1,25 +1,23 @@
-"""``vloc train``, ``vloc map build`` and ``vloc map calibrate``, which the command line finds by their entry points."""
+"""``vloc train``, ``vloc map build``, ``calibrate``, ``add`` and ``densify``, which the command line finds by name."""
 
 from __future__ import annotations
 
 import logging
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 import yaml
 from rich.console import Console
-from rich.logging import RichHandler
 
+from vloc_ros.cli.progress import show_progress
 from vloc_ros.datasets.problems import Problems
 from vloc_ros.errors import ConfigError, DatasetError
 from vloc_ros.maps import MapBundle, read_map
 from vloc_ros.settings import assigned
-from vloc_train import cli_options as own
-from vloc_train.cli_options import Truth
-from vloc_train.frame_choice.settings import OwnDriveSettings
-from vloc_train.training.sources import (
+from vloc_train.cli_options import AnyDevice, Data, DriveOptions, MakeOptions, More, Other, Truth, command
+from vloc_train.training.scenes import (
     by_scene,
     check_bag_options,
     common_datum,
@@ -29,10 +27,12 @@ from vloc_train.training.sources import (
 )
 
 if TYPE_CHECKING:
-    from vloc_train.training.registry import Trainer
-    from vloc_train.training.run import RunOptions
+    from vloc_train.training.recipe import Trainer
 
-__all__ = ["build", "calibrate", "show_progress", "train"]
+__all__ = ["add", "build", "calibrate", "densify", "train"]
+
+_log = logging.getLogger(__name__)
+MapArgument = Annotated[Path, typer.Argument(metavar="MAP", help="A map: a folder, or a .vmap file.")]
 
 
 def _changes(config: Path | None, assignments: list[str], option: str = "--set") -> dict[str, Any]:
@@ -49,249 +49,66 @@ def _changes(config: Path | None, assignments: list[str], option: str = "--set")
     return assigned(assignments, option, changes)
 
 
-Data = Annotated[
-    list[str],
-    typer.Option("--data", help="Bag, data-set folder, town:FIELD=VALUE,... or colmap:MODEL, or SCENE=SRC; repeat."),
-]
-Out = Annotated[Path, typer.Option("--out", help="The map to write: a folder, or a file ending in .vmap.")]
-More = Annotated[list[str] | None, typer.Argument(help="More drives after --data.", metavar="[SRC]...")]
-CalibrationData = Annotated[
-    list[str] | None,
-    typer.Option(help="Other drives for validation and covariance calibration; default: held-out frames of --data."),
-]
-Config = Annotated[Path | None, typer.Option(help="YAML file of settings that differ from the preset.")]
-Assign = Annotated[list[str] | None, typer.Option("--set", help="One setting, for example network.embed_dim=128.")]
-Seed = Annotated[int | None, typer.Option(min=0, help="Seed of everything random.")]
-About = Annotated[
-    list[str] | None, typer.Option(help="NAME=VALUE to note under provenance, for example town.seed=1; repeat.")
-]
-Extractor = Annotated[
-    Path | None, typer.Option(help="A map whose extractor or network to use (retrieval, irpnet, copr, camnet, pixloc).")
-]
-
-
-Preset = Annotated[
-    str | None,
-    typer.Option(help="paper: the publication's settings; small: minutes on a CPU; others by backend [the first]."),
-]
-MaxMinutes = Annotated[
-    float | None, typer.Option(min=0.01, help="End the training after this long, resumed parts included.")
-]
-Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
-Devices = Annotated[int, typer.Option(min=1, help="GPUs (or processes) that share each batch.")]
-Workers = Annotated[int, typer.Option(min=0, help="Processes that augment images; 0: none apart.")]
-Resume = Annotated[bool, typer.Option(help="Continue an interrupted run of the same settings.")]
-CheckpointMinutes = Annotated[float, typer.Option(min=0.01, help="A checkpoint at least this often.")]
-ProgressOption = Annotated[bool, typer.Option("--progress/--no-progress", help="Show progress.")]
-
-
-def train(
-    backend: Annotated[
-        str, typer.Argument(help="Backend to train: imposing, retrieval, irpnet, camnet, copr or pixloc.")
-    ],
-    data: Data,
-    out: Out,
-    more: More = None,
-    calibration_data: CalibrationData = None,
-    extractor: Extractor = None,
-    preset: Preset = None,
-    config: Config = None,
-    assign: Assign = None,
-    max_minutes: MaxMinutes = None,
-    seed: Seed = None,
-    truth: Truth = None,
-    image: own.Image = None,
-    camera_info: own.CameraInfo = None,
-    base_frame: own.BaseFrame = None,
-    time_offset: own.TimeOffset = None,
-    max_gap_s: own.MaxGap = None,
-    extrinsics: own.Extrinsics = None,
-    heading: own.Heading = None,
-    heading_min_speed: own.HeadingMinSpeed = None,
-    antenna: own.Antenna = None,
-    datum: own.DatumOption = None,
-    keep_going: own.KeepGoing = False,
-    select: own.Select = None,
-    spacing_m: own.SpacingM = None,
-    spacing_deg: own.SpacingDeg = None,
-    hold_out: own.HoldOut = None,
-    drive_set: own.DriveSet = None,
-    report: own.Report = None,
-    about: About = None,
-    device: Device = "auto",
-    devices: Devices = 1,
-    workers: Workers = 0,
-    resume: Resume = True,
-    checkpoint_minutes: CheckpointMinutes = 2.0,
-    progress: ProgressOption = True,
-) -> None:
+@command
+def train(options: MakeOptions) -> None:
     """Train a map of recorded drives. The same command continues after an interruption."""
     from vloc_train.training.registry import TRAINERS, find
-    from vloc_train.training.run import RunOptions
 
-    show_progress()
-    _make(
-        backend,
-        find(TRAINERS, backend, "train"),
-        [*data, *(more or [])],
-        out,
-        preset,
-        _changes(config, assign or [], "--set"),
-        {"max_minutes": max_minutes, "seed": seed},
-        RunOptions(device, devices, workers, checkpoint_minutes, resume, progress),
-        where=str(config or "command line"),
-        bag=own.bag_options(
-            truth, image, camera_info, base_frame, time_offset, max_gap_s, extrinsics, heading, heading_min_speed,
-            antenna, datum,
-        ),
-        keep_going=keep_going,
-        select=select,
-        drive_settings=own.drive_settings(drive_set, spacing_m, spacing_deg, hold_out),
-        hold_out_named=hold_out is not None,
-        report=report,
-        calibration_data=calibration_data,
-        about=_changes(None, about or [], "--about"),
-        extractor=extractor,
-    )  # fmt: skip
+    _make(options, find(TRAINERS, options.backend, "train"), bool(options.select))
 
 
-def build(
-    backend: Annotated[
-        str, typer.Argument(help="Backend of the map: imposing, retrieval, irpnet, camnet, copr or pixloc.")
-    ],
-    data: Data,
-    out: Out,
-    more: More = None,
-    calibration_data: CalibrationData = None,
-    extractor: Extractor = None,
-    preset: Preset = None,
-    config: Config = None,
-    assign: Assign = None,
-    max_minutes: MaxMinutes = None,
-    seed: Seed = None,
-    truth: Truth = None,
-    image: own.Image = None,
-    camera_info: own.CameraInfo = None,
-    base_frame: own.BaseFrame = None,
-    time_offset: own.TimeOffset = None,
-    max_gap_s: own.MaxGap = None,
-    extrinsics: own.Extrinsics = None,
-    heading: own.Heading = None,
-    heading_min_speed: own.HeadingMinSpeed = None,
-    antenna: own.Antenna = None,
-    datum: own.DatumOption = None,
-    keep_going: own.KeepGoing = False,
-    select: own.Select = None,
-    spacing_m: own.SpacingM = None,
-    spacing_deg: own.SpacingDeg = None,
-    hold_out: own.HoldOut = None,
-    drive_set: own.DriveSet = None,
-    report: own.Report = None,
-    about: About = None,
-    device: Device = "auto",
-    devices: Devices = 1,
-    workers: Workers = 0,
-    resume: Resume = True,
-    checkpoint_minutes: CheckpointMinutes = 2.0,
-    progress: ProgressOption = True,
-) -> None:
+@command
+def build(options: MakeOptions) -> None:
     """From recorded drives to a calibrated map and a report on its quality, whatever the backend needs: with what
     another map has learned (--extractor) where it can be built, else by training."""
     from vloc_train.training.registry import maker_for
-    from vloc_train.training.run import RunOptions
+
+    select = options.select
+    if select is None:
+        select = all(is_bag_source(source) for source in options.sources)
+    _make(options, maker_for(options.backend, options.preset, options.extractor is not None), select)
+
+
+def _make(options: MakeOptions, maker: Trainer[Any], select: bool) -> None:
+    """What ``vloc train`` and ``vloc map build`` have in common."""
+    from vloc_train.build_map import make_map
 
     show_progress()
-    sources = [*data, *(more or [])]
-    if select is None:
-        select = all(is_bag_source(source) for source in sources)
-    _make(
-        backend,
-        maker_for(backend, preset, extractor is not None),
-        sources,
-        out,
-        preset,
-        _changes(config, assign or [], "--set"),
-        {"max_minutes": max_minutes, "seed": seed},
-        RunOptions(device, devices, workers, checkpoint_minutes, resume, progress),
-        where=str(config or "command line"),
-        bag=own.bag_options(
-            truth, image, camera_info, base_frame, time_offset, max_gap_s, extrinsics, heading, heading_min_speed,
-            antenna, datum,
-        ),
-        keep_going=keep_going,
-        select=select,
-        drive_settings=own.drive_settings(drive_set, spacing_m, spacing_deg, hold_out),
-        hold_out_named=hold_out is not None,
-        report=report,
-        calibration_data=calibration_data,
-        about=_changes(None, about or [], "--about"),
-        extractor=extractor,
-    )  # fmt: skip
-
-
-def _make(
-    backend: str,
-    maker: Trainer,
-    sources: list[str],
-    out: Path,
-    preset: str | None,
-    changes: dict[str, Any],
-    limits: dict[str, Any],
-    options: RunOptions,
-    *,
-    where: str,
-    bag: dict[str, Any],
-    keep_going: bool,
-    select: bool | None,
-    drive_settings: OwnDriveSettings,
-    hold_out_named: bool,
-    report: Path | None,
-    calibration_data: list[str] | None,
-    about: dict[str, Any],
-    extractor: Path | None,
-) -> None:
-    """What ``vloc train`` and ``vloc map build`` have in common."""
-    settings = maker.settings(preset or maker.presets[0], changes, where)
-    settings = _with(settings, {k: v for k, v in limits.items() if v is not None}, backend)
-    problems = Problems(keep_going)
-    truth = bag.pop("truth", None)
-    check_bag_options(bag, [*sources, *(calibration_data or [])])
-    scenes = by_scene(sources, truth, bag, problems)
+    changes = _changes(options.config, options.assign or [])
+    _old_hold_out(options, changes)
+    settings = maker.settings(options.preset or maker.presets[0], changes, str(options.config or "command line"))
+    limits = {"max_minutes": options.max_minutes, "seed": options.seed}
+    settings = _with(settings, {k: v for k, v in limits.items() if v is not None}, options.backend)
+    problems = Problems(options.keep_going)
+    bag = options.bag_options()
+    check_bag_options(bag, [*options.sources, *(options.calibration_data or [])])
+    scenes = by_scene(options.sources, options.truth, bag, problems)
     calibration = None
-    if calibration_data:
+    if options.calibration_data:
         known = datum_option(scenes)
         more = bag if known is None else {"datum": known, **bag}
-        calibration = of_known_scenes(by_scene(calibration_data, truth, more, problems), list(scenes))
-    if select or report is not None or hold_out_named or keep_going:
-        from vloc_train.build_map import make_map
-
-        if not select and not hold_out_named:
-            drive_settings = replace(drive_settings, hold_out=replace(drive_settings.hold_out, kind="every"))
-        if report is None and select:
-            report = out.with_name(f"{out.name.removesuffix('.vmap')}-report")
-        bundle = make_map(
-            maker, scenes, out, settings, options, drive_settings, select=bool(select), report=report,
-            calibration=calibration, about=about, extractor=extractor, problems=problems,
-        )  # fmt: skip
-    else:
-        datum = common_datum(scenes, calibration)
-        bundle = maker.run(scenes, out, settings, options, calibration=calibration, about=about, extractor=extractor)
-        if datum is not None:
-            from vloc_train.build_map import with_datum
-
-            bundle = with_datum(bundle, datum)
+        calibration = of_known_scenes(by_scene(options.calibration_data, options.truth, more, problems), list(scenes))
+    report = options.report
+    if report is None and select:
+        report = options.out.with_name(f"{options.out.name.removesuffix('.vmap')}-report")
+    bundle = make_map(
+        maker, scenes, options.out, settings, options.run_options(), options.drive_settings(), select=select,
+        report=report, calibration=calibration, about=_changes(None, options.about or [], "--about"),
+        extractor=options.extractor, problems=problems,
+    )  # fmt: skip
     _summary(bundle)
     if report is not None:
         Console().print(f"report: {report / 'report.html'}", markup=False)
 
 
-def show_progress() -> None:
-    """Messages of long work as plain lines on the terminal."""
-    logging.basicConfig(
-        level=logging.INFO, format="%(message)s", handlers=[RichHandler(show_path=False, show_level=False)]
-    )
-    for noisy in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
+def _old_hold_out(options: MakeOptions, changes: dict[str, Any]) -> None:
+    """``hold_out`` was a setting of every backend."""
+    if "hold_out" not in changes:
+        return
+    number = changes.pop("hold_out")
+    now = "none" if number == 0 else f"every:{number}"
+    _log.warning("setting hold_out=%s: expected --hold-out %s, its new name; taken as that", number, now)
+    options.hold_out = options.hold_out or now
 
 
 def _with(settings: Any, changes: dict[str, Any], backend: str) -> Any:
@@ -302,52 +119,146 @@ def _with(settings: Any, changes: dict[str, Any], backend: str) -> Any:
     return replace(settings, **changes)
 
 
-def calibrate(
-    map_path: Annotated[Path, typer.Argument(metavar="MAP", help="A map: a folder, or a .vmap file.")],
-    data: Annotated[list[str], typer.Option("--data", help="A drive that the map was not trained on, or SCENE=PATH.")],
-    out: Annotated[Path | None, typer.Option("--out", help="Write another map instead of changing this one.")] = None,
-    truth: Truth = None,
-    image: own.Image = None,
-    camera_info: own.CameraInfo = None,
-    base_frame: own.BaseFrame = None,
-    time_offset: own.TimeOffset = None,
-    max_gap_s: own.MaxGap = None,
-    extrinsics: own.Extrinsics = None,
-    heading: own.Heading = None,
-    heading_min_speed: own.HeadingMinSpeed = None,
-    antenna: own.Antenna = None,
-    keep_going: own.KeepGoing = False,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
-) -> None:
+@dataclass(kw_only=True)
+class CalibrateOptions(DriveOptions):
+    """Those of ``vloc map calibrate``."""
+
+    map_path: MapArgument
+    data: Annotated[list[str], typer.Option("--data", help="A drive that the map was not trained on, or SCENE=PATH.")]
+    out: Other = None
+    device: AnyDevice = "auto"
+
+
+@command
+def calibrate(options: CalibrateOptions) -> None:
     """Fit the covariance of a map to a drive of today: another season, another camera of the same lens.
 
     The weights stay as they are, and with them the map's id.
     """
     from vloc_train.training.calibration import recalibrate
 
-    bag = own.bag_options(
-        None, image, camera_info, base_frame, time_offset, max_gap_s, extrinsics, heading, heading_min_speed, antenna
-    )
-    datum = read_map(map_path).manifest.scenes[0].datum
+    bag = options.bag_options()
+    datum = read_map(options.map_path).manifest.scenes[0].datum
     if datum is not None:
         bag["datum"] = [datum.latitude_deg, datum.longitude_deg, datum.altitude_m]
-    problems = Problems(keep_going)
-    drives = by_scene(data, truth, bag, problems)
-    if keep_going:
+    problems = Problems(options.keep_going)
+    drives = by_scene(options.data, options.truth, bag, problems)
+    if options.keep_going:
         from vloc_train.build_map import undamaged
 
         drives = {name: [undamaged(drive, problems) for drive in many] for name, many in drives.items()}
     found = common_datum(drives)
     if None not in (datum, found) and datum != found:
-        raise DatasetError(f"{map_path}: expected poses in the map's frame at {datum}, found a drive at {found}")
-    _summary(recalibrate(map_path, drives, out or map_path, device))
+        raise DatasetError(
+            f"{options.map_path}: expected poses in the map's frame at {datum}, found a drive at {found}"
+        )
+    _summary(recalibrate(options.map_path, drives, options.out or options.map_path, options.device))
+
+
+def add(
+    map_path: MapArgument,
+    data: Data,
+    more: More = None,
+    out: Other = None,
+    spacing_m: Annotated[float, typer.Option(min=0.0, help="Frames this far apart only; 0: all.")] = 0.0,
+    spacing_deg: Annotated[float, typer.Option(min=0.0, help="With --spacing-m: or turned by this much.")] = 0.0,
+    truth: Truth = None,
+    device: AnyDevice = "auto",
+) -> None:
+    """Add images of more drives to a map's database. Nothing is trained, and the covariance stays calibrated as it was;
+    vloc map calibrate fits it anew."""
+    from vloc_train.retrieval.grow import add_images
+    from vloc_train.training.frames import DatabaseChoice
+
+    show_progress()
+    scenes = by_scene([*data, *(more or [])], truth)
+    bundle = add_images(map_path, scenes, out, device, DatabaseChoice(spacing_m, spacing_deg))
+    note = bundle.manifest.provenance["added"][-1]
+    for name in scenes:
+        scene = name if name in note else bundle.manifest.scenes[0].name
+        typer.echo(f"{scene}: {note[scene]['frames']} images added; map: {bundle.path}")
+
+
+def densify(
+    map_path: Annotated[Path, typer.Argument(metavar="MAP", help="A map with a descriptor database.")],
+    scheme: Annotated[
+        str, typer.Option(help="interpolate (along the trajectory) or extrapolate (around references).")
+    ] = "extrapolate",
+    method: Annotated[
+        str | None,
+        typer.Option(help="linear, plane or nonlinear; default: plane to interpolate, nonlinear to extrapolate."),
+    ] = None,
+    step: Annotated[float, typer.Option(min=0.001, help="Metres between targets.")] = 0.05,
+    span: Annotated[
+        float | None,
+        typer.Option(min=0.001, help="Metres to extrapolate around a reference; default: until neighbours meet."),
+    ] = None,
+    side: Annotated[
+        float | None, typer.Option(min=0.0, help="Metres to the side of the camera at most, the width of a road.")
+    ] = None,
+    grid: Annotated[
+        str, typer.Option(help="Extrapolation: anchor (a grid around each reference), global (one grid) or lateral.")
+    ] = "anchor",
+    lateral: Annotated[
+        list[float] | None,
+        typer.Option(help="With --grid lateral: metres to the right of the camera, negative to the left; repeat."),
+    ] = None,
+    every: Annotated[int, typer.Option(min=1, help="Keep only every n-th image of the map first.")] = 1,
+    regressor: Annotated[
+        Path | None, typer.Option(help="A map that vloc train copr made; default: MAP's own regressor.")
+    ] = None,
+    out: Other = None,
+    calibration_data: Annotated[
+        list[str] | None,
+        typer.Option(help="Drives that the map does not hold, to calibrate the dense map's covariance; SCENE=PATH."),
+    ] = None,
+    truth: Truth = None,
+    assign: Annotated[
+        list[str] | None, typer.Option("--set", help="One setting, for example targets.max_gap_m=30.0 or blend=2.")
+    ] = None,
+    device: AnyDevice = "auto",
+) -> None:
+    """Add regressed descriptors between a map's references, or around them (CoPR). Images are not needed."""
+    from vloc_train.copr.densify import densify_map, densify_settings
+
+    show_progress()
+    targets: dict[str, Any] = {"scheme": scheme, "step_m": step, "span_m": span, "side_m": side, "grid": grid}
+    if lateral:
+        targets |= {"lateral_m": lateral, "grid": "lateral"}
+    given: dict[str, Any] = {"targets": targets, "every": every, **({"method": method} if method else {})}
+    settings = densify_settings(assigned(assign or [], "--set", given), "command line")
+    drives = by_scene(calibration_data, truth) if calibration_data else None
+    if drives is not None and "map" in drives:
+        names = [scene.name for scene in read_map(map_path).manifest.scenes]
+        if len(names) == 1:
+            drives = {names[0]: drives["map"]}
+    bundle = densify_map(map_path, out or map_path, settings, regressor, drives, device)
+    for name, figures in bundle.manifest.provenance["densified"][-1]["scenes"].items():
+        typer.echo(
+            f"{name}: {figures['images']} images, {figures['regressed']} regressed "
+            f"({100 * figures['regressed_share']:.1f} %)"
+        )
+    if not bundle.manifest.calibration:
+        typer.echo("not calibrated: give --calibration-data, or run vloc map calibrate")
+    typer.echo(f"map: {bundle.path} ({bundle.size_bytes / 1e6:.2f} MB)")
 
 
 def _summary(bundle: MapBundle) -> None:
+    """The figures of held-out frames, and what else these frames decided."""
     console = Console()
+    provenance = bundle.manifest.provenance
+    kinds = provenance.get("hold_out", {})
+    also = [use for use in provenance.get("held_out_frames_used_for", ()) if use != "validation"]
     for scene, found in bundle.manifest.validation.items():
         median = f"median {found['median_translation_m']:.2f} m {found['median_rotation_deg']:.2f} deg"
         recall = f"within 2 m and 5 deg {100 * found['recall_2m_5deg']:.1f} % of {found['frames']} frames"
-        console.print(f"{scene}: held-out {median}, {recall}", markup=False)
+        kind = f" ({kinds[scene]})" if scene in kinds else ""
+        console.print(f"{scene}: held-out{kind} {median}, {recall}", markup=False)
+    if bundle.manifest.validation and also:
+        console.print(
+            f"the same frames served for: {', '.join(also)}; for a figure of its own replay a drive that was used for "
+            "nothing",
+            markup=False,
+        )
     size = f"{bundle.size_bytes / 1e6:.2f} MB"
     console.print(f"map: {bundle.path} ({size}); vloc map info {bundle.path}", markup=False)

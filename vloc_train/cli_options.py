@@ -1,37 +1,50 @@
-"""The command-line options about one's own drive, which ``vloc train`` and ``vloc map build`` share."""
+"""The options of the commands that make and change maps: each stands once, in a dataclass that a command takes."""
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_type_hints
 
 import typer
 
 from vloc_ros.settings import assigned, numbers_of, settings_from_mapping
-from vloc_train.frame_choice.settings import OwnDriveSettings
+from vloc_train.frame_choice.settings import OwnDriveSettings, hold_out_changes
 
-__all__ = [
-    "Antenna",
-    "BaseFrame",
-    "CameraInfo",
-    "DatumOption",
-    "DriveSet",
-    "Extrinsics",
-    "Heading",
-    "HeadingMinSpeed",
-    "HoldOut",
-    "Image",
-    "KeepGoing",
-    "MaxGap",
-    "Report",
-    "Select",
-    "SpacingDeg",
-    "SpacingM",
-    "TimeOffset",
-    "Truth",
-    "bag_options",
-    "drive_settings",
-]
+if TYPE_CHECKING:
+    from vloc_train.training.run import RunOptions
+
+__all__ = ["DriveOptions", "MakeOptions", "command"]
+
+Options = TypeVar("Options")
+
+
+def command(run: Callable[[Options], None]) -> Callable[..., None]:
+    """A function of one dataclass of options as a command whose parameters are the dataclass's fields."""
+    (parameter,) = inspect.signature(run).parameters
+    taken: type[Any] = get_type_hints(run)[parameter]
+    hints = get_type_hints(taken, include_extras=True)
+
+    def wrapped(**given: Any) -> None:
+        run(taken(**given))
+
+    wrapped.__name__, wrapped.__doc__, wrapped.__module__ = run.__name__, run.__doc__, run.__module__
+    wrapped.__annotations__ = {f.name: hints[f.name] for f in fields(taken)}
+    wrapped.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+        [
+            inspect.Parameter(
+                f.name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=inspect.Parameter.empty if f.default is MISSING else f.default,
+                annotation=hints[f.name],
+            )
+            for f in fields(taken)
+        ]
+    )
+    return wrapped
+
 
 _PANEL = "One's own drive: bags"
 _FRAMES = "One's own drive: frames, hold-out, report"
@@ -60,7 +73,8 @@ TimeOffset = Annotated[
     float | None, _option("--time-offset", help="Seconds to add to the poses' stamps to get the images' clock.")
 ]
 MaxGap = Annotated[
-    float | None, _option("--max-gap-s", min=0.0, help="Poses further apart are not interpolated between [0.5].")
+    float | None,
+    _option("--max-gap-s", min=0.0, help="Poses further apart are not interpolated between (default 0.5)."),
 ]
 Extrinsics = Annotated[
     str | None,
@@ -71,15 +85,21 @@ Extrinsics = Annotated[
 ]
 Heading = Annotated[
     str | None,
-    _option(help="With NavSatFix: a topic (Imu, QuaternionStamped, poses), or course: that of the motion [course]."),
+    _option(
+        help="With NavSatFix: a topic (Imu, QuaternionStamped, poses), or course: that of the motion (the default)."
+    ),
 ]
-HeadingMinSpeed = Annotated[float | None, _option(min=0.0, help="m/s below which there is no course of motion [1.0].")]
+HeadingMinSpeed = Annotated[
+    float | None, _option(min=0.0, help="m/s below which there is no course of motion (default 1).")
+]
 Antenna = Annotated[
     str | None, _option(help="With NavSatFix: x,y,z (m) of the antenna in the base, where /tf_static lacks it.")
 ]
 DatumOption = Annotated[
     str | None,
-    _option("--datum", help="With NavSatFix: lat,lon,alt of the map's origin [/map/datum, else first fix]."),
+    _option(
+        "--datum", help="With NavSatFix: lat,lon,alt of the map's origin (default: /map/datum, else the first fix)."
+    ),
 ]
 KeepGoing = Annotated[bool, _option("--keep-going", help="Leave faulty poses and images out and count them.")]
 Select = Annotated[
@@ -90,17 +110,17 @@ Select = Annotated[
     ),
 ]  # fmt: skip
 SpacingM = Annotated[
-    float | None, _option("--spacing-m", panel=_FRAMES, min=0.0, help="A new frame after so many metres [0.5].")
+    float | None, _option("--spacing-m", panel=_FRAMES, min=0.0, help="A new frame after so many metres (default 0.5).")
 ]
 SpacingDeg = Annotated[
-    float | None, _option("--spacing-deg", panel=_FRAMES, min=0.0, help="Or after turning by this much [5].")
+    float | None, _option("--spacing-deg", panel=_FRAMES, min=0.0, help="Or after turning by this much (default 5).")
 ]
 HoldOut = Annotated[
     str | None,
     _option(
         "--hold-out", panel=_FRAMES,
-        help="auto, drive, pass, gaps, stretches, every or none: what accuracy and covariance are measured on, where "
-        "there is no --calibration-data. Default: auto with --select, else every.",
+        help="auto, drive, pass, gaps, stretches, every:N or none: what accuracy and covariance are measured on, where "
+        "there is no --calibration-data. Default: auto: another drive, else another pass, else gaps.",
     ),
 ]  # fmt: skip
 DriveSet = Annotated[
@@ -111,52 +131,117 @@ Report = Annotated[
     Path | None,
     _option("--report", panel=_FRAMES, help="Folder of the map-quality report. Default: OUT-report with --select."),
 ]
+Data = Annotated[
+    list[str],
+    typer.Option("--data", help="Bag, data-set folder, town:FIELD=VALUE,... or colmap:MODEL, or SCENE=SRC; repeat."),
+]
+More = Annotated[list[str] | None, typer.Argument(help="More drives after --data.", metavar="[SRC]...")]
+Out = Annotated[Path, typer.Option("--out", help="The map to write: a folder, or a file ending in .vmap.")]
+Other = Annotated[Path | None, typer.Option("--out", help="Write another map instead of changing this one.")]
+AnyDevice = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+Assign = Annotated[list[str] | None, typer.Option("--set", help="One setting, for example network.embed_dim=128.")]
 
 
-def bag_options(
-    truth: str | None = None,
-    image: str | None = None,
-    camera_info: str | None = None,
-    base_frame: str | None = None,
-    time_offset: float | None = None,
-    max_gap_s: float | None = None,
-    extrinsics: str | None = None,
-    heading: str | None = None,
-    heading_min_speed: float | None = None,
-    antenna: str | None = None,
-    datum: str | None = None,
-) -> dict[str, Any]:
-    """The options that were given, as :class:`vloc_ros.datasets.bag.drive.BagOptions` has them.
+@dataclass(kw_only=True)
+class DriveOptions:
+    """How drives are read."""
 
-    :raises ConfigError: not the numbers that an option wants.
-    """
-    made: dict[str, Any] = {
-        "truth": truth, "image": image, "camera_info": camera_info, "base_frame": base_frame,
-        "time_offset_s": time_offset, "max_gap_s": max_gap_s, "heading": heading,
-        "heading_min_speed": heading_min_speed,
-        "extrinsics": _list(numbers_of("--extrinsics", extrinsics, (6, 12, 16))),
-        "antenna": _list(numbers_of("--antenna", antenna, (3,))),
-        "datum": _list(numbers_of("--datum", datum, (3,))),
-    }  # fmt: skip
-    return {name: value for name, value in made.items() if value is not None}
+    truth: Truth = None
+    image: Image = None
+    camera_info: CameraInfo = None
+    base_frame: BaseFrame = None
+    time_offset: TimeOffset = None
+    max_gap_s: MaxGap = None
+    extrinsics: Extrinsics = None
+    heading: Heading = None
+    heading_min_speed: HeadingMinSpeed = None
+    antenna: Antenna = None
+    datum: DatumOption = None
+    keep_going: KeepGoing = False
+
+    def bag_options(self) -> dict[str, Any]:
+        """Those that were given, ``truth`` apart, as :class:`vloc_ros.datasets.bag.drive.BagOptions` has them.
+
+        :raises ConfigError: not the numbers that an option wants.
+        """
+        made: dict[str, Any] = {
+            "image": self.image, "camera_info": self.camera_info, "base_frame": self.base_frame,
+            "time_offset_s": self.time_offset, "max_gap_s": self.max_gap_s, "heading": self.heading,
+            "heading_min_speed": self.heading_min_speed,
+            "extrinsics": numbers_of("--extrinsics", self.extrinsics, (6, 12, 16)),
+            "antenna": numbers_of("--antenna", self.antenna, (3,)),
+            "datum": numbers_of("--datum", self.datum, (3,)),
+        }  # fmt: skip
+        # Lists, as settings are read from YAML.
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in made.items() if v is not None}
 
 
-def _list(values: tuple[float, ...] | None) -> list[float] | None:
-    """As settings are read from YAML."""
-    return None if values is None else list(values)
+@dataclass(kw_only=True)
+class MakeOptions(DriveOptions):
+    """Those of ``vloc train`` and ``vloc map build``."""
 
+    backend: Annotated[
+        str,
+        typer.Argument(help="imposing, retrieval, irpnet, camnet, copr, pixloc, or that of an installed package."),
+    ]
+    more: More = None
+    data: Data
+    out: Out
+    calibration_data: Annotated[
+        list[str] | None,
+        typer.Option(help="Other drives for validation and covariance; default: what --hold-out takes of --data."),
+    ] = None
+    extractor: Annotated[
+        Path | None,
+        typer.Option(help="A map whose extractor or network to use (retrieval, irpnet, copr, camnet, pixloc)."),
+    ] = None
+    preset: Annotated[
+        str | None,
+        typer.Option(help="paper: the publication's settings; small: minutes on a CPU; others by backend (the first)."),
+    ] = None
+    config: Annotated[Path | None, typer.Option(help="YAML file of settings that differ from the preset.")] = None
+    assign: Assign = None
+    max_minutes: Annotated[
+        float | None, typer.Option(min=0.01, help="End the training after this long, resumed parts included.")
+    ] = None
+    seed: Annotated[int | None, typer.Option(min=0, help="Seed of everything random.")] = None
+    select: Select = None
+    spacing_m: SpacingM = None
+    spacing_deg: SpacingDeg = None
+    hold_out: HoldOut = None
+    drive_set: DriveSet = None
+    report: Report = None
+    about: Annotated[
+        list[str] | None, typer.Option(help="NAME=VALUE to note under provenance, for example town.seed=1; repeat.")
+    ] = None
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto"
+    devices: Annotated[int, typer.Option(min=1, help="GPUs (or processes) that share each batch.")] = 1
+    workers: Annotated[int, typer.Option(min=0, help="Processes that augment images; 0: none apart.")] = 0
+    resume: Annotated[bool, typer.Option(help="Continue an interrupted run of the same settings.")] = True
+    checkpoint_minutes: Annotated[float, typer.Option(min=0.01, help="A checkpoint at least this often.")] = 2.0
+    progress: Annotated[bool, typer.Option("--progress/--no-progress", help="Show progress.")] = True
 
-def drive_settings(
-    assignments: list[str] | None, spacing_m: float | None, spacing_deg: float | None, hold_out: str | None
-) -> OwnDriveSettings:
-    """``--drive-set`` with the options that have names of their own on top.
+    @property
+    def sources(self) -> list[str]:
+        """Every drive that was named."""
+        return [*self.data, *(self.more or [])]
 
-    :raises ConfigError: unknown name, or a value out of range.
-    """
-    texts = list(assignments or [])
-    for name, value in (
-        ("selection.spacing_m", spacing_m), ("selection.spacing_deg", spacing_deg), ("hold_out.kind", hold_out),
-    ):  # fmt: skip
-        if value is not None:
-            texts.append(f"{name}={value}")
-    return settings_from_mapping(OwnDriveSettings, assigned(texts, "--drive-set"), "--drive-set")
+    def run_options(self) -> RunOptions:
+        """How to run."""
+        from vloc_train.training.run import RunOptions
+
+        return RunOptions(**{f.name: getattr(self, f.name) for f in fields(RunOptions)})
+
+    def drive_settings(self) -> OwnDriveSettings:
+        """``--drive-set`` with the options that have names of their own on top.
+
+        :raises ConfigError: unknown name, or a value out of range.
+        """
+        texts = list(self.drive_set or [])
+        for name in ("spacing_m", "spacing_deg"):
+            if getattr(self, name) is not None:
+                texts.append(f"selection.{name}={getattr(self, name)}")
+        changes = assigned(texts, "--drive-set")
+        if self.hold_out is not None:
+            changes["hold_out"] = {**changes.get("hold_out", {}), **hold_out_changes(self.hold_out)}
+        return settings_from_mapping(OwnDriveSettings, changes, "--drive-set")

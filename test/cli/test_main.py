@@ -5,12 +5,14 @@ from __future__ import annotations
 import subprocess
 import sys
 from importlib import metadata
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
 import pytest
 import torch
 import typer
+from rich.text import Text
 
 import vloc_ros
 from vloc_ros.cli import main as cli
@@ -19,6 +21,7 @@ from vloc_ros.cli.main import main
 from vloc_ros.datasets import open_sequence
 from vloc_ros.errors import ConfigError
 from vloc_ros.maps import MapManifest, Scene, write_map
+from vloc_ros.plugins import API_VERSION
 from vloc_ros.types import CameraModel
 
 
@@ -106,14 +109,12 @@ def test_an_interrupt_is_1_with_one_line(monkeypatch, capsys, where):
 
     if where == "before one":
         monkeypatch.setattr(cli, "app", interrupted)
+        monkeypatch.setattr(cli, "_add_foreign_commands", lambda: None)
     elif where == "in a plugin":
-        module = type(sys)("somebodys_trainer")
-        module.train = lambda: interrupted()
-        monkeypatch.setitem(sys.modules, "somebodys_trainer", module)
-        provide(monkeypatch, "somebodys_trainer:train")
+        provide(monkeypatch, ("somebody", "greet", "somebodys_command:greet"), greet=lambda: interrupted())
     else:
         monkeypatch.setattr("vloc_ros.maps.read_map", interrupted)
-    arguments = ["train"] if where == "in a plugin" else ["map", "info", "campus"]
+    arguments = ["greet"] if where == "in a plugin" else ["map", "info", "campus"]
     code, _, err = run(*arguments, capsys=capsys)
     assert (code, err.strip()) == (1, "vloc: interrupted")
 
@@ -140,34 +141,57 @@ def test_python_dash_m():
     assert (done.returncode, done.stdout.strip()) == (0, vloc_ros.__version__), done.stderr
 
 
-class Point:
-    def __init__(self, name: str, value: str) -> None:
-        self.name, self.value = name, value
-
-
 def hello(name: str, times: int = 1) -> None:
     """A command of somebody else's package."""
     typer.echo(" ".join([f"hello {name}"] * times))
 
 
-def provide(monkeypatch, target: str) -> None:
-    monkeypatch.setattr(metadata, "entry_points", lambda group: [Point("train", target)])
+def provide(monkeypatch, *points: tuple[str, str, str], **content) -> None:
+    """Entry points (package, name, target) of the group of commands, and a module ``somebodys_command``."""
+    module = type(sys)("somebodys_command")
+    vars(module).update({"VLOC_ROS_API": API_VERSION, **content})
+    monkeypatch.setitem(sys.modules, "somebodys_command", module)
+    made = [SimpleNamespace(name=n, value=v, dist=SimpleNamespace(name=p)) for p, n, v in points]
+    monkeypatch.setattr(metadata, "entry_points", lambda group: made if group == plugins.COMMANDS.group else [])
 
 
-def test_train_is_found_by_entry_point(monkeypatch, capsys):
-    module = type(sys)("somebodys_trainer")
-    module.train = hello
-    monkeypatch.setitem(sys.modules, "somebodys_trainer", module)
-    provide(monkeypatch, "somebodys_trainer:train")
-    assert run("train", "you", "--times", "2", capsys=capsys)[:2] == (0, "hello you hello you\n")
-    assert run("train", "you", "--times", "x", capsys=capsys)[0] == 2
-    assert "--times" in run("train", "--help", capsys=capsys)[1]
+def test_a_command_of_another_package(monkeypatch, capsys):
+    provide(monkeypatch, ("somebody", "greet", "somebodys_command:greet"), greet=hello)
+    assert run("greet", "you", "--times", "2", capsys=capsys)[:2] == (0, "hello you hello you\n")
+    assert run("greet", "you", "--times", "x", capsys=capsys)[0] == 2
+    assert "--times" in run("greet", "--help", capsys=capsys)[1]
+    assert "greet" in run("--help", capsys=capsys)[1]
 
 
-def test_absent_trainer_is_one_line(monkeypatch, capsys):
-    provide(monkeypatch, "no_such_package.cli:train")
-    code, _, err = run("train", "imposing", capsys=capsys)
-    assert code == 1 and "no_such_package" in err and err.count("\n") == 1
+@pytest.mark.parametrize("name", ["train", "replay"])
+def test_no_package_takes_a_command_over(monkeypatch, capsys, caplog, name):
+    provide(monkeypatch, ("thief", name, "somebodys_command:greet"), greet=hello)
+    assert run(name, "--help", capsys=capsys)[0] == 0
+    assert f"command '{name}' of package thief is ignored: the name is built in" in caplog.text
+
+
+def test_a_faulty_package_is_one_line(monkeypatch, capsys):
+    provide(monkeypatch, ("faulty", "broken", "no_such_package.cli:train"))
+    code, _, err = run("broken", capsys=capsys)
+    assert code == 1 and "no_such_package" in err and "package faulty" in err and err.count("\n") == 1
+    assert run("map", "--help", capsys=capsys)[0] == 0
+
+
+def commands(group, words=()):
+    """Every command of the command line, groups included."""
+    yield words
+    for name, command in getattr(group, "commands", {}).items():
+        yield from commands(command, (*words, name))
+
+
+@pytest.mark.parametrize("words", list(commands(typer.main.get_command(cli.app))), ids=" ".join)
+def test_every_command_explains_itself(words, capsys):
+    code, out, err = run(*words, "--help", capsys=capsys)
+    assert (code, err) == (0, "") and "Usage" in out
+    if words and words[-1] in plugins.COMMANDS.builtin:
+        pytest.importorskip("lightning", reason="needs the extra [train]")
+        texts = [parameter.help for parameter in plugins.command_of(words[-1]).params if parameter.help]
+        assert texts and all(Text.from_markup(text).plain == text for text in texts)  # no square brackets
 
 
 @pytest.mark.parametrize(
@@ -195,5 +219,5 @@ main({[a.format(bag=bag) for a in arguments]!r})
 
 def test_a_command_nobody_provides(monkeypatch):
     monkeypatch.setattr(metadata, "entry_points", lambda group: [])
-    with pytest.raises(ConfigError, match=plugins.GROUP):
+    with pytest.raises(ConfigError, match=plugins.COMMANDS.group):
         plugins.run_plugin("teleport", [], "vloc teleport")

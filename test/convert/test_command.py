@@ -59,7 +59,7 @@ def test_formats_lists_every_layout_with_its_options(run):
     assert code == 0
     for item in FORMATS.values():
         assert f"{item.name}: {item.about}" in out
-    assert "  max_gap_s=0.1 (float, 0.0..): between the two poses" in out
+    assert "  max_gap_s=0.1 (seconds, 0 or more): between the two poses" in out
     assert run("formats", "tum")[1].count("\n") == 5
     assert run("formats", "moon")[0] == 2
 
@@ -68,8 +68,16 @@ def test_formats_lists_every_layout_with_its_options(run):
 def test_every_command_has_help(run, name):
     code, out, _ = run(name, "--help")
     assert code == 0 and ("--frames" in out or name == "town")
-    if name not in ("kitti", "auto", "town"):
+    if name not in ("auto", "town"):
         assert "Options of the layout" in out
+
+
+def test_options_of_the_layout_are_options_of_the_command(run, tum, tmp_path):
+    code, _, err = run("tum", tum, tmp_path / "a", "--intrinsics", "7,7,3.5,2.5", "--max-gap-s", "0.2")
+    assert code == 0, err
+    assert open_sequence(tmp_path / "a").camera.fx == 7.0
+    for wrong in (["--intrinsics", "7,7"], ["--max-gap-s", "-1"], ["--max-gap-s", "wide"], ["--camera", "cam0"]):
+        assert run("tum", tum, tmp_path / "x", *wrong)[0] == 2, wrong
 
 
 def test_wrong_usage(run, tum, tmp_path):

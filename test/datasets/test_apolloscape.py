@@ -12,7 +12,7 @@ from vloc_ros.convert.sequence import write_sequence
 from vloc_ros.datasets import open_sequence
 from vloc_ros.datasets.apolloscape import CAMERAS, matches, name_stamp
 from vloc_ros.datasets.formats import detect, open_source
-from vloc_ros.datasets.kitti import START_NS
+from vloc_ros.datasets.posed_images import START_NS
 from vloc_ros.datasets.problems import Problems
 from vloc_ros.errors import DatasetError
 from vloc_ros.geometry.rotations import euler_to_matrix

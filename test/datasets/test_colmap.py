@@ -93,6 +93,109 @@ def test_a_model_is_a_drive(scene, write, below):
     assert drive.source.encoded(0)[1] == "png"
 
 
+RIG = [0.9659258262890683, 0.0, 0.25881904510252074, 0.0, -0.5, 0.1, 0.0]  # the second camera from the rig
+
+
+def write_rig(folder, suffix, T_rig_world, image_ids, known=True):
+    """Two cameras on one rig, and a frame of two images for each pose of the rig (the camera 1 is its reference)."""
+    poses = [[*wxyz(T), *T[:3, 3]] for T in T_rig_world]
+    if suffix == ".txt":
+        (folder / "rigs.txt").write_text(
+            f"# Rig calib list\n7 2 CAMERA 1 CAMERA 2 {int(known)} {text(RIG) if known else ''}\n"
+        )
+        rows = [
+            f"{k} 7 {text(p)} 2 CAMERA 1 {a} CAMERA 2 {b}"
+            for k, (p, (a, b)) in enumerate(zip(poses, image_ids, strict=True))
+        ]
+        (folder / "frames.txt").write_text("# Frame list\n" + "\n".join(rows) + "\n")
+        return
+    known_pose = struct.pack("<7d", *RIG) if known else b""
+    head = struct.pack("<QIIiIiIB", 1, 7, 2, 0, 1, 0, 2, known)
+    (folder / "rigs.bin").write_bytes(head + known_pose)
+    out = struct.pack("<Q", len(poses))
+    for k, (p, (a, b)) in enumerate(zip(poses, image_ids, strict=True)):
+        out += struct.pack("<II7dI", k, 7, *p, 2) + struct.pack("<iIQiIQ", 0, 1, a, 0, 2, b)
+    (folder / "frames.bin").write_bytes(out)
+
+
+@WRITERS
+def test_poses_are_those_of_the_frames_where_there_are_some(tmp_path, write):
+    """What ``images`` says, here 3 m off, does not count: as pycolmap reads the same model."""
+    pycolmap = pytest.importorskip("pycolmap")
+    names, T_rig_world = ["a0.png", "b0.png", "a1.png", "b1.png"], [inverse(T) for T in poses(2)]
+    shifted = poses(4)
+    shifted[:, 0, 3] += 3.0
+    second = (2, *PINHOLE[1:])
+    write(tmp_path, shifted, names, (PINHOLE, second), [1, 2, 1, 2])
+    for file in tmp_path.glob("points3D*"):  # pycolmap insists on tracks that fit
+        file.write_bytes(struct.pack("<Q", 0) if file.suffix == ".bin" else b"")
+    images = read_model(tmp_path, points=False)
+    ids = {name: 10 - k for k, name in enumerate(names)}
+    suffix = ".txt" if write is write_text else ".bin"
+    write_rig(tmp_path, suffix, T_rig_world, [(ids["a0.png"], ids["b0.png"]), (ids["a1.png"], ids["b1.png"])])
+    found = {image.name: image.T_map_cam for image in read_model(tmp_path, points=False).images}
+    assert np.abs(found["a0.png"][:3, 3] - images.images[0].T_map_cam[:3, 3]).max() > 1.0
+    if suffix == ".txt":  # without observations, which our points file does not have
+        file = tmp_path / "images.txt"
+        file.write_text("\n".join("" if "3.5 2.5" in line else line for line in file.read_text().splitlines()) + "\n")
+    else:
+        pytest.importorskip("pycolmap")
+        out = struct.pack("<Q", 4)
+        for k, name in enumerate(names):
+            out += struct.pack("<I7dI", ids[name], 1.0, *[0.0] * 6, 1 + k % 2) + name.encode() + b"\0"
+            out += struct.pack("<Q", 0)
+        (tmp_path / "images.bin").write_bytes(out)
+    theirs = pycolmap.Reconstruction(tmp_path)
+    for image in theirs.images.values():
+        T = np.eye(4)
+        T[:3] = image.cam_from_world().matrix()
+        np.testing.assert_allclose(found[image.name], inverse(T), atol=1e-12)
+
+
+@WRITERS
+def test_rigs_and_frames_that_do_not_fit_are_refused(tmp_path, write):
+    write(tmp_path, poses(2), ["a.png", "b.png"], (PINHOLE, (2, *PINHOLE[1:])), [1, 2])
+    suffix = ".txt" if write is write_text else ".bin"
+    T = [inverse(poses(1)[0])]
+    write_rig(tmp_path, suffix, T, [(10, 9)], known=False)
+    with pytest.raises(DatasetError, match=r"frames.*expected rig 7 with a pose of camera 2"):
+        read_model(tmp_path, points=False)
+    assert len(read_model(tmp_path, Problems(keep_going=True), points=False).images) == 1
+    write_rig(tmp_path, suffix, T, [(10, 4)])
+    with pytest.raises(DatasetError, match=r"images.*expected a frame with the image b\.png"):
+        read_model(tmp_path, points=False)
+    (tmp_path / f"rigs{suffix}").unlink()
+    with pytest.raises(DatasetError, match=r"rigs.*expected it beside frames"):
+        read_model(tmp_path, points=False)
+
+
+def test_damaged_rigs_and_frames_are_told_by_their_place(tmp_path):
+    for write, suffix in ((write_text, ".txt"), (write_binary, ".bin")):
+        folder = tmp_path / suffix
+        write(folder, poses(2), ["a.png", "b.png"], (PINHOLE, (2, *PINHOLE[1:])), [1, 2])
+        write_rig(folder, suffix, [inverse(poses(1)[0])], [(10, 9)])
+        for name in ("rigs", "frames"):
+            file = folder / f"{name}{suffix}"
+            whole = file.read_bytes()
+            for cut in range(1, len(whole)):
+                file.write_bytes(whole[:cut])
+                try:
+                    read_model(folder, points=False)
+                except DatasetError as problem:
+                    assert str(folder) in str(problem)
+            file.write_bytes(whole)
+
+
+def test_images_are_counted_in_the_order_of_the_numbers_in_their_names(tmp_path):
+    names = [f"frame_{k}.png" for k in range(8, 12)]
+    for k, name in enumerate(names):
+        picture(tmp_path / "images" / name, k)
+    write_text(tmp_path, poses(4), names)
+    (drive,) = open_source(str(tmp_path))
+    assert list(drive.source.names) == names
+    np.testing.assert_allclose(drive.T_map_cam, poses(4), atol=1e-12)
+
+
 def test_nothing_of_colmap_is_needed(scene, monkeypatch):
     folder, T = scene
     monkeypatch.setitem(sys.modules, "pycolmap", None)

@@ -30,7 +30,7 @@ from fourseasons_recordings import (
 from vloc_ros.convert.sequence import write_sequence
 from vloc_ros.datasets import open_sequence
 from vloc_ros.datasets.formats import detect
-from vloc_ros.datasets.fourseasons import read_transformations
+from vloc_ros.datasets.fourseasons.calibration import read_transformations
 from vloc_ros.datasets.problems import Problems
 from vloc_ros.errors import ConfigError, DatasetError
 from vloc_ros.geometry.geodesy import Datum

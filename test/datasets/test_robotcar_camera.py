@@ -10,7 +10,7 @@ import pytest
 from robotcar_drives import H, W, mosaic, opened, write_drive
 
 from vloc_ros.datasets.problems import Problems
-from vloc_ros.datasets.robotcar import BayerImages, demosaic, read_bayer
+from vloc_ros.datasets.robotcar.sensors import BayerImages, demosaic, read_bayer
 from vloc_ros.errors import DatasetError
 
 # ---------------------------------------------------------------- images

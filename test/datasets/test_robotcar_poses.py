@@ -21,7 +21,9 @@ from robotcar_drives import (
 )
 
 from vloc_ros.datasets.problems import Problems
-from vloc_ros.datasets.robotcar import DATUM, T_BASE_VEHICLE, grid_convergence, map_ned, se3_of, sensor_mountings
+from vloc_ros.datasets.robotcar import DATUM
+from vloc_ros.datasets.robotcar.poses import grid_convergence, map_ned
+from vloc_ros.datasets.robotcar.sensors import T_BASE_VEHICLE, se3_of, sensor_mountings
 from vloc_ros.errors import DatasetError
 from vloc_ros.geometry.geodesy import Datum, geodetic_to_ecef
 from vloc_ros.geometry.rotations import euler_to_matrix, matrix_to_euler

@@ -9,7 +9,7 @@ import pytest
 from vloc_ros.convert.sequence import write_sequence
 from vloc_ros.datasets.formats import detect, open_source
 from vloc_ros.datasets.problems import Problems
-from vloc_ros.datasets.robotcar import sensor_mountings
+from vloc_ros.datasets.robotcar.sensors import sensor_mountings
 from vloc_ros.datasets.robotcar_seasons import queries
 from vloc_ros.errors import DatasetError
 from vloc_ros.geometry.rotations import matrix_to_quaternion, quaternion_to_matrix, so3_exp

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vloc_ros.errors import GeometryError
-from vloc_ros.evaluation.trajectory import associate
+from vloc_ros.evaluation.trajectory_errors import associate
 
 STAMPS = st.lists(st.integers(0, 400), max_size=30, unique=True).map(sorted)
 START = 1_700_000_000_000_000_000

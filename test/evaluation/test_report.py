@@ -31,18 +31,39 @@ def test_json_is_strict(tmp_path: Path):
     report = build_report(
         evaluate(silent), silent, {"backend": "x", "map_bytes": np.int64(3), "settings": {"a": (1, 2)}}
     )
+    (tmp_path / "plots").mkdir()
+    (tmp_path / "plots" / "a.png").write_bytes(b"png")
     write_report(report, tmp_path, [tmp_path / "plots" / "a.png"])
     text = (tmp_path / "report.json").read_text()
     back = json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
     assert back["median_translation_m"] is None and back["map_bytes"] == 3 and back["settings"] == {"a": [1, 2]}
     markdown = (tmp_path / "report.md").read_text()
     assert "inf m" in markdown and "![a](plots/a.png)" in markdown
+    assert "inf m" in (tmp_path / "report.html").read_text()
 
 
 def test_table_without_reference_states_no_errors():
     lone = [FrameRecord(1, LocalizationState.LOCALIZED, np.eye(4), np.eye(6))]
     names = [name for name, _ in table_rows(build_report(evaluate(lone), lone, {}))]
     assert "median error" not in names and "states" in names
+
+
+def test_a_constant_covariance_is_said_to_carry_no_information():
+    def told(sigmas):
+        off = np.eye(4)
+        off[0, 3] = 0.1
+        made = [
+            FrameRecord(i + 1, LocalizationState.LOCALIZED, off, np.eye(6) * s**2, np.eye(4))
+            for i, s in enumerate(sigmas)
+        ]
+        report = build_report(evaluate(made), made, {})
+        return report["nees_localized"]["constant"], dict(table_rows(report))["NEES, LOCALIZED only"]
+
+    constant, text = told(np.linspace(0.2, 0.21, 9))
+    assert constant and "100.0 % within 95 % (9 frames); sigma is nearly constant" in text and "no information" in text
+    constant, text = told(np.linspace(0.2, 0.6, 9))
+    assert not constant and "in the thirds of sigma 100.0 %, 100.0 %, 100.0 %" in text
+    assert not told([0.2, 0.2])[0]  # two frames say nothing of it
 
 
 def test_tum_keeps_nanoseconds(tmp_path: Path):

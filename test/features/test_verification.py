@@ -36,7 +36,7 @@ def test_a_right_pose_is_believed_and_what_it_rests_on_is_told():
     assert found.matched >= 0.95 * count and found.accidental < 3 and found.cells > 30
     assert 0.3 < found.error_px < 1.0 and 0.4 < found.share < 0.6
     assert found.score(JudgeSettings()) > 0.8
-    np.testing.assert_array_equal(found.rows, np.sort(found.rows))
+    np.testing.assert_array_equal(found.ids, np.sort(found.ids))
 
 
 @pytest.mark.parametrize("off", [(0.5, 0, 0, 0, 0, 0), (0, 0, 0, 0, 0.1, 0), (50.0, 0, 0, 0, 0, 0)])

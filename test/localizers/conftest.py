@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from vloc_ros.localizers import base as registry
-from vloc_ros.localizers.base import Localizer, check_query
+from vloc_ros.localizers.base import Hypothesis, Localizer
+from vloc_ros.localizers.device import Clock
 from vloc_ros.maps import MapBundle, MapManifest, Scene, expect, write_map
-from vloc_ros.settings import settings_from_mapping
-from vloc_ros.types import CameraModel, Estimate, LocalizationState, Query
+from vloc_ros.types import CameraModel, LocalizationState, Query
 
 
 @dataclass(frozen=True)
@@ -30,40 +30,15 @@ class FakeLocalizer(Localizer):
     """Says the pose that its map holds."""
 
     backend: ClassVar[str] = "fake"
+    settings_class = FakeSettings
 
-    def __init__(self, bundle: MapBundle, device: torch.device, settings: FakeSettings) -> None:
-        super().__init__(bundle, device)
-        self._settings = settings
-        self.closed = False
+    def load(self, bundle: MapBundle) -> None:
         pose = expect(bundle.tensors("pose.safetensors"), "T_map_cam", (4, 4), torch.float64)
         self._pose = pose.numpy()
 
-    @classmethod
-    def from_map(
-        cls, bundle: MapBundle, device: torch.device, settings: Mapping[str, Any] | None = None
-    ) -> FakeLocalizer:
-        merged = {**bundle.manifest.settings, **(settings or {})}
-        return cls(bundle, device, settings_from_mapping(FakeSettings, merged, "fake"))
-
-    @property
-    def settings(self) -> FakeSettings:
-        return self._settings
-
-    def localize(self, query: Query) -> Estimate:
-        check_query(query)
-        self.check_camera(query.camera)
-        return Estimate(
-            query.stamp_ns,
-            self._pose,
-            np.eye(6) * 0.01,
-            self._settings.score,
-            LocalizationState.LOCALIZED,
-            self.backend,
-            self.map_id,
-        )
-
-    def close(self) -> None:
-        self.closed = True
+    def find(self, query: Query, clock: Clock, keep_candidates: bool) -> Hypothesis:
+        state = LocalizationState.LOCALIZED
+        return Hypothesis("place", self._pose, self.settings.score, covariance=np.eye(6) * 0.01, state=state)
 
 
 @pytest.fixture
@@ -74,6 +49,7 @@ def fake_backend(monkeypatch: pytest.MonkeyPatch) -> None:
 
     module = types.ModuleType("fake_localizer_module")
     module.FakeLocalizer = FakeLocalizer  # type: ignore[attr-defined]
+    module.VLOC_ROS_API = 1  # type: ignore[attr-defined]
     module.NotALocalizer = object  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "fake_localizer_module", module)
     monkeypatch.setitem(registry.BUILT_IN, "fake", "fake_localizer_module:FakeLocalizer")

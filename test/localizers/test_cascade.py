@@ -1,7 +1,7 @@
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -20,16 +20,22 @@ from vloc_ros.errors import (
 from vloc_ros.geometry.geodesy import Datum
 from vloc_ros.geometry.rotations import so3_exp
 from vloc_ros.localizers import base as registry
-from vloc_ros.localizers.base import Localizer, check_query
+from vloc_ros.localizers.base import Hypothesis, Localizer
 from vloc_ros.localizers.cascade.bundle import MEMBERS_FILE, write_cascade
 from vloc_ros.localizers.cascade.localizer import FAILURES
 from vloc_ros.localizers.cascade.settings import CascadeSettings
-from vloc_ros.maps import MapBundle, MapManifest, Scene, pack_map, read_map, write_map
-from vloc_ros.types import CameraModel, Estimate, LocalizationState, Query
+from vloc_ros.localizers.device import Clock
+from vloc_ros.maps import MapManifest, Scene, pack_map, read_map, write_map
+from vloc_ros.types import CameraModel, LocalizationState, Query
 
 CAMERA = tiny_drive.CAMERA
 IMAGE = tiny_drive.picture(tiny_drive.circle(4)[0])
 LOCALIZED, DEGRADED, LOST = LocalizationState.LOCALIZED, LocalizationState.DEGRADED, LocalizationState.LOST
+
+
+@dataclass(frozen=True)
+class Knobs:
+    knob: int = 0
 
 
 class Answering(Localizer):
@@ -37,28 +43,21 @@ class Answering(Localizer):
 
     position, sigma, state, known = np.zeros(3), 1.0, LOCALIZED, True
     asked: ClassVar[list[Query]] = []
-
-    @classmethod
-    def from_map(cls, bundle: MapBundle, device: torch.device, settings: Mapping[str, Any] | None = None) -> Localizer:
-        if set(settings or {}) - {"knob"}:
-            raise ConfigError(f"unknown {settings}")
-        return cls(bundle, device)
+    settings_class = Knobs
 
     def pose(self, query: Query) -> np.ndarray:
         T = np.eye(4)
         T[:3, 3] = self.position
         return T
 
-    def localize(self, query: Query) -> Estimate:
-        check_query(query)
-        self.check_camera(query.camera)
+    def find(self, query: Query, clock: Clock, keep_candidates: bool) -> Hypothesis:
         type(self).asked.append(query)
         T, covariance = self.pose(query), np.eye(6) * self.sigma**2
         diagnostics = {"position_sigma_m": self.sigma} if self.known else {}
-        return Estimate(
-            query.stamp_ns, T, covariance, 0.5, self.state, self.backend, self.map_id, query.scene or "town",
-            timings_ms={"work": 1.0}, diagnostics=diagnostics,
-        )  # fmt: skip
+        clock.lap("work")
+        return Hypothesis(
+            query.scene or "town", T, 0.5, covariance=covariance, state=self.state, diagnostics=diagnostics
+        )
 
 
 class Coarse(Answering):
@@ -124,7 +123,7 @@ def test_coarse_then_fine(cascade):
     assert (estimate.backend, estimate.map_id, estimate.scene) == ("cascade", cascade.id, "town")
     assert estimate.diagnostics["refined"] == 1.0 and estimate.diagnostics["refinement_failure"] == 0.0
     assert estimate.diagnostics["refinement_m"] == pytest.approx(0.4)
-    assert set(estimate.timings_ms) == {"coarse_work", "fine_work"}
+    assert set(estimate.timings_ms) == {"coarse_work", "coarse_assess", "fine_work", "fine_assess", "assess"}
     prior = Fine.asked[0].prior
     np.testing.assert_array_equal(prior.covariance, np.eye(6))
     np.testing.assert_allclose(estimate.covariance, np.eye(6) * 0.0025)

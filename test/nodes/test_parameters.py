@@ -9,7 +9,6 @@ import pytest
 
 from vloc_ros.errors import ConfigError
 from vloc_ros.localizers import base as registry
-from vloc_ros.localizers.base import Localizer
 from vloc_ros.nodes.parameters import (
     all_parameters,
     backend_parameters,
@@ -112,9 +111,3 @@ def test_settings_that_no_parameter_can_hold_are_left_out():
 
     (spec,) = settings_parameters("mine.", Settings)
     assert (spec.name, spec.default, spec.minimum, spec.doc) == ("mine.count", 3, 1, "How many.")
-
-
-def test_a_backend_that_does_not_name_its_settings_has_no_table(monkeypatch):
-    monkeypatch.setitem(registry.BUILT_IN, "silent", f"{Localizer.__module__}:Localizer")
-    assert backend_parameters("silent") == ()
-    assert "### `silent`\n\nNo table:" in markdown()

@@ -13,10 +13,10 @@ from vloc_ros.convert.sequence import write_sequence
 from vloc_ros.datasets.sequence import T_BODY_OPTICAL, PosedSequence
 from vloc_ros.geometry.rotations import matrix_to_quaternion, so3_exp
 from vloc_ros.geometry.se3 import se3_exp
-from vloc_ros.localizers.base import Localizer
+from vloc_ros.localizers.base import Hypothesis, Localizer
 from vloc_ros.maps import MapManifest, write_map
 from vloc_ros.maps.schema import Scene
-from vloc_ros.types import CameraModel, CandidateStep, Estimate, LocalizationState
+from vloc_ros.types import CameraModel, CandidateStep, LocalizationState
 
 CAMERA = CameraModel(32, 18, 20.0, 20.0, 15.5, 8.5)
 SECOND = 1_000_000_000
@@ -54,17 +54,14 @@ class KnowingLocalizer(Localizer):
     """Answers with the true pose and an error drawn from the covariance it states; ``lost`` stamps are improbable."""
 
     backend = "knowing"
+    offers_candidates = True
 
     def __init__(self, bundle, sequence: PosedSequence, lost=()) -> None:
         super().__init__(bundle, torch.device("cpu"))
         self.truth = dict(zip(sequence.stamps_ns.tolist(), sequence.T_map_cam, strict=True))
         self.lost = set(lost)
 
-    @classmethod
-    def from_map(cls, bundle, device, settings=None):
-        raise NotImplementedError
-
-    def localize(self, query, keep_candidates=False) -> Estimate:
+    def find(self, query, clock, keep_candidates) -> Hypothesis:
         random = np.random.default_rng(query.stamp_ns % 2**32)
         T = self.truth.get(query.stamp_ns, np.eye(4))
         sigma = random.uniform(0.05, 0.3)
@@ -83,10 +80,10 @@ class KnowingLocalizer(Localizer):
             for spread in spreads
         )
         state = LocalizationState.LOST if query.stamp_ns in self.lost else LocalizationState.LOCALIZED
-        return Estimate(
-            query.stamp_ns, estimate, np.diag(deviations**2), 0.9, state, self.backend, self.map_id, "drive", steps,
-            {"encode": 1.0 + random.uniform(), "search": 3.0 + random.uniform()},
-            {"nearest_reference": float((query.stamp_ns - START) // (SECOND // 10) // 4)},
+        clock.lap("search")
+        return Hypothesis(
+            "drive", estimate, 0.9, covariance=np.diag(deviations**2), state=state, candidates=steps,
+            diagnostics={"nearest_reference": float((query.stamp_ns - START) // (SECOND // 10) // 4)},
         )  # fmt: skip
 
 

@@ -13,6 +13,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,8 @@ import pytest
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 RESULTS = "VLOC_ROS_TEST_RESULTS"
-WHOLE_RUN_S = 900
+#: A test takes a minute at most where nothing else runs; with nothing ended for so long the process hangs.
+SILENCE_S = 600
 
 
 def _sourced_environment() -> dict[str, str] | str:
@@ -32,14 +34,17 @@ def _sourced_environment() -> dict[str, str] | str:
         return "no ROS 2: none is sourced and there is no /opt/ros/<distro>/setup.bash"
     reasons = []
     for setup in reversed(setups):
-        sourced = subprocess.run(
-            ["bash", "-c", f'source "{setup}" >/dev/null && env -0'], capture_output=True, timeout=60, check=False
-        )
+        try:
+            sourced = subprocess.run(
+                ["bash", "-c", f'source "{setup}" >/dev/null && env -0'], capture_output=True, timeout=60, check=False
+            )
+        except subprocess.TimeoutExpired:
+            return f"{setup} did not end within a minute"
         environment = dict(line.split("=", 1) for line in sourced.stdout.decode().split("\0") if "=" in line)
         environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment.get('PATH', '')}"
         probe = "import rclpy, tf2_ros, launch_ros, sensor_msgs.msg, std_srvs.srv, diagnostic_msgs.msg"
         tried = subprocess.run(
-            [sys.executable, "-c", probe], env=environment, capture_output=True, text=True, timeout=60, check=False
+            [sys.executable, "-c", probe], env=environment, capture_output=True, text=True, check=False
         )
         if tried.returncode == 0:
             return environment
@@ -86,39 +91,71 @@ def live(ros_session, tmp_path):
         yield harness
 
 
-def _run_elsewhere(session: pytest.Session) -> dict[str, dict[str, str]] | str:
-    """Results of all selected tests of this folder by node id, or why they cannot run."""
-    environment = _sourced_environment()
-    if isinstance(environment, str):
-        return environment
-    wanted = [item.nodeid for item in session.items if "live" in getattr(item, "fixturenames", ())]
-    results = Path(session.config._tmp_path_factory.getbasetemp()) / "ros_results.jsonl"  # type: ignore[attr-defined]
-    environment.update(
-        {
-            RESULTS: str(results),
-            # Sourcing ROS brings pytest plugins along that not every pytest survives.
-            "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
-            "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
-            "PYTHONPATH": f"{ROOT}{os.pathsep}{environment.get('PYTHONPATH', '')}",
-        }
-    )
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--import-mode=importlib", *wanted]
-    child = subprocess.Popen(
-        command, cwd=session.config.rootpath, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        text=True, start_new_session=True,
-    )  # fmt: skip
-    try:
-        output, _ = child.communicate(timeout=WHOLE_RUN_S)
-    except subprocess.TimeoutExpired:
-        os.killpg(child.pid, signal.SIGKILL)
-        output = f"the tests with ROS did not end within {WHOLE_RUN_S} s\n" + (child.communicate()[0] or "")
-    found: dict[str, dict[str, str]] = {}
-    if results.exists():
-        for line in results.read_text(encoding="utf-8").splitlines():
-            row = json.loads(line)
-            found[row["nodeid"]] = row
-    missing = {"outcome": "failed", "text": f"no result from the process with ROS:\n{output[-4000:]}"}
-    return {nodeid: found.get(nodeid, missing) for nodeid in wanted}
+class _Elsewhere:
+    """The process with ROS: started once in a run, whatever comes of it, and read as its tests end."""
+
+    def __init__(self, session: pytest.Session) -> None:
+        self.found: dict[str, dict[str, str]] = {}
+        self.over = ""  # why no more results come
+        wanted = [item.nodeid for item in session.items if "live" in getattr(item, "fixturenames", ())]
+        base = Path(session.config._tmp_path_factory.getbasetemp())  # type: ignore[attr-defined]
+        self.results, self.log = base / "ros_results.jsonl", base / "ros.log"
+        environment = _sourced_environment()
+        self.skip = environment if isinstance(environment, str) else ""
+        if isinstance(environment, str):
+            return
+        environment.update(
+            {
+                RESULTS: str(self.results),
+                # Sourcing ROS brings pytest plugins along that not every pytest survives.
+                "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
+                "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
+                "PYTHONPATH": f"{ROOT}{os.pathsep}{environment.get('PYTHONPATH', '')}",
+            }
+        )
+        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--import-mode=importlib"]
+        command += ["-o", "addopts=", *wanted]
+        with self.log.open("wb") as log:
+            self.child = subprocess.Popen(
+                command, cwd=session.config.rootpath, env=environment, stdout=log, stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )  # fmt: skip
+        session.config.add_cleanup(self.end)
+
+    def result(self, nodeid: str) -> dict[str, str]:
+        """How a test ended, as soon as it has; a failure when nothing has ended for :data:`SILENCE_S`."""
+        deadline = time.monotonic() + SILENCE_S
+        while nodeid not in self.found and not self.over:
+            ended = self.child.poll() is not None
+            if self._read():
+                deadline = time.monotonic() + SILENCE_S
+            elif ended:
+                self.over = f"the tests with ROS ended with exit code {self.child.returncode}"
+            elif time.monotonic() > deadline:
+                self.over = f"no test with ROS has ended for {SILENCE_S} s"
+                self.end()
+            else:
+                time.sleep(0.2)
+        if nodeid in self.found:
+            return self.found[nodeid]
+        output = self.log.read_text(encoding="utf-8", errors="replace")[-4000:]
+        return {"outcome": "failed", "text": f"no result: {self.over}\n{output}"}
+
+    def _read(self) -> bool:
+        """Whether there are new results."""
+        known = len(self.found)
+        if self.results.exists():
+            text = self.results.read_text(encoding="utf-8", errors="replace")
+            for line in text[: text.rfind("\n") + 1].splitlines():  # the last one may still be written
+                row = json.loads(line)
+                self.found[row["nodeid"]] = row
+        return len(self.found) > known
+
+    def end(self) -> None:
+        """End the process and what it started."""
+        if self.child.poll() is None:
+            os.killpg(self.child.pid, signal.SIGKILL)
+            self.child.wait()
 
 
 def pytest_collection_modifyitems(items):
@@ -128,18 +165,20 @@ def pytest_collection_modifyitems(items):
             item.add_marker("ros")
 
 
+ELSEWHERE: pytest.StashKey[_Elsewhere] = pytest.StashKey()
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_pyfunc_call(pyfuncitem):
     """In the outer process, replace the test's body by its result in the process with ROS."""
     if _in_child() or "live" not in pyfuncitem.fixturenames or HERE not in Path(pyfuncitem.path).parents:
         return None
-    session = pyfuncitem.session
-    if not hasattr(session, "_vloc_ros_results"):
-        session._vloc_ros_results = _run_elsewhere(session)
-    results = session._vloc_ros_results
-    if isinstance(results, str):
-        pytest.skip(results)
-    row = results[pyfuncitem.nodeid]
+    stash = pyfuncitem.config.stash
+    if ELSEWHERE not in stash:
+        stash[ELSEWHERE] = _Elsewhere(pyfuncitem.session)
+    if stash[ELSEWHERE].skip:
+        pytest.skip(stash[ELSEWHERE].skip)
+    row = stash[ELSEWHERE].result(pyfuncitem.nodeid)
     if row["outcome"] == "skipped":
         pytest.skip(row["text"])
     if row["outcome"] != "passed":

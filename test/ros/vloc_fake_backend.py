@@ -7,12 +7,12 @@ estimate. The right half is noise.
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 
 import numpy as np
 
-from vloc_ros.errors import ConfigError
-from vloc_ros.localizers.base import Localizer, check_query
-from vloc_ros.types import CandidateStep, Estimate, LocalizationState
+from vloc_ros.localizers.base import Hypothesis, Localizer
+from vloc_ros.types import CandidateStep, LocalizationState
 
 WIDTH, HEIGHT = 64, 48
 
@@ -24,33 +24,34 @@ def paint(x_m: float, y_m: float, confident: bool = True) -> np.ndarray:
     return image
 
 
+@dataclass(frozen=True)
+class FakeSettings:
+    """Of the fake.
+
+    :param delay_s: of every frame.
+    :param broken: fail to warm up.
+    """
+
+    delay_s: float = 0.0
+    broken: bool = False
+
+
 class FakeLocalizer(Localizer):
     """See the module's text. Setting ``delay_s`` makes it slow, ``broken`` makes warming up fail."""
 
     backend = "fake"
+    settings_class = FakeSettings
+    offers_candidates = True
 
-    @classmethod
-    def from_map(cls, bundle, device, settings=None):
-        made = cls(bundle, device)
-        made._settings = {"delay_s": 0.0, "broken": False, **bundle.manifest.settings, **(settings or {})}
-        unknown = set(made._settings) - {"delay_s", "broken"}
-        if unknown:
-            raise ConfigError(f"fake: unknown settings {sorted(unknown)}")
+    def load(self, bundle):
         bundle.tensors("weights.safetensors")
-        return made
-
-    @property
-    def settings(self):
-        return self._settings
 
     def warm_up(self):
-        if self._settings["broken"]:
+        if self.settings.broken:
             raise RuntimeError("broken on purpose")
 
-    def localize(self, query):
-        check_query(query)
-        if self._settings["delay_s"]:
-            time.sleep(self._settings["delay_s"])
+    def find(self, query, clock, keep_candidates):
+        time.sleep(self.settings.delay_s)
         width = query.image_rgb.shape[1]
         red, green, blue = query.image_rgb[:, : width // 2 - width // 16].reshape(-1, 3).mean(axis=0)
         T = np.eye(4)
@@ -61,15 +62,12 @@ class FakeLocalizer(Localizer):
         candidates = np.tile(T, (5, 1, 1))
         candidates[:, 0, 3] += np.linspace(0.0, 0.4, 5)
         step = CandidateStep(candidates, np.linspace(1.0, 0.2, 5), np.array([0, 1]))
-        return Estimate(
-            stamp_ns=query.stamp_ns,
-            T_map_cam=T,
+        clock.lap("search")
+        return Hypothesis(
+            self.manifest.scenes[0].name,
+            T,
+            0.9 if confident else 0.05,
             covariance=np.diag([0.01, 0.01, 0.01, 1e-4, 1e-4, 1e-4]),
-            score=0.9 if confident else 0.05,
             state=LocalizationState.LOCALIZED if confident else LocalizationState.LOST,
-            backend=self.backend,
-            map_id=self.map_id,
-            scene=self.manifest.scenes[0].name,
-            candidates=(step,),
-            timings_ms={"search": 1.0},
+            candidates=(step,) if keep_candidates else (),
         )

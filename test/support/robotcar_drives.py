@@ -6,7 +6,9 @@ import cv2
 import numpy as np
 
 from vloc_ros.datasets.formats import open_source
-from vloc_ros.datasets.robotcar import DATUM, map_ned, sensor_mountings
+from vloc_ros.datasets.robotcar import DATUM
+from vloc_ros.datasets.robotcar.poses import map_ned
+from vloc_ros.datasets.robotcar.sensors import sensor_mountings
 from vloc_ros.geometry.geodesy import Datum
 from vloc_ros.geometry.rotations import euler_to_matrix, matrix_to_euler
 from vloc_ros.geometry.se3 import make_transform

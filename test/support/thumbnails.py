@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import ClassVar
 
 import cv2
 import numpy as np
 import torch
 
-from vloc_ros.errors import ConfigError, TrainingError
+from vloc_ros.errors import TrainingError
 from vloc_ros.geometry.vectors import from_vectors, to_vectors
 from vloc_ros.images.preprocess import Preprocess
-from vloc_ros.localizers.base import Localizer, check_query
-from vloc_ros.maps import MapManifest, read_map, write_map
-from vloc_ros.settings import ranged, settings_from_mapping
-from vloc_ros.types import Estimate, LocalizationState
-from vloc_train.training.provenance import scene_of
-from vloc_train.training.registry import Trainer
+from vloc_ros.localizers.base import Hypothesis, Localizer
+from vloc_ros.maps import read_map
+from vloc_ros.settings import ranged
+from vloc_ros.types import LocalizationState
+from vloc_train.training.recipe import Contents, Trainer
+from vloc_train.training.settings import RunSettings
 
 FILE = "database.safetensors"
 
@@ -27,18 +27,19 @@ def thumbnail(image: np.ndarray, size: int) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class Settings:
-    """:param size: of the thumbnail. :param fail: raise instead. :param other: a map. :param seed: unused."""
+class Settings(RunSettings):
+    """:param size: of the thumbnail. :param fail: raise instead. :param other: a map."""
+
+    PRESETS: ClassVar = {"small": {}}
 
     size: int = ranged(6, minimum=1)
     fail: str = ""
     other: str = ""
-    seed: int = 0
 
 
 @dataclass
 class Made:
-    """What :func:`run` was asked for, for tests that count."""
+    """What the trainer was asked for, for tests that count."""
 
     out: list[str] = field(default_factory=list)
 
@@ -46,64 +47,70 @@ class Made:
 MADE = Made()
 
 
-def run(scenes, out, settings, options, calibration=None, work_dir=None, about=None, extractor=None):
-    if settings.fail == "bug":
-        raise ZeroDivisionError(settings.fail)
-    if settings.fail:
-        raise TrainingError(settings.fail)
-    if settings.other:
-        read_map(settings.other)
-    MADE.out.append(str((about or {}).get("step", "?")))
-    drives = [d for group in scenes.values() for d in group]
-    rows = np.stack([thumbnail(image, settings.size) for d in drives for _, image in d.frames()])
-    poses = to_vectors(np.concatenate([d.T_map_cam for d in drives]))
-    tensors = {
-        "map.descriptors": torch.from_numpy(rows).half(),
-        "map.poses": torch.from_numpy(poses),
-        "map.origin": torch.zeros(len(rows), dtype=torch.uint8),
-    }
-    camera = drives[0].camera
-    manifest = MapManifest(
-        backend="thumbnails", scenes=(scene_of("map", poses[:, :3]),), camera=camera,
-        preprocessing=Preprocess(camera.width, camera.height).settings(), settings={"size": settings.size},
-    )  # fmt: skip
-    return write_map(out, manifest, {FILE: tensors}, overwrite=out.exists())
+class ThumbnailTrainer(Trainer):
+    """A thumbnail of every frame. Nothing is held out, whatever is asked for."""
+
+    backend = "thumbnails"
+    settings_class = Settings
+    takes = "any"
+    builds = temporary = True
+
+    def run(self, scenes, out, settings, options=None, calibration=None, work_dir=None, about=None, extractor=None,
+            hold_out="none"):  # fmt: skip
+        if settings.fail == "bug":
+            raise ZeroDivisionError(settings.fail)
+        if settings.fail:
+            raise TrainingError(settings.fail)
+        if settings.other:
+            read_map(settings.other)
+        MADE.out.append(str((about or {}).get("step", "?")))
+        return super().run(scenes, out, settings, options, None, work_dir, about, extractor, "none")
+
+    def prepare(self, job):
+        camera = next(iter(job.splits.values())).drives[0].camera
+        return Preprocess(camera.width, camera.height)
+
+    def make(self, job):
+        drives = [d for name in job.splits for d in job.drives(name)]
+        rows = np.stack([thumbnail(image, job.settings.size) for d in drives for _, image in d.frames()])
+        tensors = {
+            "map.descriptors": torch.from_numpy(rows).half(),
+            "map.poses": torch.from_numpy(to_vectors(np.concatenate([d.T_map_cam for d in drives]))),
+            "map.origin": torch.zeros(len(rows), dtype=torch.uint8),
+        }
+        return Contents({FILE: tensors}, {"size": job.settings.size})
 
 
-TRAINER = Trainer(("small",), lambda name, changes, where: settings_from_mapping(Settings, changes, where), run)
+TRAINER = ThumbnailTrainer()
+
+
+@dataclass(frozen=True)
+class ThumbnailSettings:
+    size: int = 6
+    last: bool = False
+    lost: bool = False
+    prior: bool = False
 
 
 class Thumbnails(Localizer):
     """Nearest thumbnail; every fifth frame is called LOST if ``lost`` is set; the prior itself if ``prior`` is."""
 
     backend = "thumbnails"
+    settings_class = ThumbnailSettings
 
-    def __init__(self, bundle, device, settings):
-        super().__init__(bundle, device)
-        unknown = set(settings or {}) - {"last", "lost", "prior"}
-        if unknown:
-            raise ConfigError(f"unknown setting {sorted(unknown)}")
+    def load(self, bundle):
         tensors = bundle.tensors(FILE)
         self.rows = tensors["map.descriptors"].float().numpy()
         self.T = from_vectors(tensors["map.poses"])
         self.size = int(bundle.manifest.settings["size"])
         self.asked = 0
-        self.last, self.lost, self.believes = (bool((settings or {}).get(k)) for k in ("last", "lost", "prior"))
 
-    @classmethod
-    def from_map(cls, bundle, device, settings: Any = None):
-        return cls(bundle, device, settings)
-
-    def localize(self, query):
-        check_query(query)
+    def find(self, query, clock, keep_candidates):
         self.asked += 1
-        if self.believes and query.prior is not None:
-            T = query.prior.T_map_cam
-            return Estimate(query.stamp_ns, T, query.prior.covariance, 0.5, LocalizationState.LOCALIZED, self.backend,
-                            self.map_id)  # fmt: skip
+        scene, good = self.manifest.scenes[0].name, LocalizationState.LOCALIZED
+        if self._settings.prior and query.prior is not None:
+            return Hypothesis(scene, query.prior.T_map_cam, 0.5, covariance=query.prior.covariance, state=good)
         distance = np.abs(self.rows - thumbnail(query.image_rgb, self.size)).sum(axis=1)
-        row = int(distance.argmax() if self.last else distance.argmin())
-        state = LocalizationState.LOST if self.lost and self.asked % 5 == 0 else LocalizationState.LOCALIZED
-        return Estimate(
-            query.stamp_ns, self.T[row], np.eye(6) * 4.0, 0.5, state, self.backend, self.map_id
-        )  # fmt: skip
+        row = int(distance.argmax() if self._settings.last else distance.argmin())
+        state = LocalizationState.LOST if self._settings.lost and self.asked % 5 == 0 else good
+        return Hypothesis(scene, self.T[row], 0.5, covariance=np.eye(6) * 4.0, state=state)

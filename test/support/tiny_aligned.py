@@ -80,7 +80,6 @@ def settings(**changes: Any) -> TrainSettings:
         "augment": AugmentSettings(photometric=0.0, blur=0.0, erase=0.0, rotate_deg=(0.0, 0.0, 0.0)),
         "image_width": CAMERA.width, "image_height": CAMERA.height, "both_ways": True, "clamp_px": 50.0,
         "epochs": 2, "batch_size": 4, "learning_rate": 5e-3, "damping_rate": 10.0, "precision": "float32",
-        "hold_out": 4,
     }  # fmt: skip
     return TrainSettings(**{**base, **changes})
 

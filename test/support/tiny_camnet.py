@@ -7,11 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import tiny_drive
+import tiny_job
 import torch
 
 from vloc_ros.localizers.camnet.network import CamNetNetwork
 from vloc_ros.localizers.camnet.settings import InferenceSettings, NetworkSettings
-from vloc_train.camnet.export import export_map
+from vloc_train.camnet.export import map_contents
 from vloc_train.camnet.settings import MiningSettings, TrainSettings
 from vloc_train.training.augment import AugmentSettings
 from vloc_train.training.frames import FrameSet
@@ -38,7 +39,8 @@ def network(
 def written(path: Path, scenes: Sequence[FrameSet], made: CamNetNetwork | None = None, **inference) -> Path:
     """A map whose database are these frames."""
     settings = InferenceSettings(**inference)
-    export_map(made or network(), scenes, settings, tiny_drive.preprocess(), path, provenance={"data": "test"})
+    contents = map_contents(made or network(), scenes, settings, tiny_drive.preprocess())
+    tiny_job.written(contents, "camnet", scenes, tiny_drive.preprocess(), path, provenance={"data": "test"})
     return path
 
 
@@ -52,7 +54,7 @@ def train_settings(**changes) -> TrainSettings:
     base = {
         "network": NetworkSettings(**NETWORK), "image_width": tiny_drive.WIDTH, "image_height": tiny_drive.HEIGHT,
         "epochs": 2, "batch_size": 8, "optimizer": "adamw", "learning_rate": 3e-3, "schedule": "cosine",
-        "precision": "float32", "hold_out": 4, "rotation_weight": 10.0, "pairs": "group", "weight_average": 0.9,
+        "precision": "float32", "rotation_weight": 10.0, "pairs": "group", "weight_average": 0.9,
         "mining": MiningSettings(similarity="assumed_depth", reach_m=8.0),
         "inference": InferenceSettings(rotation_weight_m=18.0),
         "augment": AugmentSettings(photometric=0.1, blur=0.0, erase=0.0, rotate_deg=(0.0, 1.0, 0.0)),

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import tiny_drive
 import tiny_extractor
+import tiny_job
 
-from vloc_train.copr.settings import TrainSettings, preset
-from vloc_train.copr.train import train_copr
-from vloc_train.retrieval.build import build_retrieval
+from vloc_train.copr.settings import TrainSettings
+from vloc_train.copr.train import TRAINER
+from vloc_train.retrieval.build import BUILDER
 from vloc_train.retrieval.settings import BuildSettings
 from vloc_train.training.run import RunOptions
 
@@ -24,21 +25,13 @@ def settings(**changes) -> TrainSettings:
         "epochs": 40,
         "anchors_per_frame": 4,
     }
-    return preset("small", {**base, **changes})
+    return TrainSettings.preset("small", {**base, **changes})
 
 
 def retrieval_map(folder: Path, count: int = 40):
     """A retrieval map of a lap, with an extractor of random weights."""
-    source = folder / "source"
-    made = tiny_extractor.descriptor()
-    from vloc_train.retrieval.build import build_retrieval_map
-    from vloc_train.retrieval.settings import DatabaseChoice
-
-    build_retrieval_map(
-        source, made, [tiny_drive.frames(12, "map")], [tiny_drive.frames(8, "map", phase=0.05)], DatabaseChoice(),
-        BuildSettings().retrieval, provenance={}, work=folder / "work",
-    )  # fmt: skip
-    return build_retrieval(
+    source = tiny_job.descriptor_map(folder / "source", tiny_extractor.descriptor()).path
+    return BUILDER.run(
         {"map": [tiny_drive.drive(count)]}, folder / "retrieval", BuildSettings(), OPTIONS,
         {"map": [tiny_drive.drive(30, "other", phase=0.07)]}, extractor=source,
     )  # fmt: skip
@@ -46,7 +39,7 @@ def retrieval_map(folder: Path, count: int = 40):
 
 def regressor_map(folder: Path, extractor: Path, **changes):
     """A map with a trained H."""
-    return train_copr(
+    return TRAINER.run(
         {"map": [tiny_drive.drive(40)]}, folder / "copr", settings(**changes), OPTIONS,
         {"map": [tiny_drive.drive(30, "other", phase=0.07)]}, extractor=extractor,
     )  # fmt: skip

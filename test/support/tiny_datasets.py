@@ -6,7 +6,9 @@ import cv2
 import numpy as np
 from tiny_drive import circle, picture
 
-from vloc_ros.datasets.robotcar import DATUM, map_ned, sensor_mountings
+from vloc_ros.datasets.robotcar import DATUM
+from vloc_ros.datasets.robotcar.poses import map_ned
+from vloc_ros.datasets.robotcar.sensors import sensor_mountings
 from vloc_ros.datasets.robotcar_seasons import T_MAP_WORLD
 from vloc_ros.geometry.geodesy import Datum, geodetic_to_ecef
 from vloc_ros.geometry.rotations import matrix_to_euler, matrix_to_quaternion

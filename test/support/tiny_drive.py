@@ -103,7 +103,7 @@ def settings(**changes: Any) -> TrainSettings:
     base: dict[str, Any] = {
         "image_width": WIDTH, "image_height": HEIGHT, "epochs": 3, "batch_size": 8, "learning_rate": 2e-3,
         "train_candidates": 16, "train_initial": 32, "precision": "float32", "validate_every": 2,
-        "validation_frames": 4, "hold_out": 4, "augment": AugmentSettings(),
+        "validation_frames": 4, "augment": AugmentSettings(),
     }  # fmt: skip
     return TrainSettings(network=NetworkSettings(**network), search=SearchSettings(**search), **{**base, **changes})
 
@@ -138,12 +138,12 @@ def learnable(**changes: Any) -> TrainSettings:
 @functools.cache
 def trained_map() -> Path:
     """A calibrated map of one lap, trained once in a test run; its training log lies in ``map.work/log``."""
-    from vloc_train.imposing.train import train_imposing
+    from vloc_train.imposing.train import TRAINER
     from vloc_train.training.run import RunOptions
 
     folder = Path(tempfile.mkdtemp(prefix="vloc-test-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    train_imposing(
+    TRAINER.run(
         {"map": [drive(40)]},
         folder / "map",
         learnable(),

@@ -7,10 +7,10 @@ from typing import Any
 import torch
 
 from vloc_ros.images.preprocess import Preprocess
-from vloc_ros.localizers.retrieval.descriptor import Descriptor, preprocess_for
-from vloc_ros.localizers.retrieval.extractors import Extractor, build_extractor
+from vloc_ros.localizers.retrieval.descriptor import Descriptor, build_extractor, preprocess_for
+from vloc_ros.localizers.retrieval.extractors import Extractor
 from vloc_ros.localizers.retrieval.settings import ExtractorSettings
-from vloc_train.retrieval.settings import TrainSettings, preset
+from vloc_train.retrieval.settings import TrainSettings
 
 SHAPE: dict[str, Any] = {
     "backbone": "resnet10t",
@@ -46,7 +46,7 @@ def settings(kind: str = "distance", **changes: Any) -> TrainSettings:
         "sampling": {"batch_size": 16, "group_size": 4, "near_m": 8.0, "near_deg": None, "positive_m": 4.0,
                      "positive_deg": None, **changes.pop("sampling", {})},
         "augment": {"photometric": 0.2, "blur": 0.0, "erase": 0.0, "rotate_deg": [0.0, 0.0, 0.0]},
-        "epochs": 30, "max_minutes": None, "learning_rate": 3e-3, "weight_average": 0.9, "warm_up": 5,
-        "precision": "float32", "validate_every": 2, "hold_out": 4, "fit_images": 40,
+        "epochs": 30, "max_minutes": None, "learning_rate": 3e-3, "weight_average": 0.9,
+        "precision": "float32", "validate_every": 2, "fit_images": 40,
     }  # fmt: skip
-    return preset("small", {**base, **changes}, "test")
+    return TrainSettings.preset("small", {**base, **changes}, "test")

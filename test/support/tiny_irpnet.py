@@ -18,9 +18,9 @@ from vloc_ros.geometry.vectors import to_vectors
 from vloc_ros.localizers.retrieval.database import DATABASE_FILE, Database
 from vloc_ros.localizers.retrieval.descriptor import EXTRACTOR_FILE, Descriptor
 from vloc_ros.maps import MapBundle, MapManifest, write_map
-from vloc_train.irpnet.settings import TrainSettings, preset
-from vloc_train.irpnet.train import train_irpnet
-from vloc_train.retrieval.describe import describe_frames
+from vloc_train.irpnet.settings import TrainSettings
+from vloc_train.irpnet.train import TRAINER
+from vloc_train.retrieval.database import describe_frames
 from vloc_train.training.provenance import scene_of
 from vloc_train.training.run import RunOptions
 
@@ -86,12 +86,12 @@ def settings(**changes: Any) -> TrainSettings:
         "augment": {"photometric": 0.05}, "copies": 3, "epochs": 80, "batch_size": 16, "learning_rate": 3e-3,
         "validate_every": 3,
     }  # fmt: skip
-    return preset("small", {**base, **changes}, "test")
+    return TrainSettings.preset("small", {**base, **changes}, "test")
 
 
 def train(name: str, made: TrainSettings | None = None, **more: Any) -> MapBundle:
     """A map of one lap, calibrated on another."""
-    return train_irpnet(
+    return TRAINER.run(
         {"map": [tiny_drive.drive(60)]},
         folder() / name,
         made or settings(),

@@ -1,4 +1,4 @@
-"""A trainer's module on tiny drives, and its gradient in one of several processes (spawned ones must import it)."""
+"""ImPosing's module on tiny drives, and the gradient that one of several processes computes."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import dataclasses
 
 import tiny_drive
 import torch
-import torch.distributed
 
-from vloc_train.imposing.data import Batch, KeyedFrames, KeyedSampler
+from vloc_train.imposing.data import Batch, KeyedFrames
 from vloc_train.imposing.module import ImPosingModule
+from vloc_train.training.sampling import KeyedSampler
 
 
 def learner(count: int = 20, scenes: int = 1, **changes) -> tuple[ImPosingModule, KeyedFrames]:
@@ -36,13 +36,3 @@ def gradient(rank: int, world: int, scenes: int) -> torch.Tensor:
     loss, _ = module.loss(doubled(data.collate([data[item] for item in items])))
     loss.backward()
     return torch.cat([p.grad.flatten() for p in module.network.parameters() if p.grad is not None])
-
-
-def gradient_in_process(rank: int, world: int, scenes: int, port: int, path: str) -> None:
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=world)
-    mine = gradient(rank, world, scenes)
-    torch.distributed.all_reduce(mine)
-    if rank == 0:
-        torch.save(mine / world, path)
-    torch.distributed.destroy_process_group()

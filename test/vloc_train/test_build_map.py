@@ -16,12 +16,11 @@ from typer.testing import CliRunner
 from vloc_ros.convert.sequence import write_sequence
 from vloc_ros.datasets.problems import Problems
 from vloc_ros.errors import ConfigError, DatasetError
-from vloc_ros.evaluation.document import Document
 from vloc_ros.geometry.geodesy import Datum
 from vloc_ros.maps import read_map
 from vloc_train import cli
 from vloc_train.build_map import make_map
-from vloc_train.cli_options import bag_options, drive_settings
+from vloc_train.cli_options import DriveOptions, MakeOptions
 from vloc_train.frame_choice.settings import HoldOutSettings, OwnDriveSettings, SelectionSettings
 from vloc_train.imposing.train import TRAINER
 from vloc_train.training.registry import BUILDERS, TRAINERS, find, maker_for
@@ -74,12 +73,12 @@ def test_the_report_is_whole(made):
     assert (made[1] / "map.work").is_dir() and not list((made[1]).glob("map.work/*partial*"))
 
 
-def test_all_frames_and_every_tenth_held_out(tmp_path):
-    own = replace(OWN, hold_out=HoldOutSettings(kind="every"))
+def test_all_frames_and_every_fourth_held_out(tmp_path):
+    own = replace(OWN, hold_out=HoldOutSettings(kind="every", every=4))
     bundle = make_map(
         TRAINER, {"map": [two_laps(20)]}, tmp_path / "map", tiny_drive.settings(epochs=1), OPTIONS, own, select=False
     )
-    assert bundle.manifest.provenance["frames"] == {"map": 30}  # hold_out = 4 of the tiny settings
+    assert bundle.manifest.provenance["frames"] == {"map": 30}
     assert "left_out" not in bundle.manifest.provenance
 
 
@@ -153,7 +152,9 @@ def test_every_backend_has_a_maker():
     assert maker_for("retrieval", "small") is find(TRAINERS, "retrieval", "")
     assert maker_for("camnet") is find(TRAINERS, "camnet", "")
     assert maker_for("camnet", None, True) is find(BUILDERS, "camnet", "")
-    with pytest.raises(ConfigError, match="expected a backend out of"):
+    with pytest.raises(ConfigError, match="found 'copr', which has no map build"):
+        find(BUILDERS, "copr", "map build")
+    with pytest.raises(ConfigError, match="expected a known backend of map build"):
         maker_for("nothing")
 
 
@@ -180,30 +181,33 @@ def test_one_command(tmp_path, monkeypatch):
 
 
 def test_options_of_bags():
-    made = bag_options(truth="/t", extrinsics="1,0,1.5,0,0,0", datum="48.1, 11.5, 500", time_offset=0.0)
-    assert made == {
-        "truth": "/t", "time_offset_s": 0.0, "extrinsics": [1, 0, 1.5, 0, 0, 0], "datum": [48.1, 11.5, 500.0]
+    made = DriveOptions(truth="/t", extrinsics="1,0,1.5,0,0,0", datum="48.1, 11.5, 500", time_offset=0.0)
+    assert made.bag_options() == {
+        "time_offset_s": 0.0, "extrinsics": [1, 0, 1.5, 0, 0, 0], "datum": [48.1, 11.5, 500.0]
     }  # fmt: skip
     with pytest.raises(ConfigError, match="--extrinsics: expected 6 or 12 or 16 numbers between commas, found 2"):
-        bag_options(extrinsics="1,2")
+        DriveOptions(extrinsics="1,2").bag_options()
     with pytest.raises(ConfigError, match="--datum: expected numbers"):
-        bag_options(datum="a,b,c")
+        DriveOptions(datum="a,b,c").bag_options()
 
 
 def test_settings_of_drives():
-    own = drive_settings(["selection.blur=0.2"], 1.0, None, "gaps")
+    def drive_settings(**given):
+        return MakeOptions(backend="imposing", data=["x"], out=Path("y"), **given).drive_settings()
+
+    own = drive_settings(drive_set=["selection.blur=0.2"], spacing_m=1.0, hold_out="gaps")
     assert (own.selection.blur, own.selection.spacing_m, own.hold_out.kind) == (0.2, 1.0, "gaps")
     with pytest.raises(ConfigError, match="kind: expected one of"):
-        drive_settings(None, None, None, "sometimes")
+        drive_settings(hold_out="sometimes")
+    every = drive_settings(hold_out="every:7", drive_set=["hold_out.share=0.3"]).hold_out
+    assert (every.kind, every.every, every.share) == ("every", 7, 0.3)
+    for text in ("every:x", "gaps:3"):
+        with pytest.raises(ConfigError, match=r"expected every:N"):
+            drive_settings(hold_out=text)
 
 
-def test_documents_are_escaped(tmp_path):
-    document = Document("a < b")
-    document.paragraph("say `vloc` & <go>")
-    document.table(["x"], [["a|b"]])
-    document.link("more", tmp_path / "other folder" / "report.md")
-    markdown, page = document.write(tmp_path / "report")
-    text = Path(page).read_text()
-    assert "<h1>a &lt; b</h1>" in text and "<code>vloc</code> &amp; &lt;go&gt;" in text
-    assert 'href="../other%20folder/report.md"' in text
-    assert "a\\|b" in Path(markdown).read_text() and "(../other%20folder/report.md)" in Path(markdown).read_text()
+def test_the_old_setting_of_the_hold_out_is_still_read(caplog):
+    options = MakeOptions(backend="imposing", data=["x"], out=Path("y"))
+    changes = {"hold_out": 10, "epochs": 3}
+    cli._old_hold_out(options, changes)
+    assert options.hold_out == "every:10" and changes == {"epochs": 3} and "--hold-out every:10" in caplog.text

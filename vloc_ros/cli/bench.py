@@ -16,6 +16,14 @@ from vloc_ros.errors import ConfigError
 
 __all__ = ["bench"]
 
+#: The backends that have a benchmark, and the options that theirs takes besides those of all.
+_OPTIONS = {
+    "imposing": ("--map", "--accuracy"),
+    "irpnet": (),
+    "retrieval": ("--map", "--queries", "--rows"),
+    "pixloc": ("--map",),
+}
+
 
 def bench(
     backend: Annotated[
@@ -47,46 +55,48 @@ def bench(
     repeats: Annotated[int, typer.Option(min=1, help="Timed calls of each stage.")] = 50,
 ) -> None:
     """Measure a backend's stages, throughput and memory against the direct transcription of its paper."""
+    if backend not in _OPTIONS:
+        raise ConfigError(f"bench: expected a backend that can be measured ({', '.join(_OPTIONS)}), found {backend!r}")
+    given = {"--map": map_path, "--accuracy": accuracy, "--queries": queries, "--rows": rows}
+    for option, value in given.items():
+        if value and option not in _OPTIONS[backend]:
+            takers = " or ".join(name for name, options in _OPTIONS.items() if option in options)
+            raise ConfigError(f"bench {backend}: {option} is an option of the benchmark of {takers}; leave it out")
+    if accuracy is not None and map_path is None:
+        raise ConfigError("bench: --accuracy needs a trained map: add --map")
     _find_benches()
-    from bench.imposing import bench_imposing
-    from bench.irpnet import bench_irpnet
-    from bench.pixloc import bench_pixloc
-    from bench.retrieval import SIZES, bench_retrieval
     from bench.timing import threads_of
     from vloc_ros.localizers.base import select_device
 
-    if backend not in ("imposing", "irpnet", "retrieval", "pixloc"):
-        raise ConfigError(
-            f"bench: expected a backend that can be measured (imposing, irpnet, retrieval, pixloc), found {backend!r}"
-        )
-    if backend == "irpnet" and map_path is not None:
-        raise ConfigError("bench irpnet: measures the paper's settings with random weights; leave out --map")
-    if backend != "retrieval" and (queries is not None or rows):
-        raise ConfigError("bench: --queries and --rows are of the benchmark of retrieval: vloc bench retrieval")
-    if backend != "imposing" and accuracy is not None:
-        raise ConfigError("bench: --accuracy is of the benchmark of imposing; retrieval takes --queries")
-    if accuracy is not None and map_path is None:
-        raise ConfigError("bench: --accuracy needs a trained map: add --map")
     where = select_device(device)
     with threads_of(2 if threads is None and backend == "retrieval" else threads):
         if backend == "irpnet":
+            from bench.irpnet import bench_irpnet
+
             result = bench_irpnet(where, repeats)
         elif backend == "retrieval":
+            from bench.retrieval import SIZES, bench_retrieval
+
             result = bench_retrieval(map_path, queries, where, rows or SIZES, repeats)
         elif backend == "pixloc":
+            from bench.pixloc import bench_pixloc
+
             result = bench_pixloc(map_path, where, repeats)
         else:
+            from bench.imposing import bench_imposing
+
             result = bench_imposing(map_path, where, repeats, accuracy_bag=accuracy)
+    _show(result, backend)
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(json.dumps(result, indent=2) + "\n")
+        Console().print(f"written: {out}", markup=False)
+
+
+def _show(result: dict[str, Any], backend: str) -> None:
     title = Text(f"{result['map']} on {result['device']}")
-    table = (
-        _searches(result, title)
-        if backend == "retrieval"
-        else Table("stage", "p50 ms", "p95 ms", "max ms", title=title)
-    )
-    for row in result["rows"] if backend != "retrieval" else ():
-        table.add_row(row["name"], *(f"{row[key]:.2f}" for key in ("ms_p50", "ms_p95", "ms_max")))
     console = Console()
-    console.print(table)
+    console.print(_searches(result, title) if backend == "retrieval" else _stages(result, title))
     for key in (
         "precision", "speedup_vs_naive", "max_abs_difference", "pose_difference_float64", "pose_difference_default_m",
         "precision_m", "error_m", "floor_ms", "times_floor", "memory_bytes", "bytes_per_observation", "parameters",
@@ -94,10 +104,13 @@ def bench(
     ):  # fmt: skip
         if key in result:
             console.print(f"{key}: {result[key]}", markup=False)
-    if out is not None:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(json.dumps(result, indent=2) + "\n")
-        console.print(f"written: {out}", markup=False)
+
+
+def _stages(result: dict[str, Any], title: Text) -> Table:
+    table = Table("stage", "p50 ms", "p95 ms", "max ms", title=title)
+    for row in result["rows"]:
+        table.add_row(row["name"], *(f"{row[key]:.2f}" for key in ("ms_p50", "ms_p95", "ms_max")))
+    return table
 
 
 def _searches(result: dict[str, Any], title: Text) -> Table:

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-import re
+import inspect
+import types
+import typing
 from enum import Enum
+from functools import cache
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, Optional, Union
 
 import typer
-from rich.markup import escape
+import yaml
 from typer.core import TyperCommand
 
 from vloc_ros.cli.progress import progress_bar
-from vloc_ros.convert.sequence import Summary
 from vloc_ros.convert.source import Conversion, convert_source
 from vloc_ros.datasets.formats import FORMATS, Source, detect
-from vloc_ros.settings import assigned, describe_settings
+from vloc_ros.errors import ConfigError
+from vloc_ros.settings import SettingDescription, assigned, describe_settings, numbers_of, settings_from_mapping
 
 __all__ = ["app", "format_options"]
 
@@ -37,14 +40,6 @@ class ImageFormatName(str, Enum):
     raw = "raw"
     png = "png"
     jpeg = "jpeg"
-
-
-class WorldName(str, Enum):
-    """How the world of the poses stands."""
-
-    camera = "camera"
-    y_up = "y_up"
-    z_up = "z_up"
 
 
 class PartName(str, Enum):
@@ -91,89 +86,104 @@ SetOption = Annotated[
 FormatOption = Annotated[
     ImageFormatName | None, typer.Option("--image-format", help="raw: Image; png, jpeg: CompressedImage.")
 ]
+#: Where a command keeps the options of its layout that were given.
+_GIVEN = "vloc_ros.layout_options"
 
 
-def numbers(text: str | None, count: int, option: str) -> tuple[float, ...] | None:
-    """``count`` comma-separated numbers, or a usage error."""
-    if text is None:
-        return None
-    try:
-        values = tuple(float(v) for v in text.split(","))
-    except ValueError as error:
-        raise typer.BadParameter(f"expected {count} numbers with commas, found {text!r}", param_hint=option) from error
-    if len(values) != count:
-        raise typer.BadParameter(f"expected {count} numbers, found {len(values)}", param_hint=option)
-    return values
+class _LayoutCommand(TyperCommand):
+    """A command that takes its layout's options, too; the reader is imported when somebody asks for them."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        *params, help_option = super().get_params(ctx)
+        return [*params, *_layout_options(str(self.name)), help_option]
 
 
-@app.command()
-def kitti(
-    source: Annotated[Path, typer.Argument(metavar="SRC", help="KITTI root, sequences/NN, or a flat folder.")],
-    out: Out,
-    layout: Annotated[
-        str | None, typer.Option(help="odometry or flat (images, poses.txt, times*.txt); default: found out.")
-    ] = None,
-    sequence: Annotated[str | None, typer.Option(help="Sequence of a KITTI root, for example 00.")] = None,
-    images: Annotated[str | None, typer.Option(help="Image folder: image_2, left, right, rgb, ...")] = None,
-    intrinsics: Annotated[
-        str | None, typer.Option(metavar="FX,FY,CX,CY", help="In pixels of the images; default: calib.txt or K.txt.")
-    ] = None,
-    camera_offset: Annotated[
-        str | None,
-        typer.Option(
-            metavar="X,Y,Z",
-            help="Where this camera sits in the axes of the camera of poses.txt (m; x right, y down, z forward).",
-        ),
-    ] = None,
-    rate: Annotated[float, typer.Option(help="Frames a second where there is no times file.")] = 10.0,
-    world: Annotated[
-        WorldName, typer.Option(help="How the poses' world stands: as its first camera (KITTI), or with y or z up.")
-    ] = WorldName.camera,
-    frames: FramesOption = None,
-    hold_out: HoldOutOption = None,
-    part: PartOption = PartName.train,
-    odometry_noise: NoiseOption = None,
-    seed: SeedOption = 0,
-    image_format: FormatOption = None,
-    storage: StorageOption = StorageName.mcap,
-    overwrite: OverwriteOption = False,
-    keep_going: KeepGoingOption = False,
-    resume: ResumeOption = True,
-) -> None:
-    """KITTI odometry, or a flat folder of the same files. Images are copied unchanged without --image-format."""
-    from vloc_ros.convert.source import convert_kitti
-    from vloc_ros.datasets.kitti import KittiOptions
+@cache
+def _layout_options(layout: str) -> list[Any]:
+    """``--camera-offset X,Y,Z`` of a layout's setting ``camera_offset`` and so on, as typer makes options."""
+    options = FORMATS[layout].reader().Options
+    hints = typing.get_type_hints(options)
 
-    fx_fy_cx_cy = numbers(intrinsics, 4, "--intrinsics")
-    offset = numbers(camera_offset, 3, "--camera-offset")
-    noise = numbers(odometry_noise, 2, "--odometry-noise")
-    options = KittiOptions(
-        layout=layout,
-        sequence=sequence,
-        images=images,
-        intrinsics=None if fx_fy_cx_cy is None else (fx_fy_cx_cy[0], fx_fy_cx_cy[1], fx_fy_cx_cy[2], fx_fy_cx_cy[3]),
-        camera_offset=None if offset is None else (offset[0], offset[1], offset[2]),
-        rate_hz=rate,
-        world=world.value,
-    )
-    with progress_bar("frames") as progress:
-        summary = convert_kitti(
-            source,
-            out,
-            options,
-            frames=frames,
-            hold_out=hold_out,
-            part=part.value,
-            odometry_noise=None if noise is None else (noise[0], noise[1]),
-            seed=seed,
-            image_format=None if image_format is None else image_format.value,
-            storage=storage.value,
-            overwrite=overwrite,
-            keep_going=keep_going,
-            resume=resume,
-            progress=progress,
+    def option(row: SettingDescription) -> inspect.Parameter:
+        def keep(context: typer.Context, text: str | None) -> None:
+            if text is None:
+                return
+            value = _plain(text, hints[row.name])
+            try:
+                settings_from_mapping(options, {row.name: value}, layout)
+            except ConfigError as problem:
+                raise typer.BadParameter(str(problem)) from problem
+            context.meta.setdefault(_GIVEN, {})[row.name] = value
+
+        how = typer.Option(
+            f"--{row.name.replace('_', '-')}",
+            metavar=_metavar(hints[row.name]),
+            help=_prose(row.doc) + ("" if row.default in (None, []) else f" Default: {row.default}"),
+            callback=keep,
+            expose_value=False,
+            rich_help_panel="Options of the layout",
         )
-    _tell([summary])
+        kind = Annotated[Optional[str], how]  # noqa: UP045 (an object, not an annotation)
+        return inspect.Parameter(row.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=kind)
+
+    def command(**_: Any) -> None: ...
+
+    signature = inspect.Signature([option(row) for row in _described(layout)])
+    command.__signature__ = signature  # type: ignore[attr-defined]
+    command.__annotations__ = {name: item.annotation for name, item in signature.parameters.items()}
+    carrier = typer.Typer(add_completion=False)
+    carrier.command()(command)
+    return list(typer.main.get_command(carrier).params)
+
+
+def _kinds(hint: Any) -> tuple[Any, ...]:
+    """The alternatives of a type, None left out."""
+    union = typing.get_origin(hint) in (Union, types.UnionType)
+    return tuple(h for h in typing.get_args(hint) if h is not type(None)) if union else (hint,)
+
+
+def _metavar(hint: Any) -> str:
+    (kind, *_) = _kinds(hint)
+    if typing.get_origin(kind) is Literal:
+        return "|".join(map(str, typing.get_args(kind)))
+    if typing.get_origin(kind) is tuple:
+        return "V,V,..."
+    return {bool: "true|false", float: "NUMBER", int: "NUMBER"}.get(kind, "TEXT")
+
+
+def _plain(text: str, hint: Any) -> Any:
+    """The text of an option as the plain value that its type wants; texts stay as they are (``--sequence 00``)."""
+    for kind in _kinds(hint):
+        if kind is str or typing.get_origin(kind) is Literal:
+            return text
+        if typing.get_origin(kind) is tuple and not text.startswith("["):
+            if str in typing.get_args(kind):
+                return [part.strip() for part in text.split(",")]
+            text = f"[{text}]"
+    try:
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError) as problem:
+        raise typer.BadParameter(f"expected a plain value, found {text!r}") from problem
+
+
+def _described(name: str) -> list[SettingDescription]:
+    return describe_settings(FORMATS[name].reader().Options)
+
+
+def _prose(text: str) -> str:
+    """Without the backquotes around code, which a terminal shows as they are."""
+    return text.replace("`", "")
+
+
+def format_options(name: str) -> list[str]:
+    """One line for each option of a layout: name, default, kind, range and meaning."""
+    lines = []
+    for row in _described(name):
+        allowed = f", {row.range}" if row.range else ""
+        about = f": {row.doc}" if row.doc else ""
+        text = f"{row.name}={'none' if row.default is None else row.default} ({row.kind}{allowed}){about}"
+        lines.append(_prose(text))
+    return lines
 
 
 @app.command()
@@ -201,9 +211,7 @@ def town(
         typer.Option(metavar="NAME[,NAME...]", help="Light of every drive, or one name a drive; default: by number."),
     ] = None,
     frames: FramesOption = None,
-    image_format: Annotated[
-        ImageFormatName, typer.Option("--image-format", help="raw: Image; png, jpeg: CompressedImage.")
-    ] = ImageFormatName.raw,
+    image_format: FormatOption = ImageFormatName.raw,
     storage: StorageOption = StorageName.mcap,
     overwrite: OverwriteOption = False,
     resume: ResumeOption = True,
@@ -225,7 +233,7 @@ def town(
             traffic=traffic,
             lights=light.split(",") if light else None,
             frames=frames,
-            image_format=image_format.value,
+            image_format="raw" if image_format is None else image_format.value,
             storage=storage.value,
             overwrite=overwrite,
             resume=resume,
@@ -236,8 +244,23 @@ def town(
 
 
 @app.command()
-def auto(
-    source: Annotated[str, typer.Argument(metavar="SRC", help="A bag or data set, or FORMAT:PATH[,OPTION=VALUE...].")],
+def formats(
+    name: Annotated[str | None, typer.Argument(metavar="[FORMAT]", help="One of them; default: all.")] = None,
+) -> None:
+    """List the layouts that can be converted, each with its options."""
+    if name is not None and name not in FORMATS:
+        raise typer.BadParameter(f"expected one of {', '.join(FORMATS)}, found {name!r}", param_hint="FORMAT")
+    for item in FORMATS.values() if name is None else (FORMATS[name],):
+        typer.echo(f"{item.name}: {item.about}")
+        for line in format_options(item.name):
+            typer.echo(f"  {line}")
+
+
+def _convert(
+    context: typer.Context,
+    source: Annotated[
+        str, typer.Argument(metavar="SRC", help="A folder or file; for auto also FORMAT:PATH[,OPTION=VALUE...].")
+    ],
     out: Out,
     settings: SetOption = None,
     frames: FramesOption = None,
@@ -251,84 +274,17 @@ def auto(
     keep_going: KeepGoingOption = False,
     resume: ResumeOption = True,
 ) -> None:
-    """Any data set whose layout can be told from its files; says which it found."""
-    named = Source.parse(source)
-    given = Source(named.format or detect(named.path), named.path, assigned(settings or (), "--set", {**named.options}))
-    typer.echo(f"{given.path}: {FORMATS[str(given.format)].about}", err=True)
-    conversion = _conversion(frames, hold_out, part, odometry_noise, seed, image_format, storage)
-    _convert(given, out, conversion, overwrite, keep_going, resume)
-
-
-@app.command()
-def formats(
-    name: Annotated[str | None, typer.Argument(metavar="[FORMAT]", help="One of them; default: all.")] = None,
-) -> None:
-    """List the layouts that can be converted, each with its options for --set."""
-    if name is not None and name not in FORMATS:
-        raise typer.BadParameter(f"expected one of {', '.join(FORMATS)}, found {name!r}", param_hint="FORMAT")
-    for item in FORMATS.values() if name is None else (FORMATS[name],):
-        typer.echo(f"{item.name}: {item.about}")
-        for line in format_options(item.name):
-            typer.echo(f"  {line}")
-
-
-def format_options(name: str) -> list[str]:
-    """One line for each option of a layout: name, type, default, range and meaning."""
-    lines = []
-    for row in describe_settings(FORMATS[name].reader().Options):
-        allowed = f", {row.range}" if row.range else ""
-        # Docstrings are reStructuredText, a terminal is not.
-        text = re.sub(r":\w+:`([^`]+)`", r"\1", row.doc).replace("``", "")
-        about = f": {text}" if text else ""
-        lines.append(f"{row.name}={'none' if row.default is None else row.default} ({row.type}{allowed}){about}")
-    return lines
-
-
-class _FormatCommand(TyperCommand):
-    """A command whose help ends with its layout's options; the reader is imported when somebody asks."""
-
-    def format_help(self, ctx: Any, formatter: Any) -> None:
-        lines = [escape(line) for line in format_options(str(self.name))]  # types have brackets, and so has markup
-        self.epilog = "\n\n".join(["Options of the layout, for --set:", *lines])
-        super().format_help(ctx, formatter)
-
-
-def _add(name: str, about: str) -> None:
-    """``vloc convert NAME SRC OUT`` for one layout."""
-
-    def command(
-        source: Annotated[Path, typer.Argument(metavar="SRC", help="The data set: a folder or file.")],
-        out: Out,
-        settings: SetOption = None,
-        frames: FramesOption = None,
-        hold_out: HoldOutOption = None,
-        part: PartOption = PartName.train,
-        odometry_noise: NoiseOption = None,
-        seed: SeedOption = 0,
-        image_format: FormatOption = None,
-        storage: StorageOption = StorageName.mcap,
-        overwrite: OverwriteOption = False,
-        keep_going: KeepGoingOption = False,
-        resume: ResumeOption = True,
-    ) -> None:
-        given = Source(name, source, assigned(settings or (), "--set"))
-        conversion = _conversion(frames, hold_out, part, odometry_noise, seed, image_format, storage)
-        _convert(given, out, conversion, overwrite, keep_going, resume)
-
-    app.command(name, help=f"{about}.", cls=_FormatCommand)(command)
-
-
-def _conversion(
-    frames: str | None,
-    hold_out: str | None,
-    part: PartName,
-    odometry_noise: str | None,
-    seed: int,
-    image_format: ImageFormatName | None,
-    storage: StorageName,
-) -> Conversion:
-    noise = numbers(odometry_noise, 2, "--odometry-noise")
-    return Conversion(
+    name = str(context.command.name)
+    named = Source(name, Path(source), {}) if name in FORMATS else Source.parse(source)
+    options = assigned(settings or (), "--set", {**named.options, **context.meta.get(_GIVEN, {})})
+    given = Source(named.format or detect(named.path), named.path, options)
+    if name not in FORMATS:
+        typer.echo(f"{given.path}: {FORMATS[str(given.format)].about}", err=True)
+    try:
+        noise = numbers_of("--odometry-noise", odometry_noise, (2,))
+    except ConfigError as problem:
+        raise typer.BadParameter(str(problem)) from problem
+    conversion = Conversion(
         frames,
         hold_out,
         part.value,
@@ -337,26 +293,16 @@ def _conversion(
         None if image_format is None else image_format.value,
         storage.value,
     )
-
-
-def _convert(
-    source: Source, out: Path, conversion: Conversion, overwrite: bool, keep_going: bool, resume: bool
-) -> None:
     with progress_bar("frames") as progress:
         summaries = convert_source(
-            source, out, conversion, overwrite=overwrite, keep_going=keep_going, resume=resume, progress=progress
+            given, out, conversion, overwrite=overwrite, keep_going=keep_going, resume=resume, progress=progress
         )
-    _tell(summaries)
-
-
-def _tell(summaries: list[Summary]) -> None:
-    """The summary for people on stderr, the paths for programs on stdout."""
-    for summary in summaries:
+    for summary in summaries:  # for people
         typer.echo("\n".join(summary.lines()), err=True)
-    for summary in summaries:
+    for summary in summaries:  # for programs
         typer.echo(summary.path)
 
 
+app.command("auto", help="Any data set whose layout can be told from its files; says which it found.")(_convert)
 for _item in FORMATS.values():
-    if _item.name != "kitti":  # has a command of its own, with options from before there were others
-        _add(_item.name, _item.about)
+    app.command(_item.name, help=f"{_item.about}.", cls=_LayoutCommand)(_convert)

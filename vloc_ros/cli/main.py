@@ -6,13 +6,14 @@ Exit codes: 0 done, 1 failed (one line on stderr says why), 2 wrong usage.
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from typing import Annotated, NoReturn
 
 import typer
 
 import vloc_ros
 from vloc_ros.cli import align, bench, convert, demo, maps, replay, trajectory
-from vloc_ros.cli.plugins import run_plugin
+from vloc_ros.cli.plugins import foreign_commands, run_plugin
 from vloc_ros.errors import VlocError
 
 __all__ = ["app", "main"]
@@ -49,6 +50,28 @@ def evaluate(context: typer.Context) -> None:
     run_plugin("evaluate", context.args, "vloc evaluate")
 
 
+#: Commands of other packages that ``app`` has.
+_foreign: set[str] = set()
+
+
+def _passed_on(name: str) -> Callable[[typer.Context], None]:
+    def run(context: typer.Context) -> None:
+        run_plugin(name, context.args, f"vloc {name}")
+
+    return run
+
+
+def _add_foreign_commands() -> None:
+    """Commands of other packages, behind the own ones; nothing of theirs is imported yet."""
+    own = typer.main.get_command(app).commands.keys() - _foreign  # type: ignore[attr-defined]
+    for name in foreign_commands(own):
+        if name in _foreign:
+            continue
+        _foreign.add(name)
+        about = f"A command of another package (vloc {name} --help)."
+        app.command(name, help=about, context_settings=_PASS_ON, add_help_option=False)(_passed_on(name))
+
+
 def _version(asked: bool) -> None:
     if asked:
         typer.echo(vloc_ros.__version__)
@@ -67,6 +90,7 @@ def _root(
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Run the command line and exit with its code."""
     try:
+        _add_foreign_commands()
         app(args=arguments, prog_name="vloc")
     except (VlocError, OSError) as error:
         print(f"vloc: {' '.join(str(error).split())}", file=sys.stderr)

@@ -1,67 +1,69 @@
-"""Commands that live elsewhere: trainers and builders, found by the entry-point group ``vloc_ros.commands``.
+"""Commands that live elsewhere: this project's trainers and tools, and those of other packages.
 
-An entry point is a function with typer annotations, or a ``typer.Typer``. The run time thus offers ``vloc train``
-without depending on what trains. In a checkout that was never installed the project's own table stands in.
+A command is a function with typer annotations, or a ``typer.Typer``. The run time thus offers ``vloc train`` without
+depending on what trains. Other packages add commands of their own names through the entry-point group
+``vloc_ros.commands``; a backend of theirs needs none, ``vloc train`` and ``vloc map build`` find its trainer in the
+group ``vloc_ros.trainers``.
 """
 
 from __future__ import annotations
 
-import importlib
-from importlib import metadata
+from collections.abc import Collection
+from dataclasses import replace
 from typing import Any
 
 import typer
 
 from vloc_ros.errors import ConfigError
+from vloc_ros.plugins import PluginGroup
 
-__all__ = ["GROUP", "run_plugin"]
-
-GROUP = "vloc_ros.commands"
-#: What this project's setup.py declares, for a checkout that is not installed.
-FALLBACK = {
-    "train": "vloc_train.cli:train",
-    "calibrate": "vloc_train.cli:calibrate",
-    "build": "vloc_train.cli:build",
-    "add": "vloc_train.retrieval.build:add",
-    "densify": "vloc_train.copr.densify:command",
-    "evaluate": "vloc_train.benchmark.command:evaluate",
-}
+__all__ = ["COMMANDS", "command_of", "foreign_commands", "run_plugin"]
 
 
-def run_plugin(name: str, arguments: list[str], usage: str) -> None:
-    """Find command ``name`` and run it with the rest of the command line.
+def _wrong(made: Any) -> str | None:
+    return None if callable(made) else f"expected a function or a typer.Typer, found {made!r}"
+
+
+COMMANDS = PluginGroup(
+    "vloc_ros.commands",
+    {
+        "train": "vloc_train.cli:train",
+        "calibrate": "vloc_train.cli:calibrate",
+        "build": "vloc_train.cli:build",
+        "add": "vloc_train.cli:add",
+        "densify": "vloc_train.cli:densify",
+        "evaluate": "vloc_train.benchmark.command:evaluate",
+    },
+    "command",
+    _wrong,
+    extra="train",
+)
+
+
+def command_of(name: str) -> Any:
+    """The command of this name, as click has it.
 
     :raises ConfigError: nobody provides it, or what it needs is not installed.
     """
-    loaded = _load(name)
+    loaded = COMMANDS.load(name)
     if isinstance(loaded, typer.Typer):
         app = loaded
     else:
         app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
         app.command()(loaded)
+    return typer.main.get_command(app)
+
+
+def run_plugin(name: str, arguments: list[str], usage: str) -> None:
+    """Run command ``name`` with the rest of the command line. :raises ConfigError: see :func:`command_of`."""
+    command = command_of(name)
     try:
-        typer.main.get_command(app)(args=arguments, prog_name=usage)
+        command(args=arguments, prog_name=usage)
     except ModuleNotFoundError as error:  # a command may import what it needs when it runs
-        raise _needs(name, error) from error
+        raise ConfigError(f"{name} needs {error.name or error}: pip install 'vloc_ros[{COMMANDS.extra}]'") from error
 
 
-def _load(name: str) -> Any:
-    points = [point for point in metadata.entry_points(group=GROUP) if point.name == name]
-    target = points[0].value if points else FALLBACK.get(name, "")
-    module, _, attribute = target.partition(":")
-    try:
-        return getattr(importlib.import_module(module), attribute)
-    except ModuleNotFoundError as error:
-        if error.name and (module == error.name or module.startswith(f"{error.name}.")):
-            raise ConfigError(
-                f"no command {name!r}: expected module {module}, found none; is vloc_train installed?"
-            ) from error
-        raise _needs(name, error) from error
-    except (AttributeError, ValueError) as error:
-        raise ConfigError(
-            f"no command {name!r} is provided by the installed packages (entry-point group {GROUP})"
-        ) from error
-
-
-def _needs(name: str, error: ModuleNotFoundError) -> ConfigError:
-    return ConfigError(f"{name} needs {error.name or error}: pip install 'vloc_ros[train]'")
+def foreign_commands(own: Collection[str]) -> list[str]:
+    """Names of the commands of other packages. :param own: those of ``vloc`` itself, which stay."""
+    group = replace(COMMANDS, reserved=tuple(own))
+    return [name for name in group.names() if name not in COMMANDS.builtin]

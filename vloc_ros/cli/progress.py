@@ -1,14 +1,16 @@
-"""A progress bar on stderr, so that stdout stays readable by other programs."""
+"""What a command tells meanwhile: a progress bar on stderr, and messages as plain lines."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
+from rich.logging import RichHandler
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-__all__ = ["progress_bar"]
+__all__ = ["progress_bar", "show_progress"]
 
 
 @contextmanager
@@ -23,3 +25,12 @@ def progress_bar(text: str) -> Iterator[Callable[[int, int], None]]:
             progress.update(task, completed=done, total=total)
 
         yield update
+
+
+def show_progress() -> None:
+    """Messages of long work as plain lines on the terminal."""
+    logging.basicConfig(
+        level=logging.INFO, format="%(message)s", handlers=[RichHandler(show_path=False, show_level=False)]
+    )
+    for noisy in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)

@@ -83,29 +83,27 @@ def trajectory(
         PathName, typer.Option("--pairs-from", help="Whose way the metres are measured along.")
     ] = PathName.estimate,
     out: Annotated[
-        Path | None, typer.Option("--out", help="Folder for report.json, report.md, the associated poses and plots.")
+        Path | None, typer.Option("--out", help="Folder for report.json, report.md, and the associated poses for evo.")
     ] = None,
-    plots: Annotated[bool, typer.Option("--plots/--no-plots", help="Draw plots in --out (needs matplotlib).")] = True,
     keep_going: Annotated[
         bool, typer.Option("--keep-going", help="Skip and count faulty lines instead of stopping at the first.")
     ] = False,
 ) -> None:
     """Compare trajectories: absolute (ATE) and relative (RPE) errors, counted as evo counts them."""
     from vloc_ros.datasets.problems import Problems
-    from vloc_ros.evaluation.plots import require_matplotlib
+    from vloc_ros.evaluation.document import require_jinja2
     from vloc_ros.evaluation.report import print_rows
-    from vloc_ros.evaluation.trajectory import (
+    from vloc_ros.evaluation.trajectory import read_trajectory
+    from vloc_ros.evaluation.trajectory_errors import (
         PairChoice,
         compare,
-        draw_comparison,
-        read_trajectory,
         trajectory_report,
         trajectory_rows,
         write_trajectory_report,
     )
 
-    if out is not None and plots:
-        require_matplotlib()
+    if out is not None:
+        require_jinja2()
     limit_ns, offset_ns = _nanoseconds(max_difference, "--max-difference"), _nanoseconds(time_offset, "--time-offset")
     choice = PairChoice(delta=delta, unit=delta_unit.value, all_pairs=all_pairs, path=pairs_from.value)
     problems = Problems(keep_going)
@@ -126,5 +124,4 @@ def trajectory(
         rows.append(("skipped", problems.summary()))
     print_rows(f"{estimate} against {reference}", rows)
     if out is not None:
-        pictures = draw_comparison(found, truth.T, out / "plots") if plots else []
-        typer.echo(f"report {write_trajectory_report(report, found, out, pictures)}")
+        typer.echo(f"report {write_trajectory_report(report, found, out)}")

@@ -37,30 +37,6 @@ __all__ = [
     "write_frame",
     "write_sequence",
 ]
-
-
-# Odometry for data sets that have none: true steps with noise, which adds up to drift.
-
-
-def noisy_odometry(T_map_base: Array, translation: float, rotation_rad_m: float, seed: int) -> Array:
-    """Drifting odometry (N, 4, 4) made from true poses: each step is measured with noise, and the errors add up.
-
-    :param translation: standard deviation of a step's translation, as a share of its length.
-    :param rotation_rad_m: standard deviation of the heading's drift after one metre, growing with the square
-        root of the distance, as a random walk does.
-    """
-    random = np.random.default_rng(seed)
-    T = np.broadcast_to(np.eye(4), T_map_base.shape).copy()
-    for index in range(1, len(T)):
-        step = np.linalg.inv(T_map_base[index - 1]) @ T_map_base[index]
-        length = float(np.linalg.norm(step[:3, 3]))
-        noise = np.zeros(6)
-        noise[:3] = random.normal(size=3) * translation * length
-        noise[5] = random.normal() * rotation_rad_m * np.sqrt(length)
-        T[index] = T[index - 1] @ step @ se3_exp(noise)
-    return T
-
-
 IMAGE_TOPIC = "/camera/image"
 COMPRESSED_TOPIC = "/camera/image/compressed"
 INFO_TOPIC = "/camera/camera_info"
@@ -110,42 +86,6 @@ class Summary:
         if self.skipped:
             out.append(f"  skipped  {', '.join(f'{number:,} x {kind}' for kind, number in self.skipped.items())}")
         return out
-
-
-def write_frame(
-    bag: BagMessages,
-    stamp_ns: int,
-    image: RgbImage | tuple[bytes, str],
-    sequence: PosedSequence,
-    T_map_base: Array,
-    T_odom_base: Array | None,
-) -> None:
-    """Everything of one frame. An image may be pixels, or encoded bytes with their format string."""
-    # What describes the image goes first, so that a player delivers it first.
-    if T_odom_base is not None and np.isfinite(T_odom_base).all():
-        bag.transforms("/tf", stamp_ns, [(ODOM_FRAME, BASE_FRAME, stamp_ns, T_odom_base)])
-        bag.odometry(ODOMETRY_TOPIC, stamp_ns, ODOM_FRAME, BASE_FRAME, T_odom_base)
-    bag.pose(TRUTH_TOPIC, stamp_ns, sequence.frame_id, T_map_base)
-    bag.camera_info(INFO_TOPIC, stamp_ns, CAMERA_FRAME, sequence.camera)
-    if isinstance(image, tuple):
-        bag.compressed_image(COMPRESSED_TOPIC, stamp_ns, CAMERA_FRAME, *image)
-    else:
-        bag.image(IMAGE_TOPIC, stamp_ns, CAMERA_FRAME, image)
-
-
-def write_sequence(
-    sequence: PosedSequence,
-    out: str | Path,
-    *,
-    image_format: ImageFormat | None = None,
-    storage: Storage = "mcap",
-    overwrite: bool = False,
-    progress: Callable[[int, int], None] | None = None,
-) -> Path:
-    """:func:`write_drive` without resumption and for one who does not want the summary: the path of the bag."""
-    return write_drive(
-        sequence, out, image_format=image_format, storage=storage, overwrite=overwrite, progress=progress
-    ).path
 
 
 def write_drive(
@@ -232,6 +172,42 @@ def write_drive(
     )
 
 
+def write_sequence(
+    sequence: PosedSequence,
+    out: str | Path,
+    *,
+    image_format: ImageFormat | None = None,
+    storage: Storage = "mcap",
+    overwrite: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> Path:
+    """:func:`write_drive` without resumption and for one who does not want the summary: the path of the bag."""
+    return write_drive(
+        sequence, out, image_format=image_format, storage=storage, overwrite=overwrite, progress=progress
+    ).path
+
+
+def write_frame(
+    bag: BagMessages,
+    stamp_ns: int,
+    image: RgbImage | tuple[bytes, str],
+    sequence: PosedSequence,
+    T_map_base: Array,
+    T_odom_base: Array | None,
+) -> None:
+    """Everything of one frame. An image may be pixels, or encoded bytes with their format string."""
+    # What describes the image goes first, so that a player delivers it first.
+    if T_odom_base is not None and np.isfinite(T_odom_base).all():
+        bag.transforms("/tf", stamp_ns, [(ODOM_FRAME, BASE_FRAME, stamp_ns, T_odom_base)])
+        bag.odometry(ODOMETRY_TOPIC, stamp_ns, ODOM_FRAME, BASE_FRAME, T_odom_base)
+    bag.pose(TRUTH_TOPIC, stamp_ns, sequence.frame_id, T_map_base)
+    bag.camera_info(INFO_TOPIC, stamp_ns, CAMERA_FRAME, sequence.camera)
+    if isinstance(image, tuple):
+        bag.compressed_image(COMPRESSED_TOPIC, stamp_ns, CAMERA_FRAME, *image)
+    else:
+        bag.image(IMAGE_TOPIC, stamp_ns, CAMERA_FRAME, image)
+
+
 def identity_of(sequence: PosedSequence, settings: Mapping[str, Any]) -> str:
     """A digest of what a bag's content follows from: the sequence without its images, and everything in ``settings``.
 
@@ -314,6 +290,25 @@ def _write_fixes(bag: PartedBag, sequence: PosedSequence, first: int, until_ns: 
         bag.nav_sat_fix(GNSS_TOPIC, stamp, gnss.frame_id, place, variance)
         first += 1
     return first
+
+
+def noisy_odometry(T_map_base: Array, translation: float, rotation_rad_m: float, seed: int) -> Array:
+    """Drifting odometry (N, 4, 4) made from true poses: each step is measured with noise, and the errors add up.
+
+    :param translation: standard deviation of a step's translation, as a share of its length.
+    :param rotation_rad_m: standard deviation of the heading's drift after one metre, growing with the square
+        root of the distance, as a random walk does.
+    """
+    random = np.random.default_rng(seed)
+    T = np.broadcast_to(np.eye(4), T_map_base.shape).copy()
+    for index in range(1, len(T)):
+        step = np.linalg.inv(T_map_base[index - 1]) @ T_map_base[index]
+        length = float(np.linalg.norm(step[:3, 3]))
+        noise = np.zeros(6)
+        noise[:3] = random.normal(size=3) * translation * length
+        noise[5] = random.normal() * rotation_rad_m * np.sqrt(length)
+        T[index] = T[index - 1] @ step @ se3_exp(noise)
+    return T
 
 
 def _size(size: int) -> str:

@@ -15,16 +15,41 @@ from vloc_ros.convert.parts import is_finished
 from vloc_ros.convert.sequence import ImageFormat, Summary, identity_of, noisy_odometry, write_drive
 from vloc_ros.convert.writer import Storage, check_output
 from vloc_ros.datasets.formats import Source, detect, open_source
-from vloc_ros.datasets.kitti import KittiOptions, open_kitti
 from vloc_ros.datasets.problems import Problems
 from vloc_ros.datasets.sequence import GnssTrack, PosedSequence
 from vloc_ros.errors import BagError, ConfigError
-from vloc_ros.settings import settings_to_mapping
 
-__all__ = ["Conversion", "convert_drives", "convert_kitti", "convert_source", "select_frames"]
+__all__ = ["Conversion", "convert_drives", "convert_source", "select_frames"]
+
+#: With a selection of frames, fixes so long before the first and after the last of them are kept.
+_MARGIN_NS = 10**9
 
 
-# Which frames of a drive to keep: ``START:STOP:STEP`` and blocks held out of every so many frames.
+@dataclass(frozen=True)
+class Conversion:
+    """What is chosen of a drive and how it is written; whichever source it comes from.
+
+    ``frames``, ``hold_out`` and ``part`` as :func:`select_frames` has them.
+    ``odometry_noise`` (share of the distance, radians per square root of a metre) replaces the drive's odometry by one
+    made from the poses, reproducibly by ``seed``.
+    """
+
+    frames: str | None = None
+    hold_out: str | None = None
+    part: str = "train"
+    odometry_noise: tuple[float, float] | None = None
+    seed: int = 0
+    image_format: ImageFormat | None = None
+    storage: Storage = "mcap"
+
+    def of(self, drive: PosedSequence) -> PosedSequence:
+        """The chosen frames. :raises ConfigError: nothing is left, or no such selection."""
+        if self.frames or self.hold_out:
+            chosen = drive.select(select_frames(len(drive), self.frames, self.hold_out, self.part))
+            drive = replace(chosen, gnss=_around(chosen.gnss, chosen.stamps_ns))
+        if self.odometry_noise is not None:
+            drive = replace(drive, T_odom_base=noisy_odometry(drive.T_map_base, *self.odometry_noise, self.seed))
+        return drive
 
 
 def select_frames(
@@ -64,74 +89,6 @@ def select_frames(
     if not len(indices):
         raise ConfigError(f"no frame is left of {count} (frames {frames or 'all'}, hold-out {hold_out or 'none'})")
     return indices
-
-
-# KITTI odometry and flat folders to a bag (see :mod:`vloc_ros.datasets.kitti` for layouts and frames).
-
-
-def convert_kitti(
-    source: str | Path,
-    out: str | Path,
-    options: KittiOptions | None = None,
-    *,
-    frames: str | None = None,
-    hold_out: str | None = None,
-    part: str = "train",
-    odometry_noise: tuple[float, float] | None = None,
-    seed: int = 0,
-    image_format: ImageFormat | None = None,
-    storage: Storage = "mcap",
-    overwrite: bool = False,
-    keep_going: bool = False,
-    resume: bool = True,
-    progress: Callable[[int, int], None] | None = None,
-) -> Summary:
-    """Write the chosen frames as a bag. Image files are copied as they are unless told otherwise.
-
-    KITTI has no odometry, so none is written; ``odometry_noise`` (share of the distance, radians per square root
-    of a metre) synthesises one with drift from the true poses, reproducibly by ``seed``.
-
-    :raises DatasetError, ConfigError, BagError: see the readers and the writer.
-    """
-    options = options or KittiOptions()
-    conversion = Conversion(frames, hold_out, part, odometry_noise, seed, image_format, storage)
-    settings = {"format": "kitti", "path": str(Path(source).resolve()), "options": settings_to_mapping(options)}
-    (summary,) = convert_drives(
-        [open_kitti(source, options)], out, conversion, settings,
-        overwrite=overwrite, problems=Problems(keep_going), resume=resume, progress=progress,
-    )  # fmt: skip
-    return summary
-
-
-#: With a selection of frames, fixes so long before the first and after the last of them are kept.
-_MARGIN_NS = 10**9
-
-
-@dataclass(frozen=True)
-class Conversion:
-    """What is chosen of a drive and how it is written; whichever source it comes from.
-
-    ``frames``, ``hold_out`` and ``part`` as :func:`~vloc_ros.convert.source.select_frames` has them.
-    ``odometry_noise`` (share of the distance, radians per square root of a metre) replaces the drive's odometry by one
-    made from the poses, reproducibly by ``seed``.
-    """
-
-    frames: str | None = None
-    hold_out: str | None = None
-    part: str = "train"
-    odometry_noise: tuple[float, float] | None = None
-    seed: int = 0
-    image_format: ImageFormat | None = None
-    storage: Storage = "mcap"
-
-    def of(self, drive: PosedSequence) -> PosedSequence:
-        """The chosen frames. :raises ConfigError: nothing is left, or no such selection."""
-        if self.frames or self.hold_out:
-            chosen = drive.select(select_frames(len(drive), self.frames, self.hold_out, self.part))
-            drive = replace(chosen, gnss=_around(chosen.gnss, chosen.stamps_ns))
-        if self.odometry_noise is not None:
-            drive = replace(drive, T_odom_base=noisy_odometry(drive.T_map_base, *self.odometry_noise, self.seed))
-        return drive
 
 
 def convert_source(

@@ -36,110 +36,16 @@ from vloc_ros.settings import ranged
 from vloc_ros.types import Array, CameraModel
 
 __all__ = ["CAMERAS", "NamedPose", "Options", "Order", "matches", "name_stamp", "open_drives", "read_named_poses"]
-
-
-# Pose files of ApolloScape, in both forms, and the stamps in the names of its images.
-
-
-Order = Literal["angles_first", "position_first"]
-_STAMP = re.compile(r"(\d{6})_(\d{6})(\d{3})(?!\d)")
-#: No angle in radians is larger; coordinates, and angles in degrees, nearly always are.
-_LARGEST_ANGLE = 2.0 * np.pi + 1e-3
-
-
-@dataclass(frozen=True)
-class NamedPose:
-    """``T_world_cam`` (4, 4) of an image, and where it is written (``path:line``)."""
-
-    image: str
-    T_world_cam: Array
-    where: str
-
-
-def name_stamp(name: str) -> int | None:
-    """ns since 1970 of a name such as ``171206_034559609_Camera_5.jpg`` (yymmdd_HHMMSSmmm, taken as UTC), or None."""
-    found = _STAMP.match(name)
-    if not found:
-        return None
-    try:
-        second = datetime.strptime(found[1] + found[2], "%y%m%d%H%M%S").replace(tzinfo=timezone.utc)
-    except ValueError:
-        return None
-    return int(second.timestamp()) * 10**9 + int(found[3]) * 10**6
-
-
-def read_named_poses(path: Path, order: Order, problems: Problems) -> list[NamedPose]:
-    """The poses of a file, in its order. :raises DatasetError: no such file, or a faulty line."""
-    poses: dict[str, NamedPose] = {}
-    # Spaces may follow the commas: the values are split again.
-    for row in read_rows(path, problems, tuple(range(2, 18))):
-        fields = " ".join(row.fields).replace(",", " ").split()
-        name, values = (
-            (fields[-1], fields[:-1]) if len(fields) == 17 and _is_number(fields[0]) else (fields[0], fields[1:])
-        )
-        if len(values) not in (6, 16):
-            problems.fault(
-                "row of the wrong length",
-                f"{row.where}: expected an image name with roll,pitch,yaw,x,y,z or with the 16 values of a matrix, "
-                f"found {len(values)} values",
-            )
-            continue
-        numbers = Row(path, row.number, tuple(values)).numbers(problems)
-        if numbers is None:
-            continue
-        T = (
-            _from_angles(numbers, order, row.where, problems)
-            if len(values) == 6
-            else _rigid(numbers, row.where, problems)
-        )
-        if T is None:
-            continue
-        name = name.rsplit("/", 1)[-1]
-        if name in poses:
-            problems.fault("repeated image", f"{row.where}: expected one pose an image, found {name} twice")
-            continue
-        poses[name] = NamedPose(name, T, row.where)
-    if not poses:
-        raise DatasetError(f"{path}: expected poses, found none that can be used")
-    return list(poses.values())
-
-
-def _from_angles(values: Array, order: Order, where: str, problems: Problems) -> Array | None:
-    angles, position = (values[:3], values[3:]) if order == "angles_first" else (values[3:], values[:3])
-    if float(np.abs(angles).max()) > _LARGEST_ANGLE:
-        other = "position_first" if order == "angles_first" else "angles_first"
-        swapped = float(np.abs(position).max()) <= _LARGEST_ANGLE
-        advice = f"the position stands in their place: order={other}" if swapped else "are they degrees?"
-        problems.fault(
-            "angles out of range",
-            f"{where}: expected roll,pitch,yaw in radians, found {','.join(f'{a:g}' for a in angles)}; {advice}",
-        )
-        return None
-    return make_transform(euler_to_matrix(angles), position)
-
-
-def _rigid(values: Array, where: str, problems: Problems) -> Array | None:
-    try:
-        return transform_from_matrix(values.reshape(4, 4), where)
-    except DatasetError as error:
-        problems.fault("matrix that is no pose", str(error))
-        return None
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return "_" not in text  # which float() allows between digits, as names have it
-
-
 #: As published, at full size.
 CAMERAS = {
     "Camera_5": CameraModel(3384, 2710, 2304.54786556982, 2305.875668062, 1686.23787612802, 1354.98486439791),
     "Camera_6": CameraModel(3384, 2710, 2300.39065314361, 2301.31478860597, 1713.21615190657, 1342.91100799715),
 }
 _FOLDERS = (("pose", "image"), ("Pose", "ColorImage"))
+Order = Literal["angles_first", "position_first"]
+_STAMP = re.compile(r"(\d{6})_(\d{6})(\d{3})(?!\d)")
+#: No angle in radians is larger; coordinates, and angles in degrees, nearly always are.
+_LARGEST_ANGLE = 2.0 * np.pi + 1e-3
 
 
 @dataclass(frozen=True)
@@ -166,17 +72,6 @@ class Options:
     intrinsics: tuple[float, float, float, float] | None = None
     origin: tuple[float, float, float] | None = None
     rate_hz: float = ranged(10.0, minimum=1e-3)
-
-
-@dataclass(frozen=True)
-class _Record:
-    """A pose file with the images that belong to it. ``name`` is that of the record below its scene."""
-
-    scene: Path
-    name: str
-    camera: str
-    poses: Path
-    images: Path
 
 
 def matches(path: Path) -> bool:
@@ -230,6 +125,17 @@ def _folders(path: Path) -> list[Path]:
 def _camera_name(text: str) -> str:
     number = re.fullmatch(r"(?:camera)?[ _]?(\d+)", text.strip(), re.IGNORECASE)
     return f"Camera_{number[1]}" if number else text.strip()
+
+
+@dataclass(frozen=True)
+class _Record:
+    """A pose file with the images that belong to it. ``name`` is that of the record below its scene."""
+
+    scene: Path
+    name: str
+    camera: str
+    poses: Path
+    images: Path
 
 
 def _records(scene: Path) -> list[_Record]:
@@ -375,3 +281,90 @@ def _camera(record: _Record, image: Path, size: tuple[int, int], options: Option
             "has been cropped; give intrinsics=[fx,fy,cx,cy] of these images"
         )
     return resized(camera, width, height)
+
+
+@dataclass(frozen=True)
+class NamedPose:
+    """``T_world_cam`` (4, 4) of an image, and where it is written (``path:line``)."""
+
+    image: str
+    T_world_cam: Array
+    where: str
+
+
+def read_named_poses(path: Path, order: Order, problems: Problems) -> list[NamedPose]:
+    """The poses of a file, in its order. :raises DatasetError: no such file, or a faulty line."""
+    poses: dict[str, NamedPose] = {}
+    # Spaces may follow the commas: the values are split again.
+    for row in read_rows(path, problems, tuple(range(2, 18))):
+        fields = " ".join(row.fields).replace(",", " ").split()
+        name, values = (
+            (fields[-1], fields[:-1]) if len(fields) == 17 and _is_number(fields[0]) else (fields[0], fields[1:])
+        )
+        if len(values) not in (6, 16):
+            problems.fault(
+                "row of the wrong length",
+                f"{row.where}: expected an image name with roll,pitch,yaw,x,y,z or with the 16 values of a matrix, "
+                f"found {len(values)} values",
+            )
+            continue
+        numbers = Row(path, row.number, tuple(values)).numbers(problems)
+        if numbers is None:
+            continue
+        T = (
+            _from_angles(numbers, order, row.where, problems)
+            if len(values) == 6
+            else _rigid(numbers, row.where, problems)
+        )
+        if T is None:
+            continue
+        name = name.rsplit("/", 1)[-1]
+        if name in poses:
+            problems.fault("repeated image", f"{row.where}: expected one pose an image, found {name} twice")
+            continue
+        poses[name] = NamedPose(name, T, row.where)
+    if not poses:
+        raise DatasetError(f"{path}: expected poses, found none that can be used")
+    return list(poses.values())
+
+
+def _from_angles(values: Array, order: Order, where: str, problems: Problems) -> Array | None:
+    angles, position = (values[:3], values[3:]) if order == "angles_first" else (values[3:], values[:3])
+    if float(np.abs(angles).max()) > _LARGEST_ANGLE:
+        other = "position_first" if order == "angles_first" else "angles_first"
+        swapped = float(np.abs(position).max()) <= _LARGEST_ANGLE
+        advice = f"the position stands in their place: order={other}" if swapped else "are they degrees?"
+        problems.fault(
+            "angles out of range",
+            f"{where}: expected roll,pitch,yaw in radians, found {','.join(f'{a:g}' for a in angles)}; {advice}",
+        )
+        return None
+    return make_transform(euler_to_matrix(angles), position)
+
+
+def _rigid(values: Array, where: str, problems: Problems) -> Array | None:
+    try:
+        return transform_from_matrix(values.reshape(4, 4), where)
+    except DatasetError as error:
+        problems.fault("matrix that is no pose", str(error))
+        return None
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return "_" not in text  # which float() allows between digits, as names have it
+
+
+def name_stamp(name: str) -> int | None:
+    """ns since 1970 of a name such as ``171206_034559609_Camera_5.jpg`` (yymmdd_HHMMSSmmm, taken as UTC), or None."""
+    found = _STAMP.match(name)
+    if not found:
+        return None
+    try:
+        second = datetime.strptime(found[1] + found[2], "%y%m%d%H%M%S").replace(tzinfo=timezone.utc)
+    except ValueError:
+        return None
+    return int(second.timestamp()) * 10**9 + int(found[3]) * 10**6

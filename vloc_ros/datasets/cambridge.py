@@ -23,10 +23,10 @@ from typing import Literal
 import numpy as np
 
 from vloc_ros.datasets.image_files import FolderImages
-from vloc_ros.datasets.kitti import START_NS
 from vloc_ros.datasets.nvm import read_nvm
 from vloc_ros.datasets.posed_images import (
     FARTHEST_M,
+    START_NS,
     Shot,
     World,
     counted_stamp,
@@ -37,7 +37,7 @@ from vloc_ros.datasets.posed_images import (
 )
 from vloc_ros.datasets.problems import Problems
 from vloc_ros.datasets.sequence import T_BODY_OPTICAL, PosedSequence
-from vloc_ros.datasets.tables import read_rows, transform_from_quaternion
+from vloc_ros.datasets.tables import natural_key, read_rows, transform_from_quaternion
 from vloc_ros.errors import DatasetError
 from vloc_ros.settings import ranged
 from vloc_ros.types import Array, CameraModel
@@ -98,11 +98,11 @@ def open_drives(path: Path, options: Options, problems: Problems) -> list[PosedS
     for item in listed:
         by_folder.setdefault(item.name.parent, []).append(item)
     if options.sequence is not None:
-        known = ", ".join(str(f) for f in sorted(by_folder, key=_natural)) or "none"
+        known = ", ".join(str(f) for f in sorted(by_folder, key=lambda f: natural_key(str(f)))) or "none"
         by_folder = {f: items for f, items in by_folder.items() if str(f) == options.sequence}
         if not by_folder:
             raise DatasetError(f"{path}: expected sequence {options.sequence!r} among {known}, found none")
-    folders = sorted(by_folder, key=_natural)
+    folders = sorted(by_folder, key=lambda f: natural_key(str(f)))
     numbers = _numbers([f.name for f in folders])
     focals: dict[str, float] | None = None
     if options.focal is None:
@@ -158,7 +158,7 @@ def _drive(
     options: Options,
     problems: Problems,
 ) -> PosedSequence | None:
-    listed = sorted(listed, key=lambda item: _natural(item.name))
+    listed = sorted(listed, key=lambda item: natural_key(str(item.name)))
     begin = START_NS + number * HOUR_NS
     names = list(dict.fromkeys(item.name.stem for item in listed))
     frame = dict(zip(names, _numbers(names), strict=True))
@@ -227,12 +227,6 @@ def _is_number(text: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-def _natural(path: PurePosixPath) -> list[tuple[int, int, str]]:
-    """A key that puts seq2 before seq10."""
-    parts = re.split(r"([0-9]{1,18})", str(path))
-    return [(1, int(p), "") if p.isascii() and p.isdigit() else (0, 0, p) for p in parts]
 
 
 def _numbers(names: Sequence[str]) -> list[int]:

@@ -26,7 +26,7 @@ from vloc_ros.datasets.posed_images import (
 )
 from vloc_ros.datasets.problems import Problems
 from vloc_ros.datasets.sequence import T_BODY_OPTICAL, PosedSequence
-from vloc_ros.datasets.tables import stamp_in_ns
+from vloc_ros.datasets.tables import in_order, stamp_in_ns
 from vloc_ros.errors import DatasetError
 from vloc_ros.settings import ranged
 from vloc_ros.types import CameraModel
@@ -88,6 +88,8 @@ def open_drives(path: Path, options: Options, problems: Problems) -> list[PosedS
         if options.images is not None
         else _images_beside(path, folder, [i.name for i in model.images])
     )
+    if options.stamps == "order":
+        in_order([image.name for image in model.images], str(folder))
     groups: dict[CameraModel | int, list[tuple[int, ColmapImage]]] = {}
     for row, image in enumerate(model.images):
         key = model.cameras[image.camera_id] if options.join else image.camera_id

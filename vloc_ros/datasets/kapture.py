@@ -24,8 +24,8 @@ import numpy as np
 
 from vloc_ros.datasets.colmap_model import camera_of_parameters
 from vloc_ros.datasets.image_files import FolderImages
-from vloc_ros.datasets.kitti import START_NS
 from vloc_ros.datasets.posed_images import (
+    START_NS,
     Shot,
     World,
     counted_stamp,
@@ -54,194 +54,10 @@ __all__ = [
     "read_trajectories",
     "timestamp",
 ]
-
-
-# Poses of kapture: rigs, which may hold rigs, and trajectories of sensors or of the rigs that they are in.
-
-
+VERSIONS = ("1.0", "1.1")
+WGS84 = "EPSG:4326"
 #: No int64 has more digits.
 _LONGEST = 19
-
-
-@dataclass(frozen=True)
-class Mounting:
-    """What is mounted on what: ``T_device_rig`` (4, 4) by device, then by each rig that holds it directly."""
-
-    parents: Mapping[str, Mapping[str, Array]]
-
-    def above(self, device: str) -> dict[str, Array]:
-        """``T_device_holder`` of the device itself and of every rig above it, nearest first."""
-        out = {device: np.eye(4)}
-        waiting = [device]
-        for name in waiting:
-            for rig, T_name_rig in self.parents.get(name, {}).items():
-                if rig not in out:
-                    out[rig] = out[name] @ T_name_rig
-                    waiting.append(rig)
-        return out
-
-    def beside(self, device: str) -> dict[str, Array]:
-        """``T_device_other`` of every other device on the same outermost rig, rigs included."""
-        above = self.above(device)
-        out = {}
-        for other in {*self.parents, *above}:
-            if other == device:
-                continue
-            shared = [(rig, T) for rig, T in self.above(other).items() if rig in above]
-            if shared:
-                rig, T_other_rig = shared[0]
-                out[other] = above[rig] @ inverse(T_other_rig)
-        return dict(sorted(out.items()))
-
-
-@dataclass(frozen=True)
-class Trajectories:
-    """Poses ``T_device_world`` (4, 4) by timestamp and device."""
-
-    poses: Mapping[tuple[int, str], Array]
-
-    def at(self, time: int, above: Mapping[str, Array]) -> Array | None:
-        """``T_device_world`` of the device that all this is ``above``: its own pose, or from the nearest rig's."""
-        for holder, T_device_holder in above.items():
-            T_holder_world = self.poses.get((time, holder))
-            if T_holder_world is not None:
-                out: Array = T_device_holder @ T_holder_world
-                return out
-        return None
-
-
-def read_mounting(path: Path, problems: Problems) -> Mounting:
-    """``rigs.txt``, which need not exist: ``rig, sensor, qw, qx, qy, qz, tx, ty, tz``, rig to sensor.
-
-    :raises DatasetError: a rig that holds itself; a malformed row (with file and line).
-    """
-    parents: dict[str, dict[str, Array]] = {}
-    if not path.is_file():
-        return Mounting(parents)
-    for row in read_rows(path, problems, 9, separator=","):
-        rig, device = row.fields[:2]
-        T_device_rig = _pose(row, problems)
-        if T_device_rig is None:
-            continue
-        if rig in parents.get(device, {}):
-            problems.fault("repeated mounting", f"{row.where}: expected {device} once on {rig}, found it a second time")
-            continue
-        if device == rig or device in Mounting(parents).above(rig):
-            raise DatasetError(
-                f"{row.where}: expected rigs without loops, found {device} on {rig}, which it holds itself"
-            )
-        parents.setdefault(device, {})[rig] = T_device_rig
-    return Mounting(parents)
-
-
-def read_trajectories(path: Path, problems: Problems) -> Trajectories:
-    """``trajectories.txt``: ``timestamp, device, qw, qx, qy, qz, tx, ty, tz``, world to device, in any order.
-
-    Poses with an empty rotation or translation, which kapture allows, are counted and left out.
-    """
-    poses: dict[tuple[int, str], Array] = {}
-    for row in read_rows(path, problems, 9, separator=","):
-        time = timestamp(row, problems)
-        if time is None:
-            continue
-        if "" in row.fields[2:]:
-            problems.skip("pose that is incomplete", f"{row.where}: a pose without rotation or translation")
-            continue
-        T = _pose(row, problems)
-        if T is None:
-            continue
-        if (time, row.fields[1]) in poses:
-            problems.fault(
-                "repeated stamp",
-                f"{row.where}: expected one pose of {row.fields[1]} at {time}, found a second; remove one, or "
-                "--keep-going to keep the first",
-            )
-            continue
-        poses[time, row.fields[1]] = T
-    return Trajectories(poses)
-
-
-def timestamp(row: Row, problems: Problems) -> int | None:
-    """The first field as the integer that it is; None (a fault) where it is none."""
-    text = row.fields[0]
-    if not (text.isascii() and text.isdigit() and len(text) <= _LONGEST):
-        problems.fault(
-            "timestamp that is no integer", f"{row.where}: expected an integer as timestamp, found {text[:40]!r}"
-        )
-        return None
-    return int(text)
-
-
-def _pose(row: Row, problems: Problems) -> Array | None:
-    values = row.numbers(problems, 2)
-    if values is None:
-        return None
-    return transform_from_quaternion(values[4:7], values[[1, 2, 3, 0]], row.where, problems)
-
-
-# Satellite positions of kapture: ``records_gnss.txt`` of receivers that speak WGS-84.
-
-
-WGS84 = "EPSG:4326"
-
-
-def read_gnss(
-    path: Path,
-    systems: Mapping[str, str],
-    stamp_of: Callable[[int, Row], int | None],
-    problems: Problems,
-) -> GnssTrack | None:
-    """``timestamp, device, longitude, latitude, altitude, utc, dop``; None without the file, or without a WGS-84 row.
-
-    Receivers of other coordinate systems are counted and left out; of several receivers the first one is taken.
-
-    :param systems: the coordinate system by receiver, ``EPSG:4326`` where sensors.txt says nothing.
-    :param stamp_of: nanoseconds of a timestamp, on the images' clock; None is a fault that has been told.
-    :raises DatasetError: a malformed row (with file and line).
-    """
-    if not path.is_file():
-        return None
-    chosen: str | None = None
-    found: dict[int, Array] = {}
-    for row in read_rows(path, problems, 7, separator=","):
-        device = row.fields[1]
-        if device not in systems:
-            problems.fault(
-                "record of no receiver", f"{row.where}: expected a gnss {device!r} in sensors.txt, found none"
-            )
-            continue
-        if systems[device] != WGS84:
-            problems.skip("position of another system", f"{row.where}: {device} speaks {systems[device]}, not {WGS84}")
-            continue
-        chosen = chosen or device
-        if device != chosen:
-            problems.skip("position of another receiver", f"{row.where}: {chosen} was before {device}")
-            continue
-        time, values = timestamp(row, problems), row.numbers(problems, 2, 5)
-        if time is None or values is None:
-            continue
-        if abs(values[0]) > 180.0 or abs(values[1]) > 90.0:
-            problems.fault(
-                "position that is none",
-                f"{row.where}: expected longitude, latitude in degrees, found {values[0]:g}, {values[1]:g}; x is the "
-                "longitude",
-            )
-            continue
-        stamp = stamp_of(time, row)
-        if stamp is None:
-            continue
-        if stamp in found:
-            problems.fault("repeated stamp", f"{row.where}: expected one position a stamp, found {time} twice")
-            continue
-        found[stamp] = values
-    if not found or chosen is None:
-        return None
-    stamps = np.array(sorted(found), dtype=np.int64)
-    table = np.stack([found[int(s)] for s in stamps])
-    return GnssTrack(stamps, table[:, 1], table[:, 0], table[:, 2], frame_id=chosen)
-
-
-VERSIONS = ("1.0", "1.1")
 
 
 @dataclass(frozen=True)
@@ -451,3 +267,175 @@ def _drive(
     if len(devices) == 1:
         rig = {name: T_BODY_OPTICAL @ T for name, T in mounting.beside(devices[0]).items()}
     return PosedSequence(path.name, stamps_of(mine), T_map_cam, T_BODY_OPTICAL.copy(), camera, source, rig=rig)
+
+
+def timestamp(row: Row, problems: Problems) -> int | None:
+    """The first field as the integer that it is; None (a fault) where it is none."""
+    text = row.fields[0]
+    if not (text.isascii() and text.isdigit() and len(text) <= _LONGEST):
+        problems.fault(
+            "timestamp that is no integer", f"{row.where}: expected an integer as timestamp, found {text[:40]!r}"
+        )
+        return None
+    return int(text)
+
+
+@dataclass(frozen=True)
+class Mounting:
+    """What is mounted on what: ``T_device_rig`` (4, 4) by device, then by each rig that holds it directly."""
+
+    parents: Mapping[str, Mapping[str, Array]]
+
+    def above(self, device: str) -> dict[str, Array]:
+        """``T_device_holder`` of the device itself and of every rig above it, nearest first."""
+        out = {device: np.eye(4)}
+        waiting = [device]
+        for name in waiting:
+            for rig, T_name_rig in self.parents.get(name, {}).items():
+                if rig not in out:
+                    out[rig] = out[name] @ T_name_rig
+                    waiting.append(rig)
+        return out
+
+    def beside(self, device: str) -> dict[str, Array]:
+        """``T_device_other`` of every other device on the same outermost rig, rigs included."""
+        above = self.above(device)
+        out = {}
+        for other in {*self.parents, *above}:
+            if other == device:
+                continue
+            shared = [(rig, T) for rig, T in self.above(other).items() if rig in above]
+            if shared:
+                rig, T_other_rig = shared[0]
+                out[other] = above[rig] @ inverse(T_other_rig)
+        return dict(sorted(out.items()))
+
+
+def read_mounting(path: Path, problems: Problems) -> Mounting:
+    """``rigs.txt``, which need not exist: ``rig, sensor, qw, qx, qy, qz, tx, ty, tz``, rig to sensor.
+
+    :raises DatasetError: a rig that holds itself; a malformed row (with file and line).
+    """
+    parents: dict[str, dict[str, Array]] = {}
+    if not path.is_file():
+        return Mounting(parents)
+    for row in read_rows(path, problems, 9, separator=","):
+        rig, device = row.fields[:2]
+        T_device_rig = _pose(row, problems)
+        if T_device_rig is None:
+            continue
+        if rig in parents.get(device, {}):
+            problems.fault("repeated mounting", f"{row.where}: expected {device} once on {rig}, found it a second time")
+            continue
+        if device == rig or device in Mounting(parents).above(rig):
+            raise DatasetError(
+                f"{row.where}: expected rigs without loops, found {device} on {rig}, which it holds itself"
+            )
+        parents.setdefault(device, {})[rig] = T_device_rig
+    return Mounting(parents)
+
+
+@dataclass(frozen=True)
+class Trajectories:
+    """Poses ``T_device_world`` (4, 4) by timestamp and device."""
+
+    poses: Mapping[tuple[int, str], Array]
+
+    def at(self, time: int, above: Mapping[str, Array]) -> Array | None:
+        """``T_device_world`` of the device that all this is ``above``: its own pose, or from the nearest rig's."""
+        for holder, T_device_holder in above.items():
+            T_holder_world = self.poses.get((time, holder))
+            if T_holder_world is not None:
+                out: Array = T_device_holder @ T_holder_world
+                return out
+        return None
+
+
+def read_trajectories(path: Path, problems: Problems) -> Trajectories:
+    """``trajectories.txt``: ``timestamp, device, qw, qx, qy, qz, tx, ty, tz``, world to device, in any order.
+
+    Poses with an empty rotation or translation, which kapture allows, are counted and left out.
+    """
+    poses: dict[tuple[int, str], Array] = {}
+    for row in read_rows(path, problems, 9, separator=","):
+        time = timestamp(row, problems)
+        if time is None:
+            continue
+        if "" in row.fields[2:]:
+            problems.skip("pose that is incomplete", f"{row.where}: a pose without rotation or translation")
+            continue
+        T = _pose(row, problems)
+        if T is None:
+            continue
+        if (time, row.fields[1]) in poses:
+            problems.fault(
+                "repeated stamp",
+                f"{row.where}: expected one pose of {row.fields[1]} at {time}, found a second; remove one, or "
+                "--keep-going to keep the first",
+            )
+            continue
+        poses[time, row.fields[1]] = T
+    return Trajectories(poses)
+
+
+def _pose(row: Row, problems: Problems) -> Array | None:
+    values = row.numbers(problems, 2)
+    if values is None:
+        return None
+    return transform_from_quaternion(values[4:7], values[[1, 2, 3, 0]], row.where, problems)
+
+
+def read_gnss(
+    path: Path,
+    systems: Mapping[str, str],
+    stamp_of: Callable[[int, Row], int | None],
+    problems: Problems,
+) -> GnssTrack | None:
+    """``timestamp, device, longitude, latitude, altitude, utc, dop``; None without the file, or without a WGS-84 row.
+
+    Receivers of other coordinate systems are counted and left out; of several receivers the first one is taken.
+
+    :param systems: the coordinate system by receiver, ``EPSG:4326`` where sensors.txt says nothing.
+    :param stamp_of: nanoseconds of a timestamp, on the images' clock; None is a fault that has been told.
+    :raises DatasetError: a malformed row (with file and line).
+    """
+    if not path.is_file():
+        return None
+    chosen: str | None = None
+    found: dict[int, Array] = {}
+    for row in read_rows(path, problems, 7, separator=","):
+        device = row.fields[1]
+        if device not in systems:
+            problems.fault(
+                "record of no receiver", f"{row.where}: expected a gnss {device!r} in sensors.txt, found none"
+            )
+            continue
+        if systems[device] != WGS84:
+            problems.skip("position of another system", f"{row.where}: {device} speaks {systems[device]}, not {WGS84}")
+            continue
+        chosen = chosen or device
+        if device != chosen:
+            problems.skip("position of another receiver", f"{row.where}: {chosen} was before {device}")
+            continue
+        time, values = timestamp(row, problems), row.numbers(problems, 2, 5)
+        if time is None or values is None:
+            continue
+        if abs(values[0]) > 180.0 or abs(values[1]) > 90.0:
+            problems.fault(
+                "position that is none",
+                f"{row.where}: expected longitude, latitude in degrees, found {values[0]:g}, {values[1]:g}; x is the "
+                "longitude",
+            )
+            continue
+        stamp = stamp_of(time, row)
+        if stamp is None:
+            continue
+        if stamp in found:
+            problems.fault("repeated stamp", f"{row.where}: expected one position a stamp, found {time} twice")
+            continue
+        found[stamp] = values
+    if not found or chosen is None:
+        return None
+    stamps = np.array(sorted(found), dtype=np.int64)
+    table = np.stack([found[int(s)] for s in stamps])
+    return GnssTrack(stamps, table[:, 1], table[:, 0], table[:, 2], frame_id=chosen)

@@ -26,32 +26,26 @@ import numpy as np
 import numpy.typing as npt
 
 from vloc_ros.datasets.image_files import IMAGE_SUFFIXES, FilesIn, FolderImages, first_usable
+from vloc_ros.datasets.posed_images import START_NS, T_MAP_WORLD, World, counted_stamp
 from vloc_ros.datasets.problems import Problems
 from vloc_ros.datasets.sequence import T_BODY_OPTICAL, PosedSequence
-from vloc_ros.datasets.tables import EARLIEST_NS, stamp_in_ns, transform_from_matrix
+from vloc_ros.datasets.tables import EARLIEST_NS, in_order, stamp_in_ns, transform_from_matrix
 from vloc_ros.errors import DatasetError
 from vloc_ros.geometry.rotations import nearest_rotation
+from vloc_ros.settings import ranged
 from vloc_ros.types import Array, CameraModel
 
-__all__ = ["START_NS", "KittiOptions", "Options", "matches", "open_drives", "open_kitti"]
+__all__ = ["Options", "matches", "open_drives", "read_poses"]
 
-#: Added to stamps that do not count from 1970: KITTI's clock starts at 0, which ROS reads as "no stamp".
-START_NS = 1_000_000_000
 Ints = npt.NDArray[np.int64]
 _NUMBERED = re.compile(r"[0-9]{1,18}\.[A-Za-z]+$")
 IMAGE_FOLDERS = ("image_2", "left", "rgb", "image_0", "images", "right")
-#: From the world of the poses to a map frame with z up.
-T_MAP_WORLD: dict[str, Array] = {
-    "camera": T_BODY_OPTICAL,
-    "y_up": np.array([[1.0, 0.0, 0.0, 0.0], [0.0, 0.0, -1.0, 0.0], [0.0, 1.0, 0.0, 0.0], [0.0, 0.0, 0.0, 1.0]]),
-    "z_up": np.eye(4),
-}
 #: Which projection matrix of calib.txt belongs to which image folder.
 PROJECTIONS = {"image_0": "P0", "image_1": "P1", "image_2": "P2", "image_3": "P3", "left": "P0", "right": "P1"}
 
 
 @dataclass(frozen=True)
-class KittiOptions:
+class Options:
     """How to read a folder; None means: find out.
 
     :param layout: odometry or flat.
@@ -64,17 +58,13 @@ class KittiOptions:
     :param world: how the poses' world stands: as its first camera does (x right, y down), or with y or z up.
     """
 
-    layout: str | None = None
+    layout: Literal["odometry", "flat"] | None = None
     sequence: str | None = None
     images: str | None = None
     intrinsics: tuple[float, float, float, float] | None = None
     camera_offset: tuple[float, float, float] | None = None
-    rate_hz: float = 10.0
-    world: Literal["camera", "y_up", "z_up"] = "camera"
-
-
-#: The options of this layout, for :mod:`vloc_ros.datasets.formats`.
-Options = KittiOptions
+    rate_hz: float = ranged(10.0, minimum=1e-3)
+    world: World = "camera"
 
 
 def matches(path: Path) -> bool:
@@ -85,31 +75,19 @@ def matches(path: Path) -> bool:
     )
 
 
-def open_drives(path: Path, options: KittiOptions, problems: Problems) -> list[PosedSequence]:
-    """The one drive of such a folder.
+def open_drives(path: Path, options: Options, problems: Problems) -> list[PosedSequence]:
+    """The one drive of such a folder (its source is :class:`FolderImages`).
 
     Faulty lines end the reading in any case, for they are told by their number alone; of the images, those at the
     beginning that cannot be decoded are left out with ``keep_going``.
-    """
-    return [open_kitti(path, options, problems)]
-
-
-def open_kitti(
-    source: str | Path, options: KittiOptions | None = None, problems: Problems | None = None
-) -> PosedSequence:
-    """A KITTI odometry sequence or a flat folder as a :class:`PosedSequence` (its source is :class:`FolderImages`).
 
     :raises DatasetError: something is missing, malformed (with file and line) or does not fit together.
     """
-    options = options or KittiOptions()
-    source = Path(source)
-    if not source.is_dir():
-        raise DatasetError(f"{source}: expected a folder, found {'a file' if source.exists() else 'nothing'}")
-    problems = problems or Problems()
-    if options.world not in T_MAP_WORLD:
-        raise DatasetError(f"world: expected {', '.join(T_MAP_WORLD)}, found {options.world!r}")
+    path = Path(path)
+    if not path.is_dir():
+        raise DatasetError(f"{path}: expected a folder, found {'a file' if path.exists() else 'nothing'}")
     before = dict(problems.counts)
-    folder, poses_file = _layout(source, options)
+    folder, poses_file = _layout(path, options)
     images = _images(folder, options)
     poses = read_poses(poses_file)
     numbers = _numbers(images, len(poses), poses_file)
@@ -120,15 +98,17 @@ def open_kitti(
     if not np.array_equal(numbers, np.arange(len(poses))):
         poses = poses[numbers]
     poses[:, :3, 3] += poses[:, :3, :3] @ offset
-    return PosedSequence(
-        folder.name,
-        stamps,
-        T_MAP_WORLD[options.world] @ poses,
-        T_BODY_OPTICAL.copy(),
-        camera,
-        FolderImages(images),
-        dropped=problems.since(before),
-    )
+    return [
+        PosedSequence(
+            folder.name,
+            stamps,
+            T_MAP_WORLD[options.world] @ poses,
+            T_BODY_OPTICAL.copy(),
+            camera,
+            FolderImages(images),
+            dropped=problems.since(before),
+        )
+    ]
 
 
 def read_poses(path: Path) -> Array:
@@ -178,12 +158,8 @@ def _rows(path: Path) -> Iterator[tuple[int, list[float]]]:
         yield number, values
 
 
-def _layout(source: Path, options: KittiOptions) -> tuple[Path, Path]:
-    layout = options.layout
-    if layout not in (None, "odometry", "flat"):
-        raise DatasetError(f"layout: expected odometry or flat, found {layout!r}")
-    if layout is None:
-        layout = "flat" if (source / "poses.txt").is_file() else "odometry"
+def _layout(source: Path, options: Options) -> tuple[Path, Path]:
+    layout = options.layout or ("flat" if (source / "poses.txt").is_file() else "odometry")
     if layout == "flat":
         return source, source / "poses.txt"
     if (source / "sequences").is_dir():
@@ -203,18 +179,16 @@ def _layout(source: Path, options: KittiOptions) -> tuple[Path, Path]:
     return folder, poses
 
 
-def _images(folder: Path, options: KittiOptions) -> FilesIn:
-    """In the order of their numbers if all names are such, else in that of their names."""
+def _images(folder: Path, options: Options) -> FilesIn:
+    """In the order of the numbers in their names."""
     names = (options.images,) if options.images else IMAGE_FOLDERS
     for name in names:
         if not (folder / name).is_dir():
             continue
         with os.scandir(folder / name) as entries:
-            found = sorted(e.name for e in entries if os.path.splitext(e.name)[1].lower() in IMAGE_SUFFIXES)
+            found = [e.name for e in entries if os.path.splitext(e.name)[1].lower() in IMAGE_SUFFIXES]
         if found:
-            if all(_NUMBERED.match(file) for file in found):
-                found.sort(key=_number)
-            return FilesIn(folder / name, tuple(found))
+            return FilesIn(folder / name, tuple(in_order(found, str(folder / name))))
     raise DatasetError(f"{folder}: expected images in {' or '.join(names)}, found none; name the folder with --images")
 
 
@@ -242,12 +216,14 @@ def _numbers(images: FilesIn, poses: int, poses_file: Path) -> Ints:
     return np.arange(poses, dtype=np.int64)
 
 
-def _stamps(folder: Path, numbers: Ints, options: KittiOptions) -> Ints:
+def _stamps(folder: Path, numbers: Ints, options: Options) -> Ints:
     files = sorted(folder.glob("times*.txt"))
+    if (folder / "times.txt") in files:
+        files = [folder / "times.txt"]
+    if len(files) > 1:
+        raise DatasetError(f"{folder}: expected one times*.txt, found {', '.join(f.name for f in files)}; keep one")
     if not files:
-        if not 0 < options.rate_hz < float("inf"):
-            raise DatasetError(f"rate: expected frames per second above 0, found {options.rate_hz}")
-        return np.array([START_NS + round(int(n) * 1e9 / options.rate_hz) for n in numbers], dtype=np.int64)
+        return np.array([counted_stamp(int(n), options.rate_hz) for n in numbers], dtype=np.int64)
     stamps = array("q")
     for line, text in _lines(files[0]):
         if len(text.split()) != 1:
@@ -262,7 +238,7 @@ def _stamps(folder: Path, numbers: Ints, options: KittiOptions) -> Ints:
     return begin + np.frombuffer(stamps, dtype=np.int64)[numbers]
 
 
-def _camera(folder: Path, first: Path, size: tuple[int, int], options: KittiOptions) -> tuple[CameraModel, Array]:
+def _camera(folder: Path, first: Path, size: tuple[int, int], options: Options) -> tuple[CameraModel, Array]:
     width, height = size
     offset = np.zeros(3) if options.camera_offset is None else np.array(options.camera_offset, dtype=np.float64)
     if options.intrinsics is not None:

@@ -11,13 +11,15 @@ import numpy as np
 import numpy.typing as npt
 
 from vloc_ros.datasets.image_files import first_usable
-from vloc_ros.datasets.kitti import START_NS, T_MAP_WORLD
 from vloc_ros.datasets.problems import Problems
+from vloc_ros.datasets.sequence import T_BODY_OPTICAL
 from vloc_ros.errors import DatasetError
 from vloc_ros.types import Array
 
 __all__ = [
     "FARTHEST_M",
+    "START_NS",
+    "T_MAP_WORLD",
     "Shot",
     "World",
     "counted_stamp",
@@ -29,6 +31,14 @@ __all__ = [
 
 #: How the world of a data set's poses stands: as its first camera (x right, y down), or with y or z up.
 World = Literal["camera", "y_up", "z_up"]
+#: From such a world to a map frame with z up.
+T_MAP_WORLD: dict[World, Array] = {
+    "camera": T_BODY_OPTICAL,
+    "y_up": np.array([[1.0, 0.0, 0.0, 0.0], [0.0, 0.0, -1.0, 0.0], [0.0, 1.0, 0.0, 0.0], [0.0, 0.0, 0.0, 1.0]]),
+    "z_up": np.eye(4),
+}
+#: The first stamp of a clock that starts at 0 (KITTI's) or of none: 0 itself means "no stamp" to ROS.
+START_NS = 1_000_000_000
 #: Beyond this, float32 is coarser than 4 mm.
 FARTHEST_M = 5e4
 

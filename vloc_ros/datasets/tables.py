@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
@@ -27,7 +28,9 @@ __all__ = [
     "Row",
     "covered_frames",
     "images_in",
+    "in_order",
     "listed_frames",
+    "natural_key",
     "pose_samples",
     "read_rows",
     "stamp_in_ns",
@@ -36,159 +39,18 @@ __all__ = [
     "transform_from_matrix",
     "transform_from_quaternion",
 ]
-
-
-# Poses of one clock for the images of another: tracks from tables, and the frames that a track covers.
-
-
-def track_of(
-    samples: Sequence[tuple[int, Array, str]], what: str, problems: Problems, max_gap_s: float = 0.5
-) -> PoseTrack:
-    """A track of ``(stamp_ns, T, where)`` rows in file order.
-
-    A stamp that does not come after the one before is a fault: sorted and rid of repeats only with ``keep_going``.
-
-    :param what: the file, for messages.
-    :param max_gap_s: poses further apart are not interpolated between.
-    :raises DatasetError: no rows, or stamps that do not increase.
-    """
-    kept: dict[int, Array] = {}
-    last = -1
-    for stamp, T, where in samples:
-        if stamp in kept:
-            problems.fault("repeated stamp", f"{where}: expected one pose a stamp, found {stamp} ns twice")
-            continue
-        if stamp < last:
-            problems.fault(
-                "stamp out of order",
-                f"{where}: expected increasing stamps, found {stamp} ns after {last} ns; sort it, or --keep-going",
-            )
-        kept[stamp] = T
-        last = max(last, stamp)
-    if not kept:
-        raise DatasetError(f"{what}: expected poses, found none that can be used")
-    stamps = sorted(kept)
-    return PoseTrack(np.array(stamps, dtype=np.int64), np.stack([kept[s] for s in stamps]), round(max_gap_s * 1e9))
-
-
-def covered_frames(
-    stamps_ns: npt.NDArray[np.int64], track: PoseTrack, what: str, problems: Problems
-) -> tuple[npt.NDArray[np.int64], Array]:
-    """Which of the images at ``stamps_ns`` (N,) have a pose, and the poses (M, 4, 4) by SLERP and linear interpolation.
-
-    Images before the first pose, after the last, or in a gap of the track are counted as skipped.
-
-    :raises DatasetError: not one image has a pose.
-    """
-    T, valid = track.many(stamps_ns)
-    kept = np.flatnonzero(valid).astype(np.int64)
-    if not len(kept):
-        gap = "" if track.max_gap_ns is None else f" at most {track.max_gap_ns / 1e9:g} s apart"
-        raise DatasetError(
-            f"{what}: expected images while poses were recorded{gap}, found none: images from {int(stamps_ns[0])} to "
-            f"{int(stamps_ns[-1])} ns and poses from {track.start_ns} to {track.end_ns} ns"
-        )
-    missing = len(stamps_ns) - len(kept)
-    if missing:
-        problems.skip("image without a pose", f"{what}: {missing} of {len(stamps_ns)} images have no pose", missing)
-    return kept, T[kept]
-
-
-# Rows of tables that hold a stamp and an image or a pose, as several layouts have them in other columns and units.
-
-
-_MISSING = "listed image that is missing"
-_XYZW = {"xyzw": [0, 1, 2, 3], "wxyz": [1, 2, 3, 0]}
-
-
-def pose_samples(
-    rows: Iterable[Row],
-    problems: Problems,
-    unit: str,
-    quaternion: Literal["xyzw", "wxyz"] = "xyzw",
-    *,
-    since_1970: bool = True,
-) -> list[tuple[int, Array, str]]:
-    """``(stamp_ns, T, where)`` of rows ``stamp tx ty tz`` and a quaternion, in file order; faulty rows are left out."""
-    samples = []
-    for row in rows:
-        stamp = stamp_of(row, problems, unit, since_1970=since_1970)
-        values = None if stamp is None else row.numbers(problems, 1, 8)
-        if stamp is None or values is None:
-            continue
-        T = transform_from_quaternion(values[:3], values[3:][_XYZW[quaternion]], row.where, problems)
-        if T is not None:
-            samples.append((stamp, T, row.where))
-    return samples
-
-
-def listed_frames(
-    rows: Iterable[Row],
-    folder: Path,
-    problems: Problems,
-    unit: str,
-    *,
-    since_1970: bool = True,
-    partial: bool = False,
-) -> tuple[npt.NDArray[np.int64], list[Path]]:
-    """Stamps (N,) ns, increasing, and image files of rows ``stamp file``, the files relative to ``folder``.
-
-    A repeated stamp, one out of order and a file that is not there are faults.
-
-    :param partial: such folders are often cut down: a missing file is told and counted, but no fault, and one that
-        has been encoded anew (.jpg for .png) is taken.
-    :raises DatasetError: as above, or not one file is there.
-    """
-    found: dict[int, Path] = {}
-    missing: list[str] = []
-    last, listed = -1, 0
-    for row in rows:
-        listed += 1
-        stamp = stamp_of(row, problems, unit, since_1970=since_1970)
-        if stamp is None:
-            continue
-        if stamp in found:
-            problems.fault("repeated stamp", f"{row.where}: expected one image a stamp, found {stamp} ns twice")
-            continue
-        if stamp < last:
-            problems.fault(
-                "stamp out of order",
-                f"{row.where}: expected increasing stamps, found {stamp} ns after {last} ns; sort it, or --keep-going",
-            )
-        last = max(last, stamp)
-        path = folder / row.fields[1]
-        if not path.is_file() and partial:
-            path = next((p for s in IMAGE_SUFFIXES if (p := path.with_suffix(s)).is_file()), path)
-        if path.is_file():
-            found[stamp] = path
-            continue
-        missing.append(f"{row.where}: expected the image {path}, found no file")
-        if not partial:
-            problems.fault(_MISSING, f"{missing[-1]}; complete the data set, or --keep-going")
-    if not found:
-        raise DatasetError(f"{folder}: expected images, found none of {listed} that are listed")
-    if partial and missing:
-        problems.skip(_MISSING, f"{missing[0]}; {len(missing)} of {listed} listed images are not there", len(missing))
-    stamps = sorted(found)
-    return np.array(stamps, dtype=np.int64), [found[s] for s in stamps]
-
-
-def images_in(folder: Path) -> list[Path]:
-    """The image files of a folder, by name. :raises DatasetError: there are none."""
-    paths = sorted(p for p in folder.glob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
-    if not paths:
-        raise DatasetError(f"{folder}: expected images, found none")
-    return paths
-
-
-#: Digits after the point of a second, by unit.
-_DIGITS = {"s": 9, "ms": 6, "us": 3, "ns": 0}
 #: From 1990 to 2100; a clock of another unit is far outside.
 EARLIEST_NS, _NEWEST_NS = 631_152_000 * 10**9, 4_102_444_800 * 10**9
 #: No stamp of any clock is above this: what an int64 holds, with room for an offset.
 LATEST_NS = 2**62
+#: Digits after the point of a second, by unit.
+_DIGITS = {"s": 9, "ms": 6, "us": 3, "ns": 0}
 #: Digits of other scripts and of absurd numbers are none: int() of them fails or gives what no array holds.
 _DECIMAL = re.compile(r"([0-9]{1,40})(?:\.([0-9]*))?(?:[eE]([+-]?[0-9]{1,2}))?")
+#: A number with digits behind its point, as stamps in seconds have.
+_POINT = re.compile(r"[0-9]\.[0-9]")
+_MISSING = "listed image that is missing"
+_XYZW = {"xyzw": [0, 1, 2, 3], "wxyz": [1, 2, 3, 0]}
 
 
 @dataclass(frozen=True)
@@ -256,6 +118,17 @@ def read_rows(
                 )
                 continue
             yield Row(path, number, fields)
+
+
+def _numbers_of(allowed: Sequence[int]) -> str:
+    if len(allowed) > 2 and allowed[-1] - allowed[0] == len(allowed) - 1:
+        return f"{allowed[0]} to {allowed[-1]}"
+    return " or ".join(str(n) for n in allowed)
+
+
+def _short(fields: Sequence[str]) -> str:
+    text = " ".join(fields)
+    return repr(text if len(text) <= 60 else text[:57] + "...")
 
 
 def stamp_in_ns(text: str, unit: str, where: str, *, since_1970: bool = True) -> int:
@@ -330,12 +203,156 @@ def transform_from_matrix(values: npt.ArrayLike, where: str) -> Array:
     return T
 
 
-def _numbers_of(allowed: Sequence[int]) -> str:
-    if len(allowed) > 2 and allowed[-1] - allowed[0] == len(allowed) - 1:
-        return f"{allowed[0]} to {allowed[-1]}"
-    return " or ".join(str(n) for n in allowed)
+def pose_samples(
+    rows: Iterable[Row],
+    problems: Problems,
+    unit: str,
+    quaternion: Literal["xyzw", "wxyz"] = "xyzw",
+    *,
+    since_1970: bool = True,
+) -> list[tuple[int, Array, str]]:
+    """``(stamp_ns, T, where)`` of rows ``stamp tx ty tz`` and a quaternion, in file order; faulty rows are left out."""
+    samples = []
+    for row in rows:
+        stamp = stamp_of(row, problems, unit, since_1970=since_1970)
+        values = None if stamp is None else row.numbers(problems, 1, 8)
+        if stamp is None or values is None:
+            continue
+        T = transform_from_quaternion(values[:3], values[3:][_XYZW[quaternion]], row.where, problems)
+        if T is not None:
+            samples.append((stamp, T, row.where))
+    return samples
 
 
-def _short(fields: Sequence[str]) -> str:
-    text = " ".join(fields)
-    return repr(text if len(text) <= 60 else text[:57] + "...")
+def track_of(
+    samples: Sequence[tuple[int, Array, str]], what: str, problems: Problems, max_gap_s: float = 0.5
+) -> PoseTrack:
+    """A track of ``(stamp_ns, T, where)`` rows in file order.
+
+    A stamp that does not come after the one before is a fault: sorted and rid of repeats only with ``keep_going``.
+
+    :param what: the file, for messages.
+    :param max_gap_s: poses further apart are not interpolated between.
+    :raises DatasetError: no rows, or stamps that do not increase.
+    """
+    kept: dict[int, Array] = {}
+    last = -1
+    for stamp, T, where in samples:
+        if stamp in kept:
+            problems.fault("repeated stamp", f"{where}: expected one pose a stamp, found {stamp} ns twice")
+            continue
+        if stamp < last:
+            problems.fault(
+                "stamp out of order",
+                f"{where}: expected increasing stamps, found {stamp} ns after {last} ns; sort it, or --keep-going",
+            )
+        kept[stamp] = T
+        last = max(last, stamp)
+    if not kept:
+        raise DatasetError(f"{what}: expected poses, found none that can be used")
+    stamps = sorted(kept)
+    return PoseTrack(np.array(stamps, dtype=np.int64), np.stack([kept[s] for s in stamps]), round(max_gap_s * 1e9))
+
+
+def covered_frames(
+    stamps_ns: npt.NDArray[np.int64], track: PoseTrack, what: str, problems: Problems
+) -> tuple[npt.NDArray[np.int64], Array]:
+    """Which of the images at ``stamps_ns`` (N,) have a pose, and the poses (M, 4, 4) by SLERP and linear interpolation.
+
+    Images before the first pose, after the last, or in a gap of the track are counted as skipped.
+
+    :raises DatasetError: not one image has a pose.
+    """
+    T, valid = track.many(stamps_ns)
+    kept = np.flatnonzero(valid).astype(np.int64)
+    if not len(kept):
+        gap = "" if track.max_gap_ns is None else f" at most {track.max_gap_ns / 1e9:g} s apart"
+        raise DatasetError(
+            f"{what}: expected images while poses were recorded{gap}, found none: images from {int(stamps_ns[0])} to "
+            f"{int(stamps_ns[-1])} ns and poses from {track.start_ns} to {track.end_ns} ns"
+        )
+    missing = len(stamps_ns) - len(kept)
+    if missing:
+        problems.skip("image without a pose", f"{what}: {missing} of {len(stamps_ns)} images have no pose", missing)
+    return kept, T[kept]
+
+
+def listed_frames(
+    rows: Iterable[Row],
+    folder: Path,
+    problems: Problems,
+    unit: str,
+    *,
+    since_1970: bool = True,
+    partial: bool = False,
+) -> tuple[npt.NDArray[np.int64], list[Path]]:
+    """Stamps (N,) ns, increasing, and image files of rows ``stamp file``, the files relative to ``folder``.
+
+    A repeated stamp, one out of order and a file that is not there are faults.
+
+    :param partial: such folders are often cut down: a missing file is told and counted, but no fault, and one that
+        has been encoded anew (.jpg for .png) is taken.
+    :raises DatasetError: as above, or not one file is there.
+    """
+    found: dict[int, Path] = {}
+    missing: list[str] = []
+    last, listed = -1, 0
+    for row in rows:
+        listed += 1
+        stamp = stamp_of(row, problems, unit, since_1970=since_1970)
+        if stamp is None:
+            continue
+        if stamp in found:
+            problems.fault("repeated stamp", f"{row.where}: expected one image a stamp, found {stamp} ns twice")
+            continue
+        if stamp < last:
+            problems.fault(
+                "stamp out of order",
+                f"{row.where}: expected increasing stamps, found {stamp} ns after {last} ns; sort it, or --keep-going",
+            )
+        last = max(last, stamp)
+        path = folder / row.fields[1]
+        if not path.is_file() and partial:
+            path = next((p for s in IMAGE_SUFFIXES if (p := path.with_suffix(s)).is_file()), path)
+        if path.is_file():
+            found[stamp] = path
+            continue
+        missing.append(f"{row.where}: expected the image {path}, found no file")
+        if not partial:
+            problems.fault(_MISSING, f"{missing[-1]}; complete the data set, or --keep-going")
+    if not found:
+        raise DatasetError(f"{folder}: expected images, found none of {listed} that are listed")
+    if partial and missing:
+        problems.skip(_MISSING, f"{missing[0]}; {len(missing)} of {listed} listed images are not there", len(missing))
+    stamps = sorted(found)
+    return np.array(stamps, dtype=np.int64), [found[s] for s in stamps]
+
+
+def images_in(folder: Path) -> list[Path]:
+    """The image files of a folder, by name. :raises DatasetError: there are none."""
+    paths = [p for p in folder.glob("*") if p.suffix.lower() in IMAGE_SUFFIXES]
+    if not paths:
+        raise DatasetError(f"{folder}: expected images, found none")
+    return sorted(paths, key=lambda path: natural_key(path.name))
+
+
+def in_order(names: Sequence[str], where: str) -> list[str]:
+    """Names in the order of the numbers in them.
+
+    :raises DatasetError: numbers with a point, of different length, that are in one order as decimals (1.25 before
+        1.5) and in another as counters (1.5 before 1.25): nobody can know which is meant.
+    """
+    ordered = sorted(names, key=natural_key)
+    for before, after in pairwise(ordered):
+        if before > after and _POINT.search(before) and _POINT.search(after):
+            raise DatasetError(
+                f"{where}: expected names in one order, found {before} and {after}, which are in another order as "
+                "decimals than as counters; write as many digits in every name"
+            )
+    return ordered
+
+
+def natural_key(name: str) -> list[tuple[int, int, str]]:
+    """A sorting key by which ``frame_8`` comes before ``frame_19``: digits count as numbers."""
+    parts = re.split(r"([0-9]{1,18})", name)
+    return [(1, int(text), text) if k % 2 else (0, 0, text) for k, text in enumerate(parts)]

@@ -1,6 +1,7 @@
-"""The similarity that lays an estimated trajectory over its reference.
+"""The similarity (rotation, translation, scale) that lays one trajectory over another.
 
-Umeyama, "Least-squares estimation of transformation parameters between two point patterns", IEEE PAMI 13(4), 1991.
+From positions: Umeyama, "Least-squares estimation of transformation parameters between two point patterns", IEEE PAMI
+13(4), 1991. From orientations and positions, for cameras whose path may be a straight line: :func:`align_cameras`.
 """
 
 from __future__ import annotations
@@ -13,46 +14,9 @@ import numpy as np
 from vloc_ros.errors import DatasetError, GeometryError
 from vloc_ros.types import Array
 
-__all__ = ["ALIGNMENTS", "Alignment", "Similarity", "align", "align_poses", "similarity", "umeyama"]
-
-
-# One trajectory laid over another by a similarity: rotation, translation and scale.
-
-
-def similarity(T_a: Array, T_b: Array, with_scale: bool = True) -> tuple[float, Array, Array]:
-    """``(s, R, t)`` with ``p_b = s R p_a + t`` for two lists (N, 4, 4) of the same cameras' poses.
-
-    The rotation comes from the orientations, so that a straight drive, whose positions leave the roll about it open,
-    aligns, too.
-
-    :raises DatasetError: fewer than two poses, or cameras that all stand at one place while the scale is wanted.
-    """
-    if len(T_a) < 2 or len(T_a) != len(T_b):
-        raise DatasetError(f"alignment: expected at least two poses in both, found {len(T_a)} and {len(T_b)}")
-    u, _, vt = np.linalg.svd(np.einsum("nij,nkj->ik", T_b[:, :3, :3], T_a[:, :3, :3]))
-    R = u @ np.diag([1.0, 1.0, np.sign(np.linalg.det(u @ vt))]) @ vt
-    centre_a, centre_b = T_a[:, :3, 3].mean(axis=0), T_b[:, :3, 3].mean(axis=0)
-    a, b = (T_a[:, :3, 3] - centre_a) @ R.T, T_b[:, :3, 3] - centre_b
-    size = float((a * a).sum())
-    scale = 1.0
-    if with_scale:
-        if size < 1e-12 or (a * b).sum() <= 0:
-            raise DatasetError("alignment: expected cameras that moved, found them at one place: no scale follows")
-        scale = float((a * b).sum()) / size
-    return scale, R, centre_b - scale * (R @ centre_a)
-
-
-def align_poses(T_a: Array, T_b: Array, points: Array) -> tuple[Array, Array]:
-    """Poses ``T_a`` (N, 4, 4) and points (P, 3) of their frame, brought into the frame of ``T_b``."""
-    scale, R, t = similarity(T_a, T_b)
-    out = T_a.copy()
-    out[:, :3, :3] = R @ T_a[:, :3, :3]
-    out[:, :3, 3] = scale * T_a[:, :3, 3] @ R.T + t
-    return out, np.asarray(scale * points @ R.T + t)
-
+__all__ = ["Alignment", "Similarity", "align", "align_cameras", "align_poses", "umeyama"]
 
 Alignment = Literal["none", "se3", "sim3", "origin"]
-ALIGNMENTS: tuple[Alignment, ...] = ("none", "se3", "sim3", "origin")
 
 #: Positions whose second principal variance is below this share of the first lie on a line (a millionth of its length).
 _LINE = 1e-12
@@ -122,9 +86,40 @@ def umeyama(source: Array, target: Array, with_scale: bool = False) -> Similarit
             "alignment: expected positions that span a plane, found them on a line (or all in one place): the rotation "
             "about it is not determined; align by origin, or not at all"
         )
-    signs = np.ones(3)
-    if np.linalg.det(u) * np.linalg.det(vt) < 0:
-        signs[2] = -1.0
+    signs = _proper(u, vt)
     rotation = (u * signs) @ vt
     scale = float((values * signs).sum() / (a**2).sum(axis=1).mean()) if with_scale else 1.0
     return Similarity(rotation, goal - scale * rotation @ centre, scale)
+
+
+def align_cameras(T_a: Array, T_b: Array, with_scale: bool = True) -> Similarity:
+    """What lays poses ``T_a`` over ``T_b``, two lists (N, 4, 4) of the same cameras.
+
+    The rotation comes from the orientations, so that a straight drive, whose positions leave the roll about it open,
+    aligns, too.
+
+    :raises DatasetError: fewer than two poses, or cameras that all stand at one place while the scale is wanted.
+    """
+    if len(T_a) < 2 or len(T_a) != len(T_b):
+        raise DatasetError(f"alignment: expected at least two poses in both, found {len(T_a)} and {len(T_b)}")
+    u, _, vt = np.linalg.svd(np.einsum("nij,nkj->ik", T_b[:, :3, :3], T_a[:, :3, :3]))
+    rotation = (u * _proper(u, vt)) @ vt
+    centre, goal = T_a[:, :3, 3].mean(axis=0), T_b[:, :3, 3].mean(axis=0)
+    a, b = (T_a[:, :3, 3] - centre) @ rotation.T, T_b[:, :3, 3] - goal
+    scale, size = 1.0, float((a * a).sum())
+    if with_scale:
+        if size < 1e-12 or (a * b).sum() <= 0:
+            raise DatasetError("alignment: expected cameras that moved, found them at one place: no scale follows")
+        scale = float((a * b).sum()) / size
+    return Similarity(rotation, goal - scale * rotation @ centre, scale)
+
+
+def align_poses(T_a: Array, T_b: Array, points: Array) -> tuple[Array, Array]:
+    """Poses ``T_a`` (N, 4, 4) and points (P, 3) of their frame, brought into the frame of ``T_b``."""
+    found = align_cameras(T_a, T_b)
+    return found.poses(T_a), found.points(points)
+
+
+def _proper(u: Array, vt: Array) -> Array:
+    """Signs (3,) of the singular vectors that make ``u @ vt`` a rotation."""
+    return np.array([1.0, 1.0, -1.0 if np.linalg.det(u) * np.linalg.det(vt) < 0 else 1.0])

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from vloc_ros.evaluation.plots import new_figure, save
+from vloc_ros.evaluation.figure import new_figure, save
 from vloc_ros.geometry.cameras import project
 from vloc_ros.geometry.se3 import inverse
 from vloc_ros.localizers.pixloc.alignment import Aligned

@@ -12,7 +12,7 @@ import numpy as np
 from vloc_ros.datasets import open_sequence
 from vloc_ros.errors import DatasetError, MapBackendError
 from vloc_ros.evaluation.alignment_plots import Basin, draw_basin, draw_confidence, draw_reprojections, draw_residuals
-from vloc_ros.evaluation.plots import require_matplotlib
+from vloc_ros.evaluation.figure import require_matplotlib
 from vloc_ros.geometry.rotations import so3_exp
 from vloc_ros.geometry.se3 import pose_error
 from vloc_ros.images.rectify import Rectifier

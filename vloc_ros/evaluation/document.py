@@ -1,94 +1,158 @@
-"""One text with tables and pictures, as Markdown beside its pictures and as one self-contained HTML file."""
+"""Reports on disk: JSON for programs, Markdown beside its pictures and one self-contained HTML file for people."""
 
 from __future__ import annotations
 
 import base64
-import html
+import json
+import math
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
+from urllib.parse import quote
 
-__all__ = ["Document"]
+import numpy as np
 
-_STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 60em; margin: 2em auto; padding: 0 1em; color: #222; }
-table { border-collapse: collapse; margin: 1em 0; }
-td, th { border: 1px solid #ccc; padding: .25em .6em; text-align: left; }
-img { max-width: 100%; } h1, h2, h3 { line-height: 1.2; } figcaption { color: #555; } figure { margin: 1em 0; }
-code { background: #f3f3f3; padding: 0 .2em; }
-"""
+from vloc_ros.errors import ConfigError
+
+__all__ = ["Document", "plain_json", "require_jinja2", "write_json"]
+
+
+def require_jinja2() -> None:
+    """Ask before the work that is to be reported. :raises ConfigError: jinja2 is not installed."""
+    if find_spec("jinja2") is None:
+        raise ConfigError("reports need jinja2: pip install 'vloc_ros[replay]'")
+
+
+@dataclass(frozen=True)
+class _Block:
+    """One block of a document; the templates know its kinds."""
+
+    kind: str
+    text: str = ""
+    level: int = 2
+    strong: bool = False
+    texts: tuple[str, ...] = ()
+    header: tuple[str, ...] = ()
+    rows: tuple[tuple[str, ...], ...] = ()
+    path: Path | None = None
 
 
 class Document:
-    """Collects blocks; :meth:`write` makes both files. Text may hold `code` and nothing else of Markdown."""
+    """Collects blocks; :meth:`write` renders them with the templates of this package.
+
+    Texts are plain: of Markdown they may hold `code` and nothing else. They may come from anywhere: what would be
+    markup in HTML, or would end a cell or a line in Markdown, is escaped.
+    """
 
     def __init__(self, title: str) -> None:
         self.title = title
-        self._markdown: list[str] = [f"# {title}", ""]
-        self._html: list[tuple[str, Path | None]] = [(f"<h1>{_text(title)}</h1>", None)]
+        self._blocks: list[_Block] = []
 
     def heading(self, text: str, level: int = 2) -> None:
-        """A heading."""
-        self._markdown += [f"{'#' * level} {text}", ""]
-        self._html.append((f"<h{level}>{_text(text)}</h{level}>", None))
+        """A heading of level 2 or lower."""
+        self._blocks.append(_Block("heading", text, level))
 
-    def paragraph(self, text: str) -> None:
-        """A paragraph."""
-        self._markdown += [text, ""]
-        self._html.append((f"<p>{_text(text)}</p>", None))
+    def paragraph(self, text: str, strong: bool = False) -> None:
+        """A paragraph; nothing where the text is empty."""
+        if text.strip():
+            self._blocks.append(_Block("paragraph", text, strong=strong))
 
     def items(self, texts: Sequence[str]) -> None:
-        """A list."""
-        self._markdown += [*(f"- {t}" for t in texts), ""]
-        self._html.append(("<ul>" + "".join(f"<li>{_text(t)}</li>" for t in texts) + "</ul>", None))
+        """A list; nothing where it is empty."""
+        if texts:
+            self._blocks.append(_Block("items", texts=tuple(texts)))
 
-    def table(self, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-        """A table."""
-        self._markdown += ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
-        self._markdown += ["| " + " | ".join(c.replace("|", "\\|") for c in row) + " |" for row in rows] + [""]
-        head = "".join(f"<th>{_text(c)}</th>" for c in header)
-        body = "".join("<tr>" + "".join(f"<td>{_text(c)}</td>" for c in row) + "</tr>" for row in rows)
-        self._html.append((f"<table><tr>{head}</tr>{body}</table>", None))
+    def table(self, header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+        """A table; every row has as many cells as the header, which may be of empty texts."""
+        cells = tuple(tuple(str(cell) for cell in row) for row in rows)
+        self._blocks.append(_Block("table", header=tuple(header), rows=cells))
+
+    def facts(self, rows: Sequence[tuple[str, Any]]) -> None:
+        """A table of names and values, without a header; nothing where it is empty."""
+        if rows:
+            self.table(("", ""), rows)
 
     def picture(self, path: Path, caption: str) -> None:
         """A PNG or JPEG file, which lies in the folder of the document or elsewhere."""
-        self._markdown += [f"![{caption}](<{path}>)", ""]
-        self._html.append((caption, path))
+        self._blocks.append(_Block("picture", caption, path=path))
 
     def link(self, text: str, path: Path) -> None:
         """A reference to another file."""
-        self._markdown += [f"[{text}](<{path}>)", ""]
-        self._html.append((f'<p><a href="<{path}>">{_text(text)}</a></p>', None))
+        self._blocks.append(_Block("link", text, path=path))
 
-    def write(self, folder: Path) -> tuple[Path, Path]:
-        """``report.md`` and ``report.html``; pictures are named relative to the folder, and embedded in the HTML."""
+    def markdown(self, folder: Path) -> str:
+        """The page for a file in ``folder``, to which paths are relative."""
+        return self._render("report.md.jinja", folder)
+
+    def html(self, folder: Path) -> str:
+        """The same as HTML, with pictures inside."""
+        return self._render("report.html.jinja", folder)
+
+    def write(self, folder: Path, name: str = "report") -> Path:
+        """``NAME.md`` and ``NAME.html`` in a folder; the path of the former."""
         folder.mkdir(parents=True, exist_ok=True)
-        markdown = re.sub(r"\(<([^>]+)>\)", lambda m: f"({_relative(m[1], folder)})", "\n".join(self._markdown))
-        parts = []
-        for text, picture in self._html:
-            if picture is None:
-                parts.append(re.sub(r'href="<([^>]+)>"', lambda m: f'href="{_relative(m[1], folder)}"', text))
-                continue
-            kind = "png" if picture.suffix == ".png" else "jpeg"
-            data = base64.b64encode(picture.read_bytes()).decode("ascii")
-            parts.append(
-                f'<figure><img src="data:image/{kind};base64,{data}" alt="{_text(text)}">'
-                f"<figcaption>{_text(text)}</figcaption></figure>"
-            )
-        page = (
-            f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{_text(self.title)}</title>'
-            f"<style>{_STYLE}</style></head><body>\n" + "\n".join(parts) + "\n</body></html>\n"
+        page = folder / f"{name}.md"
+        page.write_text(self.markdown(folder), encoding="utf-8")
+        page.with_suffix(".html").write_text(self.html(folder), encoding="utf-8")
+        return page
+
+    def _render(self, template: str, folder: Path) -> str:
+        require_jinja2()
+        import jinja2
+
+        environment = jinja2.Environment(
+            loader=jinja2.PackageLoader("vloc_ros.evaluation", "templates"),
+            autoescape=template.endswith(".html.jinja"),
+            trim_blocks=True,
+            lstrip_blocks=True,
+            keep_trailing_newline=True,
+            undefined=jinja2.StrictUndefined,
         )
-        targets = folder / "report.md", folder / "report.html"
-        targets[0].write_text(markdown.rstrip() + "\n", encoding="utf-8")
-        targets[1].write_text(page, encoding="utf-8")
-        return targets
+        environment.filters.update(
+            markdown=_one_line,
+            cell=lambda text: _one_line(text).replace("|", "\\|"),
+            code=_code,
+            link=lambda path: quote(Path(os.path.relpath(path, folder)).as_posix()),
+            embedded=_embedded,
+        )
+        return environment.get_template(template).render(title=self.title, blocks=self._blocks)
 
 
-def _relative(path: str, folder: Path) -> str:
-    return Path(os.path.relpath(path, folder)).as_posix().replace(" ", "%20")
+def _one_line(text: str) -> str:
+    return " ".join(str(text).split())
 
 
-def _text(text: str) -> str:
-    return re.sub(r"`([^`]+)`", r"<code>\1</code>", html.escape(text))
+def _code(text: str) -> Any:
+    """HTML with `code` marked up and everything else escaped."""
+    import markupsafe
+
+    return markupsafe.Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(markupsafe.escape(text))))
+
+
+def _embedded(picture: Path) -> str:
+    kind = "png" if picture.suffix == ".png" else "jpeg"
+    return f"data:image/{kind};base64,{base64.b64encode(picture.read_bytes()).decode('ascii')}"
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write plain JSON; NaN and infinities, which JSON does not have, as null."""
+    path.write_text(json.dumps(plain_json(value), indent=2, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def plain_json(value: Any) -> Any:
+    """Plain JSON values; NaN and infinities become null, and what JSON has no type for its text."""
+    if isinstance(value, Mapping):
+        return {str(k): plain_json(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain_json(v) for v in value]
+    if isinstance(value, (float, np.floating)):
+        return float(value) if math.isfinite(value) else None
+    if isinstance(value, np.integer):
+        return int(value)
+    if value is None or isinstance(value, (str, int, bool)):
+        return value
+    return str(value)

@@ -9,7 +9,7 @@ e = [t_est - t_ref; Log(R_est R_ref^T)] in map axes; where the reference states 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -22,6 +22,7 @@ from vloc_ros.types import Array, LocalizationState
 __all__ = [
     "CHI2_95_6",
     "CHI2_BAND_6",
+    "CONSTANT_SIGMA",
     "RECALL_THRESHOLDS",
     "Consistency",
     "FrameRecord",
@@ -30,8 +31,11 @@ __all__ = [
     "consistency",
     "evaluate",
     "frame_errors",
+    "frame_nees",
     "nearest",
+    "sigma_position",
     "spearman",
+    "total_ms",
 ]
 
 #: Chi-square with 6 degrees of freedom: the 95 % quantile, and the two-sided 95 % interval of one sample.
@@ -39,6 +43,9 @@ CHI2_95_6 = 12.591587
 CHI2_BAND_6 = (1.237344, 14.449375)
 #: (metres, degrees); other thresholds may be added, these are always there.
 RECALL_THRESHOLDS = ((0.05, 5.0), (0.25, 2.0), (0.5, 5.0), (2.0, 5.0), (5.0, 10.0))
+#: Sigma is called constant when its median in the largest third is less than this times that in the smallest one. The
+#: errors of one and the same sigma scatter by far more, so that such a difference orders nothing.
+CONSTANT_SIGMA = 1.2
 
 
 @dataclass(frozen=True)
@@ -69,6 +76,11 @@ class FrameRecord:
         return self.T_map_base is not None
 
 
+def total_ms(timings: Mapping[str, float]) -> float:
+    """The whole frame's time: measured as ``total``, or the sum of the stages."""
+    return timings["total"] if "total" in timings else sum(timings.values())
+
+
 @dataclass(frozen=True)
 class Recall:
     """The share of frames within both limits."""
@@ -85,6 +97,8 @@ class Consistency:
     ``share_in_95`` is the share of ``count`` frames with a NEES of at most 12.59; ``thirds`` the same in each
     third of predicted position sigma (smallest first), ``sigma_thirds_m`` the median sigma there;
     ``rank_correlation`` Spearman's, of sigma with translation error. All NaN where nothing was published.
+    ``constant``: sigma hardly differs between frames (:data:`CONSTANT_SIGMA`), so that it tells no good pose from a
+    bad one, whatever the shares are.
     """
 
     count: int
@@ -93,6 +107,7 @@ class Consistency:
     thirds: tuple[float, float, float]
     sigma_thirds_m: tuple[float, float, float]
     rank_correlation: float
+    constant: bool = False
 
 
 @dataclass(frozen=True)
@@ -112,6 +127,7 @@ class Metrics:
     mean_rotation_deg: float
     mean_over: int
     max_translation_localized_m: float
+    max_rotation_localized_deg: float
     recall: tuple[Recall, ...]
     nees: Consistency
     nees_localized: Consistency
@@ -183,6 +199,7 @@ def consistency(records: Sequence[FrameRecord]) -> Consistency:
         (shares[0], shares[1], shares[2]),
         (medians[0], medians[1], medians[2]),
         spearman(sigma, translation),
+        constant=len(use) > 2 and medians[2] < CONSTANT_SIGMA * medians[0],
     )
 
 
@@ -214,8 +231,7 @@ def evaluate(
     t, r = translation[referenced], rotation[referenced]
     posed = np.isfinite(t)
     localized = [x for x in counted if x.state is LocalizationState.LOCALIZED and x.published]
-    t_localized = frame_errors(localized)[0]
-    known = t_localized[np.isfinite(t_localized)]
+    t_localized, r_localized = (e[np.isfinite(e)] for e in frame_errors(localized))
     recall = tuple(Recall(dt, dr, float(((t <= dt) & (r <= dr)).mean()) if len(t) else nan) for dt, dr in thresholds)
     mounting = np.eye(4) if T_base_cam is None else T_base_cam
     oracle = _oracle(records, map_cameras, mounting)
@@ -234,7 +250,8 @@ def evaluate(
         mean_translation_m=float(t[posed].mean()) if posed.any() else nan,
         mean_rotation_deg=float(r[posed].mean()) if posed.any() else nan,
         mean_over=int(posed.sum()),
-        max_translation_localized_m=float(known.max()) if len(known) else nan,
+        max_translation_localized_m=float(t_localized.max()) if len(t_localized) else nan,
+        max_rotation_localized_deg=float(r_localized.max()) if len(r_localized) else nan,
         recall=recall,
         nees=consistency(records),
         nees_localized=consistency(localized),

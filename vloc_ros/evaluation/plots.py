@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -9,7 +10,18 @@ from typing import Any
 
 import numpy as np
 
-from vloc_ros.errors import ConfigError
+from vloc_ros.evaluation.figure import (
+    BLUE,
+    GREEN,
+    GREY,
+    LIGHT_BLUE,
+    ORANGE,
+    RED,
+    REFERENCE,
+    STATE_COLOURS,
+    new_figure,
+    save,
+)
 from vloc_ros.evaluation.metrics import (
     CHI2_95_6,
     CHI2_BAND_6,
@@ -19,13 +31,12 @@ from vloc_ros.evaluation.metrics import (
     frame_errors,
     frame_nees,
     sigma_position,
+    total_ms,
 )
 from vloc_ros.geometry.se3 import pose_error
 from vloc_ros.types import Array, Estimate, LocalizationState
 
 __all__ = [
-    "REFERENCE",
-    "STATE_COLOURS",
     "draw_all",
     "draw_candidates",
     "draw_errors",
@@ -33,195 +44,14 @@ __all__ = [
     "draw_recall",
     "draw_stages",
     "draw_trajectory",
-    "new_figure",
     "recall_curve",
-    "require_matplotlib",
-    "save",
-    "shade_states",
 ]
 
-
-# Where plots begin and end: a figure without any global state, and its way into a PNG.
-
-
-#: Distinguishable without red-green vision (Okabe and Ito).
-STATE_COLOURS = {
-    LocalizationState.LOCALIZED: "#0072B2",
-    LocalizationState.DEGRADED: "#E69F00",
-    LocalizationState.LOST: "#D55E00",
-    LocalizationState.INITIALIZING: "#999999",
-}
-REFERENCE = "#222222"
-
-
-def require_matplotlib() -> None:
-    """Ask before the work whose result is to be drawn.
-
-    :raises ConfigError: matplotlib is not installed.
-    """
-    try:
-        import matplotlib.figure  # noqa: F401
-    except ImportError as error:
-        raise ConfigError("plots need matplotlib: pip install 'vloc_ros[replay]', or --no-plots") from error
-
-
-def new_figure(width: float, height: float) -> Any:
-    """A matplotlib figure (inches) drawn by Agg; works without a display and from any thread.
-
-    :raises ConfigError: matplotlib is not installed.
-    """
-    require_matplotlib()
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def save(figure: Any, path: Path) -> Path:
-    """Write a PNG; equal data gives equal files (no date, no version inside)."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110, metadata={"Software": None})
-    return path
-
-
-def shade_states(axes: Any, seconds: Any, states: list[LocalizationState]) -> None:
-    """A strip along the bottom of a time axis that shows the state of every frame."""
-    if not len(seconds):
-        return
-    edges = [float(seconds[0])]
-    edges += [float(a + b) / 2 for a, b in pairwise(seconds)]
-    edges.append(float(seconds[-1]) if len(seconds) > 1 else float(seconds[0]) + 1.0)
-    start = 0
-    for i in range(1, len(states) + 1):
-        if i == len(states) or states[i] is not states[start]:
-            axes.axvspan(edges[start], edges[i], ymin=0.0, ymax=0.04, color=STATE_COLOURS[states[start]], lw=0)
-            start = i
-
-
-# How candidates close in on the pose, step by step (as in Figure 2 of the ImPosing paper).
-
-
-MAX_COLUMNS = 7
-
-
-def draw_candidates(
-    samples: Sequence[tuple[Estimate, Array | None]],
-    path: Path,
-    positions: Array | None = None,
-) -> Path:
-    """One row a frame, one column a refinement step: candidates coloured by score, the best ones marked.
-
-    The view follows the candidates: each panel is as wide as they are spread, and says how wide that is.
-
-    :param samples: estimates with candidates, each with the camera's true pose ``T_map_cam`` if known.
-    :param positions: (M, 2 or 3) places of the drive or the map, as background.
-    """
-    from matplotlib.ticker import MaxNLocator
-
-    scores = np.concatenate([step.scores for e, _ in samples for step in e.candidates])
-    shades = {"cmap": "viridis", "vmin": float(scores.min()), "vmax": float(scores.max())}
-    columns = max(min(len(e.candidates), MAX_COLUMNS) for e, _ in samples)
-    figure = new_figure(2.9 * columns + 0.8, 3.1 * len(samples) + 0.5)
-    grid = figure.subplots(len(samples), columns, squeeze=False)
-    start = samples[0][0].stamp_ns
-    for row, (estimate, truth) in zip(grid, samples, strict=True):
-        for axes in row[len(estimate.candidates) :]:
-            axes.set_visible(False)
-        for number, (axes, step) in enumerate(zip(row, estimate.candidates, strict=False)):
-            points = step.T_map_cam[:, :2, 3]
-            if positions is not None and len(positions):
-                axes.plot(*positions[:, :2].T, "-", color="#cccccc", lw=1, zorder=1)
-            order = np.argsort(step.scores)  # the best on top
-            dots = axes.scatter(*points[order].T, c=step.scores[order], s=7, linewidths=0, zorder=2, **shades)
-            if len(step.selected):
-                axes.scatter(*points[step.selected].T, s=14, fc="none", ec="#D55E00", lw=0.4, alpha=0.5, zorder=3)
-            if truth is not None:
-                axes.plot(*truth[:2, 3], "*", color="white", mec=REFERENCE, ms=12, zorder=5)
-            axes.plot(*estimate.T_map_cam[:2, 3], "+", color="#D55E00", ms=11, mew=2, zorder=6)
-            centre, half = _view(points, truth, estimate)
-            axes.set_xlim(centre[0] - half, centre[0] + half)
-            axes.set_ylim(centre[1] - half, centre[1] + half)
-            axes.set_aspect("equal")
-            axes.tick_params(labelsize=6)
-            axes.xaxis.set_major_locator(MaxNLocator(4))
-            axes.yaxis.set_major_locator(MaxNLocator(5))
-            axes.set_title(f"step {number + 1}: {2 * half:.3g} m wide", fontsize=9)
-        seconds = (estimate.stamp_ns - start) * 1e-9
-        error = "" if truth is None else f", off by {np.linalg.norm(estimate.T_map_cam[:3, 3] - truth[:3, 3]):.2f} m"
-        row[0].set_ylabel(f"{seconds:.1f} s after the first{error}", fontsize=8)
-    figure.colorbar(dots, ax=grid.ravel().tolist(), label="score", shrink=0.8)
-    figure.suptitle("Candidates by refinement step (circles: selected, cross: estimate, star: truth)", fontsize=10)
-    return save(figure, path)
-
-
-def _view(points: Array, truth: Array | None, estimate: Estimate) -> tuple[Array, float]:
-    """Centre and half width that show the candidates, the estimate and the truth."""
-    shown = [points, estimate.T_map_cam[None, :2, 3]]
-    if truth is not None:
-        shown.append(truth[None, :2, 3])
-    both = np.concatenate(shown)
-    low, high = both.min(axis=0), both.max(axis=0)
-    centre: Array = (low + high) / 2
-    return centre, max(0.55 * float((high - low).max()), 0.05)
-
-
-# Recall as a curve: the share of frames within a distance, for several limits of rotation.
-
-
-#: Degrees; those of the table's thresholds, and none.
-_LIMITS_DEG = (2.0, 5.0, 10.0, float("inf"))
-_COLOURS = ("#0072B2", "#009E73", "#E69F00", "#999999")
-
-
-def recall_curve(records: Sequence[FrameRecord], limit_deg: float = float("inf")) -> tuple[Array, Array]:
-    """Distances (K,) in metres, increasing, and the share (K,) of frames within each and ``limit_deg``.
-
-    Over all frames with a reference, so that a curve ends below 1 where frames have no pose.
-    """
-    translation, rotation = frame_errors(records)
-    known = ~np.isnan(translation)
-    inside = known & np.isfinite(translation) & (rotation <= limit_deg)
-    distances = np.sort(translation[inside])
-    return distances, np.arange(1, len(distances) + 1) / max(int(known.sum()), 1)
-
-
-def draw_recall(records: Sequence[FrameRecord], path: Path) -> Path:
-    """The curves over a logarithmic axis, with the thresholds of the table as marks."""
-    figure = new_figure(9, 5.5)
-    axes = figure.add_subplot()
-    # A lower end of the axis that any drive shares, unless it is better than that.
-    floor, end = 0.01, 20.0
-    for limit, colour in zip(_LIMITS_DEG, _COLOURS, strict=True):
-        distances, shares = recall_curve(records, limit)
-        label = f"within {limit:g} deg" if np.isfinite(limit) else "any rotation"
-        if len(distances):
-            floor = min(floor, max(float(distances[0]), 1e-4))
-            end = max(end, float(distances[-1]))
-        x = np.concatenate([[1e-4], np.maximum(distances, 1e-4), [1e6]])
-        y = np.concatenate([[0.0], shares, shares[-1:] if len(shares) else [0.0]])
-        axes.step(x, y, where="post", color=colour, lw=1.5, label=label)
-    for metres, degrees in RECALL_THRESHOLDS:
-        distances, shares = recall_curve(records, degrees)
-        reached = int(np.searchsorted(distances, metres, side="right"))
-        share = float(shares[reached - 1]) if reached else 0.0
-        axes.plot(metres, share, "o", color=REFERENCE, ms=4)
-        axes.annotate(
-            f"{metres:g} m, {degrees:g} deg", (metres, share), xytext=(4, -10), textcoords="offset points", fontsize=7
-        )
-    axes.set_xscale("log")
-    axes.set_xlim(floor, end)
-    axes.set_ylim(0.0, 1.02)
-    axes.set_xlabel("translation error at most [m]")
-    axes.set_ylabel("share of the frames with a reference")
-    axes.set_title("Recall")
-    axes.grid(alpha=0.3, which="both")
-    axes.legend(fontsize=8, loc="upper left")
-    return save(figure, path)
-
-
 CHI2_95_2 = 5.991465  # 95 % of a planar normal distribution lies within this squared Mahalanobis distance
+#: Limits of the recall curves in degrees, those of the table's thresholds and none, with their colours.
+_RECALL_LIMITS = ((2.0, BLUE), (5.0, GREEN), (10.0, ORANGE), (float("inf"), GREY))
+#: Refinement steps that a row of candidates has room for.
+_MAX_COLUMNS = 7
 
 
 def draw_all(records: Sequence[FrameRecord], folder: Path, map_positions: Array | None = None) -> list[Path]:
@@ -276,7 +106,7 @@ def draw_trajectory(records: Sequence[FrameRecord], path: Path, map_positions: A
             colour = STATE_COLOURS[record.state]
             axes.add_patch(Ellipse((x, y), *size, angle=angle, fc=colour, ec=colour, alpha=0.25, lw=0.8, zorder=3))
         scale = "" if enlarge == 1 else f", drawn {enlarge} times larger"
-        axes.plot([], [], "o", mfc="none", mec="#0072B2", ms=9, label=f"95 % ellipse{scale}")
+        axes.plot([], [], "o", mfc="none", mec=BLUE, ms=9, label=f"95 % ellipse{scale}")
     axes.set_xlabel("map x [m]")
     axes.set_ylabel("map y [m]")
     axes.set_title("Trajectory over reference")
@@ -316,7 +146,7 @@ def draw_errors(records: Sequence[FrameRecord], path: Path) -> Path:
     states = [r.state for r in records]
     for axes, (values, band, label) in zip(rows, panels, strict=True):
         lower = -band if label[0] in "xyz" else np.zeros_like(band)
-        axes.fill_between(seconds, lower, band, color="#56B4E9", alpha=0.35, lw=0, label="3 predicted sigma")
+        axes.fill_between(seconds, lower, band, color=LIGHT_BLUE, alpha=0.35, lw=0, label="3 predicted sigma")
         for state, colour in STATE_COLOURS.items():
             mask = np.array([s is state for s in states])
             if np.isfinite(values[mask]).any():
@@ -333,7 +163,7 @@ def draw_errors(records: Sequence[FrameRecord], path: Path) -> Path:
                 axes.text(
                     0.995, 0.96, f"{beyond} beyond the axis", transform=axes.transAxes, ha="right", va="top", fontsize=8
                 )
-        shade_states(axes, seconds, states)
+        _shade_states(axes, seconds, states)
         axes.set_ylabel(label)
         axes.grid(alpha=0.3)
     for state in dict.fromkeys(states):
@@ -344,6 +174,20 @@ def draw_errors(records: Sequence[FrameRecord], path: Path) -> Path:
     return save(figure, path)
 
 
+def _shade_states(axes: Any, seconds: Any, states: list[LocalizationState]) -> None:
+    """A strip along the bottom of a time axis that shows the state of every frame."""
+    if not len(seconds):
+        return
+    edges = [float(seconds[0])]
+    edges += [float(a + b) / 2 for a, b in pairwise(seconds)]
+    edges.append(float(seconds[-1]) if len(seconds) > 1 else float(seconds[0]) + 1.0)
+    start = 0
+    for i in range(1, len(states) + 1):
+        if i == len(states) or states[i] is not states[start]:
+            axes.axvspan(edges[start], edges[i], ymin=0.0, ymax=0.04, color=STATE_COLOURS[states[start]], lw=0)
+            start = i
+
+
 def draw_nees(records: Sequence[FrameRecord], path: Path) -> Path:
     """NEES over time against its 95 % band, and predicted sigma against the error made."""
     use = [r for r in records if not np.isnan(frame_nees(r))]
@@ -351,8 +195,8 @@ def draw_nees(records: Sequence[FrameRecord], path: Path) -> Path:
     top, low = figure.subplots(2, 1, height_ratios=(1, 1.15))
     seconds = _seconds(records)
     values = np.array([frame_nees(r) for r in records])
-    top.axhspan(*CHI2_BAND_6, color="#009E73", alpha=0.18, lw=0, label="95 % of consistent estimates")
-    top.axhline(CHI2_95_6, color="#009E73", lw=1, ls="--", label="95 % limit, 12.59")
+    top.axhspan(*CHI2_BAND_6, color=GREEN, alpha=0.18, lw=0, label="95 % of consistent estimates")
+    top.axhline(CHI2_95_6, color=GREEN, lw=1, ls="--", label="95 % limit, 12.59")
     for state, colour in STATE_COLOURS.items():
         mask = np.array([r.state is state for r in records]) & np.isfinite(values)
         if mask.any():
@@ -368,7 +212,7 @@ def draw_nees(records: Sequence[FrameRecord], path: Path) -> Path:
     top.legend(fontsize=8, ncols=3)
     top.grid(alpha=0.3, which="both")
     sigma = np.array([sigma_position(r.covariance) for r in use if r.covariance is not None])
-    error = np.array([_translation_error(r) for r in use])
+    error = frame_errors(use)[0]
     for state, colour in STATE_COLOURS.items():
         mask = np.array([r.state is state for r in use], dtype=bool)
         if mask.any():
@@ -390,6 +234,116 @@ def draw_nees(records: Sequence[FrameRecord], path: Path) -> Path:
     return save(figure, path)
 
 
+def draw_recall(records: Sequence[FrameRecord], path: Path) -> Path:
+    """The curves over a logarithmic axis, with the thresholds of the table as marks."""
+    figure = new_figure(9, 5.5)
+    axes = figure.add_subplot()
+    # A lower end of the axis that any drive shares, unless it is better than that.
+    floor, end = 0.01, 20.0
+    for limit, colour in _RECALL_LIMITS:
+        distances, shares = recall_curve(records, limit)
+        label = f"within {limit:g} deg" if np.isfinite(limit) else "any rotation"
+        if len(distances):
+            floor = min(floor, max(float(distances[0]), 1e-4))
+            end = max(end, float(distances[-1]))
+        x = np.concatenate([[1e-4], np.maximum(distances, 1e-4), [1e6]])
+        y = np.concatenate([[0.0], shares, shares[-1:] if len(shares) else [0.0]])
+        axes.step(x, y, where="post", color=colour, lw=1.5, label=label)
+    for metres, degrees in RECALL_THRESHOLDS:
+        distances, shares = recall_curve(records, degrees)
+        reached = int(np.searchsorted(distances, metres, side="right"))
+        share = float(shares[reached - 1]) if reached else 0.0
+        axes.plot(metres, share, "o", color=REFERENCE, ms=4)
+        axes.annotate(
+            f"{metres:g} m, {degrees:g} deg", (metres, share), xytext=(4, -10), textcoords="offset points", fontsize=7
+        )
+    axes.set_xscale("log")
+    axes.set_xlim(floor, end)
+    axes.set_ylim(0.0, 1.02)
+    axes.set_xlabel("translation error at most [m]")
+    axes.set_ylabel("share of the frames with a reference")
+    axes.set_title("Recall")
+    axes.grid(alpha=0.3, which="both")
+    axes.legend(fontsize=8, loc="upper left")
+    return save(figure, path)
+
+
+CHI2_95_2 = 5.991465  # 95 % of a planar normal distribution lies within this squared Mahalanobis distance
+
+
+def recall_curve(records: Sequence[FrameRecord], limit_deg: float = float("inf")) -> tuple[Array, Array]:
+    """Distances (K,) in metres, increasing, and the share (K,) of frames within each and ``limit_deg``.
+
+    Over all frames with a reference, so that a curve ends below 1 where frames have no pose.
+    """
+    translation, rotation = frame_errors(records)
+    known = ~np.isnan(translation)
+    inside = known & np.isfinite(translation) & (rotation <= limit_deg)
+    distances = np.sort(translation[inside])
+    return distances, np.arange(1, len(distances) + 1) / max(int(known.sum()), 1)
+
+
+def draw_candidates(
+    samples: Sequence[tuple[Estimate, Array | None]],
+    path: Path,
+    positions: Array | None = None,
+) -> Path:
+    """One row a frame, one column a refinement step: candidates coloured by score, the best ones marked.
+
+    The view follows the candidates: each panel is as wide as they are spread, and says how wide that is.
+
+    :param samples: estimates with candidates, each with the camera's true pose ``T_map_cam`` if known.
+    :param positions: (M, 2 or 3) places of the drive or the map, as background.
+    """
+    from matplotlib.ticker import MaxNLocator
+
+    scores = np.concatenate([step.scores for e, _ in samples for step in e.candidates])
+    shades = {"cmap": "viridis", "vmin": float(scores.min()), "vmax": float(scores.max())}
+    columns = max(min(len(e.candidates), _MAX_COLUMNS) for e, _ in samples)
+    figure = new_figure(2.9 * columns + 0.8, 3.1 * len(samples) + 0.5)
+    grid = figure.subplots(len(samples), columns, squeeze=False)
+    start = samples[0][0].stamp_ns
+    for row, (estimate, truth) in zip(grid, samples, strict=True):
+        for axes in row[len(estimate.candidates) :]:
+            axes.set_visible(False)
+        for number, (axes, step) in enumerate(zip(row, estimate.candidates, strict=False)):
+            points = step.T_map_cam[:, :2, 3]
+            if positions is not None and len(positions):
+                axes.plot(*positions[:, :2].T, "-", color="#cccccc", lw=1, zorder=1)
+            order = np.argsort(step.scores)  # the best on top
+            dots = axes.scatter(*points[order].T, c=step.scores[order], s=7, linewidths=0, zorder=2, **shades)
+            if len(step.selected):
+                axes.scatter(*points[step.selected].T, s=14, fc="none", ec=RED, lw=0.4, alpha=0.5, zorder=3)
+            if truth is not None:
+                axes.plot(*truth[:2, 3], "*", color="white", mec=REFERENCE, ms=12, zorder=5)
+            axes.plot(*estimate.T_map_cam[:2, 3], "+", color=RED, ms=11, mew=2, zorder=6)
+            centre, half = _view(points, truth, estimate)
+            axes.set_xlim(centre[0] - half, centre[0] + half)
+            axes.set_ylim(centre[1] - half, centre[1] + half)
+            axes.set_aspect("equal")
+            axes.tick_params(labelsize=6)
+            axes.xaxis.set_major_locator(MaxNLocator(4))
+            axes.yaxis.set_major_locator(MaxNLocator(5))
+            axes.set_title(f"step {number + 1}: {2 * half:.3g} m wide", fontsize=9)
+        seconds = (estimate.stamp_ns - start) * 1e-9
+        error = "" if truth is None else f", off by {np.linalg.norm(estimate.T_map_cam[:3, 3] - truth[:3, 3]):.2f} m"
+        row[0].set_ylabel(f"{seconds:.1f} s after the first{error}", fontsize=8)
+    figure.colorbar(dots, ax=grid.ravel().tolist(), label="score", shrink=0.8)
+    figure.suptitle("Candidates by refinement step (circles: selected, cross: estimate, star: truth)", fontsize=10)
+    return save(figure, path)
+
+
+def _view(points: Array, truth: Array | None, estimate: Estimate) -> tuple[Array, float]:
+    """Centre and half width that show the candidates, the estimate and the truth."""
+    shown = [points, estimate.T_map_cam[None, :2, 3]]
+    if truth is not None:
+        shown.append(truth[None, :2, 3])
+    both = np.concatenate(shown)
+    low, high = both.min(axis=0), both.max(axis=0)
+    centre: Array = (low + high) / 2
+    return centre, max(0.55 * float((high - low).max()), 0.05)
+
+
 def draw_stages(records: Sequence[FrameRecord], path: Path) -> Path:
     """Where the time of a frame goes: every stage's spread, and the total over time."""
     timed = [r for r in records if r.timings_ms]
@@ -406,7 +360,7 @@ def draw_stages(records: Sequence[FrameRecord], path: Path) -> Path:
     left.set_xlabel("time [ms]")
     left.set_title("Stages: quartiles, whiskers 5 to 95 %")
     left.grid(alpha=0.3, axis="x")
-    right.plot(_seconds(timed), totals, ".", color="#0072B2", ms=4)
+    right.plot(_seconds(timed), totals, ".", color=BLUE, ms=4)
     for share, style in ((50, "-"), (95, "--")):
         value = float(np.percentile(totals, share))
         right.axhline(value, color=REFERENCE, lw=1, ls=style, label=f"{share} %: {value:.1f} ms")
@@ -419,14 +373,7 @@ def draw_stages(records: Sequence[FrameRecord], path: Path) -> Path:
     return save(figure, path)
 
 
-def total_ms(timings: dict[str, float]) -> float:
-    """The whole frame's time: measured as ``total``, or the sum of the stages."""
-    return timings["total"] if "total" in timings else sum(timings.values())
-
-
 def _has_orientation() -> bool:
-    import inspect
-
     from matplotlib.axes import Axes
 
     return "orientation" in inspect.signature(Axes.boxplot).parameters
@@ -437,8 +384,3 @@ def _seconds(records: Sequence[FrameRecord]) -> Any:
         return np.zeros(0)
     first = records[0].stamp_ns
     return np.array([(r.stamp_ns - first) * 1e-9 for r in records])
-
-
-def _translation_error(record: FrameRecord) -> float:
-    assert record.T_map_base is not None and record.T_reference is not None
-    return float(np.linalg.norm(record.T_map_base[:3, 3] - record.T_reference[:3, 3]))

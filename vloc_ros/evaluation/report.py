@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -11,19 +10,26 @@ from typing import Any
 
 import numpy as np
 
-from vloc_ros.evaluation.metrics import Consistency, FrameRecord, Metrics
-from vloc_ros.evaluation.plots import total_ms
+from vloc_ros.evaluation.document import Document, write_json
+from vloc_ros.evaluation.metrics import Consistency, FrameRecord, Metrics, total_ms
 
 __all__ = [
     "build_report",
     "figures_of",
     "latency",
-    "plain_json",
     "print_rows",
     "print_table",
     "table_rows",
     "write_report",
 ]
+
+
+#: What stands beside the published poses, by the prefix of its figures.
+_BESIDE = {
+    "localizer": "localizer alone, published or not",
+    "oracle": "oracle: nearest map pose",
+    "retrieval": "baseline: most similar map image",
+}
 
 
 def build_report(metrics: Metrics, records: Sequence[FrameRecord], about: Mapping[str, Any]) -> dict[str, Any]:
@@ -62,29 +68,24 @@ def _spread(values: Sequence[float]) -> dict[str, float]:
 
 
 def write_report(report: Mapping[str, Any], folder: Path, plots: Sequence[Path] = ()) -> Path:
-    """Write ``report.json`` and ``report.md``; the path of the latter. JSON has no NaN or infinity: null."""
-    text = json.dumps(plain_json(report), indent=2, sort_keys=False, allow_nan=False)
-    (folder / "report.json").write_text(text + "\n", encoding="utf-8")
-    lines = [f"# Replay of `{report.get('bag', '')}`", ""]
+    """Write ``report.json``, ``report.md`` and ``report.html``; the path of the second."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "report.json", report)
+    document = Document(f"Replay of `{report.get('bag', '')}`")
     if report.get("problem"):
-        lines += [f"**Incomplete: {report['problem']}**", ""]
-    lines += ["| | |", "|---|---|"]
-    lines += [f"| {name} | {value} |" for name, value in table_rows(report)]
-    lines += [
-        "",
+        document.paragraph(f"Incomplete: {report['problem']}", strong=True)
+    document.facts(table_rows(report))
+    document.paragraph(
         "Medians, recalls and states are over all frames with a reference pose; a frame without a published pose is an "
-        "infinite error. Means and the ATE, which is not aligned, are over the frames with a pose.",
-        "",
-    ]
+        "infinite error. Means and the ATE, which is not aligned, are over the frames with a pose."
+    )
     stages = report.get("latency_ms", {}).get("stages", {})
     if stages:
-        lines += ["| stage | p50 ms | p95 ms | max ms |", "|---|---|---|---|"]
-        lines += [f"| {n} | {s['p50']:.2f} | {s['p95']:.2f} | {s['max']:.2f} |" for n, s in stages.items()]
-        lines.append("")
-    lines += [f"![{p.stem}]({p.relative_to(folder).as_posix()})" for p in plots]
-    path = folder / "report.md"
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return path
+        rows = [(name, *(f"{s[k]:.2f}" for k in ("p50", "p95", "max"))) for name, s in stages.items()]
+        document.table(("stage", "p50 ms", "p95 ms", "max ms"), rows)
+    for plot in plots:
+        document.picture(plot, plot.stem)
+    return document.write(folder)
 
 
 def table_rows(report: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -112,7 +113,10 @@ def table_rows(report: Mapping[str, Any]) -> list[tuple[str, str]]:
                 f"(over {report['mean_over']} frames with a pose)",
             ),
             ("ATE, root mean square", _both(report["ate_rmse_m"], report["ate_rmse_deg"])),
-            ("largest error called LOCALIZED", _metres(report["max_translation_localized_m"])),
+            (
+                "largest error called LOCALIZED",
+                _both(report["max_translation_localized_m"], report["max_rotation_localized_deg"]),
+            ),
             (
                 "recall",
                 ", ".join(
@@ -123,19 +127,10 @@ def table_rows(report: Mapping[str, Any]) -> list[tuple[str, str]]:
             ("NEES", _nees_text(report["nees"])),
             ("NEES, LOCALIZED only", _nees_text(report["nees_localized"])),
         ]
-        if not math.isnan(report["localizer_median_translation_m"]):
-            name = "localizer alone, published or not, median"
-            rows.append(
-                (name, _both(report["localizer_median_translation_m"], report["localizer_median_rotation_deg"]))
-            )
-        if not math.isnan(report["oracle_median_translation_m"]):
-            name = "oracle: nearest map pose, median"
-            rows.append((name, _both(report["oracle_median_translation_m"], report["oracle_median_rotation_deg"])))
-        if not math.isnan(report["retrieval_median_translation_m"]):
-            name = "baseline: most similar map image, median"
-            rows.append(
-                (name, _both(report["retrieval_median_translation_m"], report["retrieval_median_rotation_deg"]))
-            )
+        for prefix, name in _BESIDE.items():
+            median = report[f"{prefix}_median_translation_m"], report[f"{prefix}_median_rotation_deg"]
+            if not math.isnan(median[0]):
+                rows.append((f"{name}, median", _both(*median)))
     rows += [("note", note) for note in report.get("notes", [])]
     time = report["latency_ms"]
     if not math.isnan(time["p50"]):
@@ -165,11 +160,13 @@ def print_rows(title: str, rows: Sequence[tuple[str, str]]) -> None:
 def _nees_text(nees: Mapping[str, Any]) -> str:
     if not nees["count"]:
         return "no frame with pose and reference"
+    text = f"mean {nees['mean']:.1f}, {_percent(nees['share_in_95'])} within 95 % ({nees['count']} frames)"
+    if nees["constant"]:
+        return f"{text}; sigma is nearly constant ({nees['sigma_thirds_m'][1]:.3g} m): it carries no information"
     thirds = ", ".join(_percent(v) for v in nees["thirds"])
-    return (
-        f"mean {nees['mean']:.1f}, {_percent(nees['share_in_95'])} within 95 %, thirds of sigma {thirds}, "
-        f"rank correlation {nees['rank_correlation']:.2f} ({nees['count']} frames)"
-    )
+    correlation = nees["rank_correlation"]
+    ranked = "" if math.isnan(correlation) else f", rank correlation with the error {correlation:.2f}"
+    return f"{text}, in the thirds of sigma {thirds}{ranked}"
 
 
 def _metres(value: float) -> str:
@@ -186,18 +183,3 @@ def _degrees(value: float) -> str:
 
 def _percent(share: float) -> str:
     return "unknown" if math.isnan(share) else f"{100 * share:.1f} %"
-
-
-def plain_json(value: Any) -> Any:
-    """Plain JSON values; NaN and infinities become null."""
-    if isinstance(value, Mapping):
-        return {str(k): plain_json(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain_json(v) for v in value]
-    if isinstance(value, (float, np.floating)):
-        return float(value) if math.isfinite(value) else None
-    if isinstance(value, np.integer):
-        return int(value)
-    if value is None or isinstance(value, (str, int, bool)):
-        return value
-    return str(value)

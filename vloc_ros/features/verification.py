@@ -24,7 +24,7 @@ from vloc_ros.geometry.rotations import so3_log
 from vloc_ros.settings import ranged
 from vloc_ros.types import Array, CameraModel
 
-__all__ = ["Decision", "Evidence", "Hypothesis", "JudgeSettings", "Support", "decide", "judge", "refine_and_judge"]
+__all__ = ["Decision", "Evidence", "JudgeSettings", "JudgedPose", "Support", "decide", "judge", "refine_and_judge"]
 
 Ints = npt.NDArray[np.int64]
 
@@ -73,7 +73,7 @@ class Evidence:
     :ivar cells: of 8 x 6 parts of the image that hold a matched point.
     :ivar flat: the matched points lie on a line of the image: the smaller standard deviation over the image's height.
     :ivar error_px: median distance of the matched points from their features.
-    :ivar rows, features: (matched,) which points and features.
+    :ivar ids, features: (matched,) which points of the scene, and which features.
     """
 
     visible: int
@@ -83,7 +83,7 @@ class Evidence:
     cells: int
     flat: float
     error_px: float
-    rows: Ints
+    ids: Ints
     features: Ints
 
     @property
@@ -150,13 +150,13 @@ def _evidence(
         len(np.unique(cell[:, 1] * 8 + cell[:, 0])),
         flat,
         float(np.median(distance[inner])) if matched else float("inf"),
-        pairs[inner, 0],
+        points.ids[pairs[inner, 0]],
         pairs[inner, 1],
     )
 
 
 @dataclass(frozen=True)
-class Hypothesis:
+class JudgedPose:
     """A pose with what speaks for it: ``refined`` by its matched points, ``evidence`` at the refined pose."""
 
     T_map_cam: Array
@@ -178,7 +178,7 @@ def refine_and_judge(
     alike: float,
     settings: JudgeSettings | None = None,
     radius_px: float | Array | None = None,
-) -> Hypothesis:
+) -> JudgedPose:
     """Improve a pose by the points that are seen near where it says, then judge it.
 
     Two passes: features within ``radius_px``, then within the judge's radius of the better pose; each ends in a robust
@@ -195,7 +195,7 @@ def refine_and_judge(
         if found is None:
             break
         T, refined = found.T_map_cam, found
-    return Hypothesis(T, refined, _evidence(T, camera, query, points, settings, candidates))
+    return JudgedPose(T, refined, _evidence(T, camera, query, points, settings, candidates))
 
 
 def fitted(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
+from scipy.spatial.transform import Rotation
 
 from vloc_ros.errors import GeometryError
 from vloc_ros.geometry.rotations import matrix_to_quaternion, normalize_quaternion, quaternion_to_matrix
@@ -27,8 +28,8 @@ def _weights(weights: npt.ArrayLike | None, count: int) -> Array:
 def markley_mean(quaternions: npt.ArrayLike, weights: npt.ArrayLike | None = None) -> Array:
     """The mean rotation: the eigenvector of the largest eigenvalue of ``sum w q q^T``.
 
-    Markley, Cheng, Crassidis, Oshman, "Averaging quaternions", JGCD 30(4), 2007, eqs. 12-13. The signs of
-    the quaternions do not matter.
+    Markley, Cheng, Crassidis, Oshman, "Averaging quaternions", JGCD 30(4), 2007, eqs. 12-13, as scipy's
+    ``Rotation.mean`` solves it. The signs of the quaternions do not matter.
 
     :param quaternions: [N, 4] xyzw; normalised here.
     :param weights: [N], non-negative; equal when None.
@@ -37,9 +38,7 @@ def markley_mean(quaternions: npt.ArrayLike, weights: npt.ArrayLike | None = Non
     q = normalize_quaternion(quaternions)
     if q.ndim != 2:
         raise GeometryError(f"markley_mean: expected [N, 4] quaternions, found shape {q.shape}")
-    w = _weights(weights, q.shape[0])
-    _, vectors = np.linalg.eigh((q * w[:, None]).T @ q)
-    mean = vectors[:, -1]
+    mean = Rotation.from_quat(q).mean(_weights(weights, q.shape[0])).as_quat()
     return np.asarray(-mean if mean[3] < 0 else mean)
 
 

@@ -76,9 +76,9 @@ class PoseTrack:
         stamps = np.atleast_1d(np.asarray(stamps_ns, dtype=np.int64))
         i, valid = self._locate(stamps)
         j = np.minimum(i + 1, len(self) - 1)
-        span = (self.stamps_ns[j] - self.stamps_ns[i]).astype(np.float64)
         # The differences are taken in integers: stamps in float64 would lose 100s of nanoseconds.
-        f = np.clip((stamps - self.stamps_ns[i]) / np.where(span == 0, 1.0, span), 0.0, 1.0)
+        span = np.maximum(self.stamps_ns[j] - self.stamps_ns[i], 1)
+        f = np.clip((stamps - self.stamps_ns[i]) / span, 0.0, 1.0)
         f = np.where(valid, f, 0.0)
         t = (1 - f)[:, None] * self.T[i, :3, 3] + f[:, None] * self.T[j, :3, 3]
         out = make_transform(quaternion_to_matrix(slerp(self._q[i], self._q[j], f)), t)

@@ -7,6 +7,7 @@ import numpy.typing as npt
 from torch import Tensor
 
 from vloc_ros.geometry.rotations import matrix_to_quaternion, quaternion_to_matrix
+from vloc_ros.geometry.se3 import make_transform
 from vloc_ros.types import Array
 
 __all__ = ["from_vectors", "to_vectors"]
@@ -21,8 +22,4 @@ def to_vectors(T: Array) -> npt.NDArray[np.float32]:
 def from_vectors(vectors: Tensor | npt.NDArray[np.floating]) -> Array:
     """``(..., 7)`` pose vectors as ``(..., 4, 4)`` float64 transforms."""
     v = np.asarray(vectors.cpu() if isinstance(vectors, Tensor) else vectors, dtype=np.float64)
-    out = np.zeros((*v.shape[:-1], 4, 4))
-    out[..., :3, :3] = quaternion_to_matrix(v[..., 3:])
-    out[..., :3, 3] = v[..., :3]
-    out[..., 3, 3] = 1.0
-    return out
+    return make_transform(quaternion_to_matrix(v[..., 3:]), v[..., :3])

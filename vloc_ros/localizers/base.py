@@ -1,6 +1,6 @@
 """The interface that every backend implements, and how a map becomes a running localizer.
 
-A third-party backend subclasses :class:`Localizer` and declares itself in its own ``pyproject.toml``::
+A third-party backend subclasses :class:`Localizer` and announces itself in its own ``pyproject.toml``::
 
     [project.entry-points."vloc_ros.localizers"]
     my_method = "my_package.localizer:MyLocalizer"
@@ -10,37 +10,46 @@ Maps whose manifest says ``backend: my_method`` then load with :func:`load_local
 
 from __future__ import annotations
 
-import importlib
-import inspect
+import hashlib
 import os
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
-from importlib import metadata
+from dataclasses import dataclass, field, replace
 from types import TracebackType
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import numpy as np
 import torch
 
-from vloc_ros.errors import ConfigError, ImageError, MapBackendError
-from vloc_ros.localizers.device import select_device
+from vloc_ros.errors import ConfigError, ImageError, LocalizerClosedError, MapBackendError
+from vloc_ros.geometry.cameras import undistorted_camera
+from vloc_ros.geometry.rotations import rotation_angle
+from vloc_ros.images.preprocess import Preprocess
+from vloc_ros.localizers.calibration import UNCALIBRATED, Confidence, SceneCalibration, section
+from vloc_ros.localizers.device import Clock, select_device
 from vloc_ros.maps import MapBundle, MapManifest, read_map
-from vloc_ros.types import CameraModel, Estimate, Query
+from vloc_ros.plugins import PluginGroup
+from vloc_ros.settings import current_names, settings_from_mapping
+from vloc_ros.types import Array, CameraModel, CandidateStep, Estimate, LocalizationState, Matches, Query
 
 __all__ = [
+    "BACKENDS",
     "BUILT_IN",
-    "ENTRY_POINT_GROUP",
+    "Hypothesis",
     "Localizer",
+    "NoSettings",
     "SimulatedPrior",
     "available_backends",
     "backend_class",
     "check_query",
     "load_localizer",
-    "offers_candidates",
     "select_device",
+    "stored_settings",
 ]
 
+S = TypeVar("S")
+L = TypeVar("L", bound="Localizer")
 
 #: Built-in backends as ``module:Class``, imported when first asked for; no installation is needed to find them.
 BUILT_IN: dict[str, str] = {
@@ -54,41 +63,27 @@ BUILT_IN: dict[str, str] = {
     "cascade": "vloc_ros.localizers.cascade.localizer:CascadeLocalizer",
 }
 
-#: A third-party distribution declares ``my_method = "my_package.module:MyLocalizer"`` under this group.
-ENTRY_POINT_GROUP = "vloc_ros.localizers"
+
+def _unlike_localizer(made: Any) -> str | None:
+    fits = isinstance(made, type) and issubclass(made, Localizer)
+    return None if fits else f"expected a class derived from {Localizer.__module__}.Localizer, found {made!r}"
 
 
-def available_backends() -> dict[str, str]:
-    """Names and ``module:Class`` of every backend that can be asked for. Built-in names cannot be taken over."""
-    found = {point.name: point.value for point in metadata.entry_points(group=ENTRY_POINT_GROUP)}
-    return {**found, **BUILT_IN}
+#: Where backends are found; one of another package is announced in the group ``vloc_ros.localizers``.
+BACKENDS = PluginGroup("vloc_ros.localizers", BUILT_IN, "backend", _unlike_localizer)
+
+
+def available_backends() -> list[str]:
+    """Names of every backend that can be asked for, the built-in ones first; nothing is imported."""
+    return BACKENDS.names()
 
 
 def backend_class(name: str) -> type[Localizer]:
     """Import the class of a backend.
 
-    :raises ConfigError: no such backend, or its class does not fit.
+    :raises ConfigError: no such backend, it cannot be imported, or its class does not fit.
     """
-
-    table = available_backends()
-    if name not in table:
-        raise ConfigError(
-            f"expected a known backend ({', '.join(sorted(table))}), found {name!r}; a third-party backend must be "
-            f"installed with an entry point in the group {ENTRY_POINT_GROUP}"
-        )
-    module_name, _, class_name = table[name].partition(":")
-    try:
-        loaded = getattr(importlib.import_module(module_name), class_name)
-    except ImportError as problem:
-        raise ConfigError(
-            f"backend {name!r}: cannot import {table[name]}: {problem}; install what it needs"
-        ) from problem
-    except AttributeError as problem:
-        raise ConfigError(
-            f"backend {name!r}: expected a class {class_name!r} in {module_name}, found none"
-        ) from problem
-    if not (isinstance(loaded, type) and issubclass(loaded, Localizer)):
-        raise ConfigError(f"backend {name!r}: expected {table[name]} to be a Localizer class, found {loaded!r}")
+    loaded: type[Localizer] = BACKENDS.load(name)
     return loaded
 
 
@@ -104,53 +99,195 @@ class SimulatedPrior:
     deg_per_m: float = 3.0
 
 
+@dataclass(frozen=True)
+class Hypothesis:
+    """A pose that a backend proposes for an image, with its evidence, before the map's calibration has judged it.
+
+    :ivar scene: its name.
+    :ivar T_map_cam: (4, 4).
+    :ivar score: in [0, 1].
+    :ivar statistics: (F,) in the order of :attr:`Localizer.statistics`; None where there are none, and the
+        covariance is the backend's own.
+    :ivar whitening: (6,) the frame's own standard deviations, of a backend with :attr:`Localizer.whitening`.
+    :ivar covariance: the method's own idea, 6x6 in map axes; stated where the map has no calibration.
+    :ivar state: what the method itself insists on (LOST because it did not converge); None leaves it to the
+        calibration.
+    :ivar diagnostics: numbers for reports, by name; statistics and whitening are added under their own names.
+    :ivar candidates: how the pose came about, where it was asked for.
+    :ivar matches: map points seen in the image, where the method has them.
+    """
+
+    scene: str
+    T_map_cam: Array
+    score: float
+    statistics: Array | None = None
+    whitening: Array | None = None
+    covariance: Array | None = None
+    state: LocalizationState | None = None
+    diagnostics: dict[str, float] = field(default_factory=dict)
+    candidates: tuple[CandidateStep, ...] = ()
+    matches: Matches | None = None
+
+
+@dataclass(frozen=True)
+class NoSettings:
+    """Of a backend without settings."""
+
+
 class Localizer(ABC):
     """Finds the camera of one image in one map.
 
+    A backend sets the class variables, loads its tensors in :meth:`load`, and proposes a pose in :meth:`find`.
+    Settings, checks, calibration, the estimate and the end are here.
+
     A localizer holds no memory of earlier frames: what the sequence knows comes in as ``Query.prior``, so the
-    same query always gives the same estimate (randomness is seeded by map and stamp). It is not thread-safe.
+    same query always gives the same estimate (randomness is seeded by map and stamp). Threads may share one: they
+    take turns.
     """
 
     #: The name in manifests, parameters and reports.
     backend: ClassVar[str]
+    #: The dataclass of what may change at run time; with confidence limits where the backend is calibrated.
+    settings_class: type[Any] = NoSettings
+    #: The part of the manifest's ``settings`` that holds it; empty takes the whole.
+    settings_section: ClassVar[str] = ""
     #: The diagnostics that the covariance is made from; empty for a backend that is not calibrated on frames.
-    statistics: ClassVar[tuple[str, ...]] = ()
+    statistics: tuple[str, ...] = ()
     #: Whether a frame localized from a prior leaves other statistics, which want a calibration of their own.
     prior_changes_statistics: ClassVar[bool] = False
     #: Six diagnostics with a frame's own standard deviations in the camera's axes (position, m, then rotation, rad),
     #: which the calibration corrects; empty for a backend that has no idea of its own.
     whitening: ClassVar[tuple[str, ...]] = ()
+    #: Whether estimates carry candidates when they are asked for.
+    offers_candidates: bool = False
+    #: Candidates nearer to a better one than this (m, deg) are the same hypothesis.
+    hypothesis_radius: ClassVar[tuple[float, float]] = (2.0, 30.0)
 
-    def __init__(self, bundle: MapBundle, device: torch.device) -> None:
-        self._manifest = bundle.manifest
-        self._map_id = bundle.id
-        self._device = device
-
-    @property
-    def simulated_prior(self) -> SimulatedPrior:
-        """The priors that a calibration simulates for this localizer."""
-        return SimulatedPrior()
+    def __init__(self, bundle: MapBundle, device: torch.device, settings: Mapping[str, Any] | None = None) -> None:
+        self._manifest, self._map_id, self._device = bundle.manifest, bundle.id, device
+        self._settings = self.merged_settings(bundle, settings or {})
+        self._lock, self._closed = threading.RLock(), False
+        self._kept = frozenset((*self.__dict__, "_kept"))
+        self.load(bundle)
+        self._calibration = {s.name: self.read_calibration(bundle, s.name) for s in bundle.manifest.scenes}
 
     @classmethod
-    @abstractmethod
-    def from_map(cls, bundle: MapBundle, device: torch.device, settings: Mapping[str, Any] | None = None) -> Localizer:
+    def from_map(cls: type[L], bundle: MapBundle, device: torch.device, settings: Mapping[str, Any] | None = None) -> L:
         """Load the map's tensors onto ``device``.
 
         :param settings: what the user wants otherwise than the manifest's ``settings`` say; unknown names are
             a :class:`~vloc_ros.errors.ConfigError`.
         :raises MapError: a file is missing, altered, or does not hold what the backend needs.
         """
+        return cls(bundle, device, settings)
+
+    # What a backend brings
+
+    def load(self, bundle: MapBundle) -> None:  # noqa: B027 - a backend may need nothing
+        """Put what the map holds on :attr:`device`; settings and manifest are there already.
+
+        Whatever is assigned to ``self`` here is forgotten by :meth:`close`.
+
+        :raises MapError: a file is missing, altered, or does not hold what the backend needs.
+        """
 
     @abstractmethod
-    def localize(self, query: Query) -> Estimate:
-        """Estimate the camera's pose. ``state`` of the result is the verdict on this frame alone:
+    def find(self, query: Query, clock: Clock, keep_candidates: bool) -> Hypothesis:
+        """Propose a pose for a query whose image and camera have been checked; gradients are off.
+
+        :param clock: a lap for each stage.
+        :param keep_candidates: return :attr:`Hypothesis.candidates` too.
+        """
+
+    def assess(self, query: Query, found: Hypothesis) -> Confidence:
+        """How far a hypothesis is believed; a backend with evidence of its own overrides it."""
+        if found.state is not None or found.statistics is None:
+            covariance = UNCALIBRATED.copy() if found.covariance is None else found.covariance
+            return Confidence(covariance, found.state or LocalizationState.DEGRADED)
+        return self._calibration[found.scene].confidence(
+            found.statistics, found.T_map_cam, found.score, self._settings,
+            with_prior=self.prior_changes_statistics and query.prior is not None, whitening=found.whitening,
+            uncalibrated=found.covariance,
+        )  # fmt: skip
+
+    @classmethod
+    def merged_settings(cls, bundle: MapBundle, changes: Mapping[str, Any]) -> Any:
+        """The map's settings with the caller's changes, as :attr:`settings_class`.
+
+        :raises ConfigError: an unknown name, or a value out of range.
+        """
+        where, stored = f"{bundle.path}: settings", dict(bundle.manifest.settings)
+        if cls.settings_section:
+            stored = section(stored, cls.settings_section, where)
+        asked = f"{cls.backend} settings"
+        # A name of before in one of the two must meet today's name in the other.
+        now = {**current_names(cls.settings_class, stored, where), **current_names(cls.settings_class, changes, asked)}
+        return settings_from_mapping(cls.settings_class, now, asked)
+
+    def read_calibration(self, bundle: MapBundle, scene: str) -> SceneCalibration:
+        """The calibration of a scene. :raises ConfigError: it was made from other statistics."""
+        return SceneCalibration.read(bundle, scene, self.statistics) if self.statistics else SceneCalibration()
+
+    def release(self) -> None:  # noqa: B027 - a hook
+        """Give back what garbage collection does not: threads, files, other localizers."""
+
+    # What callers use
+
+    def localize(self, query: Query, keep_candidates: bool = False) -> Estimate:
+        """Estimate the camera's pose. ``state`` of the result is the judgement of this frame alone:
 
         LOCALIZED for a confident estimate, DEGRADED for a weak one, LOST when the score is improbable.
 
-        :param query: a rectified image whose camera has passed :meth:`check_camera`.
+        :param query: an image, rectified unless :attr:`takes_distorted`, whose camera passes :meth:`check_camera`.
+        :param keep_candidates: the estimate is wanted with its candidates, where :attr:`offers_candidates`.
         :raises CameraMismatchError: the camera is too different from the map's.
         :raises ImageError: the image does not fit its camera.
+        :raises LocalizerClosedError: after :meth:`close`.
         """
+        check_query(query)
+        with self._lock, torch.inference_mode():
+            self._check_open()
+            self.check_camera(query.camera)
+            clock = Clock()
+            found = self.find(query, clock, keep_candidates)
+            confidence = self.assess(query, found)
+        diagnostics = dict(found.diagnostics)
+        for names, values in ((self.statistics, found.statistics), (self.whitening, found.whitening)):
+            if values is not None:
+                diagnostics.update(zip(names, values.tolist(), strict=True))
+        if confidence.position_sigma_m is not None:
+            diagnostics["position_sigma_m"] = confidence.position_sigma_m
+        clock.lap("assess")
+        return Estimate(
+            query.stamp_ns, found.T_map_cam, confidence.covariance, found.score, confidence.state, self.backend,
+            self._map_id, found.scene, found.candidates, clock.laps, diagnostics,
+            found.matches,
+        )  # fmt: skip
+
+    def hypotheses(self, query: Query, count: int) -> list[Estimate]:
+        """At most ``count`` places where the camera may be, the estimate of :meth:`localize` first.
+
+        The others are the best-scored candidates of the last stage that are not within :attr:`hypothesis_radius` of
+        a better one; they are DEGRADED at best and as unsure as the first one.
+        """
+        return self.distinct(self.localize(query, keep_candidates=count > 1), count, slice(-1, None))
+
+    def distinct(self, first: Estimate, count: int, steps: slice) -> list[Estimate]:
+        """An estimate and the candidates of some of its steps that are elsewhere; see :meth:`hypotheses`."""
+        out, offered = [replace(first, candidates=())], first.candidates[steps]
+        if not offered:
+            return out
+        state = first.state if first.state is not LocalizationState.LOCALIZED else LocalizationState.DEGRADED
+        T_map_cam, scores = (np.concatenate([getattr(s, n) for s in offered]) for n in ("T_map_cam", "scores"))
+        for i in np.argsort(-scores, kind="stable"):
+            if len(out) >= count:
+                break
+            T = T_map_cam[i]
+            if not any(_same_place(T, o.T_map_cam, *self.hypothesis_radius) for o in out):
+                turn = np.kron(np.eye(2), T[:3, :3] @ first.T_map_cam[:3, :3].T)
+                covariance, score = turn @ first.covariance @ turn.T, float(scores[i])
+                out.append(replace(out[0], T_map_cam=T, score=score, covariance=covariance, state=state, matches=None))
+        return out
 
     def check_camera(self, camera: CameraModel) -> None:
         """Accept a camera whose field of view and aspect agree with the map's within the map's tolerance.
@@ -159,10 +296,13 @@ class Localizer(ABC):
 
         :raises CameraMismatchError: it sees too differently.
         """
-        from vloc_ros.images.preprocess import Preprocess
-
         if self._manifest.preprocessing:
             Preprocess.from_settings(self._manifest.preprocessing).check(camera, self._manifest.camera)
+
+    @property
+    def simulated_prior(self) -> SimulatedPrior:
+        """The priors that a calibration simulates for this localizer."""
+        return SimulatedPrior()
 
     @property
     def takes_distorted(self) -> bool:
@@ -173,6 +313,13 @@ class Localizer(ABC):
     def needs_prior(self) -> bool:
         """Whether it finds nothing in an image without a prior."""
         return False
+
+    def reference_poses(self, scene: str | None = None) -> Array | None:
+        """``T_map_cam`` (M, 4, 4) of a scene's references (default: the first), where the map has them.
+
+        The diagnostic ``nearest_reference`` is a row of it.
+        """
+        return None
 
     def scene_index(self, name: str | None) -> int:
         """Which of the manifest's scenes this is; None is the first.
@@ -186,21 +333,50 @@ class Localizer(ABC):
             raise ConfigError(f"scene: expected one of {', '.join(names)}, found {name!r}")
         return names.index(name)
 
+    def scenes_of(self, query: Query) -> list[int]:
+        """The scenes to search: the one that the query names, else all.
+
+        :raises ConfigError: the map has no scene of this name.
+        """
+        return list(range(len(self._manifest.scenes))) if query.scene is None else [self.scene_index(query.scene)]
+
+    def seed(self, stamp_ns: int) -> int:
+        """The seed of a frame's random numbers: 63 bits of a hash of map and stamp."""
+        digest = hashlib.sha256(f"{self._map_id}:{stamp_ns}".encode()).digest()
+        return int.from_bytes(digest[:8], "little") >> 1
+
     def warm_up(self) -> None:
         """Run once on a grey image so that the first real frame does not pay for compilation and allocation."""
-        from vloc_ros.geometry.cameras import undistorted_camera
-
         camera = self._manifest.camera
-
         plain = undistorted_camera(camera) if camera.is_distorted else camera
         image = np.full((plain.height, plain.width, 3), 127, dtype=np.uint8)
-        scene = self._manifest.scenes[0].name
-        self.localize(Query(image, plain, stamp_ns=1, scene=scene))
+        self.localize(Query(image, plain, stamp_ns=1, scene=self._manifest.scenes[0].name))
 
-    def close(self) -> None:  # noqa: B027 - a hook: most backends hold nothing
+    def close(self) -> None:
         """Free what the localizer holds (GPU memory); it cannot be used afterwards. Calling twice is harmless."""
+        with self._lock:
+            if self._closed:
+                return
+            self.release()
+            self._closed = True
+            for name in set(self.__dict__) - self._kept:
+                del self.__dict__[name]
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
 
-    def __enter__(self) -> Localizer:
+    def _check_open(self) -> None:
+        if self._closed:
+            raise LocalizerClosedError(f"{self.backend}: expected an open localizer, found a closed one; load it again")
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            # Only names that are not there get here; after close() these are the map's tensors.
+            if self.__dict__.get("_closed"):
+                self._check_open()
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+    def __enter__(self: L) -> L:
         return self
 
     def __exit__(
@@ -225,13 +401,20 @@ class Localizer(ABC):
 
     @property
     def settings(self) -> Any:
-        """The backend's settings in force, a dataclass (or a mapping)."""
-        return self._manifest.settings
+        """The settings in force, of :attr:`settings_class`."""
+        return self._settings
 
 
-def offers_candidates(localizer: Localizer) -> bool:
-    """Whether :meth:`Localizer.localize` takes ``keep_candidates``, which returns how the estimate came about."""
-    return "keep_candidates" in inspect.signature(localizer.localize).parameters
+def _same_place(a: Array, b: Array, radius_m: float, radius_deg: float) -> bool:
+    near = np.linalg.norm(a[:3, 3] - b[:3, 3]) <= radius_m
+    return bool(near and rotation_angle(a[:3, :3], b[:3, :3]) <= np.radians(radius_deg))
+
+
+def stored_settings(bundle: MapBundle, name: str, cls: type[S]) -> S:
+    """The part ``name`` of a map's settings as ``cls``. :raises ConfigError: an unknown name, or out of range."""
+    where = f"{bundle.path}: settings"
+    stored = section(bundle.manifest.settings, name, where)
+    return settings_from_mapping(cls, stored, f"{where}.{name}")
 
 
 def check_query(query: Query) -> None:
@@ -278,6 +461,6 @@ def load_localizer(
     if made_for not in available_backends():
         raise MapBackendError(
             f"{bundle.path}: is a map of backend {made_for!r}, which is not installed here; "
-            f"known: {', '.join(sorted(available_backends()))}"
+            f"known: {', '.join(available_backends())}"
         )
     return backend_class(made_for).from_map(bundle, select_device(device), settings)

@@ -18,16 +18,19 @@ import numpy.typing as npt
 
 from vloc_ros.errors import CalibrationError, ConfigError, MapFormatError
 from vloc_ros.maps import MapBundle
+from vloc_ros.settings import ranged
 from vloc_ros.types import Array, LocalizationState
 
 __all__ = [
     "CHI2_95_6DOF",
     "UNCALIBRATED",
+    "Confidence",
+    "ConfidenceSettings",
     "CovarianceModel",
     "SceneCalibration",
-    "Verdict",
     "fit_covariance",
     "in_map_axes",
+    "largest_sigma",
     "number",
     "section",
 ]
@@ -56,12 +59,33 @@ def number(mapping: Mapping[str, Any], name: str, default: float, where: str) ->
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """What a frame is worth: its 6x6 covariance, its state, and the largest sigma of its position (m)."""
+class ConfidenceSettings:
+    """Up to which uncertainty a frame is believed; a backend's own settings derive from it.
+
+    :param localized_sigma_m: a frame is LOCALIZED up to this standard deviation of position (largest axis).
+    :param lost_sigma_m: a frame is LOST beyond this standard deviation of position (largest axis).
+    """
+
+    localized_sigma_m: float = ranged(3.0, minimum=0.0)
+    lost_sigma_m: float = ranged(10.0, minimum=0.0)
+
+    def __post_init__(self) -> None:
+        if self.lost_sigma_m < self.localized_sigma_m:
+            raise ConfigError(
+                f"expected lost_sigma_m ({self.lost_sigma_m}) not to be below "
+                f"localized_sigma_m ({self.localized_sigma_m})"
+            )
+
+
+@dataclass(frozen=True)
+class Confidence:
+    """How far a pose is believed: its 6x6 covariance, its state, and the largest sigma of its position (m), which is
+    None where nothing is known about it (a map without calibration, a frame that could not be localized).
+    """
 
     covariance: Array
     state: LocalizationState
-    position_sigma_m: float | None
+    position_sigma_m: float | None = None
 
 
 @dataclass(frozen=True)
@@ -103,38 +127,47 @@ class SceneCalibration:
         """A score in units of what frames of this scene score."""
         return (score - self.score_mean) / self.score_spread
 
-    def judge(
+    def confidence(
         self,
         statistics: npt.ArrayLike,
         T_map_cam: Array,
         score: float,
-        localized_sigma_m: float,
-        lost_sigma_m: float,
+        limits: ConfidenceSettings,
+        *,
         with_prior: bool = False,
         whitening: npt.ArrayLike | None = None,
-    ) -> Verdict:
-        """The verdict on a frame. Without calibration it is DEGRADED with a large constant covariance.
-
-        LOST: sigma beyond ``lost_sigma_m``, or a score below half of ``min_score``.
+        uncalibrated: Array | None = None,
+    ) -> Confidence:
+        """The confidence in a frame's pose. LOST: sigma beyond ``lost_sigma_m``, or a score below half of
+        ``min_score``. Without a calibration a frame is at best DEGRADED.
 
         :param whitening: (6,) the frame's own standard deviations in the camera's axes, where the backend has them:
             the calibration was fitted to errors divided by them.
+        :param uncalibrated: the covariance to state without a calibration; default :data:`UNCALIBRATED`.
         """
         model = self.covariance_prior if with_prior else self.covariance
         if model is None:
-            return Verdict(UNCALIBRATED.copy(), LocalizationState.DEGRADED, None)
+            if uncalibrated is None:
+                return Confidence(UNCALIBRATED.copy(), LocalizationState.DEGRADED)
+            hopeless = largest_sigma(uncalibrated[:3, :3]) > limits.lost_sigma_m
+            return Confidence(uncalibrated, LocalizationState.LOST if hopeless else LocalizationState.DEGRADED)
         covariance = model.covariance(statistics, T_map_cam[:3, :3])
         if whitening is not None:
             scale = in_map_axes(whitening, T_map_cam[:3, :3])
             covariance = scale @ covariance @ scale.T
-        sigma = float(np.sqrt(np.linalg.eigvalsh(covariance[:3, :3])[-1]))
-        if not np.isfinite(sigma) or sigma > lost_sigma_m or score < 0.5 * self.min_score:
+        sigma = largest_sigma(covariance[:3, :3])
+        if not np.isfinite(sigma) or sigma > limits.lost_sigma_m or score < 0.5 * self.min_score:
             state = LocalizationState.LOST
-        elif sigma > localized_sigma_m or score < self.min_score:
+        elif sigma > limits.localized_sigma_m or score < self.min_score:
             state = LocalizationState.DEGRADED
         else:
             state = LocalizationState.LOCALIZED
-        return Verdict(covariance, state, sigma)
+        return Confidence(covariance, state, sigma)
+
+
+def largest_sigma(covariance: Array) -> float:
+    """The standard deviation along the longest axis of a covariance; 0 where rounding has made it negative."""
+    return float(np.sqrt(max(np.linalg.eigvalsh(covariance)[-1], 0.0)))
 
 
 def in_map_axes(whitening: npt.ArrayLike, R_map_cam: Array) -> Array:
@@ -241,13 +274,14 @@ class CovarianceModel:
             "center": (n,), "spread": (n,), "translation": (n + 1,), "rotation": (n + 1,), "limits": (2, 2),
             "shape": (6, 6), "knots": (k,), "factors": (k,),
         }  # fmt: skip
-        for name, shape in shapes.items():
-            if arrays[name].shape != shape or not np.isfinite(arrays[name]).all():
-                raise CalibrationError(f"{where}: {name}: expected finite values of shape {shape}")
+        for name, size in shapes.items():
+            if arrays[name].shape != size or not np.isfinite(arrays[name]).all():
+                raise CalibrationError(f"{where}: {name}: expected finite values of shape {size}")
         if not k or (np.diff(arrays["knots"]) <= 0).any() or (arrays["factors"] <= 0).any():
             raise CalibrationError(f"{where}: expected increasing knots and positive factors")
-        if (arrays["spread"] <= 0).any() or np.linalg.eigvalsh(arrays["shape"])[0] <= 0:
-            raise CalibrationError(f"{where}: expected positive spreads and a positive definite shape")
+        shape = arrays["shape"]
+        if (arrays["spread"] <= 0).any() or not np.allclose(shape, shape.T) or np.linalg.eigvalsh(shape)[0] <= 0:
+            raise CalibrationError(f"{where}: expected positive spreads and a symmetric positive definite shape")
         return cls(names=names, frames=frames, **arrays)
 
 

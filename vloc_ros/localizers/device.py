@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import platform
 import time
+from collections.abc import Mapping
 
 import torch
 
@@ -38,15 +39,20 @@ def compute_dtype(precision: str, device: torch.device) -> torch.dtype:
 class Clock:
     """Milliseconds between laps; on a GPU a stage without a transfer shows only what it takes to launch it."""
 
-    def __init__(self, device: torch.device | None = None) -> None:
+    def __init__(self) -> None:
         self.laps: dict[str, float] = {}
-        self._device, self._last = device, time.perf_counter()
+        self._last = time.perf_counter()
 
     def lap(self, name: str) -> None:
         """What passed since the last lap, under ``name``."""
         now = time.perf_counter()
         self.laps[name] = 1e3 * (now - self._last)
         self._last = now
+
+    def take(self, part: str, laps: Mapping[str, float]) -> None:
+        """The laps of a part that has a clock of its own, as ``<part>_<name>``."""
+        self.laps.update({f"{part}_{name}": value for name, value in laps.items()})
+        self._last = time.perf_counter()
 
 
 _log = logging.getLogger(__name__)

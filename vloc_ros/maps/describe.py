@@ -1,25 +1,21 @@
-"""A map explained to a person: what ``vloc map info`` and ``vloc map verify`` print."""
+"""A map checked and explained to a person: what ``vloc map verify`` and ``vloc map info`` print."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vloc_ros.maps.reader import MapBundle
+from vloc_ros.errors import MapError
+from vloc_ros.maps.reader import MapBundle, read_map
 
 if TYPE_CHECKING:
     from rich.table import Table
-import os
-
-from vloc_ros.errors import MapError
-from vloc_ros.maps.reader import read_map
 
 __all__ = ["Check", "Section", "describe_checks", "describe_map", "verify_map"]
-
-# Check everything about a bundle and report each check, instead of stopping at the first that fails.
 
 
 @dataclass(frozen=True)

@@ -15,40 +15,20 @@ from vloc_ros.maps.source import Source, open_source
 from vloc_ros.maps.tensors import check_finite, decode_tensors, dequantise_tensors
 
 __all__ = ["LazyFiles", "MapBundle", "files_below", "files_of", "read_map"]
-
-# Files of a map that are read when they are written: a map of many tiles never lies in memory as a whole.
-
-
-class LazyFiles(Mapping[str, bytes]):
-    """Names whose bytes are fetched each time they are asked for; for :func:`vloc_ros.maps.write_map`."""
-
-    def __init__(self, names: Sequence[str], read: Callable[[str], bytes]) -> None:
-        self._names, self._read = {name: None for name in names}, read
-
-    def __getitem__(self, name: str) -> bytes:
-        if name not in self._names:
-            raise KeyError(name)
-        return self._read(name)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
-
-    def __len__(self) -> int:
-        return len(self._names)
-
-
-def files_of(bundle: MapBundle) -> LazyFiles:
-    """Every file of a map but its manifest; each is checked when it is read."""
-    return LazyFiles([entry.name for entry in bundle.manifest.files], bundle.read)
-
-
-def files_below(folder: Path, names: Sequence[str]) -> LazyFiles:
-    """Files on disk by their POSIX path below ``folder``."""
-    return LazyFiles(names, lambda name: (folder / name).read_bytes())
-
-
 #: Larger files are refused before a byte of them is read; tile a map that needs more.
 MAX_FILE_BYTES = 16 << 30
+
+
+def read_map(path: str | os.PathLike[str]) -> MapBundle:
+    """Open a map directory or ``.vmap`` file and validate its manifest.
+
+    :raises MapNotFoundError: nothing there, or no manifest in it.
+    :raises MapVersionError: another format version.
+    :raises MapFormatError: the manifest or the zip is malformed.
+    """
+    source = open_source(path)
+    manifest = parse_manifest(source.read_manifest(), source.where(MANIFEST_NAME))
+    return MapBundle(source, manifest)
 
 
 class MapBundle:
@@ -128,13 +108,32 @@ class MapBundle:
         return [name for name in self._source.names() if name not in listed]
 
 
-def read_map(path: str | os.PathLike[str]) -> MapBundle:
-    """Open a map directory or ``.vmap`` file and validate its manifest.
+class LazyFiles(Mapping[str, bytes]):
+    """Names whose bytes are fetched each time they are asked for; for :func:`vloc_ros.maps.write_map`.
 
-    :raises MapNotFoundError: nothing there, or no manifest in it.
-    :raises MapVersionError: another format version.
-    :raises MapFormatError: the manifest or the zip is malformed.
+    A map of many tiles then never lies in memory as a whole.
     """
-    source = open_source(path)
-    manifest = parse_manifest(source.read_manifest(), source.where(MANIFEST_NAME))
-    return MapBundle(source, manifest)
+
+    def __init__(self, names: Sequence[str], read: Callable[[str], bytes]) -> None:
+        self._names, self._read = {name: None for name in names}, read
+
+    def __getitem__(self, name: str) -> bytes:
+        if name not in self._names:
+            raise KeyError(name)
+        return self._read(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
+def files_of(bundle: MapBundle) -> LazyFiles:
+    """Every file of a map but its manifest; each is checked when it is read."""
+    return LazyFiles([entry.name for entry in bundle.manifest.files], bundle.read)
+
+
+def files_below(folder: Path, names: Sequence[str]) -> LazyFiles:
+    """Files on disk by their POSIX path below ``folder``."""
+    return LazyFiles(names, lambda name: (folder / name).read_bytes())

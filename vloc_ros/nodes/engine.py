@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from rclpy.lifecycle import LifecycleNode
@@ -12,27 +12,20 @@ from rclpy.lifecycle import LifecycleNode
 from vloc_ros.errors import ConfigError, GeometryError, MapNotFoundError, VlocError
 from vloc_ros.geometry.rotations import quaternion_to_matrix
 from vloc_ros.geometry.se3 import make_transform
+from vloc_ros.images.decode import decode
+from vloc_ros.localizers.base import Localizer, load_localizer
+from vloc_ros.maps import read_map
 from vloc_ros.messages import camera_model, frame_id, message_image, pose_covariance, stamp_ns, transform
 from vloc_ros.nodes.inputs import ReceivedFrame
 from vloc_ros.nodes.outputs import Outputs
 from vloc_ros.nodes.ros_parameters import NodeParameters
 from vloc_ros.nodes.tf_broadcast import TfBroadcast
 from vloc_ros.nodes.tf_input import TfInput
-from vloc_ros.tracking import INITIAL_POSE_SIGMAS
+from vloc_ros.pipeline import FrameResult, Pipeline, PipelineSettings
+from vloc_ros.settings import settings_from_mapping
+from vloc_ros.tracking import INITIAL_POSE_SIGMAS, Tracker, TrackerSettings
 from vloc_ros.tracking.store import SavedPose, load_pose, save_pose
 from vloc_ros.types import Array, LocalizationState
-
-if TYPE_CHECKING:
-    from vloc_ros.localizers.base import Localizer
-    from vloc_ros.pipeline import FrameResult, Pipeline
-from typing import TYPE_CHECKING
-
-from vloc_ros.pipeline import Pipeline, PipelineSettings
-from vloc_ros.settings import settings_from_mapping
-from vloc_ros.tracking import Tracker, TrackerSettings
-
-if TYPE_CHECKING:
-    from vloc_ros.localizers.base import Localizer
 
 __all__ = ["Engine", "make_pipeline"]
 
@@ -110,9 +103,6 @@ class Engine:
 
         :raises VlocError: the map cannot be used; the message says why.
         """
-        from vloc_ros.localizers.base import load_localizer
-        from vloc_ros.maps import read_map
-
         path = os.path.expanduser(self._parameters["map"])
         if not path:
             raise MapNotFoundError("map: expected the path of a map, found an empty name; set the parameter map")
@@ -202,7 +192,7 @@ class Engine:
         """The present in the camera's clock, which need not be ours: the last stamp plus the time since its turn."""
         if not self._last_stamp:
             return None
-        return self._last_stamp + max(0, self._node.get_clock().now().nanoseconds - self._last_turn_ns)
+        return self._last_stamp + max(0, int(self._node.get_clock().now().nanoseconds) - self._last_turn_ns)
 
     def _withdraw(self, state: LocalizationState | None = None) -> None:
         self._broadcast.silence()
@@ -325,8 +315,6 @@ class Engine:
     def _draw(self, result: FrameResult, received: ReceivedFrame) -> None:
         if not self._outputs.wants_debug_image:
             return
-        from vloc_ros.images.decode import decode
-
         try:
             image = decode(message_image(received.image))
         except VlocError:

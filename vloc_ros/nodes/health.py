@@ -2,24 +2,51 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 
 from vloc_ros.diagnostics import Diagnostic, DiagnosticSettings, Level, Snapshot, diagnose
+from vloc_ros.nodes.engine import Engine
+from vloc_ros.nodes.inputs import CameraInput, ReceivedFrame
+from vloc_ros.nodes.ros_parameters import NodeParameters
+from vloc_ros.nodes.tf_broadcast import TfBroadcast
+from vloc_ros.nodes.worker import Worker
+from vloc_ros.pipeline import Pipeline
 from vloc_ros.settings import settings_from_mapping
 
-if TYPE_CHECKING:
-    from vloc_ros.nodes.localizer import VlocLocalizer
-    from vloc_ros.pipeline import Pipeline
+__all__ = ["Health", "Watched"]
 
-__all__ = ["Health"]
+
+class Watched(Protocol):
+    """The node, as far as it is reported on; an rclpy lifecycle node besides."""
+
+    parameters: NodeParameters
+    engine: Engine | None
+    camera: CameraInput | None
+    broadcast: TfBroadcast | None
+    worker: Worker[ReceivedFrame]
+    problem: str
+
+    @property
+    def is_active(self) -> bool: ...
+
+    @property
+    def lifecycle_label(self) -> str: ...
+
+    def create_publisher(self, *arguments: Any) -> Any: ...
+
+    def get_fully_qualified_name(self) -> str: ...
+
+    def get_clock(self) -> Any: ...
+
+    def get_logger(self) -> Any: ...
 
 
 class Health:
     """Publishes the diagnostics of a node, in every lifecycle state."""
 
-    def __init__(self, node: VlocLocalizer) -> None:
+    def __init__(self, node: Watched) -> None:
         self._node = node
         self._publisher = node.create_publisher(DiagnosticArray, "/diagnostics", 10)
         self._warned = False

@@ -40,7 +40,7 @@ class Outputs:
     @property
     def wants_debug_image(self) -> bool:
         """Whether somebody subscribes to the debug image."""
-        return self._debug.get_subscription_count() > 0
+        return bool(self._debug.get_subscription_count() > 0)
 
     @property
     def wants_candidates(self) -> bool:

@@ -6,10 +6,9 @@ Imports no ROS, so that the documentation can be generated and checked on any ma
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from vloc_ros.diagnostics import DiagnosticSettings
@@ -210,7 +209,7 @@ def settings_parameters(
         default = list(item.default) if isinstance(item.default, tuple) else item.default
         if item.name in elsewhere or type(default) not in TYPE_NAMES:
             continue
-        doc = docs.get(item.name, "").replace("``", "`")
+        doc = docs.get(item.name, "")
         low, high = item.metadata.get("minimum"), item.metadata.get("maximum")
         choices = get_args(hints[item.name]) if get_origin(hints[item.name]) is Literal else ()
         text = doc[:1].upper() + doc[1:]
@@ -228,22 +227,11 @@ def tuning_parameters() -> tuple[ParameterSpec, ...]:
 
 
 def backend_parameters(backend: str) -> tuple[ParameterSpec, ...]:
-    """The parameters of an installed backend, from the class of settings that its property ``settings`` returns.
-
-    Empty for a backend that does not say which class that is; the node still shows the settings in force.
+    """The parameters of an installed backend, from its class of settings.
 
     :raises ConfigError: no such backend, or it cannot be imported.
     """
-    cls = _settings_class(backend)
-    return () if cls is None else settings_parameters(f"{backend}.", cls)
-
-
-def _settings_class(backend: str) -> type | None:
-    getter = inspect.getattr_static(backend_class(backend), "settings", None)
-    if not isinstance(getter, property) or getter.fget is None:
-        return None
-    hint = get_type_hints(getter.fget).get("return")
-    return hint if isinstance(hint, type) and is_dataclass(hint) else None
+    return settings_parameters(f"{backend}.", backend_class(backend).settings_class)
 
 
 def spec_named(name: str) -> ParameterSpec | None:
@@ -344,9 +332,7 @@ def markdown() -> str:
 
 def _backend_table(backend: str, written: dict[type, str]) -> list[str]:
     """The rows of a backend; a class of settings that stands above already is not repeated."""
-    cls = _settings_class(backend)
-    if cls is None:
-        return ["No table: the backend does not say what its settings are."]
+    cls = backend_class(backend).settings_class
     if cls in written:
         return [f"Those of [`{written[cls]}`](#{written[cls]}), under `{backend}.`."]
     written[cls] = backend

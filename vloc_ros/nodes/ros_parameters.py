@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 from array import array
 from collections.abc import Iterable, Mapping
-from dataclasses import is_dataclass
 from typing import Any
 
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor, SetParametersResult
@@ -88,14 +87,11 @@ class NodeParameters:
     def show_backend(self, backend: str, settings: Any) -> None:
         """Declare the settings in force, so that ``ros2 param list`` shows what can be changed.
 
-        :param settings: a dataclass, whose ranges and texts become the descriptors, or a mapping.
+        :param settings: a dataclass, whose ranges and texts become the descriptors.
         """
-        values: Mapping[str, Any] = settings if isinstance(settings, Mapping) else {}
-        if is_dataclass(settings):
-            values = settings_to_mapping(settings)
-            specs = settings_parameters(f"{backend}.", type(settings))
-            self._backend_specs.update({spec.name: spec for spec in specs})
-        for name, value in values.items():
+        specs = {spec.name: spec for spec in settings_parameters(f"{backend}.", type(settings))}
+        self._backend_specs.update(specs)
+        for name, value in settings_to_mapping(settings).items():
             full = f"{backend}.{name}"
             if isinstance(value, tuple):
                 value = [float(v) if isinstance(v, float) else v for v in value]

@@ -21,8 +21,9 @@ from vloc_ros.convert.writer import Storage
 from vloc_ros.datasets.bag.drive import NO_TRUTH, BagDrive, BagFrame, BagOptions
 from vloc_ros.diagnostics import diagnose
 from vloc_ros.errors import BagError
+from vloc_ros.evaluation.document import require_jinja2
+from vloc_ros.evaluation.figure import require_matplotlib
 from vloc_ros.evaluation.metrics import FrameRecord, evaluate
-from vloc_ros.evaluation.plots import draw_all, draw_candidates, require_matplotlib
 from vloc_ros.evaluation.report import build_report, write_report
 from vloc_ros.evaluation.trajectory import write_tum
 from vloc_ros.localizers.base import Localizer, load_localizer
@@ -76,7 +77,7 @@ def replay(
     """Localize every image of a bag.
 
     Writes ``OUT/result`` (bag), ``OUT/trajectory.tum``, ``OUT/reference.tum``, ``OUT/report.json``,
-    ``OUT/report.md`` and ``OUT/plots/*.png``; earlier results in OUT are replaced.
+    ``OUT/report.md``, ``OUT/report.html`` and ``OUT/plots/*.png``; earlier results in OUT are replaced.
 
     :param options: topics and frames of the bag; by default the usual ones.
     :param settings: settings of the backend to change.
@@ -88,6 +89,7 @@ def replay(
     :raises ConfigError: a map that needs a first pose, and none is given.
     """
     out = Path(out)
+    require_jinja2()
     if plots:
         require_matplotlib()
     bundle = read_map(map_path)
@@ -129,14 +131,20 @@ def replay(
     report = build_report(metrics, run.records, about)
     write_tum(out / "trajectory.tum", ((r.stamp_ns, r.T_map_base) for r in run.records if r.T_map_base is not None))
     write_tum(out / "reference.tum", ((r.stamp_ns, r.T_reference) for r in run.records if r.T_reference is not None))
-    pictures: list[Path] = []
-    if plots:
-        pictures = draw_all(run.records, out / "plots", cameras[:, :3, 3])
-        if samples.kept:
-            places = np.array([r.T_reference[:3, 3] for r in run.records if r.T_reference is not None])
-            pictures.append(draw_candidates(samples.kept, out / "plots" / "candidates.png", places))
+    pictures = _draw(run, samples, out / "plots", cameras[:, :3, 3]) if plots else []
     path = write_report(report, out, pictures)
     return ReplayResult(report, run.records, path, out / "result", problem)
+
+
+def _draw(run: _Run, samples: CandidateSamples, folder: Path, map_positions: Array) -> list[Path]:
+    """All plots. They are imported here: a replay without them does not load matplotlib."""
+    from vloc_ros.evaluation.plots import draw_all, draw_candidates
+
+    pictures = draw_all(run.records, folder, map_positions)
+    if samples.kept:
+        places = np.array([r.T_reference[:3, 3] for r in run.records if r.T_reference is not None])
+        pictures.append(draw_candidates(samples.kept, folder / "candidates.png", places))
+    return pictures
 
 
 @dataclass

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from vloc_ros.errors import VlocError
 from vloc_ros.images.decode import decode
 from vloc_ros.images.rectify import Rectifier
-from vloc_ros.localizers.base import Localizer, offers_candidates
+from vloc_ros.localizers.base import Localizer
 from vloc_ros.pipeline import Frame
 from vloc_ros.types import Array, Estimate, Query
 
@@ -30,7 +30,7 @@ class CandidateSamples:
     kept: list[tuple[Estimate, Array | None]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self._offered = offers_candidates(self.localizer) and not self.localizer.needs_prior
+        self._offered = self.localizer.offers_candidates and not self.localizer.needs_prior
         self._wanted = [int(place * self.frames) for place in PLACES]
 
     def offer(self, index: int, frame: Frame, T_map_cam: Array | None) -> None:
@@ -40,7 +40,7 @@ class CandidateSamples:
         try:
             image, camera = Rectifier(frame.camera).rectify(decode(frame.image))
             query = Query(image, camera, frame.stamp_ns, scene=frame.scene)
-            estimate: Estimate = self.localizer.localize(query, keep_candidates=True)  # type: ignore[call-arg]
+            estimate: Estimate = self.localizer.localize(query, keep_candidates=True)
         except VlocError:
             return  # the next frame will do
         self._wanted.pop(0)

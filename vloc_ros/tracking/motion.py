@@ -12,7 +12,7 @@ import numpy as np
 
 from vloc_ros.geometry.rotations import skew, so3_exp, so3_log
 from vloc_ros.geometry.se3 import inverse, make_transform, pose_error
-from vloc_ros.tracking.settings import TrackerSettings
+from vloc_ros.tracking.settings import ANGULAR_ACCELERATION_DPS2, TrackerSettings
 from vloc_ros.types import Array
 
 __all__ = ["Track", "mahalanobis_squared"]
@@ -120,7 +120,7 @@ class Track:
         Q = np.zeros((12, 12))
         for block, density in (
             (slice(0, 3), settings.acceleration_mps2**2),
-            (slice(3, 6), np.radians(settings.angular_acceleration_dps2) ** 2),
+            (slice(3, 6), np.radians(ANGULAR_ACCELERATION_DPS2) ** 2),
         ):
             pose, rate = np.arange(12)[block], np.arange(12)[block] + 6
             Q[np.ix_(pose, pose)] = np.eye(3) * density * dt**3 / 3

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
-from vloc_ros.settings import ranged
+from vloc_ros.settings import Fixed, ranged
 
-__all__ = ["INITIAL_POSE_SIGMAS", "TrackerSettings"]
+__all__ = ["ANGULAR_ACCELERATION_DPS2", "INITIAL_POSE_SIGMAS", "MIN_SIGMA_DEG", "MIN_SIGMA_M", "TrackerSettings"]
 
 #: Standard deviations for an initial pose that comes without a covariance: metres, radians.
 INITIAL_POSE_SIGMAS = (1.0, 1.0, 0.5, 0.1, 0.1, 0.3)
+#: Estimates are never taken as more certain than this (m, deg): stamps and the camera's mounting are no better.
+MIN_SIGMA_M, MIN_SIGMA_DEG = 0.02, 0.05
+#: How fast the rate of turning changes where there is no odometry, deg / s^2: a car's in town.
+ANGULAR_ACCELERATION_DPS2 = 60.0
 
 
 @dataclass(frozen=True)
@@ -31,14 +37,11 @@ class TrackerSettings:
     :param max_sigma_m: an estimate less certain than this (largest axis, one standard deviation) is at best DEGRADED;
         0: no limit.
     :param max_sigma_deg: the same for rotation.
-    :param min_sigma_m: estimates are never taken as more certain than this.
-    :param min_sigma_deg: the same for rotation.
     :param odometry_noise_m: drift of the odometry in metres per square root of a metre driven.
     :param odometry_noise_deg: the same for its heading, degrees per square root of a metre.
     :param odometry_idle_m: its drift per square root of a second, driven or not.
     :param odometry_idle_deg: the same for rotation.
     :param acceleration_mps2: how fast velocity changes where there is no odometry.
-    :param angular_acceleration_dps2: the same for turning, degrees per second squared.
     :param correlated_frames: neighbouring estimates of one map err alike; this many count as one when they are fused.
     :param smoothing: compose map -> odom from the fused track; otherwise from the last accepted estimate alone.
     :param prior_max_misses: give the localizer a search window only while at most this many frames in a row were
@@ -46,6 +49,12 @@ class TrackerSettings:
     :param initial_pose_hold_s: seconds for which a pose given by the user is not overruled by estimates elsewhere;
         unconfirmed after that, it is dropped and the whole map is searched.
     """
+
+    FORMER: ClassVar[Mapping[str, str | Fixed]] = {
+        "min_sigma_m": Fixed(MIN_SIGMA_M),
+        "min_sigma_deg": Fixed(MIN_SIGMA_DEG),
+        "angular_acceleration_dps2": Fixed(ANGULAR_ACCELERATION_DPS2),
+    }
 
     initial_fixes: int = ranged(3, minimum=1, maximum=100)
     relocalize_after: int = ranged(8, minimum=1, maximum=1000)
@@ -56,14 +65,11 @@ class TrackerSettings:
     max_speed_mps: float = ranged(40.0, minimum=0.1)
     max_sigma_m: float = ranged(3.0, minimum=0.0)
     max_sigma_deg: float = ranged(15.0, minimum=0.0)
-    min_sigma_m: float = ranged(0.02, minimum=1e-4)
-    min_sigma_deg: float = ranged(0.05, minimum=1e-4)
     odometry_noise_m: float = ranged(0.1, minimum=0.0)
     odometry_noise_deg: float = ranged(0.5, minimum=0.0)
     odometry_idle_m: float = ranged(0.02, minimum=0.0)
     odometry_idle_deg: float = ranged(0.1, minimum=0.0)
     acceleration_mps2: float = ranged(3.0, minimum=0.01)
-    angular_acceleration_dps2: float = ranged(60.0, minimum=0.1)
     correlated_frames: float = ranged(4.0, minimum=1.0)
     smoothing: bool = True
     prior_max_misses: int = ranged(2, minimum=0)

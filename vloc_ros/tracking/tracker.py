@@ -1,4 +1,4 @@
-"""The verdict on the sequence: which estimates to believe, what state to claim, where to look next.
+"""The state of the sequence: which estimates to believe, what to claim, where to look next.
 
 One mechanism finds the first pose, recovers from LOST, and notices that the vehicle was carried away: a
 *candidate* track that confident estimates outside the current track build together. It takes over once enough
@@ -20,13 +20,14 @@ import numpy as np
 from vloc_ros.errors import StampError
 from vloc_ros.geometry.se3 import covariance_of_base, inverse
 from vloc_ros.tracking.motion import Track, plausible_step
-from vloc_ros.tracking.settings import TrackerSettings
+from vloc_ros.tracking.settings import MIN_SIGMA_DEG, MIN_SIGMA_M, TrackerSettings
 from vloc_ros.types import Array, Estimate, LocalizationState, PosePrior, check_covariance, check_transform
 
 __all__ = ["Decision", "Tracker"]
 
 _INITIALIZING, _LOCALIZED = LocalizationState.INITIALIZING, LocalizationState.LOCALIZED
 _DEGRADED, _LOST = LocalizationState.DEGRADED, LocalizationState.LOST
+_FLOOR = np.diag([MIN_SIGMA_M**2] * 3 + [float(np.radians(MIN_SIGMA_DEG)) ** 2] * 3)
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class Tracker:
     """Gates estimates, keeps the state, predicts.
 
     A rejected estimate is never published and never part of map -> odom: its frame is DEGRADED (silent), until
-    the misses add up to LOST. A frame accepted on a weak verdict is DEGRADED too, but may be published.
+    the misses add up to LOST. A frame accepted though it is weak is DEGRADED too, but may be published.
     """
 
     def __init__(self, settings: TrackerSettings | None = None) -> None:
@@ -76,7 +77,7 @@ class Tracker:
 
     @property
     def state(self) -> LocalizationState:
-        """The verdict on the sequence so far."""
+        """The state of the sequence so far."""
         return self._state
 
     @property
@@ -151,7 +152,7 @@ class Tracker:
         :raises GeometryError: not a rigid transform, or not a covariance.
         """
         T = check_transform(T_map_base, "initial pose")
-        P = check_covariance(covariance, "initial pose covariance") + self._floor()
+        P = check_covariance(covariance, "initial pose covariance") + _FLOOR
         self._clear(_INITIALIZING)
         self._window = Track.window(T, P, T_odom_base, scene)
         self._hold_s = self.settings.initial_pose_hold_s if hold_s is None else hold_s
@@ -202,7 +203,7 @@ class Tracker:
         self._advance_stamp(estimate.stamp_ns)
         T_cam_base = np.eye(4) if T_base_cam is None else inverse(T_base_cam)
         T = T_cam @ T_cam_base
-        R = covariance_of_base(T_cam, covariance, T_cam_base) + self._floor()
+        R = covariance_of_base(T_cam, covariance, T_cam_base) + _FLOOR
         self.expire(estimate.stamp_ns)
         if self._track is None:
             self.last = self._without_track(estimate, T, R, T_odom_base)
@@ -214,17 +215,17 @@ class Tracker:
     # How it is decided
 
     def _without_track(self, estimate: Estimate, T: Array, R: Array, odometry: Array | None) -> Decision:
-        verdict, distance, needed = self._verdict(estimate, R), float("nan"), self.settings.initial_fixes
+        claimed, distance, needed = self._claimed(estimate, R), float("nan"), self.settings.initial_fixes
         if self._window is not None:
             # What agrees must lie in the user's window; the user's word counts as one fix, never as all.
             before, needed = self._window, max(1, needed - 1)
             self._window = self._predict(before, estimate.stamp_ns, odometry)
             distance = self._window.mahalanobis_squared(T, R)
-            reason = self._refusal(before, self._window, estimate, T, R, distance, verdict)
+            reason = self._refusal(before, self._window, estimate, T, R, distance, claimed)
             if reason is not None:
                 return Decision(False, reason, distance)
-        if verdict is not _LOCALIZED:
-            return Decision(False, "low_score" if verdict is _LOST else "uncertain", distance)
+        if claimed is not _LOCALIZED:
+            return Decision(False, "low_score" if claimed is _LOST else "uncertain", distance)
         if self._feed_candidate(estimate, T, R, odometry) < needed:
             return Decision(False, "confirming", distance)
         self._adopt_candidate(T, odometry)
@@ -232,15 +233,15 @@ class Tracker:
 
     def _with_track(self, track: Track, estimate: Estimate, T: Array, R: Array, odometry: Array | None) -> Decision:
         stamp = estimate.stamp_ns
-        verdict = self._verdict(estimate, R)
+        claimed = self._claimed(estimate, R)
         predicted = self._predict(track, stamp, odometry)
         distance = predicted.mahalanobis_squared(T, R)
-        reason = self._refusal(track, predicted, estimate, T, R, distance, verdict)
+        reason = self._refusal(track, predicted, estimate, T, R, distance, claimed)
         if reason is None:
-            self._accept(predicted, stamp, T, R, odometry, confident=verdict is _LOCALIZED)
+            self._accept(predicted, stamp, T, R, odometry, confident=claimed is _LOCALIZED)
             return Decision(True, "accepted", distance)
         # A pose from the user is not overruled while it is held.
-        if verdict is _LOCALIZED and (self._hold_until_ns is None or stamp > self._hold_until_ns):
+        if claimed is _LOCALIZED and (self._hold_until_ns is None or stamp > self._hold_until_ns):
             if self._feed_candidate(estimate, T, R, odometry) >= self.settings.relocalize_after:
                 self._adopt_candidate(T, odometry)
                 return Decision(True, "relocalized", distance)
@@ -255,9 +256,9 @@ class Tracker:
         T: Array,
         R: Array,
         distance: float,
-        verdict: LocalizationState,
+        claimed: LocalizationState,
     ) -> str | None:
-        if verdict is _LOST:
+        if claimed is _LOST:
             return "low_score"
         if track.scene and estimate.scene and track.scene != estimate.scene:
             return "scene"
@@ -268,8 +269,8 @@ class Tracker:
             return "speed"
         return None
 
-    def _verdict(self, estimate: Estimate, R: Array) -> LocalizationState:
-        """The backend's verdict on the frame, lowered where the covariance is too wide to be of use."""
+    def _claimed(self, estimate: Estimate, R: Array) -> LocalizationState:
+        """The backend's state of the frame, lowered where the covariance is too wide to be of use."""
         if estimate.state is not _LOCALIZED:
             return _LOST if estimate.state is _LOST else _DEGRADED
         sigma_m = float(np.sqrt(np.linalg.eigvalsh(R[:3, :3])[-1]))
@@ -355,10 +356,6 @@ class Tracker:
         known = self._window is None
         self.counters["lost" if known else "initial_poses_dropped"] += 1
         self._clear(_LOST if known else _INITIALIZING)
-
-    def _floor(self) -> Array:
-        s = self.settings
-        return np.diag([s.min_sigma_m**2] * 3 + [float(np.radians(s.min_sigma_deg)) ** 2] * 3)
 
     def _advance_stamp(self, stamp_ns: int) -> None:
         if stamp_ns <= 0 or (self._last_stamp_ns is not None and stamp_ns <= self._last_stamp_ns):

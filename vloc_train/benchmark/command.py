@@ -40,12 +40,12 @@ def evaluate(
     Data and maps are made where they are missing and kept: the same command continues after an interruption and, run
     again, redoes only what has changed.
     """
-    from vloc_ros.evaluation.plots import require_matplotlib
+    from vloc_ros.cli.progress import show_progress
+    from vloc_ros.evaluation.figure import require_matplotlib
     from vloc_ros.localizers.device import select_device
     from vloc_train.benchmark.protocol import load
     from vloc_train.benchmark.runner import evaluate_protocol, wanted
     from vloc_train.benchmark.table import write_table
-    from vloc_train.cli import show_progress
     from vloc_train.training.run import RunOptions
 
     loaded = load(protocol)

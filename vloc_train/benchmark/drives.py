@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,20 +13,17 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from vloc_ros.datasets import open_sequence
 from vloc_ros.datasets.formats import FORMATS, Source, detect, open_source
 from vloc_ros.datasets.image_files import FolderImages
-from vloc_ros.datasets.kitti import KittiOptions, open_kitti
 from vloc_ros.datasets.problems import Problems
 from vloc_ros.datasets.sequence import ImageSource, PosedSequence
-from vloc_ros.datasets.tum import open_tum
-from vloc_ros.errors import ConfigError
+from vloc_ros.errors import ConfigError, DatasetError
 from vloc_ros.settings import settings_from_mapping
 from vloc_ros.types import RgbImage
-from vloc_train.benchmark.protocol import Drive, FolderDrive, Selection, SourceDrive
+from vloc_train.benchmark.data import SITES, Drive, FolderDrive, Selection, SourceDrive
 from vloc_train.training.town import town_drive
 
-__all__ = ["Drives", "Part", "check_datum", "overlap"]
+__all__ = ["Drives", "Part", "check_datum", "join", "overlap"]
 
 
 @dataclass(frozen=True)
@@ -59,6 +56,15 @@ class Part:
     def keep(self, kept: npt.NDArray[np.int64] | npt.NDArray[np.bool_]) -> Part:
         """Some of these frames."""
         return replace(self, rows=self.rows[kept])
+
+
+def join(parts: Sequence[Part]) -> list[Part]:
+    """The frames of each drive in one part, in their order, each once."""
+    found: dict[str, Part] = {}
+    for part in parts:
+        before = found.get(part.name)
+        found[part.name] = part if before is None else replace(part, rows=np.union1d(before.rows, part.rows))
+    return list(found.values())
 
 
 def overlap(a: Sequence[Part], b: Sequence[Part]) -> str:
@@ -166,8 +172,8 @@ class Drives:
         return parts[0]
 
     def all_parts(self, texts: Sequence[str], where: str) -> list[Part]:
-        """The frames of several selections. :param where: the place to name in messages."""
-        return [part for text in texts for part in self.parts(Selection.parse(text, where))]
+        """The frames of several selections, those of one drive in one part. :param where: to name in messages."""
+        return join([part for text in texts for part in self.parts(Selection.parse(text, where))])
 
     def opened(self, name: str) -> list[tuple[PosedSequence, str]]:
         """The drives that a name stands for, with a digest of each."""
@@ -199,6 +205,26 @@ class Drives:
             sequences = [replace(sequence, source=_Grey(sequence.source)) for sequence in sequences]
         return [(sequence, _digest(sequence)) for sequence in sequences]
 
+    def require(self, names: Sequence[str]) -> None:
+        """Refuse to begin without the folders of these drives.
+
+        :raises DatasetError: some are not there; the message lists where they were looked for, and where to get them.
+        """
+        paths = {name: self._data[name].path or "" for name in names}
+        absent = [name for name in names if self._root is None or not (self._root / paths[name]).exists()]
+        if not absent:
+            return
+        if self._root is None:
+            parts = [f"expected --root, the folder that holds {', '.join(sorted(set(paths.values())))}"]
+        else:
+            found = ", ".join(dict.fromkeys(str(self._root / paths[name]) for name in absent))
+            parts = [f"expected data in {len(names)} folders, found nothing at {len(absent)} of them: {found}"]
+        sources = [source for name in absent if (source := self._data[name].source) is not None]
+        parts += dict.fromkeys(f"to get it: {site}" for s in sources if (site := s.get or SITES.get(s.format, "")))
+        if self._root is not None:
+            parts.append("--root names the folder that holds these; --only computes rows that need fewer of them")
+        raise DatasetError("; ".join(parts))
+
     def below_root(self, where: str, path: str) -> Path:
         """A path of the protocol. :raises ConfigError: there is no root, or the path leaves it."""
         if self._root is None:
@@ -209,23 +235,14 @@ class Drives:
 
     def _folder(self, name: str, drive: FolderDrive) -> tuple[PosedSequence, str]:
         path = self.below_root(f"data.{name}", drive.path)
-        kind = detect(path)
-        if kind == "bag":
-            sequence = open_sequence(path, image=drive.images)
-        elif kind == "tum":
-            if drive.intrinsics is None:
-                raise ConfigError(f"data.{name}: expected intrinsics, which {path} does not hold")
-            sequence = open_tum(path, drive.intrinsics, images=drive.images or "rgb")
-        else:
-            options = KittiOptions(
-                images=drive.images,
-                intrinsics=drive.intrinsics,
-                camera_offset=drive.camera_offset,
-                world=drive.world,
-            )
-            sequence = open_kitti(path, options)
-        if drive.distortion:
-            camera = replace(sequence.camera, distortion_model="plumb_bob", distortion=drive.distortion)
+        layout = detect(path)
+        known = {field.name for field in fields(FORMATS[layout].reader().Options)}
+        options = drive.options("image" if layout == "bag" else "images")
+        # Only the TUM benchmark's own images come with a lens; those of other folders are said to be as it made them.
+        lens = options.pop("distortion") if "distortion" in options and "distortion" not in known else ()
+        (sequence,) = open_source(Source(layout, path, options))
+        if lens:
+            camera = replace(sequence.camera, distortion_model="plumb_bob", distortion=lens)
             sequence = replace(sequence, camera=camera)
         if drive.grey:
             sequence = replace(sequence, source=_Grey(sequence.source))

@@ -2,310 +2,49 @@
 
 from __future__ import annotations
 
-import math
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-import numpy.typing as npt
 import yaml
 
 from vloc_ros.errors import ConfigError
 from vloc_ros.evaluation.metrics import RECALL_THRESHOLDS
 from vloc_ros.settings import ranged, settings_from_mapping
-from vloc_train.benchmark.paper import Average, PaperRow, Published
-from vloc_train.benchmark.prior import Prior
-from vloc_train.training.town import TownDrive
+from vloc_train.benchmark.data import MAP, SPECIAL, Drive, Selection
+from vloc_train.benchmark.papers import Average, Claim, PaperRow, Published, share_limits
+from vloc_train.benchmark.splits import Prior, Split
+from vloc_train.frame_choice.settings import HoldOutSettings
+from vloc_train.training.registry import BUILDERS
 
 __all__ = [
-    "LEFT_OUT",
-    "MAP",
+    "FEATURES",
     "ORACLE",
     "PRIOR",
-    "QUERY_LEFT_OUT",
-    "SPECIAL",
-    "Claim",
-    "Drive",
-    "FolderDrive",
+    "UNTRAINED",
     "Protocol",
     "Row",
-    "Selection",
-    "SourceDrive",
-    "Split",
     "Step",
-    "Stray",
+    "StrayImages",
     "built_in",
-    "check_claims",
     "load",
     "protocol_text",
-    "share_limits",
 ]
-
-# The built-in protocols of ``vloc evaluate``, as YAML: which drives, which maps are made of them, which rows.
-
-
-#: Package data: one YAML file a protocol.
-_PROTOCOLS = resources.files("vloc_train.benchmark").joinpath("protocols")
-
-
-def built_in() -> list[str]:
-    """Names of the protocols that come with the package."""
-    files = _PROTOCOLS.iterdir()
-    return sorted(f.name[: -len(".yaml")] for f in files if f.name.endswith(".yaml"))
-
-
-def protocol_text(name: str) -> str:
-    """The YAML of a built-in protocol. :raises ConfigError: there is none of this name."""
-    if name not in built_in():
-        raise ConfigError(f"expected a protocol out of {', '.join(built_in())}, or a YAML file, found {name!r}")
-    return _PROTOCOLS.joinpath(f"{name}.yaml").read_text(encoding="utf-8")
-
-
-# Where the drives of a protocol come from: the synthetic town, a folder, or a data set in a layout of its own.
-
-
-@dataclass(frozen=True)
-class FolderDrive:
-    """A bag or data-set folder below ``--root``; the other fields are those of KITTI's and flat folders
-    (:class:`vloc_ros.datasets.kitti.KittiOptions`). A folder with ``groundtruth.txt`` is one of the TUM RGB-D benchmark
-    and needs ``intrinsics``. ``distortion`` (k1, k2, p1, p2 and perhaps k3) is that of the images, which stay as they
-    are; ``grey`` takes the colour out of them."""
-
-    path: str
-    images: str | None = None
-    intrinsics: tuple[float, float, float, float] | None = None
-    camera_offset: tuple[float, float, float] | None = None
-    world: Literal["camera", "y_up", "z_up"] = "camera"
-    distortion: tuple[float, ...] = ()
-    grey: bool = False
-
-
-@dataclass(frozen=True)
-class SourceDrive:
-    """A data set below ``--root`` in any layout that ``vloc convert`` reads; it may hold several drives.
-
-    :param path: below ``--root``.
-    :param format: a name of :data:`vloc_ros.datasets.formats.FORMATS`; empty: found out from the folder.
-    :param options: of the layout; checked when the data is opened.
-    :param queries: the images that the data set's list of queries names, whose poses nobody has; they can be localized
-        and submitted, not counted.
-    :param grey: take the colour out of the images.
-    :param get: where to get the data, where the layout alone does not say.
-    """
-
-    path: str
-    format: str = ""
-    options: dict[str, Any] = field(default_factory=dict)
-    queries: bool = False
-    grey: bool = False
-    get: str = ""
-
-
-@dataclass(frozen=True)
-class Drive:
-    """Where a drive, or the drives of one source, come from: one of the three."""
-
-    town: TownDrive | None = None
-    folder: FolderDrive | None = None
-    source: SourceDrive | None = None
-
-    def __post_init__(self) -> None:
-        if sum(v is not None for v in (self.town, self.folder, self.source)) != 1:
-            raise ConfigError("expected either town, folder or source")
-
-    @property
-    def path(self) -> str | None:
-        """The folder below ``--root``; None for a drive that is rendered."""
-        given = self.folder or self.source
-        return None if given is None else given.path
-
-
-# ``name[start:stop:step]``: some frames of a named drive, as protocols write it.
-
-
-#: The frames that the split at hand has its map from.
-MAP = "$map"
-#: The frames of the same drives that a fold leaves out of its map because they are too close to its queries.
-LEFT_OUT = "$left_out"
-#: The frames of the query drives at the moments of those, which are queries of other folds.
-QUERY_LEFT_OUT = "$query_left_out"
-#: Names that stand for other frames in every fold.
-SPECIAL = (MAP, LEFT_OUT, QUERY_LEFT_OUT)
-_NAME = r"\$map|\$left_out|\$query_left_out|[A-Za-z_][A-Za-z0-9_]*"
-_NUMBER = r"-?\d{1,9}"
-_PATTERN = re.compile(rf"({_NAME})(?:#(\d{{1,6}}))?(?:\[({_NUMBER})?:({_NUMBER})?(?::({_NUMBER})?)?\])?")
-
-
-@dataclass(frozen=True)
-class Selection:
-    """Frames of the drive ``name``, by a slice as Python has it but forwards only.
-
-    :param drive: one of the drives of a source that has several, counted from 0; None: all.
-    :raises ConfigError: a step that is not positive.
-    """
-
-    name: str
-    start: int | None = None
-    stop: int | None = None
-    step: int | None = None
-    drive: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.step is not None and self.step < 1:
-            raise ConfigError(f"{self.name}: expected a step of at least 1, found {self.step}")
-
-    @classmethod
-    def parse(cls, text: object, where: str) -> Selection:
-        """Read ``name``, ``name[start:stop]`` or ``name[start:stop:step]``. :raises ConfigError: it is something else.
-
-        :param where: the place to name in messages.
-        """
-        found = _PATTERN.fullmatch(text) if isinstance(text, str) else None
-        if found is None:
-            raise ConfigError(
-                f"{where}: expected NAME or NAME[START:STOP:STEP], or NAME#DRIVE before the bracket, found {text!r}"
-            )
-        drive, start, stop, step = (None if group is None else int(group) for group in found.groups()[1:])
-        if drive is not None and found[1] in SPECIAL:
-            raise ConfigError(f"{where}: expected {found[1]} without a number, found {text!r}")
-        try:
-            return cls(found[1], start, stop, step, drive)
-        except ConfigError as problem:
-            raise ConfigError(f"{where}: {problem}") from problem
-
-    def __str__(self) -> str:
-        name = self.name if self.drive is None else f"{self.name}#{self.drive}"
-        if (self.start, self.stop, self.step) == (None, None, None):
-            return name
-        start, stop = ("" if v is None else v for v in (self.start, self.stop))
-        return f"{name}[{start}:{stop}{'' if self.step is None else f':{self.step}'}]"
-
-    def rows(self, count: int) -> npt.NDArray[np.int64]:
-        """The numbers of the frames in a drive of ``count``. :raises ConfigError: none is left."""
-        rows = np.arange(count, dtype=np.int64)[self.start : self.stop : self.step]
-        if not len(rows):
-            raise ConfigError(f"{self}: expected at least one frame, found none of the drive's {count}")
-        return rows
-
-
-# The statements of a protocol, and whether they hold for the figures that came out.
-
-
-_SHARE = re.compile(r"(?:localizer_)?recall_(\d+(?:\.\d+)?)m_(\d+(?:\.\d+)?)deg")
-
-
-def share_limits(figure: str) -> tuple[float, float] | None:
-    """The limits (m, degrees) of a figure that is a share of frames; None for another figure."""
-    found = _SHARE.fullmatch(figure)
-    return None if found is None else (float(found[1]), float(found[2]))
-
-
-@dataclass(frozen=True)
-class Claim:
-    """A statement about figures of the table, checked and printed with them.
-
-    It holds where ``figure`` of the row is at most ``at_most``, at least ``at_least``, or at most ``factor`` times that
-    of ``against``.
-
-    :param text: the claim in words.
-    :param split: name of a split. :param method: the row. :param against: the row to compare with.
-    :param figure: a number of the rows, or a share: ``localizer_recall_0.05m_0.2deg`` of all queries, and
-        ``recall_0.05m_0.2deg`` of published poses.
-    :param factor: see above. :param at_most: see above. :param at_least: see above.
-    """
-
-    text: str
-    split: str
-    method: str
-    figure: str = "localizer_median_translation_m"
-    against: str = ""
-    factor: float = ranged(1.0, minimum=0.0)
-    at_most: float | None = None
-    at_least: float | None = None
-
-    def __post_init__(self) -> None:
-        if (self.at_most is not None) + (self.at_least is not None) + bool(self.against) != 1:
-            raise ConfigError("expected either at_most, or at_least, or against with a factor")
-
-
-def check_claims(claims: Sequence[Claim], rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Every claim with its figures; ``holds`` is None where a row is missing or has no such number."""
-    table = {(row["split"], row["method"]): row for row in rows}
-    out = []
-    for claim in claims:
-        found = _number(table.get((claim.split, claim.method)), claim.figure)
-        other = _number(table.get((claim.split, claim.against)), claim.figure) if claim.against else None
-        limit = claim.at_most if claim.at_least is None else claim.at_least
-        if limit is None and other is not None:
-            limit = claim.factor * other
-        holds = None
-        if found is not None and limit is not None:
-            holds = found >= limit if claim.at_least is not None else found <= limit
-        out.append({
-            "text": claim.text,
-            "split": claim.split,
-            "method": claim.method,
-            "against": claim.against,
-            "figure": claim.figure,
-            "found": found,
-            "other": other,
-            "limit": limit,
-            "at_least": claim.at_least is not None,
-            "holds": holds,
-        })  # fmt: skip
-    return out
-
-
-def _number(row: Mapping[str, Any] | None, figure: str) -> float | None:
-    limits = share_limits(figure)
-    value = None if row is None else row.get(figure) if limits is None else _share(row, figure, limits)
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or math.isnan(value):
-        return None
-    return float(value)
-
-
-def _share(row: Mapping[str, Any], figure: str, limits: tuple[float, float]) -> Any:
-    for recall in row.get("localizer_recall" if figure.startswith("localizer_") else "recall", ()):
-        if (recall["translation_m"], recall["rotation_deg"]) == limits:
-            return recall["share"]
-    return None
-
 
 #: The method whose row every split gets: always answer with the map image nearest to the truth.
 ORACLE = "oracle"
 #: The method whose row a split with a prior gets: always answer with the prior.
 PRIOR = "prior"
+#: The method whose row every split gets unless the protocol says otherwise (``untrained``): local features and
+#: absolute pose, the yardstick of what anybody gets from the same images.
+FEATURES = "features (SIFT)"
+#: Methods that need nothing but the map's frames, by the backend of ``vloc map build`` that makes their map.
+UNTRAINED = {"features": FEATURES, "auto": "auto"}
 _MAX_BYTES = 1 << 20
-
-
-@dataclass(frozen=True)
-class Split:
-    """What the map is made from and what is localized in it.
-
-    :param map: selections of drives.
-    :param query: selections of drives.
-    :param folds: with n above 1 there are n maps; fold r asks every n-th query from the r-th on.
-    :param apart_frames: map frames less than so many frames from the stamp of one of the fold's queries are left out.
-    :param within_m: only queries that come so close to a map frame; 0: all.
-    :param within_deg: and look at most so far away from its viewing direction.
-    :param prior: what the queries are told about their poses; none: nothing.
-    :param submission: write the poses of its queries for the long-term visual localization benchmark.
-    :param about: what it is, for the table.
-    """
-
-    map: tuple[str, ...]
-    query: tuple[str, ...]
-    folds: int = ranged(1, minimum=1, maximum=1000)
-    apart_frames: int = ranged(0, minimum=0)
-    within_m: float = ranged(0.0, minimum=0.0)
-    within_deg: float = ranged(180.0, minimum=0.0, maximum=180.0)
-    prior: Prior | None = None
-    submission: bool = False
-    about: str = ""
+#: Package data: one YAML file a protocol.
+_PROTOCOLS = resources.files("vloc_train.benchmark").joinpath("protocols")
 
 
 @dataclass(frozen=True)
@@ -321,6 +60,7 @@ class Step:
     :param densify: the step whose map to densify, as ``vloc map densify`` does.
     :param cascade: the steps whose maps are the coarse and the fine one, as ``vloc map cascade`` takes them.
     :param existing: a map that is there already, its folder below ``--root``; rows that need it fail without it.
+    :param shipped: a map that comes with the package, by its name in ``models``.
     :param get: where to get an existing map.
     :param sees_queries: it may learn from queries, as a paper's own protocol did; otherwise that is refused.
     :param data: selections of drives, or such lists by scene.
@@ -330,6 +70,7 @@ class Step:
     :param maps: settings that are a map, with the steps that make it (IRPNet: ``densified``).
     :param preset: of the trainer or builder; empty: its first.
     :param settings: what differs from the preset.
+    :param hold_out: what is held out of ``data`` where there is no ``calibration``, as ``--hold-out`` says it.
     """
 
     train: str | None = None
@@ -337,6 +78,7 @@ class Step:
     densify: str | None = None
     cascade: tuple[str, str] | None = None
     existing: str | None = None
+    shipped: str | None = None
     get: str = ""
     sees_queries: bool = False
     data: Any = ()
@@ -346,25 +88,32 @@ class Step:
     maps: dict[str, str] = field(default_factory=dict)
     preset: str = ""
     settings: dict[str, Any] = field(default_factory=dict)
+    hold_out: str = "auto"
 
     def __post_init__(self) -> None:
-        kinds = (self.train, self.build, self.densify, self.cascade, self.existing)
+        HoldOutSettings.named(self.hold_out)
+        kinds = (self.train, self.build, self.densify, self.cascade, self.existing, self.shipped)
         if sum(v is not None for v in kinds) != 1:
-            raise ConfigError("expected one of train, build, densify, cascade and existing")
+            raise ConfigError("expected one of train, build, densify, cascade, existing and shipped")
         if self.regressor is not None and self.densify is None:
             raise ConfigError("regressor: only densify takes one")
         if self.train is not None or self.build is not None:
             if not self.data:
                 raise ConfigError("expected data to make the map from")
         elif self.data or self.extractor or self.preset or self.maps:
-            kind = next(k for k in ("densify", "cascade", "existing") if getattr(self, k) is not None)
+            kind = next(k for k in ("densify", "cascade", "existing", "shipped") if getattr(self, k) is not None)
             raise ConfigError(f"{kind}: expected no data, extractor, preset or maps, the map has them")
-        if self.existing is not None and (self.calibration or self.settings):
-            raise ConfigError("existing: expected no calibration and no settings, the map has them")
+        if self.is_there and (self.calibration or self.settings):
+            raise ConfigError("existing, shipped: expected no calibration and no settings, the map has them")
         if self.cascade is not None and self.calibration:
             raise ConfigError("cascade: expected no calibration, its members have theirs")
         for name in ("data", "calibration"):
             self.selections(name)
+
+    @property
+    def is_there(self) -> bool:
+        """Whether the map exists before the protocol is run."""
+        return self.existing is not None or self.shipped is not None
 
     def selections(self, name: str) -> dict[str, list[Selection]]:
         """``data`` or ``calibration`` by scene. :raises ConfigError: neither a list nor lists by scene."""
@@ -425,8 +174,8 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Stray:
-    """The stray-image test of CoPR (section IV-G), see :mod:`vloc_train.benchmark.stray`.
+class StrayImages:
+    """The stray-image test of CoPR (section IV-G), see :mod:`vloc_train.benchmark.stray_images`.
 
     :param map: the step whose map gives descriptors of the references.
     :param regressor: the step whose regressor makes the descriptor at the query's pose.
@@ -449,6 +198,7 @@ class Protocol:
     """See the module.
 
     :param baseline: the method that stands beside every other on its split.
+    :param untrained: backends out of :data:`UNTRAINED` that every split gets a row of.
     :param recall: limits (m, degrees) whose shares the table shows besides those of every table.
     :param averages: sections of means over several splits, by name.
     :param published: rows that a paper prints for methods that are not made here.
@@ -465,9 +215,10 @@ class Protocol:
     title: str = ""
     about: str = ""
     seed: int = ranged(0, minimum=0)
+    untrained: tuple[Literal["features", "auto"], ...] = ("features",)
     recall: tuple[tuple[float, float], ...] = ()
     claims: tuple[Claim, ...] = ()
-    strays: tuple[Stray, ...] = ()
+    strays: tuple[StrayImages, ...] = ()
     averages: dict[str, Average] = field(default_factory=dict)
     published: tuple[PaperRow, ...] = ()
     not_stated: tuple[str, ...] = ()
@@ -479,7 +230,7 @@ class Protocol:
         if any(not limit > 0 for pair in self.recall for limit in pair):
             raise ConfigError(f"recall: expected limits above 0, found {[list(pair) for pair in self.recall]}")
         for name, split in self.splits.items():
-            for text in (*split.map, *split.query):
+            for text in (*split.map, *split.query, *(text for near in split.near for text in near.of)):
                 self._drive(Selection.parse(text, f"splits.{name}"), f"splits.{name}", with_map=False)
             if not split.map or not split.query:
                 raise ConfigError(f"splits.{name}: expected map and query")
@@ -571,12 +322,42 @@ class Protocol:
         visit(step, ())
         return done
 
+    def on_disk(self, chosen: Mapping[str, Sequence[Row]], strays: bool = True) -> list[str]:
+        """Names of the drives below ``--root`` that these rows by split, their steps and the stray tests ask for."""
+        steps = {step for rows in chosen.values() for row in rows for step in self.order(row.map)}
+        splits = {name: self.splits[name] for name in chosen}
+        texts: list[str] = []
+        for stray in self.strays if strays else ():
+            steps |= {step for name in (stray.map, stray.regressor) for step in self.order(name)}
+            splits[stray.split] = self.splits[stray.split]
+            texts += stray.strays
+        for split in splits.values():
+            texts += [*split.map, *split.query, *(text for near in split.near for text in near.of)]
+        names = {Selection.parse(text, "data").name for text in texts}
+        for step in steps:
+            for kind in ("data", "calibration"):
+                names |= {s.name for group in self.steps[step].selections(kind).values() for s in group}
+        return [name for name, drive in self.data.items() if name in names and drive.path is not None]
+
     def table(self) -> Iterator[tuple[str, Row]]:
         """Every split with every row on it, split by split in the order of the file."""
         for split in self.splits:
             for row in self.rows:
                 if split in row.splits:
                     yield split, row
+
+
+def built_in() -> list[str]:
+    """Names of the protocols that come with the package."""
+    files = _PROTOCOLS.iterdir()
+    return sorted(f.name[: -len(".yaml")] for f in files if f.name.endswith(".yaml"))
+
+
+def protocol_text(name: str) -> str:
+    """The YAML of a built-in protocol. :raises ConfigError: there is none of this name."""
+    if name not in built_in():
+        raise ConfigError(f"expected a protocol out of {', '.join(built_in())}, or a YAML file, found {name!r}")
+    return _PROTOCOLS.joinpath(f"{name}.yaml").read_text(encoding="utf-8")
 
 
 def load(name_or_file: str) -> Protocol:
@@ -606,4 +387,25 @@ def parse(text: str, where: str) -> Protocol:
         raise ConfigError(f"{where}: expected YAML: {problem}") from problem
     if isinstance(loaded, dict):
         loaded = {k: v for k, v in loaded.items() if not (isinstance(k, str) and k.startswith("."))}
-    return settings_from_mapping(Protocol, loaded, where)
+    return settings_from_mapping(Protocol, _with_untrained(loaded), where)
+
+
+def _with_untrained(loaded: Any) -> Any:
+    """The mapping of a protocol with the rows of ``untrained`` on each split that has rows and not these."""
+    if not isinstance(loaded, dict):
+        return loaded
+    splits, steps, rows = (loaded.get(name) for name in ("splits", "steps", "rows"))
+    wanted = loaded.get("untrained", ["features"])
+    if not (
+        isinstance(splits, dict) and isinstance(steps, dict) and isinstance(rows, list) and isinstance(wanted, list)
+    ):
+        return loaded  # what is wrong with it is told by its fields
+    given = [row for row in rows if isinstance(row, dict) and isinstance(row.get("splits"), list)]
+    steps, rows = dict(steps), list(rows)
+    for backend, method in UNTRAINED.items():
+        has = {split for row in given if row.get("method") == method for split in row["splits"]}
+        missing = [split for split in splits if split not in has and any(split in row["splits"] for row in given)]
+        if backend in wanted and backend in BUILDERS and missing:
+            steps[f"untrained_{backend}"] = {"build": backend, "data": [MAP]}
+            rows.append({"method": method, "map": f"untrained_{backend}", "splits": missing, "without_prior": True})
+    return {**loaded, "steps": steps, "rows": rows}

@@ -13,17 +13,15 @@ from typing import Any
 
 import numpy as np
 
-from vloc_ros.errors import TrainingError, VlocError
+from vloc_ros.errors import DatasetError, TrainingError, VlocError
 from vloc_ros.localizers.base import load_localizer
 from vloc_ros.maps import MapBundle
 from vloc_ros.settings import settings_to_mapping
 from vloc_ros.types import Array
 from vloc_train.benchmark.drives import Drives
-from vloc_train.benchmark.mapped import map_figures, reference_cameras
-from vloc_train.benchmark.missing import needed, require_data
-from vloc_train.benchmark.paper import averages_of, paper_figures
-from vloc_train.benchmark.prior import Prior
-from vloc_train.benchmark.protocol import ORACLE, PRIOR, Protocol, Row, check_claims
+from vloc_train.benchmark.maps import Made, Steps, map_figures, reference_cameras
+from vloc_train.benchmark.papers import averages_of, check_claims, paper_figures
+from vloc_train.benchmark.protocol import FEATURES, ORACLE, PRIOR, Protocol, Row
 from vloc_train.benchmark.score import (
     Answers,
     Asked,
@@ -38,8 +36,7 @@ from vloc_train.benchmark.score import (
     submit,
     write_trajectories,
 )
-from vloc_train.benchmark.splits import Fold, folds_of
-from vloc_train.benchmark.steps import Made, Steps
+from vloc_train.benchmark.splits import Fold, Prior, folds_of
 from vloc_train.training.run import RunOptions
 
 __all__ = ["Table", "evaluate_protocol", "wanted"]
@@ -86,12 +83,15 @@ def evaluate_protocol(
         interrupted.
     """
     chosen = _chosen(protocol, only)
-    on_disk = needed(protocol, chosen, strays=not only)
-    require_data(protocol, on_disk, root)
+    on_disk = protocol.on_disk(chosen, strays=not only)
     drives = Drives(protocol.data, root, cache / "drives", lambda text: _log.info("%s", text))
-    steps = Steps(protocol, drives, cache / "maps", options)
+    try:
+        drives.require(on_disk)
+    except DatasetError as problem:
+        raise DatasetError(f"{protocol.name}: {problem}") from None
     for name in on_disk:
         drives.opened(name)
+    steps = Steps(protocol, drives, cache / "maps", options)
     table = Table()
     splits: dict[str, list[Fold]] = {}
     for split, rows in chosen.items():
@@ -118,7 +118,7 @@ def evaluate_protocol(
     join_submissions(out, [(row["split"], row["method"]) for row in table.rows])
     table.claims = check_claims(protocol.claims, table.rows)
     for stray in () if only else protocol.strays:
-        from vloc_train.benchmark.stray import stray_test
+        from vloc_train.benchmark.stray_images import stray_test
 
         try:
             table.strays.append(stray_test(stray, folds_of(stray.split, protocol.splits[stray.split], drives), steps,
@@ -166,7 +166,7 @@ def _chosen(protocol: Protocol, only: Sequence[str]) -> dict[str, list[Row]]:
     asked = {(split, row.method) for split, row in protocol.table() if wanted(only, split, row)}
     for split, row in protocol.table():
         if (split, row.method) in asked:
-            asked |= {(split, protocol.baseline), (split, row.against or protocol.baseline)}
+            asked |= {(split, protocol.baseline), (split, row.against or protocol.baseline), (split, FEATURES)}
     out: dict[str, list[Row]] = {}
     for split, row in protocol.table():
         if (split, row.method) in asked:

@@ -1,4 +1,4 @@
-"""Localize every query of a row, keep what came out, and count."""
+"""The queries of a row: asked, counted, and written for others as trajectories and submissions."""
 
 from __future__ import annotations
 
@@ -21,8 +21,7 @@ from vloc_ros.images.rectify import Rectifier
 from vloc_ros.localizers.base import Localizer
 from vloc_ros.types import Array, LocalizationState, PosePrior, Query
 from vloc_train.benchmark.drives import Part
-from vloc_train.benchmark.prior import Prior
-from vloc_train.benchmark.splits import Fold
+from vloc_train.benchmark.splits import Fold, Prior
 
 __all__ = [
     "Answers",
@@ -40,85 +39,8 @@ __all__ = [
     "write_trajectories",
 ]
 
-# What an evaluation leaves beside its table: trajectories for evo, and files for the benchmark's server.
-
-
-def file_name(text: str) -> str:
-    """A name that every file system takes."""
-    return "".join(c if c.isalnum() or c in "-_." else "_" for c in text)
-
-
-def once_each(records: Sequence[FrameRecord], queries: Sequence[Part]) -> dict[str, list[FrameRecord]]:
-    """Every frame's first record by drive: trajectories have no room for another pose at the same moment."""
-    out: dict[str, dict[int, FrameRecord]] = {}
-    row = 0
-    for part in queries:
-        drive = out.setdefault(part.name, {})
-        for record in records[row : row + len(part)]:
-            drive.setdefault(record.stamp_ns, record)
-        row += len(part)
-    return {name: list(frames.values()) for name, frames in out.items()}
-
-
-def write_trajectories(out: Path, split: str, method: str, drives: dict[str, list[FrameRecord]]) -> None:
-    """``METHOD.tum`` and ``reference.tum``; drives that share moments have files of their own: ``METHOD.DRIVE.tum``."""
-    folder = out / "trajectories" / file_name(split)
-    folder.mkdir(parents=True, exist_ok=True)
-    stamps = [record.stamp_ns for frames in drives.values() for record in frames]
-    groups = {"": [r for frames in drives.values() for r in frames]}
-    if len(set(stamps)) < len(stamps):
-        groups = {f".{file_name(name)}": frames for name, frames in drives.items()}
-    for end, frames in groups.items():
-        posed = [(r.stamp_ns, r.T_estimated) for r in frames if r.T_estimated is not None]
-        write_tum(folder / f"{file_name(method)}{end}.tum", sorted(posed, key=lambda item: item[0]))
-        truth = [(r.stamp_ns, r.T_reference) for r in frames if r.T_reference is not None]
-        write_tum(folder / f"reference{end}.tum", sorted(truth, key=lambda item: item[0]))
-
-
-def submit(out: Path, split: str, method: str, queries: Sequence[Part], answers: Answers) -> Path:
-    """``submissions/SPLIT/METHOD.txt``, every query that got a pose, in the world of the data set.
-
-    :raises ConfigError: the images of a drive are no files, whose names the benchmark knows them by, or the drives have
-        different worlds.
-    """
-    poses: list[tuple[str, Array]] = []
-    row = 0
-    for part in queries:
-        paths = _paths(part.sequence.source)
-        if paths is None:
-            raise ConfigError(f"split {split}: submission: expected queries that are image files, {part.name} has none")
-        T_world_map = np.eye(4) if part.sequence.T_world_map is None else part.sequence.T_world_map
-        for index in part.rows:
-            T_map_cam = answers.T_map_cam[row]
-            if np.isfinite(T_map_cam).all():
-                poses.append((query_name(paths[index]), T_world_map @ T_map_cam))
-            row += 1
-    path = out / "submissions" / file_name(split) / f"{file_name(method)}.txt"
-    write_submission(path, poses)
-    return path
-
-
-def _paths(source: Any) -> Sequence[Path] | None:
-    """The files of a source, through what is wrapped around it."""
-    while not hasattr(source, "paths") and hasattr(source, "source"):
-        source = source.source
-    return getattr(source, "paths", None)
-
-
-def join_submissions(out: Path, rows: Sequence[tuple[str, str]]) -> None:
-    """``submissions/METHOD.txt``: all splits of a method one after the other, as the server takes them."""
-    found: dict[str, list[Path]] = {}
-    for split, method in rows:
-        path = out / "submissions" / file_name(split) / f"{file_name(method)}.txt"
-        if path.is_file():
-            found.setdefault(method, []).append(path)
-    for method, paths in found.items():
-        text = "".join(path.read_text(encoding="utf-8") for path in paths)
-        (out / "submissions" / f"{file_name(method)}.txt").write_text(text, encoding="utf-8")
-
-
 _STATES = tuple(LocalizationState)
-#: A frame's own verdict that would let its pose out; the tracker, which needs a sequence, is not asked here.
+#: A frame's own states that would let its pose out; the tracker, which needs a sequence, is not asked here.
 _PUBLISHED = (LocalizationState.LOCALIZED, LocalizationState.DEGRADED)
 
 
@@ -278,6 +200,10 @@ def figures(records: Sequence[FrameRecord], recall: Sequence[tuple[float, float]
         "states": published.states,
         **_errors(published, ""),
         **_errors(own, "localizer_"),
+        "max_translation_localized_m": published.max_translation_localized_m,
+        "max_rotation_localized_deg": published.max_rotation_localized_deg,
+        "nees": asdict(published.nees),
+        "nees_localized": asdict(published.nees_localized),
         "nees_mean": published.nees.mean,
         "nees_share_in_95": published.nees.share_in_95,
         "nees_share_in_95_thirds": list(published.nees.thirds),
@@ -325,3 +251,80 @@ def posed_figures(
             ))  # fmt: skip
             row += 1
     return figures(records, recall)
+
+
+# What is left beside the table: trajectories for evo, and files for the benchmark's server.
+
+
+def file_name(text: str) -> str:
+    """A name that every file system takes."""
+    return "".join(c if c.isalnum() or c in "-_." else "_" for c in text)
+
+
+def once_each(records: Sequence[FrameRecord], queries: Sequence[Part]) -> dict[str, list[FrameRecord]]:
+    """Every frame's first record by drive: trajectories have no room for another pose at the same moment."""
+    out: dict[str, dict[int, FrameRecord]] = {}
+    row = 0
+    for part in queries:
+        drive = out.setdefault(part.name, {})
+        for record in records[row : row + len(part)]:
+            drive.setdefault(record.stamp_ns, record)
+        row += len(part)
+    return {name: list(frames.values()) for name, frames in out.items()}
+
+
+def write_trajectories(out: Path, split: str, method: str, drives: dict[str, list[FrameRecord]]) -> None:
+    """``METHOD.tum`` and ``reference.tum``; drives that share moments have files of their own: ``METHOD.DRIVE.tum``."""
+    folder = out / "trajectories" / file_name(split)
+    folder.mkdir(parents=True, exist_ok=True)
+    stamps = [record.stamp_ns for frames in drives.values() for record in frames]
+    groups = {"": [r for frames in drives.values() for r in frames]}
+    if len(set(stamps)) < len(stamps):
+        groups = {f".{file_name(name)}": frames for name, frames in drives.items()}
+    for end, frames in groups.items():
+        posed = [(r.stamp_ns, r.T_estimated) for r in frames if r.T_estimated is not None]
+        write_tum(folder / f"{file_name(method)}{end}.tum", sorted(posed, key=lambda item: item[0]))
+        truth = [(r.stamp_ns, r.T_reference) for r in frames if r.T_reference is not None]
+        write_tum(folder / f"reference{end}.tum", sorted(truth, key=lambda item: item[0]))
+
+
+def submit(out: Path, split: str, method: str, queries: Sequence[Part], answers: Answers) -> Path:
+    """``submissions/SPLIT/METHOD.txt``, every query that got a pose, in the world of the data set.
+
+    :raises ConfigError: the images of a drive are no files, whose names the benchmark knows them by, or the drives have
+        different worlds.
+    """
+    poses: list[tuple[str, Array]] = []
+    row = 0
+    for part in queries:
+        paths = _paths(part.sequence.source)
+        if paths is None:
+            raise ConfigError(f"split {split}: submission: expected queries that are image files, {part.name} has none")
+        T_world_map = np.eye(4) if part.sequence.T_world_map is None else part.sequence.T_world_map
+        for index in part.rows:
+            T_map_cam = answers.T_map_cam[row]
+            if np.isfinite(T_map_cam).all():
+                poses.append((query_name(paths[index]), T_world_map @ T_map_cam))
+            row += 1
+    path = out / "submissions" / file_name(split) / f"{file_name(method)}.txt"
+    write_submission(path, poses)
+    return path
+
+
+def _paths(source: Any) -> Sequence[Path] | None:
+    """The files of a source, through what is wrapped around it."""
+    while not hasattr(source, "paths") and hasattr(source, "source"):
+        source = source.source
+    return getattr(source, "paths", None)
+
+
+def join_submissions(out: Path, rows: Sequence[tuple[str, str]]) -> None:
+    """``submissions/METHOD.txt``: all splits of a method one after the other, as the server takes them."""
+    found: dict[str, list[Path]] = {}
+    for split, method in rows:
+        path = out / "submissions" / file_name(split) / f"{file_name(method)}.txt"
+        if path.is_file():
+            found.setdefault(method, []).append(path)
+    for method, paths in found.items():
+        text = "".join(path.read_text(encoding="utf-8") for path in paths)
+        (out / "submissions" / f"{file_name(method)}.txt").write_text(text, encoding="utf-8")

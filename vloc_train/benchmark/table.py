@@ -1,38 +1,106 @@
-"""``table.json`` for programs, ``table.md`` and a plot for people; what a clock measured stands in ``timings.*``."""
+"""A table on disk: ``table.json`` for programs, pages and plots for people; what a clock measured in ``timings.*``."""
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vloc_ros.evaluation.plots import new_figure, save
-from vloc_train.benchmark.paper import Average
+from vloc_ros.evaluation.document import Document, require_jinja2, write_json
+from vloc_ros.evaluation.figure import BLUE, GREEN, GREY, ORANGE, new_figure, save
+from vloc_ros.evaluation.metrics import RECALL_THRESHOLDS
+from vloc_train.benchmark.papers import Average
 from vloc_train.benchmark.protocol import ORACLE, PRIOR, Protocol
 from vloc_train.benchmark.runner import Table
 
-__all__ = [
-    "average_section",
-    "markdown",
-    "paper_cells",
-    "paper_columns",
-    "percent",
-    "plot",
-    "pose_text",
-    "table_line",
-    "write_table",
-]
+__all__ = ["document_of", "percent", "plot", "pose_text", "write_table"]
 
-# Cells of the page: poses, shares, what papers print, and the sections of means over splits.
+Row = Mapping[str, Any]
+#: Columns of a table: title, and the cell of a row.
+Columns = dict[str, Callable[[Row], str]]
+
+_COUNTED = (
+    "Errors are of the base. The columns of the localizer are over every query whatever its state, as the papers "
+    "count. Published: a frame whose own state is LOST counts as an infinite error. Change is of the localizer's "
+    "median translation against the method named beside it. Oracle is the median of always answering with the "
+    "reference pose of the same map that is nearest to the truth (where a map has none, of the split's images); the "
+    "row oracle is the same for the images of the split's map. The row prior is always answering with what the query "
+    "was told, where a split tells it something. Figures of LOCALIZED are over the frames of that state: the share "
+    "inside the 95 % ellipsoid, the same in each third of predicted sigma, smallest first, and Spearman's rank "
+    "correlation of sigma with the error. Columns of a paper are what it prints for the row of its own that is named "
+    "with them; rows with nothing else are of the paper alone."
+)
 
 
-_SOURCE = "paper's table"
+def write_table(table: Table, protocol: Protocol, about: Row, out: Path, plots: bool = True) -> Path:
+    """Write the files and return the path of ``table.md``.
+
+    :param about: seed, device, version: what the run was.
+    :raises ConfigError: jinja2 is not installed, or plots are wanted and matplotlib is not.
+    """
+    require_jinja2()
+    out.mkdir(parents=True, exist_ok=True)
+    head = {"protocol": protocol.name, "title": protocol.title, "about": protocol.about, **about}
+    body = {name: getattr(table, name) for name in ("splits", "rows", "claims", "strays", "averages", "published")}
+    said = {"not_stated": list(protocol.not_stated), "not_covered": list(protocol.not_covered)}
+    write_json(out / "table.json", {**head, "baseline": protocol.baseline, **body, **said, "failed": table.failed})
+    write_json(out / "timings.json", {"rows": table.timings})
+    timings = Document(f"Times: {protocol.title or protocol.name}")
+    _add(timings, _TIMING_COLUMNS, table.timings)
+    (out / "timings.md").write_text(timings.markdown(out), encoding="utf-8")
+    pictures = {split: plot(table, split, out / f"{split}.png") for split in table.splits} if plots else {}
+    return document_of(table, protocol, about, pictures).write(out, "table")
+
+
+def document_of(table: Table, protocol: Protocol, about: Row, pictures: Mapping[str, Path] | None = None) -> Document:
+    """The table as a page. :param pictures: plots by split."""
+    document = Document(protocol.title or protocol.name)
+    document.paragraph(protocol.about)
+    document.facts(list(about.items()))
+    document.paragraph(_COUNTED)
+    for name, split in table.splits.items():
+        frames = split["map_frames"]
+        folds = f" in {split['folds']} folds" if split["folds"] > 1 else ""
+        size = f"{min(frames)}" if min(frames) == max(frames) else f"{min(frames)} to {max(frames)}"
+        document.heading(f"{name}: {size} map frames, {split['queries']} queries{folds}")
+        document.paragraph(split["about"])
+        document.paragraph(_prior_in_words(split.get("prior")))
+        rows = [row for row in table.rows if row["split"] == name]
+        printed = [row for row in table.published if row["split"] == name]
+        _add(document, _accuracy_columns(rows, protocol.recall) | _paper_columns([*rows, *printed]), [*rows, *printed])
+        _add(document, _CONFIDENCE_COLUMNS, [row for row in rows if row["method"] not in (ORACLE, PRIOR)])
+        if name in (pictures or {}):
+            document.picture((pictures or {})[name], name)
+    for name, average in protocol.averages.items():
+        _average(document, name, average, table)
+    if table.claims:
+        document.heading("Claims")
+        _add(document, _CLAIM_COLUMNS, table.claims)
+    if table.strays:
+        document.heading("Stray images")
+        _add(document, _STRAY_COLUMNS, table.strays)
+    failed = [f"{f['split']} / {f['method']}: {f['problem']}" for f in table.failed]
+    for title, texts in (
+        ("Not stated in the paper: our choice", protocol.not_stated),
+        ("Not covered", protocol.not_covered),
+        ("Rows that failed", failed),
+    ):
+        if texts:
+            document.heading(title)
+            document.items([" ".join(text.split()) for text in texts])
+    return document
+
+
+def _add(document: Document, columns: Columns, rows: Sequence[Row]) -> None:
+    document.table(list(columns), [[cell(row) for cell in columns.values()] for row in rows])
+
+
+# Cells: empty where a row has no such figure.
 
 
 def pose_text(metres: float | None, degrees: float | None) -> str:
-    """An error, as people read it; empty where there is none."""
+    """An error, as people read it."""
     if metres is None or degrees is None or math.isnan(metres):
         return ""
     if math.isinf(metres):
@@ -42,160 +110,202 @@ def pose_text(metres: float | None, degrees: float | None) -> str:
 
 
 def percent(share: float | None) -> str:
-    """A share in percent; empty where there is none."""
+    """A share in percent."""
     return "" if share is None or math.isnan(share) else f"{100 * share:.0f} %"
 
 
-def table_line(cells: Sequence[Any]) -> str:
-    """A row of a table."""
-    return "| " + " | ".join(str(c).replace("|", "/") for c in cells) + " |"
+def _pose(name: str) -> Callable[[Row], str]:
+    return lambda row: pose_text(row.get(f"{name}_translation_m"), row.get(f"{name}_rotation_deg"))
 
 
-def paper_columns(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What the papers say of these rows: titles of the columns that at least one of them fills."""
+def _share(name: str) -> Callable[[Row], str]:
+    return lambda row: percent(row.get(name))
+
+
+def _text(name: str) -> Callable[[Row], str]:
+    return lambda row: str(row.get(name, ""))
+
+
+def _number(name: str, form: str, unit: str) -> Callable[[Row], str]:
+    return lambda row: f"{row[name]:{form}} {unit}" if name in row else ""
+
+
+def _within(limits: tuple[float, float], recall: str = "localizer_recall") -> Callable[[Row], str]:
+    def cell(row: Row) -> str:
+        shares = {(r["translation_m"], r["rotation_deg"]): r["share"] for r in row.get(recall, ())}
+        return percent(shares.get(limits))
+
+    return cell
+
+
+def _limits(limits: tuple[float, float]) -> str:
+    return f"within {limits[0]:g} m {limits[1]:g}°"
+
+
+def _accuracy_columns(rows: Sequence[Row], more: Sequence[tuple[float, float]]) -> Columns:
+    """Of a split: what the localizer says, whatever its state."""
+    told = any(row["method"] == PRIOR for row in rows)
+
+    def method(row: Row) -> str:
+        no_prior = told and "about" in row and not (row["method"] in (ORACLE, PRIOR) or _PRIOR_MEDIAN in row)
+        return f"{row['method']} (no prior)" if no_prior else str(row["method"])
+
+    def change(row: Row) -> str:
+        found = row.get("change_median_translation_m")
+        return "" if found is None or math.isnan(found) else f"{100 * found:+.0f} %"
+
+    return {
+        "method": method,
+        "localizer median": _pose("localizer_median"),
+        "localizer mean": _pose("localizer_mean"),
+        **{_limits(pair): _within(pair) for pair in sorted({*RECALL_THRESHOLDS, *more})},
+        "oracle": _pose("oracle_median"),
+        "change": change,
+        "against": lambda row: row.get("against", "") if row.get("change_median_translation_m") is not None else "",
+    }
+
+
+_PRIOR_MEDIAN = "prior_median_translation_m"
+
+
+def _thirds(row: Row) -> str:
+    nees = row["nees_localized"]
+    if not nees["count"]:
+        return ""
+    if nees["constant"]:
+        return f"sigma nearly constant ({nees['sigma_thirds_m'][1]:.2g} m): no information"
+    return " / ".join(percent(share) or "-" for share in nees["thirds"])
+
+
+def _descriptors(row: Row) -> str:
+    if "descriptors" not in row:
+        return ""
+    share = row["regressed_share"]
+    return f"{row['descriptors']:.0f}" + (f" ({100 * share:.1f} % regressed)" if share else "")
+
+
+def _rank_correlation(row: Row) -> str:
+    found = row["nees_localized"]["rank_correlation"]
+    return "" if math.isnan(found) or row["nees_localized"]["constant"] else f"{found:.2f}"
+
+
+#: What a row says of its own poses, and what its map weighs.
+_CONFIDENCE_COLUMNS: Columns = {
+    "method": _text("method"),
+    "published median": _pose("median"),
+    "LOCALIZED / DEGRADED / LOST": lambda row: " / ".join(
+        percent(row["states"][state]) for state in ("LOCALIZED", "DEGRADED", "LOST")
+    ),
+    "largest LOCALIZED error": lambda row: pose_text(
+        row["max_translation_localized_m"], row["max_rotation_localized_deg"]
+    ),
+    "LOCALIZED in 95 %": lambda row: percent(row["nees_localized"]["share_in_95"]),
+    "by thirds of sigma": _thirds,
+    "rank correlation": _rank_correlation,
+    "map": lambda row: f"{row['map_bytes'] / 1e6:.2f} MB" if "map_bytes" in row else "",
+    "descriptors": _descriptors,
+}
+#: Times differ from run to run, so they are not in the table.
+_TIMING_COLUMNS: Columns = {
+    "split": _text("split"),
+    "method": _text("method"),
+    "all its steps": _number("train_seconds", ".0f", "s"),
+    "its map": _number("map_seconds", ".0f", "s"),
+    "a frame, median": _number("ms_p50", ".1f", "ms"),
+    "a frame, 95 %": _number("ms_p95", ".1f", "ms"),
+}
+_STRAY_COLUMNS: Columns = {
+    "map": _text("map"),
+    "split": _text("split"),
+    "queries": _text("queries"),
+    "stray image chosen without": _share("stray_first_without"),
+    "with the regressed descriptor": _share("stray_first_with"),
+    "of the former, cured": _share("cured"),
+    "regressed one chosen": _share("regressed_first"),
+}
+_HOLDS = {True: "yes", False: "NO", None: "not computed"}
+
+
+def _limit(claim: Row) -> str:
+    found = claim["limit"]
+    return "" if found is None else f"{'at least ' if claim['at_least'] else ''}{found:.3g}"
+
+
+_CLAIM_COLUMNS: Columns = {
+    "claim": _text("text"),
+    "split": _text("split"),
+    "found": lambda claim: "" if claim["found"] is None else f"{claim['found']:.3g}",
+    "limit": _limit,
+    "holds": lambda claim: _HOLDS[claim["holds"]],
+}
+
+
+def _paper_columns(rows: Sequence[Row]) -> Columns:
+    """What papers print for these rows, with the paper's own digits: the columns that at least one row fills."""
     given = [row["paper"] for row in rows if "paper" in row]
-    keys = {key for paper in given for key in paper}
-    pairs = {name: {f"{name}_translation_m", f"{name}_rotation_deg"} for name in ("median", "mean")}
-    out = [f"paper: {name}" for name, pair in pairs.items() if pair & keys]
     limits = sorted({(r["translation_m"], r["rotation_deg"]) for paper in given for r in paper.get("recall", ())})
-    out += [f"paper: within {m:g} m {deg:g}°" for m, deg in limits]
-    out += ["paper: rank"] if any("rank_position" in paper for paper in given) else []
-    out += ["paper: medians within"] if any("medians_within" in paper for paper in given) else []
-    return [*out, _SOURCE] if given else []
+    possible: Columns = {
+        "paper: median": lambda paper: _printed(paper, "median"),
+        "paper: mean": lambda paper: _printed(paper, "mean"),
+        **{f"paper: {_limits(pair)}": _paper_share(pair) for pair in limits},
+        "paper: rank": lambda p: f"{p['rank_position']:g}, {p['rank_orientation']:g}" if "rank_position" in p else "",
+        "paper: medians within": lambda p: f"{100 * p['medians_within']:.4g} %" if "medians_within" in p else "",
+        "paper's table": _text("table"),
+    }
+
+    def of(cell: Callable[[Row], str]) -> Callable[[Row], str]:
+        return lambda row: cell(row["paper"]) if "paper" in row else ""
+
+    return {title: of(cell) for title, cell in possible.items() if any(cell(paper) for paper in given)}
 
 
-def paper_cells(row: Mapping[str, Any], columns: Sequence[str]) -> list[str]:
-    """The cells of a row in those columns, with the paper's own digits."""
-    paper = row.get("paper", {})
-    recall = {f"within {r['translation_m']:g} m {r['rotation_deg']:g}°": r["share"] for r in paper.get("recall", ())}
-    out = []
-    for column in columns:
-        kind = column.removeprefix("paper: ")
-        if column == _SOURCE:
-            out.append(paper.get("table", ""))
-        elif kind in ("median", "mean"):
-            parts = ((paper.get(f"{kind}_translation_m"), " m"), (paper.get(f"{kind}_rotation_deg"), "°"))
-            out.append(" ".join(f"{value:g}{unit}" for value, unit in parts if value is not None))
-        elif kind == "rank":
-            out.append(f"{paper['rank_position']:g}, {paper['rank_orientation']:g}" if "rank_position" in paper else "")
-        else:
-            share = paper.get("medians_within") if kind == "medians within" else recall.get(kind)
-            out.append("" if share is None else f"{100 * share:.4g} %")
-    return out
+def _printed(paper: Row, kind: str) -> str:
+    parts = ((paper.get(f"{kind}_translation_m"), " m"), (paper.get(f"{kind}_rotation_deg"), "°"))
+    return " ".join(f"{value:g}{unit}" for value, unit in parts if value is not None)
 
 
-def average_section(name: str, average: Average, table: Table) -> list[str]:
-    """The means over some splits, as a section of the page."""
+def _paper_share(limits: tuple[float, float]) -> Callable[[Row], str]:
+    def cell(paper: Row) -> str:
+        shares = {(r["translation_m"], r["rotation_deg"]): r["share"] for r in paper.get("recall", ())}
+        return f"{100 * shares[limits]:.4g} %" if limits in shares else ""
+
+    return cell
+
+
+def _average(document: Document, name: str, average: Average, table: Table) -> None:
+    """The means over some splits, as a section."""
     rows = [row for row in table.averages if row["average"] == name]
     printed = [row for row in table.published if row["split"] == name]
     if not rows:
-        return []
-    limits = [(r["translation_m"], r["rotation_deg"]) for r in rows[0]["localizer_recall"]]
-    head = ["method", "mean of medians", "mean of means", *(f"within {m:g} m {deg:g}°" for m, deg in limits)]
+        return
+    columns: Columns = {
+        "method": _text("method"),
+        "mean of medians": _pose("localizer_median"),
+        "mean of means": _pose("localizer_mean"),
+    }
+    for recall in rows[0]["localizer_recall"]:
+        pair = (recall["translation_m"], recall["rotation_deg"])
+        columns[_limits(pair)] = _within(pair)
     if average.medians_within is not None:
-        head.append("medians below {:g} m and {:g}°".format(*average.medians_within))
+        columns["medians below {:g} m and {:g}°".format(*average.medians_within)] = _share("medians_within")
     if average.rank:
-        head.append("rank of position, of orientation, final")
-    columns = paper_columns([*rows, *printed])
-    head += columns
-    lines = [f"## {name}: average over {', '.join(average.over)}", ""]
-    lines += [" ".join(average.about.split()), ""] if average.about else []
-    lines += [table_line(head), "|" + "---|" * len(head)]
-    for row in rows:
-        shares = {(r["translation_m"], r["rotation_deg"]): r["share"] for r in row["localizer_recall"]}
-        errors = ((row[f"localizer_{k}_translation_m"], row[f"localizer_{k}_rotation_deg"]) for k in ("median", "mean"))
-        cells = [row["method"], *(pose_text(*pair) for pair in errors), *(percent(shares[limit]) for limit in limits)]
-        if average.medians_within is not None:
-            cells.append(percent(row["medians_within"]))
-        if average.rank:
-            means = f"{row['rank_position']:.3g}, {row['rank_orientation']:.3g}"
-            cells.append(f"{means}, {row['final_rank']} of {row['ranked_among']}")
-        lines.append(table_line([*cells, *paper_cells(row, columns)]))
-    for row in printed:
-        lines.append(table_line([row["method"], *[""] * (len(head) - 1 - len(columns)), *paper_cells(row, columns)]))
-    return [*lines, ""]
+        columns["rank of position, of orientation, final"] = _ranks
+    document.heading(f"{name}: average over {', '.join(average.over)}")
+    document.paragraph(average.about)
+    _add(document, columns | _paper_columns([*rows, *printed]), [*rows, *printed])
 
 
-_COUNTED = (
-    "Errors are of the base. *Localizer* columns are over every query whatever its state, as the papers count. "
-    "*Published* columns count a frame whose verdict is LOST as an infinite error. *Change* is of the localizer's "
-    "median translation against the method named under *against*. *Oracle* is the median of always answering with the "
-    "reference pose of the same map that is nearest to the truth (where a map has none, of the split's images); the "
-    "row *oracle* the same for the images of the split's map. The row *prior* is always answering with what the query "
-    "was told, where a split tells it something. *Paper* columns are what the paper prints for the row of its own that "
-    "is named with them; rows with nothing else are of the paper alone."
-)
+def _ranks(row: Row) -> str:
+    if "final_rank" not in row:
+        return ""
+    means = f"{row['rank_position']:.3g}, {row['rank_orientation']:.3g}"
+    return f"{means}, {row['final_rank']} of {row['ranked_among']}"
 
 
-def write_table(table: Table, protocol: Protocol, about: Mapping[str, Any], out: Path, plots: bool = True) -> Path:
-    """Write the files and return the path of ``table.md``.
-
-    :param about: seed, device, version: what the run was.
-    :raises ConfigError: plots are wanted and matplotlib is not installed.
-    """
-    out.mkdir(parents=True, exist_ok=True)
-    head = {"protocol": protocol.name, "title": protocol.title, "about": protocol.about, **about}
-    body = {"splits": table.splits, "rows": table.rows, "claims": table.claims, "strays": table.strays}
-    body |= {"averages": table.averages, "published": table.published}
-    body |= {"not_stated": list(protocol.not_stated), "not_covered": list(protocol.not_covered)}
-    _write_json(out / "table.json", {**head, "baseline": protocol.baseline, **body, "failed": table.failed})
-    _write_json(out / "timings.json", {"rows": table.timings})
-    (out / "timings.md").write_text(_timings(table.timings), encoding="utf-8")
-    pictures = [plot(table, split, out / f"{split}.png") for split in table.splits] if plots else []
-    path = out / "table.md"
-    path.write_text(markdown(table, protocol, about, pictures), encoding="utf-8")
-    return path
-
-
-def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(_finite(content), indent=1, allow_nan=False) + "\n", encoding="utf-8")
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, Mapping):
-        return {str(k): _finite(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(v) for v in value]
-    return value
-
-
-def markdown(table: Table, protocol: Protocol, about: Mapping[str, Any], pictures: Sequence[Path] = ()) -> str:
-    """The table as a page."""
-    lines = [f"# {protocol.title or protocol.name}", ""]
-    if protocol.about:
-        lines += [" ".join(protocol.about.split()), ""]
-    lines += ["| | |", "|---|---|", *(f"| {k} | {v} |" for k, v in about.items()), "", _COUNTED, ""]
-    for name, split in table.splits.items():
-        frames = split["map_frames"]
-        folds = f" in {split['folds']} folds" if split["folds"] > 1 else ""
-        size = f"{min(frames)}" if min(frames) == max(frames) else f"{min(frames)} to {max(frames)}"
-        title = f"## {name}: {size} map frames, {split['queries']} queries{folds}"
-        lines += [title, "", " ".join(split["about"].split()), ""]
-        lines += _prior(split.get("prior"))
-        printed = [row for row in table.published if row["split"] == name]
-        lines += _rows([row for row in table.rows if row["split"] == name], protocol.recall, printed)
-        lines += [f"![{name}]({name}.png)", ""] if any(p.stem == name for p in pictures) else []
-    for name, average in protocol.averages.items():
-        lines += average_section(name, average, table)
-    lines += _claims(table.claims) + _strays(table.strays)
-    lines += _said("Not stated in the paper: our choice", protocol.not_stated)
-    lines += _said("Not covered", protocol.not_covered)
-    if table.failed:
-        lines += ["## Rows that failed", ""]
-        lines += [f"- {f['split']} / {f['method']}: {f['problem']}" for f in table.failed] + [""]
-    return "\n".join(lines)
-
-
-def _said(title: str, texts: Sequence[str]) -> list[str]:
-    return [f"## {title}", "", *(f"- {' '.join(text.split())}" for text in texts), ""] if texts else []
-
-
-def _prior(prior: Mapping[str, Any] | None) -> list[str]:
-    """What the queries of a split are told, in words."""
+def _prior_in_words(prior: Row | None) -> str:
+    """What the queries of a split are told."""
     if prior is None:
-        return []
+        return ""
     reference = prior["reference"]
     if reference is not None:
         low, high = reference["between_m"]
@@ -208,113 +318,27 @@ def _prior(prior: Mapping[str, Any] | None) -> list[str]:
         ]
         text = f"the truth moved and turned at random, uniformly {' and '.join(moved)}"
     times = f", {prior['repeats']} times each" if prior["repeats"] > 1 else ""
-    return [f"Prior: {text}{times}; rows without one say so.", ""]
-
-
-def _rows(
-    rows: Sequence[Mapping[str, Any]],
-    more: Sequence[tuple[float, float]] = (),
-    printed: Sequence[Mapping[str, Any]] = (),
-) -> list[str]:
-    limits = sorted({*more, (0.25, 2.0), (0.5, 5.0), (2.0, 5.0), (5.0, 10.0)})
-    head = (
-        "method", "localizer median", "localizer mean", *(f"within {m:g} m {deg:g}°" for m, deg in limits),
-        "oracle", "change", "against", "published median", "LOCALIZED / DEGRADED / LOST", "NEES in 95 %", "map",
-        "descriptors",
-    )  # fmt: skip
-    columns = paper_columns([*rows, *printed])
-    head = (*head, *columns)
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    asked_prior = any(row["method"] == PRIOR for row in rows)
-    for row in rows:
-        recall = {(r["translation_m"], r["rotation_deg"]): r["share"] for r in row["localizer_recall"]}
-        nearest = row["method"] in (ORACLE, PRIOR)
-        cells = [
-            row["method"]
-            + (" (no prior)" if asked_prior and not (nearest or "prior_median_translation_m" in row) else ""),
-            pose_text(row["localizer_median_translation_m"], row["localizer_median_rotation_deg"]),
-            pose_text(row["localizer_mean_translation_m"], row["localizer_mean_rotation_deg"]),
-            *(percent(recall[limit]) for limit in limits),
-            pose_text(row.get("oracle_median_translation_m"), row.get("oracle_median_rotation_deg")),
-            _change(row.get("change_median_translation_m")),
-            row.get("against", "") if row.get("change_median_translation_m") is not None else "",
-            "" if nearest else pose_text(row["median_translation_m"], row["median_rotation_deg"]),
-            "" if nearest else " / ".join(percent(row["states"][s]) for s in ("LOCALIZED", "DEGRADED", "LOST")),
-            "" if nearest else percent(row["nees_share_in_95"]),
-            f"{row['map_bytes'] / 1e6:.2f} MB" if "map_bytes" in row else "",
-            _descriptors(row),
-            *paper_cells(row, columns),
-        ]
-        lines.append(table_line(cells))
-    for row in printed:
-        lines.append(table_line([row["method"], *[""] * (len(head) - 1 - len(columns)), *paper_cells(row, columns)]))
-    return [*lines, ""]
-
-
-def _timings(timings: Sequence[Mapping[str, Any]]) -> str:
-    """What a clock measured: no two runs have it equal, so it is not in the table."""
-    head = ("split", "method", "all its steps", "its map", "a frame, median", "a frame, 95 %")
-    lines = [table_line(head), "|" + "---|" * len(head)]
-    for t in timings:
-        times = [f"{t[k]:.0f} s" for k in ("train_seconds", "map_seconds")]
-        lines.append(table_line([t["split"], t["method"], *times, *(f"{t[k]:.1f} ms" for k in ("ms_p50", "ms_p95"))]))
-    return "\n".join([*lines, ""])
-
-
-def _claims(claims: Sequence[Mapping[str, Any]]) -> list[str]:
-    if not claims:
-        return []
-    lines = ["## Claims", "", "| claim | split | found | limit | holds |", "|---|---|---|---|---|"]
-    for claim in claims:
-        verdict = {True: "yes", False: "**no**", None: "not computed"}[claim["holds"]]
-        found, limit = ("" if claim[k] is None else f"{claim[k]:.3g}" for k in ("found", "limit"))
-        limit = f"at least {limit}" if claim["at_least"] and limit else limit
-        lines.append(f"| {' '.join(claim['text'].split())} | {claim['split']} | {found} | {limit} | {verdict} |")
-    return [*lines, ""]
-
-
-def _strays(strays: Sequence[Mapping[str, Any]]) -> list[str]:
-    if not strays:
-        return []
-    head = (
-        "map", "split", "queries", "stray image chosen without", "with the regressed descriptor",
-        "of the former, cured", "regressed one chosen",
-    )  # fmt: skip
-    lines = ["## Stray images", "", "| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    for s in strays:
-        shares = (percent(s[k]) for k in ("stray_first_without", "stray_first_with", "cured", "regressed_first"))
-        lines.append(f"| {s['map']} | {s['split']} | {s['queries']} | " + " | ".join(shares) + " |")
-    return [*lines, ""]
-
-
-def _change(change: float | None) -> str:
-    return "" if change is None or math.isnan(change) else f"{100 * change:+.0f} %"
-
-
-def _descriptors(row: Mapping[str, Any]) -> str:
-    if "descriptors" not in row:
-        return ""
-    share = row["regressed_share"]
-    return f"{row['descriptors']:.0f}" + (f" ({100 * share:.1f} % regressed)" if share else "")
+    return f"Prior: {text}{times}; rows without one say so."
 
 
 def plot(table: Table, split: str, path: Path) -> Path:
     """Bars of the localizer's median translation on one split, the oracle of each map inside the bar."""
-    rows = [row for row in table.rows if row["split"] == split and row["method"] not in (ORACLE, PRIOR)]
-    own = [row for row in table.rows if row["split"] == split and row["method"] == ORACLE]
+    here = [row for row in table.rows if row["split"] == split]
+    rows = [row for row in here if row["method"] not in (ORACLE, PRIOR)]
     figure = new_figure(8.0, 1.2 + 0.28 * max(len(rows), 1))
     axes = figure.subplots()
     values = [row["localizer_median_translation_m"] for row in rows]
     limit = max([v for v in values if math.isfinite(v)], default=1.0)
     places = list(range(len(rows)))
-    axes.barh(places, [v if math.isfinite(v) else limit for v in values], color="#0072B2", height=0.7)
+    axes.barh(places, [v if math.isfinite(v) else limit for v in values], color=BLUE, height=0.7)
     oracles = [row["oracle_median_translation_m"] for row in rows]
-    axes.scatter(oracles, places, marker="|", s=120, color="#E69F00", label="oracle of the row's map", zorder=3)
-    for row in own:
-        axes.axvline(row["localizer_median_translation_m"], color="#999999", lw=1, label="oracle of the split's images")
-    for row in table.rows:
-        if row["split"] == split and row["method"] == PRIOR:
-            axes.axvline(row["localizer_median_translation_m"], color="#009E73", lw=1, ls="--", label="the priors")
+    axes.scatter(oracles, places, marker="|", s=120, color=ORANGE, label="oracle of the row's map", zorder=3)
+    for row in here:
+        metres = row["localizer_median_translation_m"]
+        if row["method"] == ORACLE:
+            axes.axvline(metres, color=GREY, lw=1, label="oracle of the split's images")
+        elif row["method"] == PRIOR:
+            axes.axvline(metres, color=GREEN, lw=1, ls="--", label="the priors")
     axes.set_yticks(places, [row["method"] for row in rows])
     axes.invert_yaxis()
     axes.set_xlabel("median translation error (m), every query")

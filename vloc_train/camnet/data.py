@@ -6,22 +6,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
-import lightning
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
 from vloc_ros.geometry.vectors import to_vectors
 from vloc_ros.types import Array, CameraModel, RgbImage
 from vloc_train.camnet.mining import PairTable
 from vloc_train.camnet.settings import TrainSettings
-from vloc_train.imposing.data import Item, KeyedSampler
 from vloc_train.training.augment import augment
-from vloc_train.training.frames import FrameSet, keyed_rng, one_thread
+from vloc_train.training.frames import FrameSet, keyed_rng
+from vloc_train.training.sampling import Item, KeyedDataset
 
-__all__ = ["Batch", "KeyedGroups", "Place", "TrainingPairs", "mirrored_image", "mirrored_transform"]
+__all__ = ["Batch", "KeyedGroups", "Place", "mirrored_image", "mirrored_transform"]
 
 #: diag(-1, 1, 1, 1): see :func:`vloc_ros.localizers.camnet.relative.mirrored_poses`.
 _MIRROR = np.array([-1.0, 1.0, 1.0, 1.0])
@@ -75,15 +73,17 @@ def mirrored_transform(T_map_cam: Array) -> Array:
     return np.asarray(_MIRROR[:, None] * T_map_cam * _MIRROR)
 
 
-class KeyedGroups(Dataset[Row]):
-    """Augmented groups; item ``(epoch, step, scene, anchor)`` is always the same, whatever process asks for it."""
+class KeyedGroups(KeyedDataset[Batch]):
+    """Augmented groups; an item is ``(epoch, step, scene, anchor)``."""
 
     def __init__(self, places: Sequence[Place], settings: TrainSettings) -> None:
+        super().__init__(settings.batch_size, settings.seed)
         self.places, self.settings = list(places), settings
         self.anchors = [place.pairs.anchors for place in places]
 
-    def __len__(self) -> int:
-        return sum(len(a) for a in self.anchors)
+    def sizes(self) -> list[int]:
+        """See :class:`KeyedDataset`."""
+        return [len(a) for a in self.anchors]
 
     def mirrors(self, epoch: int, step: int) -> bool:
         """Whether the images of a batch are mirrored: all or none, because a pair has one world."""
@@ -118,30 +118,3 @@ class KeyedGroups(Dataset[Row]):
             torch.stack(images), torch.stack(poses), torch.stack(overlap), torch.stack(valid), torch.stack(frames),
             scene, self.mirrors(epoch, step), (epoch, step),
         )  # fmt: skip
-
-
-class TrainingPairs(lightning.LightningDataModule):
-    """The groups of all scenes as Lightning wants them."""
-
-    def __init__(self, groups: KeyedGroups, workers: int = 0) -> None:
-        super().__init__()
-        self.groups, self.workers = groups, workers
-
-    def train_dataloader(self) -> DataLoader[Row]:
-        trainer, settings = self.trainer, self.groups.settings
-        rank, world = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
-        sizes = [len(anchors) for anchors in self.groups.anchors]
-        position = (lambda: int(trainer.global_step)) if trainer else None
-        # Fewer anchors than a batch wants are no reason to take each several times.
-        size = min(settings.batch_size, max(world, max(sizes) // world * world))
-        return DataLoader(
-            self.groups,
-            batch_sampler=KeyedSampler(sizes, size, settings.seed, rank, world, position),
-            collate_fn=self.groups.collate,
-            num_workers=self.workers,
-            worker_init_fn=one_thread,
-            # Never fork: OpenCV's and OpenMP's threads do not exist in the copy, which then waits for them forever.
-            multiprocessing_context="spawn" if self.workers else None,
-            persistent_workers=self.workers > 0,
-            pin_memory=torch.cuda.is_available(),
-        )

@@ -1,11 +1,9 @@
-"""From trained weights and drives to a map bundle: weights as stored, and the database encoded with them."""
+"""From trained weights and drives to the files of a map: weights as stored, and the database encoded with them."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,11 +16,10 @@ from vloc_ros.localizers.camnet.network import CamNetNetwork, Features
 from vloc_ros.localizers.camnet.references import DATABASE_FILE, FEATURES_FILE, database_tensors, feature_tensors
 from vloc_ros.localizers.camnet.settings import InferenceSettings
 from vloc_ros.localizers.weights import stored_weights
-from vloc_ros.maps import MapBundle, MapManifest, write_map
 from vloc_train.training.frames import FrameSet
-from vloc_train.training.provenance import scene_of
+from vloc_train.training.recipe import Contents
 
-__all__ = ["encode_frames", "export_map", "extractor_id"]
+__all__ = ["encode_frames", "extractor_id", "map_contents"]
 
 
 @torch.inference_mode()
@@ -47,20 +44,14 @@ def extractor_id(weights: dict[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def export_map(
+def map_contents(
     network: CamNetNetwork,
     scenes: Sequence[FrameSet],
     inference: InferenceSettings,
     preprocess: Preprocess,
-    path: Path,
-    *,
-    provenance: dict[str, Any],
-    validation: dict[str, Any] | None = None,
-    calibration: dict[str, Any] | None = None,
-    frame_id: str = "map",
     keyframe_every: int = 1,
-) -> MapBundle:
-    """Write the map whose database are ``scenes``.
+) -> Contents:
+    """What the map holds whose database are ``scenes``.
 
     Features are computed with the weights *as stored*, so that what rounding does to the weights is in them too.
 
@@ -72,7 +63,6 @@ def export_map(
     network.load_state_dict({k: v.to(reference[k].dtype) for k, v in weights.items()})
     database: dict[str, Tensor] = {}
     features: dict[str, Tensor] = {}
-    manifest_scenes = []
     for frames in scenes:
         kept = frames.select(np.arange(0, len(frames), keyframe_every)) if keyframe_every > 1 else frames
         encoded = encode_frames(network, preprocess, kept)
@@ -80,20 +70,11 @@ def export_map(
         poses = torch.from_numpy(to_vectors(kept.T_map_cam))
         database |= database_tensors(kept.scene, vectors, poses, torch.from_numpy(kept.stamps_ns))
         features |= feature_tensors(kept.scene, encoded.pfr, encoded.prp)
-        manifest_scenes.append(scene_of(kept.scene, frames.T_map_cam[:, :3, 3], frame_id))
     metric = "cosine" if network.settings.normalise else "l2"
-    manifest = MapManifest(
-        backend="camnet",
-        scenes=tuple(manifest_scenes),
-        camera=scenes[0].camera,
-        preprocessing=preprocess.settings(),
-        settings={
+    return Contents(
+        {WEIGHTS_FILE: weights, DATABASE_FILE: database, FEATURES_FILE: features},
+        {
             **settings_mapping(network.settings, inference),
             "database": {"metric": metric, "extractor_id": extractor_id(weights)},
         },
-        provenance=provenance,
-        validation=validation or {},
-        calibration=calibration or {},
     )
-    tensors = {WEIGHTS_FILE: weights, DATABASE_FILE: database, FEATURES_FILE: features}
-    return write_map(path, manifest, tensors, overwrite=path.exists())

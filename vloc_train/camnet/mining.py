@@ -124,14 +124,14 @@ def _orb(frames: FrameSet, settings: MiningSettings) -> Similarity:
 
     def of(frame: int) -> npt.NDArray[np.uint8]:
         if frame not in descriptors:
-            descriptors[frame] = orb_descriptors(np.array(frames.images[frame]), settings.orb_features)
+            descriptors[frame] = orb_descriptors(np.array(frames.images[frame]))
         return descriptors[frame]
 
     def similarity(pairs: Rows) -> Array:
         out = np.empty((len(pairs), 2))
         for row, (one, two) in enumerate(pairs.tolist()):
             a, b = of(one), of(two)
-            out[row] = orb_similarity(a, b, settings.orb_distance), orb_similarity(b, a, settings.orb_distance)
+            out[row] = orb_similarity(a, b), orb_similarity(b, a)
         return out
 
     return similarity

@@ -1,8 +1,7 @@
-"""The Lightning module: the losses of a batch, Algorithm 1, optimiser and schedule, averaged weights."""
+"""The losses of a batch of CamNet, and Algorithm 1."""
 
 from __future__ import annotations
 
-import copy
 import itertools
 from typing import Any
 
@@ -26,31 +25,35 @@ from vloc_train.camnet.losses import (
 )
 from vloc_train.camnet.settings import TrainSettings
 from vloc_train.training.frames import keyed_rng
-from vloc_train.training.module import ScheduledModule, average_weights, cosine
+from vloc_train.training.module import TrainingModule
 
 __all__ = ["CamNetModule"]
+
+#: Of SGD (Section 4.2).
+_MOMENTUM = 0.9
 
 #: Ordered pairs of a group: the anchor (0) with its partners first.
 _ANCHOR_PAIRS = [(0, 1), (0, 2), (0, 3)]
 _ALL_PAIRS = _ANCHOR_PAIRS + [p for p in itertools.permutations(range(4), 2) if p not in _ANCHOR_PAIRS]
 
 
-class CamNetModule(ScheduledModule):
+class CamNetModule(TrainingModule[CamNetNetwork]):
     """Trains :class:`CamNetNetwork` on groups of an anchor and its partners.
 
-    Every image of a batch is encoded once, and pairs are formed from features. The learning rate follows the progress
-    of the run: the larger of the share of the epochs and the share of the minutes that are used up.
+    Every image of a batch is encoded once, and pairs are formed from features.
     """
+
+    settings: TrainSettings
+    warm_up = 50
 
     def __init__(
         self, settings: TrainSettings, groups: KeyedGroups, preprocess: Preprocess, pretrained: bool | str = False
     ) -> None:
-        super().__init__()
-        self.settings, self.preprocess, self._groups = settings, preprocess, groups
-        self.network = CamNetNetwork(settings.network, pretrained)
+        network = CamNetNetwork(settings.network, pretrained)
+        network.trunk.to(memory_format=torch.channels_last)
+        super().__init__(settings, network)
+        self.preprocess, self._groups = preprocess, groups
         self._freeze_untrained()
-        self.network.trunk.to(memory_format=torch.channels_last)
-        self.averaged = copy.deepcopy(self.network).requires_grad_(False).eval() if settings.weight_average else None
         self._references: dict[tuple[int, torch.device], Tensor] = {}
 
     def _freeze_untrained(self) -> None:
@@ -73,30 +76,22 @@ class CamNetModule(ScheduledModule):
             converted: Any = nn.SyncBatchNorm.convert_sync_batchnorm(self.network)  # type: ignore[no-untyped-call]
             self.network = converted
 
-    # -- optimiser --------------------------------------------------------------------------------
-
-    def learning_rate(self, progress: float) -> float:
-        """At a share of the run: ``poly`` is base (1 - progress)^power."""
-        s = self.settings
-        if s.schedule == "poly":
-            return s.learning_rate * float((1.0 - progress) ** s.poly_power)
-        if s.schedule == "cosine":
-            warm = min(1.0, (self.global_step + 1) / 50.0)
-            return s.learning_rate * warm * cosine(progress)
-        return s.learning_rate
-
     def configure_optimizers(self) -> torch.optim.Optimizer:
         s = self.settings
-        parameters = [p for p in self.network.parameters() if p.requires_grad]
         if s.optimizer == "sgd":
-            return torch.optim.SGD(parameters, s.learning_rate, s.momentum, weight_decay=s.weight_decay)
-        return torch.optim.AdamW(parameters, s.learning_rate, weight_decay=s.weight_decay)
+            return torch.optim.SGD(self.trained(), s.learning_rate, _MOMENTUM, weight_decay=s.weight_decay)
+        return torch.optim.AdamW(self.trained(), s.learning_rate, weight_decay=s.weight_decay)
 
     # -- losses -----------------------------------------------------------------------------------
 
     def _encode(self, images: Tensor) -> Features:
         normal = self.preprocess.normalize(images).to(memory_format=torch.channels_last)
         return Features(*(f.float() for f in self.network.encode(normal)))
+
+    def step(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """See :class:`TrainingModule`."""
+        terms = self.losses(batch)
+        return torch.stack(list(terms.values())).sum(), {f"loss/{name}": value for name, value in terms.items()}
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """The terms of eq. 1 that the settings ask for, by name."""
@@ -192,27 +187,3 @@ class CamNetModule(ScheduledModule):
                 if len(others):
                     row &= drive == keyed_rng(s.seed, 44, *batch.key, batch.scene, anchor).choice(others)
         return np.asarray(np.where(allowed.any(axis=1, keepdims=True), ~allowed, itself))
-
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        rate = self.learning_rate(self.progress())
-        self.set_learning_rate(rate)
-        terms = self.losses(batch)
-        loss = torch.stack(list(terms.values())).sum()
-        if self.is_logged():
-            self.log("loss", loss.detach(), prog_bar=True)
-            for name, value in terms.items():
-                self.log(f"loss/{name}", value.detach())
-            self.log("learning_rate", rate)
-        return loss
-
-    # -- averaged weights -------------------------------------------------------------------------
-
-    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        super().optimizer_step(*args, **kwargs)
-        if self.averaged is not None:
-            average_weights(self.averaged, self.network, self.global_step + 1, self.settings.weight_average)
-
-    @property
-    def exported(self) -> CamNetNetwork:
-        """See :class:`ScheduledModule`."""
-        return self.averaged if self.averaged is not None else self.network

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from vloc_ros.errors import ConfigError
 from vloc_ros.localizers.camnet.settings import InferenceSettings, NetworkSettings
-from vloc_ros.settings import ranged, settings_to_mapping
+from vloc_ros.settings import Fixed, ranged
 from vloc_train.training.augment import AugmentSettings
-from vloc_train.training.settings import from_preset
+from vloc_train.training.settings import ImageTrainSettings
 
-__all__ = ["LOSSES", "PRESETS", "MiningSettings", "TrainSettings", "preset"]
+__all__ = ["LOSSES", "MiningSettings", "TrainSettings"]
 
 #: The terms of eq. 1.
 LOSSES = ("frustum", "angle", "triplet", "pfr", "prp")
@@ -29,8 +30,6 @@ class MiningSettings:
         ``assumed_depth_m``, for drives without depth; ``auto``: depth where there is any, else ORB (paper).
     :param grid: points of eq. 2 along each side of an image.
     :param assumed_depth_m: of ``assumed_depth``; metres along the optical axis.
-    :param orb_features: most key points of an image.
-    :param orb_distance: xi of eq. 3: matches below this Hamming distance are alike.
     :param reach_m: images farther apart are never a pair; metres.
     :param candidates: most pairs of an anchor whose similarity is computed.
     :param overlap: least mean of the two similarities.
@@ -38,11 +37,11 @@ class MiningSettings:
     :param near_deg: largest angle.
     """
 
+    FORMER: ClassVar[Mapping[str, str | Fixed]] = {"orb_features": Fixed(500), "orb_distance": Fixed(50)}
+
     similarity: Literal["auto", "depth", "orb", "assumed_depth"] = "auto"
     grid: int = ranged(10, minimum=1, maximum=100)
     assumed_depth_m: float = ranged(15.0, minimum=0.1)
-    orb_features: int = ranged(500, minimum=16)
-    orb_distance: int = ranged(50, minimum=1, maximum=256)
     reach_m: float = ranged(15.0, minimum=0.0)
     candidates: int = ranged(64, minimum=1)
     overlap: tuple[float, float] = ranged((0.6, 0.3), minimum=0.0, maximum=1.0)
@@ -57,13 +56,41 @@ class MiningSettings:
             )
 
 
+#: For one or two CPU cores and some minutes: a narrow backbone that keeps image positions, at 160 x 90.
+_SMALL = {
+    "network": {
+        "backbone": "resnet10t",
+        "backbone_options": {"channels": [32, 64, 128, 256], "stem_width": 16},
+        "pooling": "grid",
+        "pool_grid": (3, 5),
+        "feature_dim": 256,
+    },
+    "inference": {"rotation_weight_m": 18.0},
+    "augment": {"photometric": 0.4, "blur": 0.1, "erase": 0.2, "rotate_deg": (1.0, 4.0, 1.0), "shift_m": 0.5},
+    "mining": {"similarity": "assumed_depth", "reach_m": 12.0},
+    "flip": False,
+    "triplet": "anchor",
+    "rotation_weight": 20.0,
+    "pairs": "group",
+    "refine_from": "one",
+    "image_width": 160,
+    "image_height": 90,
+    "epochs": 400,
+    "batch_size": 16,
+    "optimizer": "adamw",
+    "learning_rate": 2e-3,
+    "weight_decay": 1e-2,
+    "schedule": "cosine",
+    "weight_average": 0.99,
+}
+
+
 @dataclass(frozen=True)
-class TrainSettings:
+class TrainSettings(ImageTrainSettings):
     """Everything that decides what a training run produces.
 
     :param network: shape of the network.
     :param inference: the localizer's settings stored in the map.
-    :param augment: image augmentation, flips apart.
     :param mining: which images are paired.
     :param flip: mirror the images of half of the batches, and their poses with them.
     :param losses: the terms of eq. 1 that are trained.
@@ -79,23 +106,15 @@ class TrainSettings:
         drive, and often only one drive: then the closest image can be a lane away, which PRP must have seen.
     :param image_width: of the network's input, pixels.
     :param image_height: of the network's input, pixels.
-    :param epochs: passes over the training frames as anchors, unless ``max_minutes`` ends the run before.
-    :param max_minutes: wall-clock limit, over all parts of a resumed run; None for none.
     :param batch_size: N, anchors in one step, over all devices together; each brings three partners.
     :param optimizer: ``sgd`` (paper) or ``adamw``.
-    :param learning_rate: its base value.
-    :param momentum: of SGD.
     :param weight_decay: of either.
-    :param schedule: ``poly`` (paper), ``cosine`` (after a short warm-up) or ``constant``.
-    :param poly_power: of ``poly``.
-    :param weight_average: decay of the exponential moving average of the weights that is exported; 0 keeps the last
-        weights (paper).
     :param keyframe_every: every n-th training frame goes into the database.
-    :param precision: of the training: ``auto`` is bfloat16 mixed precision where the device multiplies it faster.
-    :param pretrained: ``False``, ``True`` (timm's hub) or a local file with backbone weights.
-    :param hold_out: every n-th frame is kept for validation and calibration when no calibration data is given.
-    :param seed: of everything random.
     """
+
+    #: ``paper``: Section 4.2.
+    PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {"paper": {"pretrained": True}, "small": _SMALL}
+    FORMER: ClassVar[Mapping[str, str | Fixed]] = {"momentum": Fixed(0.9), "poly_power": Fixed(0.9)}
 
     network: NetworkSettings = field(default_factory=NetworkSettings)
     inference: InferenceSettings = field(default_factory=InferenceSettings)
@@ -114,20 +133,12 @@ class TrainSettings:
     image_width: int = ranged(224, minimum=16)
     image_height: int = ranged(224, minimum=16)
     epochs: int = ranged(300, minimum=1)
-    max_minutes: float | None = None
     batch_size: int = ranged(128, minimum=1)
     optimizer: Literal["sgd", "adamw"] = "sgd"
     learning_rate: float = ranged(0.01, minimum=0.0)
-    momentum: float = ranged(0.9, minimum=0.0, maximum=1.0)
     weight_decay: float = ranged(1e-4, minimum=0.0)
-    schedule: Literal["poly", "cosine", "constant"] = "poly"
-    poly_power: float = ranged(0.9, minimum=0.0)
-    weight_average: float = ranged(0.0, minimum=0.0, maximum=0.99999)
+    schedule: Literal["constant", "cosine", "poly"] = "poly"
     keyframe_every: int = ranged(1, minimum=1)
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    pretrained: bool | str = False
-    hold_out: int = ranged(10, minimum=2)
-    seed: int = ranged(0, minimum=0)
 
     def __post_init__(self) -> None:
         unknown = [name for name in self.losses if name not in LOSSES]
@@ -135,46 +146,3 @@ class TrainSettings:
             raise ConfigError(f"camnet.losses: expected some of {', '.join(LOSSES)}, found {list(self.losses)}")
         if "prp" in self.losses and "pfr" not in self.losses:
             raise ConfigError("camnet.losses: expected pfr beside prp: Algorithm 1 pairs images by PFR's estimates")
-
-    def to_mapping(self) -> dict[str, Any]:
-        """Plain values, as a configuration file or a manifest holds them."""
-        return settings_to_mapping(self)
-
-
-def _small() -> TrainSettings:
-    """For one or two CPU cores and some minutes: a narrow backbone that keeps image positions, at 160 x 90."""
-    return TrainSettings(
-        network=NetworkSettings(
-            backbone="resnet10t",
-            backbone_options={"channels": [32, 64, 128, 256], "stem_width": 16},
-            pooling="grid",
-            pool_grid=(3, 5),
-            feature_dim=256,
-        ),
-        inference=InferenceSettings(rotation_weight_m=18.0),
-        augment=AugmentSettings(photometric=0.4, blur=0.1, erase=0.2, rotate_deg=(1.0, 4.0, 1.0), shift_m=0.5),
-        mining=MiningSettings(similarity="assumed_depth", reach_m=12.0),
-        flip=False,
-        triplet="anchor",
-        rotation_weight=20.0,
-        pairs="group",
-        refine_from="one",
-        image_width=160,
-        image_height=90,
-        epochs=400,
-        batch_size=16,
-        optimizer="adamw",
-        learning_rate=2e-3,
-        weight_decay=1e-2,
-        schedule="cosine",
-        weight_average=0.99,
-    )
-
-
-#: ``paper``: Section 4.2, the default. ``small``: see :func:`_small`.
-PRESETS = {"paper": lambda: TrainSettings(pretrained=True), "small": _small}
-
-
-def preset(name: str, changes: dict[str, Any] | None = None, where: str = "training settings") -> TrainSettings:
-    """The settings of a preset with some fields changed. :raises ConfigError: see :func:`from_preset`."""
-    return from_preset(PRESETS, name, changes, where)

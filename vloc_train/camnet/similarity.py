@@ -9,15 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from vloc_ros.types import Array, CameraModel, RgbImage
+from vloc_train.training.depth import grid_pixels
 
-__all__ = ["frustum_overlap", "grid_pixels", "orb_descriptors", "orb_similarity"]
-
-
-def grid_pixels(camera: CameraModel, n: int = 10) -> Array:
-    """(n * n, 2) pixel positions (column, row): the centres of n x n equal cells of the image, row by row."""
-    u = (np.arange(n) + 0.5) * camera.width / n - 0.5
-    v = (np.arange(n) + 0.5) * camera.height / n - 0.5
-    return np.stack(np.meshgrid(u, v), axis=-1).reshape(-1, 2)
+__all__ = ["frustum_overlap", "orb_descriptors", "orb_similarity"]
 
 
 def frustum_overlap(T_1: Array, T_2: Array, depth_1: npt.NDArray[np.floating], camera: CameraModel) -> Array:

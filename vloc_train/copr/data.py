@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset
 
 from vloc_ros.errors import DatasetError
 from vloc_ros.geometry.vectors import to_vectors
 from vloc_ros.localizers.retrieval.descriptor import Descriptor
 from vloc_train.copr.settings import PairSettings
-from vloc_train.retrieval.describe import describe_frames
+from vloc_train.retrieval.database import describe_frames
 from vloc_train.training.frames import FrameSet, keyed_rng
+from vloc_train.training.sampling import Item, KeyedDataset
 
-__all__ = ["Described", "PairStream", "Pairs", "describe_drives", "pair_loader"]
+__all__ = ["Described", "KeyedPairs", "Pairs", "describe_drives"]
 
 Rows = npt.NDArray[np.int64]
 
@@ -79,27 +80,22 @@ class Pairs:
         return np.stack([anchors, [self.targets[a][rng.integers(len(self.targets[a]))] for a in anchors]], axis=1)
 
 
-class PairStream(IterableDataset[Tensor]):
-    """Batches of pairs ``(B, 2)`` keyed by (seed, epoch, step), from the step that the run has come to."""
+class KeyedPairs(KeyedDataset[Tensor]):
+    """Batches of pairs ``(B, 2)``; in an epoch every anchor stands ``repeats`` times, with targets drawn anew."""
 
-    def __init__(
-        self, pairs: Pairs, batch_size: int, repeats: int, seed: int, position: Callable[[], int] | None = None
-    ) -> None:
-        self.pairs, self.batch_size, self.repeats, self.seed, self.position = pairs, batch_size, repeats, seed, position
-        self.epoch = 0
+    def __init__(self, pairs: Pairs, batch_size: int, repeats: int, seed: int) -> None:
+        super().__init__(batch_size, seed)
+        self.pairs, self.repeats = pairs, repeats
 
-    def __len__(self) -> int:
-        return -(-len(self.pairs.anchors) * self.repeats // self.batch_size)
+    def sizes(self) -> list[int]:
+        """See :class:`KeyedDataset`."""
+        return [len(self.pairs.anchors) * self.repeats]
 
-    def __iter__(self) -> Iterator[Tensor]:
-        epoch, done = divmod(self.position(), len(self)) if self.position else (self.epoch, 0)
-        order = keyed_rng(self.seed, 10, epoch).permutation(np.tile(self.pairs.anchors, self.repeats))
-        order = np.resize(order, len(self) * self.batch_size)
-        for step in range(done, len(self)):
-            anchors = order[step * self.batch_size : (step + 1) * self.batch_size]
-            yield torch.from_numpy(self.pairs.draw(anchors, keyed_rng(self.seed, 11, epoch, step)))
+    def __getitems__(self, items: Sequence[Item]) -> Tensor:
+        """The pairs of ``(epoch, step, _, number)``."""
+        anchors = self.pairs.anchors[[item[3] % len(self.pairs.anchors) for item in items]]
+        return torch.from_numpy(self.pairs.draw(anchors, keyed_rng(self.seed, 11, items[0][0], items[0][1])))
 
-
-def pair_loader(stream: PairStream) -> DataLoader[Tensor]:
-    """The stream as Lightning wants it: batches come ready."""
-    return DataLoader(stream, batch_size=None)
+    def collate(self, rows: Any) -> Tensor:
+        """:meth:`__getitems__` makes whole batches."""
+        return cast(Tensor, rows)

@@ -1,4 +1,4 @@
-"""``vloc map densify``: regressed descriptors for any map that has a descriptor database."""
+"""Regressed descriptors for any map that has a descriptor database (``vloc map densify``)."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Any, cast
 
 import torch
-import typer
 from torch import Tensor
 
 from vloc_ros.datasets import PosedSequence
@@ -28,13 +27,11 @@ from vloc_ros.maps import MapBundle, MapManifest, Scene, read_map, write_map
 from vloc_ros.maps.reader import MAX_FILE_BYTES
 from vloc_ros.maps.tensors import encode_tensors
 from vloc_ros.maps.writer import check_target
-from vloc_ros.settings import assigned, settings_from_mapping
-from vloc_train.cli import show_progress
+from vloc_ros.settings import settings_from_mapping
 from vloc_train.training.calibration import recalibrate
 from vloc_train.training.provenance import commit
-from vloc_train.training.sources import by_scene
 
-__all__ = ["command", "densify_map", "densify_settings"]
+__all__ = ["densify_map", "densify_settings"]
 
 _log = logging.getLogger(__name__)
 
@@ -214,65 +211,3 @@ def _grown(scene: Scene, made: Plan) -> Scene:
     positions = made.targets.poses[:, :3]
     low, high = positions.min(axis=0).tolist(), positions.max(axis=0).tolist()
     return replace(scene, area_min=tuple(map(min, scene.area_min, low)), area_max=tuple(map(max, scene.area_max, high)))
-
-
-def command(
-    map_path: Annotated[Path, typer.Argument(metavar="MAP", help="A map with a descriptor database.")],
-    scheme: Annotated[
-        str, typer.Option(help="interpolate (along the trajectory) or extrapolate (around references).")
-    ] = "extrapolate",
-    method: Annotated[
-        str | None,
-        typer.Option(help="linear, plane or nonlinear; default: plane to interpolate, nonlinear to extrapolate."),
-    ] = None,
-    step: Annotated[float, typer.Option(min=0.001, help="Metres between targets.")] = 0.05,
-    span: Annotated[
-        float | None,
-        typer.Option(min=0.001, help="Metres to extrapolate around a reference; default: until neighbours meet."),
-    ] = None,
-    side: Annotated[
-        float | None, typer.Option(min=0.0, help="Metres to the side of the camera at most, the width of a road.")
-    ] = None,
-    grid: Annotated[
-        str, typer.Option(help="Extrapolation: anchor (a grid around each reference), global (one grid) or lateral.")
-    ] = "anchor",
-    lateral: Annotated[
-        list[float] | None,
-        typer.Option(help="With --grid lateral: metres to the right of the camera, negative to the left; repeat."),
-    ] = None,
-    every: Annotated[int, typer.Option(min=1, help="Keep only every n-th image of the map first.")] = 1,
-    regressor: Annotated[
-        Path | None, typer.Option(help="A map that vloc train copr made; default: MAP's own regressor.")
-    ] = None,
-    out: Annotated[Path | None, typer.Option(help="Write another map instead of changing this one.")] = None,
-    calibration_data: Annotated[
-        list[str] | None,
-        typer.Option(help="Drives that the map does not hold, to calibrate the dense map's covariance; SCENE=PATH."),
-    ] = None,
-    truth: Annotated[str | None, typer.Option(help="Topic of the reference poses.")] = None,
-    assign: Annotated[
-        list[str] | None, typer.Option("--set", help="One setting, for example targets.max_gap_m=30.0 or blend=2.")
-    ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
-) -> None:
-    """Add regressed descriptors between a map's references, or around them (CoPR). Images are not needed."""
-    show_progress()
-    targets: dict[str, Any] = {"scheme": scheme, "step_m": step, "span_m": span, "side_m": side, "grid": grid}
-    if lateral:
-        targets |= {"lateral_m": lateral, "grid": "lateral"}
-    given: dict[str, Any] = {"targets": targets, "every": every, **({"method": method} if method else {})}
-    settings = densify_settings(assigned(assign or [], "--set", given), "command line")
-    drives = by_scene(calibration_data, truth) if calibration_data else None
-    if drives is not None and "map" in drives:
-        names = [scene.name for scene in read_map(map_path).manifest.scenes]
-        if len(names) == 1:
-            drives = {names[0]: drives["map"]}
-    bundle = densify_map(map_path, out or map_path, settings, regressor, drives, device)
-    for name, figures in bundle.manifest.provenance["densified"][-1]["scenes"].items():
-        typer.echo(
-            f"{name}: {figures['images']} images, {figures['regressed']} regressed "
-            f"({100 * figures['regressed_share']:.1f} %)"
-        )
-    if not bundle.manifest.calibration:
-        typer.echo("not calibrated: give --calibration-data, or run vloc map calibrate")
-    typer.echo(f"map: {bundle.path} ({bundle.size_bytes / 1e6:.2f} MB)")

@@ -1,4 +1,4 @@
-"""The Lightning module of H: equation 4, Adam, validation on pairs of drives that it does not learn from."""
+"""Training of H: equation 4, Adam, validation on pairs of drives that it does not learn from."""
 
 from __future__ import annotations
 
@@ -10,38 +10,37 @@ from vloc_train.copr.data import Described, Pairs
 from vloc_train.copr.losses import descriptor_loss
 from vloc_train.copr.settings import TrainSettings
 from vloc_train.training.frames import keyed_rng
-from vloc_train.training.module import ScheduledModule, cosine
+from vloc_train.training.module import TrainingModule
 
 __all__ = ["RegressorModule"]
 
 
-class RegressorModule(ScheduledModule):
+class RegressorModule(TrainingModule[DescriptorRegressor]):
     """Trains H on descriptor pairs.
 
     :param known: what it learns from. :param held_out: what it is validated on.
     """
 
+    settings: TrainSettings
+
     def __init__(self, known: Described, held_out: Described, settings: TrainSettings) -> None:
-        super().__init__()
-        self.settings, self._known, self._held_out = settings, known, held_out
-        self.network = DescriptorRegressor(known.descriptors.shape[1], settings.regressor)
-        self.network.fit_scale(known.descriptors)
+        network = DescriptorRegressor(known.descriptors.shape[1], settings.regressor)
+        network.fit_scale(known.descriptors)
+        super().__init__(settings, network)
+        self._known, self._held_out = known, held_out
         pairs = Pairs(held_out, settings.pairs)
         rng = keyed_rng(settings.seed, 12)
         anchors = rng.choice(pairs.anchors, min(settings.validation_pairs, 8 * len(pairs.anchors)))
         self._validation = torch.from_numpy(pairs.draw(anchors, rng))
         self._spread = float((known.descriptors - known.descriptors.mean(dim=0)).square().mean().sqrt())
 
-    # -- training ---------------------------------------------------------------------------------
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.Adam(self.parameters(), lr=self.settings.learning_rate)
-
-    def _regressed(self, of: Described, rows: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def _regressed(
+        self, network: DescriptorRegressor, of: Described, rows: Tensor, noise: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         anchors, targets = rows[:, 0].cpu(), rows[:, 1].cpu()
         relative = relative_pose(of.poses[anchors], of.poses[targets], self.settings.regressor.relative_frame)
         given = of.descriptors[anchors] if noise is None else of.descriptors[anchors] + noise
-        found = self.network(given.to(self.device), relative.to(self.device))
+        found = network(given.to(self.device), relative.to(self.device))
         return found, of.descriptors[targets].to(self.device)
 
     def _noise(self, rows: Tensor) -> Tensor | None:
@@ -53,29 +52,16 @@ class RegressorModule(ScheduledModule):
         rng = keyed_rng(self.settings.seed, 13, self.global_step)
         return amount * torch.from_numpy(rng.standard_normal(shape, dtype="float32"))
 
-    def training_step(self, rows: Tensor, batch_idx: int) -> Tensor:
-        if self.settings.schedule == "cosine":
-            self.set_learning_rate(self.settings.learning_rate * cosine(self.progress()))
-        loss = descriptor_loss(*self._regressed(self._known, rows, self._noise(rows)), self.settings.loss, self._spread)
-        if self.is_logged():
-            self.log("loss", loss.detach(), prog_bar=True)
-        return loss
+    def step(self, rows: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """See :class:`TrainingModule`; ``rows`` (B, 2) are anchors and targets."""
+        found, wanted = self._regressed(self.network, self._known, rows, self._noise(rows))
+        return descriptor_loss(found, wanted, self.settings.loss, self._spread), {}
 
-    # -- validation -------------------------------------------------------------------------------
-
-    @torch.no_grad()
     def validation_error(self) -> float:
         """Mean squared error of held-out pairs, in units of the descriptors' variance: 1 knows nothing."""
-        was_training = self.network.training
-        self.network.eval()
-        error = float(descriptor_loss(*self._regressed(self._held_out, self._validation), "mse", self._spread))
-        self.network.train(was_training)
-        return error
-
-    @property
-    def exported(self) -> DescriptorRegressor:
-        """See :class:`ScheduledModule`."""
-        return self.network
+        with self.evaluated() as network:
+            found, wanted = self._regressed(network, self._held_out, self._validation)
+        return float(descriptor_loss(found, wanted, "mse", self._spread))
 
     def validation(self) -> tuple[dict[str, float], float]:
         """See :meth:`validation_error`."""

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from vloc_ros.localizers.copr.settings import RegressorSettings
 from vloc_ros.localizers.retrieval.localizer import RetrievalSettings
-from vloc_ros.settings import ranged, settings_to_mapping
-from vloc_train.training.settings import from_preset
+from vloc_ros.settings import ranged
+from vloc_train.training.settings import TrainSettings as BaseSettings
 
-__all__ = ["PRESETS", "PairSettings", "TrainSettings", "preset"]
+__all__ = ["PairSettings", "TrainSettings"]
+
+#: For streets, two CPU cores and some minutes: H learns what changes, for steps as long as a sparse map's gaps.
+_SMALL = {
+    "regressor": {"standardise": True, "translation_scale_m": 10.0, "residual": True, "skip": True},
+    "pairs": {"radius_m": 18.0, "max_angle_deg": 60.0, "noise": 0.3},
+    "epochs": 60,
+    "anchors_per_frame": 8,
+    "schedule": "cosine",
+}
 
 
 @dataclass(frozen=True)
@@ -33,7 +43,7 @@ class PairSettings:
 
 
 @dataclass(frozen=True)
-class TrainSettings:
+class TrainSettings(BaseSettings):
     """Everything that decides what a training run of H produces.
 
     :param regressor: the network.
@@ -42,14 +52,12 @@ class TrainSettings:
     :param retrieval: the localizer's settings, stored in the map.
     :param epochs: passes in which every frame is an anchor ``anchors_per_frame`` times.
     :param anchors_per_frame: pairs a frame and epoch.
-    :param max_minutes: wall-clock limit, over all parts of a resumed run; None for none.
     :param learning_rate: of Adam (paper: 5e-4).
-    :param schedule: ``constant`` (paper) or ``cosine`` (to zero at the end of epochs or minutes).
     :param validate_every: validations in a whole run.
     :param validation_pairs: pairs of one validation.
-    :param hold_out: every n-th frame is kept for validation and calibration when no calibration data is given.
-    :param seed: of everything random.
     """
+
+    PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {"paper": {}, "small": _SMALL}
 
     regressor: RegressorSettings = field(default_factory=RegressorSettings)
     pairs: PairSettings = field(default_factory=PairSettings)
@@ -57,34 +65,6 @@ class TrainSettings:
     retrieval: RetrievalSettings = field(default_factory=RetrievalSettings)
     epochs: int = ranged(1000, minimum=1)
     anchors_per_frame: int = ranged(1, minimum=1, maximum=1024)
-    max_minutes: float | None = None
     learning_rate: float = ranged(5e-4, minimum=0.0)
-    schedule: Literal["constant", "cosine"] = "constant"
     validate_every: int = ranged(10, minimum=1)
     validation_pairs: int = ranged(2048, minimum=1)
-    hold_out: int = ranged(10, minimum=2)
-    seed: int = ranged(0, minimum=0)
-
-    def to_mapping(self) -> dict[str, Any]:
-        """Plain values, as a configuration file or a manifest holds them."""
-        return settings_to_mapping(self)
-
-
-def _small() -> TrainSettings:
-    """For streets, two CPU cores and some minutes: H learns what changes, for steps as long as a sparse map's gaps."""
-    return TrainSettings(
-        regressor=RegressorSettings(standardise=True, translation_scale_m=10.0, residual=True, skip=True),
-        pairs=PairSettings(radius_m=18.0, max_angle_deg=60.0, noise=0.3),
-        epochs=60,
-        anchors_per_frame=8,
-        schedule="cosine",
-    )
-
-
-_MAKERS = {"paper": TrainSettings, "small": _small}
-PRESETS = tuple(_MAKERS)
-
-
-def preset(name: str, changes: dict[str, Any] | None = None, where: str = "") -> TrainSettings:
-    """See :func:`vloc_train.training.settings.from_preset`."""
-    return from_preset(_MAKERS, name, changes, where)

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-import lightning
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
 
-from vloc_ros.errors import DatasetError
 from vloc_ros.geometry.vectors import to_vectors
 from vloc_train.imposing.settings import TrainSettings
 from vloc_train.training.augment import augment
-from vloc_train.training.frames import FrameSet, keyed_rng, one_thread
+from vloc_train.training.frames import FrameSet, keyed_rng
+from vloc_train.training.sampling import Item, KeyedDataset
 
-__all__ = ["Batch", "KeyedFrames", "KeyedSampler", "TrainingData"]
+__all__ = ["Batch", "KeyedFrames"]
 
 
 @dataclass
@@ -41,19 +38,21 @@ class Batch:
     rival_poses: Tensor | None = None
 
 
-Item = tuple[int, int, int, int]  # epoch, global step, scene, frame
+Row = tuple[Item, Tensor, Tensor, Tensor, Tensor]
 
 
-class KeyedFrames(Dataset[tuple[Item, Tensor, Tensor, Tensor, Tensor]]):
-    """Augmented frames; item ``(epoch, step, scene, frame)`` is always the same, whatever process asks for it."""
+class KeyedFrames(KeyedDataset[Batch]):
+    """Augmented frames; an item is ``(epoch, step, scene, frame)``."""
 
     def __init__(self, scenes: Sequence[FrameSet], settings: TrainSettings) -> None:
+        super().__init__(settings.batch_size, settings.seed)
         self.scenes, self.settings = list(scenes), settings
 
-    def __len__(self) -> int:
-        return sum(len(s) for s in self.scenes)
+    def sizes(self) -> list[int]:
+        """See :class:`KeyedDataset`."""
+        return [len(s) for s in self.scenes]
 
-    def __getitem__(self, item: Item) -> tuple[Item, Tensor, Tensor, Tensor, Tensor]:  # type: ignore[override]
+    def __getitem__(self, item: Item) -> Row:
         epoch, _, scene, frame = item
         frames, s = self.scenes[scene], self.settings
         rng = keyed_rng(s.seed, 1, epoch, scene, frame)
@@ -63,7 +62,7 @@ class KeyedFrames(Dataset[tuple[Item, Tensor, Tensor, Tensor, Tensor]]):
         uniform = torch.from_numpy(rng.random(shape, dtype=np.float32))
         return item, image, torch.from_numpy(to_vectors(T)), normal, uniform
 
-    def collate(self, rows: list[tuple[Item, Tensor, Tensor, Tensor, Tensor]]) -> Batch:
+    def collate(self, rows: list[Row]) -> Batch:
         """Rows of one scene to a batch; the first candidates depend on the step alone, so all processes share them."""
         items, images, truth, normal, uniform = zip(*rows, strict=True)
         epoch, step, scene, _ = items[0]
@@ -88,77 +87,4 @@ class KeyedFrames(Dataset[tuple[Item, Tensor, Tensor, Tensor, Tensor]]):
             scene,
             rival,
             rival_poses,
-        )
-
-
-class KeyedSampler(Sampler[list[Item]]):
-    """Global batches of one scene each, in an order keyed by (seed, epoch); every process takes its share of each.
-
-    The last, smaller batch of a scene is filled up from its beginning, so that all processes do equal work.
-
-    :param position: steps that the whole run has taken so far. It decides where an iteration begins, so that a run
-        resumed in the middle of an epoch goes on with the batch that came next. (The trainer calls ``set_epoch`` of
-        plain samplers only, never of one that makes batches.) Without it ``epoch`` counts.
-    """
-
-    def __init__(
-        self,
-        sizes: Sequence[int],
-        batch_size: int,
-        seed: int,
-        rank: int = 0,
-        world: int = 1,
-        position: Callable[[], int] | None = None,
-    ) -> None:
-        if batch_size % world:
-            raise DatasetError(f"batch_size: expected a multiple of the {world} processes, found {batch_size}")
-        self.sizes, self.batch_size, self.seed, self.rank, self.world = list(sizes), batch_size, seed, rank, world
-        self.position = position
-        self.epoch = 0
-
-    def __len__(self) -> int:
-        return sum(-(-n // self.batch_size) for n in self.sizes)
-
-    def set_epoch(self, epoch: int) -> None:
-        """The epoch to iterate over next, where no ``position`` decides."""
-        self.epoch = epoch
-
-    def __iter__(self) -> Iterator[list[Item]]:
-        epoch, done = divmod(self.position(), len(self)) if self.position else (self.epoch, 0)
-        rng = keyed_rng(self.seed, 0, epoch)
-        batches: list[tuple[int, npt.NDArray[np.int64]]] = []
-        for scene, n in enumerate(self.sizes):
-            order = rng.permutation(n)
-            order = np.resize(order, -(-n // self.batch_size) * self.batch_size)
-            batches += [(scene, order[i : i + self.batch_size]) for i in range(0, len(order), self.batch_size)]
-        for step, index in enumerate(rng.permutation(len(batches))):
-            if step < done:
-                continue
-            scene, frames = batches[index]
-            yield [(epoch, step, scene, int(f)) for f in frames[self.rank :: self.world]]
-
-
-class TrainingData(lightning.LightningDataModule):
-    """The training frames of all scenes as Lightning wants them."""
-
-    def __init__(self, scenes: Sequence[FrameSet], settings: TrainSettings, workers: int = 0) -> None:
-        super().__init__()
-        self.frames, self.settings, self.workers = KeyedFrames(scenes, settings), settings, workers
-
-    def train_dataloader(self) -> DataLoader[Batch]:
-        trainer = self.trainer
-        rank, world = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
-        sizes = [len(s) for s in self.frames.scenes]
-        position = (lambda: int(trainer.global_step)) if trainer else None
-        sampler = KeyedSampler(sizes, self.settings.batch_size, self.settings.seed, rank, world, position)
-        return DataLoader(
-            self.frames,
-            batch_sampler=sampler,
-            collate_fn=self.frames.collate,
-            num_workers=self.workers,
-            worker_init_fn=one_thread,
-            # Never fork: OpenCV's and OpenMP's threads do not exist in the copy, which then waits for them forever.
-            multiprocessing_context="spawn" if self.workers else None,
-            persistent_workers=self.workers > 0,
-            pin_memory=torch.cuda.is_available(),
         )

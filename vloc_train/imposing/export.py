@@ -1,10 +1,8 @@
-"""From trained weights to a map bundle: storage types, first candidates, signatures, references, calibration."""
+"""From trained weights to the files of a map: storage types, first candidates, signatures, references."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,13 +13,12 @@ from vloc_ros.images.preprocess import Preprocess
 from vloc_ros.localizers.imposing.initial import initial_candidates
 from vloc_ros.localizers.imposing.localizer import CANDIDATES_FILE, REFERENCES_FILE, WEIGHTS_FILE, settings_mapping
 from vloc_ros.localizers.imposing.network import ImPosingNetwork
-from vloc_ros.maps import MapBundle, MapManifest, write_map
 from vloc_ros.maps.tensors import dequantise_tensors, quantise_tensors
 from vloc_train.imposing.settings import TrainSettings
 from vloc_train.training.frames import FrameSet
-from vloc_train.training.provenance import scene_of
+from vloc_train.training.recipe import Contents
 
-__all__ = ["export_map"]
+__all__ = ["map_contents"]
 
 #: Most training frames whose vectors and poses a map keeps: it must not grow with the data.
 MAX_REFERENCES = 4096
@@ -45,19 +42,10 @@ def _image_vectors(network: ImPosingNetwork, preprocess: Preprocess, frames: Fra
     return torch.nn.functional.normalize(torch.cat(rows), dim=-1).half().cpu()
 
 
-def export_map(
-    network: ImPosingNetwork,
-    scenes: Sequence[FrameSet],
-    settings: TrainSettings,
-    preprocess: Preprocess,
-    path: Path,
-    *,
-    provenance: dict[str, Any],
-    validation: dict[str, Any],
-    calibration: dict[str, Any] | None = None,
-    frame_id: str = "map",
-) -> MapBundle:
-    """Write the map.
+def map_contents(
+    network: ImPosingNetwork, scenes: Sequence[FrameSet], settings: TrainSettings, preprocess: Preprocess
+) -> Contents:
+    """What the map holds.
 
     Signatures and image vectors are computed with the weights *as stored*, so that what rounding does to the weights
     is in them too.
@@ -70,7 +58,6 @@ def export_map(
     device = next(network.parameters()).device
     candidates: dict[str, Tensor] = {}
     references: dict[str, Tensor] = {}
-    manifest_scenes = []
     for index, frames in enumerate(scenes):
         poses = to_vectors(frames.T_map_cam)
         initial = initial_candidates(settings.search, poses, settings.seed)
@@ -82,18 +69,7 @@ def export_map(
             kept = np.unique(np.linspace(0, len(frames) - 1, min(len(frames), MAX_REFERENCES)).round().astype(np.int64))
             references[f"{frames.scene}.poses"] = torch.from_numpy(poses[kept])
             references[f"{frames.scene}.vectors"] = _image_vectors(network, preprocess, frames.select(kept), index)
-        manifest_scenes.append(scene_of(frames.scene, poses[:, :3], frame_id))
     tensors = {WEIGHTS_FILE: weights, CANDIDATES_FILE: candidates}
     if references:
         tensors[REFERENCES_FILE] = references
-    manifest = MapManifest(
-        backend="imposing",
-        scenes=tuple(manifest_scenes),
-        camera=scenes[0].camera,
-        preprocessing=preprocess.settings(),
-        settings=settings_mapping(settings.network, settings.search),
-        provenance={**provenance, "settings": settings.to_mapping()},
-        validation=validation,
-        calibration=calibration or {},
-    )
-    return write_map(path, manifest, tensors, overwrite=path.exists())
+    return Contents(tensors, settings_mapping(settings.network, settings.search))

@@ -1,11 +1,9 @@
-"""The Lightning module: loss, optimiser, schedule, averaged weights, validation by localizing."""
+"""The loss of a batch of ImPosing, and its validation by localizing."""
 
 from __future__ import annotations
 
-import copy
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -17,25 +15,27 @@ from vloc_ros.images.preprocess import Preprocess
 from vloc_ros.localizers.imposing.initial import initial_candidates
 from vloc_ros.localizers.imposing.network import ImPosingNetwork
 from vloc_ros.localizers.imposing.search import draw, search
+from vloc_ros.types import Array
 from vloc_train.imposing.data import Batch
 from vloc_train.imposing.objective import score_loss
 from vloc_train.imposing.proposals import cosines, score_steps
 from vloc_train.imposing.settings import TrainSettings
 from vloc_train.training.frames import FrameSet
-from vloc_train.training.module import ScheduledModule, average_weights, cosine
+from vloc_train.training.module import TrainingModule
 
 __all__ = ["ImPosingModule"]
 
 
-class ImPosingModule(ScheduledModule):
+class ImPosingModule(TrainingModule[ImPosingNetwork]):
     """Trains :class:`ImPosingNetwork` on the frames of one or several scenes.
-
-    Learning rate and narrowing follow the progress of the run, which is the larger of the share of the epochs and
-    the share of the minutes that are used up; both survive a resume.
 
     :param scenes: training frames of each scene (they give the mapped area and the first candidates).
     :param validation: frames to localize in validation, of the same scenes.
     """
+
+    settings: TrainSettings
+    warm_up = 100
+    shown = ("positive_share/step_0",)
 
     def __init__(
         self,
@@ -45,34 +45,24 @@ class ImPosingModule(ScheduledModule):
         preprocess: Preprocess,
         pretrained: bool | str = False,
     ) -> None:
-        super().__init__()
-        self.settings, self.preprocess = settings, preprocess
-        self.network = ImPosingNetwork(settings.network, len(scenes), pretrained)
+        network = ImPosingNetwork(settings.network, len(scenes), pretrained)
         for index, frames in enumerate(scenes):
             positions = torch.from_numpy(frames.T_map_cam[:, :3, 3]).float()
-            self.network.pose_encoder(index).set_area(positions.amin(dim=0), positions.amax(dim=0))
-        self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.averaged = copy.deepcopy(self.network).requires_grad_(False).eval() if settings.weight_average else None
+            network.pose_encoder(index).set_area(positions.amin(dim=0), positions.amax(dim=0))
+        network.to(memory_format=torch.channels_last)
+        super().__init__(settings, network)
+        self.preprocess = preprocess
+        # A batch is of one scene (and one rival): the heads and pose encoders of the others rest.
+        self.partial_steps = len(scenes) > 1
         self._validation = list(validation)
         self._initial = [initial_candidates(settings.search, to_vectors(f.T_map_cam), settings.seed) for f in scenes]
-
-    # -- training ---------------------------------------------------------------------------------
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.Adam(self.network.parameters(), lr=self.settings.learning_rate)
-
-    def _learning_rate(self, progress: float) -> float:
-        if self.settings.schedule == "constant":
-            return self.settings.learning_rate
-        warm = min(1.0, (self.global_step + 1) / 100.0)
-        return self.settings.learning_rate * warm * cosine(progress)
 
     def _narrowing(self, progress: float) -> float:
         s = self.settings
         if s.narrowing == 1.0 or progress <= s.narrow_after:
             return 1.0
         ramp = min(1.0, (progress - s.narrow_after) / max(1e-6, 0.5 * (1.0 - s.narrow_after)))
-        return s.narrowing**ramp
+        return float(s.narrowing**ramp)
 
     def loss(self, batch: Batch, progress: float = 0.0) -> tuple[Tensor, list[Tensor]]:
         """The loss of a batch (eq. 5) and the predicted scores of each step."""
@@ -92,29 +82,10 @@ class ImPosingModule(ScheduledModule):
             loss = loss + self.settings.cross_scene * torch.relu(cosines(unit, signatures)).mean()
         return loss, predicted
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        progress = self.progress()
-        rate = self._learning_rate(progress)
-        self.set_learning_rate(rate)
-        loss, predicted = self.loss(batch, progress)
-        if self.is_logged():
-            self.log("loss", loss.detach(), prog_bar=True)
-            for k, p in enumerate(predicted):
-                self.log(f"positive_share/step_{k}", (p.detach() > 0).float().mean(), prog_bar=k == 0)
-            self.log("learning_rate", rate)
-        return loss
-
-    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        super().optimizer_step(*args, **kwargs)
-        if self.averaged is not None:
-            average_weights(self.averaged, self.network, self.global_step + 1, self.settings.weight_average)
-
-    # -- validation -------------------------------------------------------------------------------
-
-    @property
-    def exported(self) -> ImPosingNetwork:
-        """See :class:`ScheduledModule`."""
-        return self.averaged if self.averaged is not None else self.network
+    def step(self, batch: Batch) -> tuple[Tensor, Mapping[str, Tensor]]:
+        """See :class:`TrainingModule`."""
+        loss, predicted = self.loss(batch, self.progress())
+        return loss, {f"positive_share/step_{k}": (p > 0).float().mean() for k, p in enumerate(predicted)}
 
     def validation(self) -> tuple[dict[str, float], float]:
         """Medians and recall of localizing the validation frames; the median position decides."""
@@ -124,27 +95,23 @@ class ImPosingModule(ScheduledModule):
         figures = {"validation_m": median, "validation_deg": float(np.median(angle)), "validation_recall": recall}
         return figures, median
 
-    @torch.inference_mode()
-    def validate_frames(self) -> tuple[np.ndarray, np.ndarray]:
+    def validate_frames(self) -> tuple[Array, Array]:
         """Translation (m) and rotation (deg) errors of the validation frames, localized by the current weights."""
-        network = self.exported
-        was_training = network.training
-        network.eval()
         errors: list[Tensor] = []
-        for index, frames in enumerate(self._validation):
-            every = max(1, -(-len(frames) // self.settings.validation_frames))
-            encoder = network.pose_encoder(index)
-            initial = self._initial[index].to(self.device)
-            signatures = encoder.columns(initial, torch.float32)
-            truths = torch.from_numpy(to_vectors(frames.T_map_cam)).to(self.device)
-            for frame in range(0, len(frames), every):
-                image = torch.from_numpy(np.array(frames.images[frame])).permute(2, 0, 1)[None].to(self.device)
-                vector = network.image_encoder(self.preprocess.normalize(image), index)[0].float()
-                draws = draw(self.settings.search, frame, self.device, torch.float32)
-                pose = search(encoder, vector, initial, signatures, draws, self.settings.search).pose
-                distance = torch.linalg.vector_norm(pose[:3] - truths[frame, :3])
-                angle = rotation_angle_quaternion(pose[3:], truths[frame, 3:]) * (180.0 / math.pi)
-                errors.append(torch.stack((distance, angle)))
-        network.train(was_training and network is self.network)
+        with self.evaluated() as network:
+            for index, frames in enumerate(self._validation):
+                every = max(1, -(-len(frames) // self.settings.validation_frames))
+                encoder = network.pose_encoder(index)
+                initial = self._initial[index].to(self.device)
+                signatures = encoder.columns(initial, torch.float32)
+                truths = torch.from_numpy(to_vectors(frames.T_map_cam)).to(self.device)
+                for frame in range(0, len(frames), every):
+                    image = torch.from_numpy(np.array(frames.images[frame])).permute(2, 0, 1)[None].to(self.device)
+                    vector = network.image_encoder(self.preprocess.normalize(image), index)[0].float()
+                    draws = draw(self.settings.search, frame, self.device, torch.float32)
+                    pose = search(encoder, vector, initial, signatures, draws, self.settings.search).pose
+                    distance = torch.linalg.vector_norm(pose[:3] - truths[frame, :3])
+                    angle = rotation_angle_quaternion(pose[3:], truths[frame, 3:]) * (180.0 / math.pi)
+                    errors.append(torch.stack((distance, angle)))
         table = torch.stack(errors).cpu().numpy()
         return table[:, 0], table[:, 1]

@@ -19,7 +19,7 @@ def cosines(image_unit: Tensor, signatures: Tensor) -> Tensor:
     """Cosines of unit image vectors ``(B, d)`` with raw signatures ``(N, d)`` or ``(B, N, d)``: ``(B, N)``."""
     # Dividing the products instead of the signatures leaves the largest tensor of the step alone.
     signatures = signatures.to(image_unit.dtype)
-    norms = torch.linalg.vector_norm(signatures, dim=-1).clamp_min(1e-12)
+    norms: Tensor = torch.linalg.vector_norm(signatures, dim=-1).clamp_min(1e-12)
     if signatures.dim() == 2:
         return (image_unit @ signatures.T) / norms
     return (signatures @ image_unit.unsqueeze(-1)).squeeze(-1) / norms

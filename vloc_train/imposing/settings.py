@@ -2,33 +2,51 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from vloc_ros.localizers.imposing.settings import NetworkSettings, SearchSettings
-from vloc_ros.settings import ranged, settings_to_mapping
-from vloc_train.training.augment import AugmentSettings
-from vloc_train.training.settings import from_preset
+from vloc_ros.settings import ranged
+from vloc_train.training.settings import ImageTrainSettings
 
-__all__ = ["PRESETS", "TrainSettings", "preset"]
+__all__ = ["TrainSettings"]
+
+#: For two CPU cores and a quarter of an hour: a narrow backbone that keeps image positions, fewer candidates.
+_SMALL = {
+    "network": {
+        "backbone": "resnet10t",
+        "backbone_options": {"channels": [32, 64, 128, 256], "stem_width": 16, "output_stride": 16},
+        "pooling": "grid",
+        "pool_grid": (2, 10),
+        "position_octaves": 8,
+        "rotation_octaves": 4,
+        "rotation_input": "matrix",
+    },
+    "search": {"candidates": 1024, "noise_rotation_deg": (0.3, 0.3, 5.0)},
+    "augment": {"rotate_deg": (1.5, 4.0, 1.5), "shift_m": 0.5},
+    "image_width": 160,
+    "image_height": 90,
+    "epochs": 1000,
+    "learning_rate": 1e-3,
+    "schedule": "cosine",
+    "weight_average": 0.998,
+    "narrowing": 0.5,
+    "train_candidates": 96,
+    "train_initial": 512,
+    "reference_vectors": True,
+}
 
 
 @dataclass(frozen=True)
-class TrainSettings:
+class TrainSettings(ImageTrainSettings):
     """Everything that decides what a training run produces.
 
     :param network: shape of the encoders.
     :param search: the search stored in the map.
-    :param augment: image augmentation.
     :param image_width: of the network's input, pixels.
     :param image_height: of the network's input, pixels.
-    :param epochs: passes over the training frames, unless ``max_minutes`` ends the run before.
-    :param max_minutes: wall-clock limit, over all parts of a resumed run; None for none.
     :param batch_size: images in one step, over all devices together.
-    :param learning_rate: of Adam.
-    :param schedule: ``constant`` (paper) or ``cosine`` (to zero at the end of epochs or minutes).
-    :param weight_average: decay of the exponential moving average of the weights that is validated and exported;
-        0 keeps the last weights (paper).
     :param train_candidates: poses a step and image for k >= 1 (paper: N = 4096).
     :param train_initial: poses of step 0, drawn for each batch and shared by its images (paper: N = 4096).
     :param width_m: the target score reaches zero at this distance: 1 / lambda_t.
@@ -40,28 +58,22 @@ class TrainSettings:
     :param cross_scene: weight of the scores that images get in scenes where they were not taken (multi-scene models).
         Our extension: it makes scores of different scenes comparable.
     :param uniform_noise: share of v of the uniform noise on the first candidates (paper: 1).
-    :param precision: ``auto`` is bfloat16 mixed precision where the device multiplies it faster.
-    :param pretrained: ``False``, ``True`` (timm's hub) or a local file with backbone weights.
     :param validate_every: validations in a whole run.
     :param validation_frames: most frames localized in one validation.
-    :param hold_out: every n-th frame is kept for validation and calibration when no calibration data is given.
     :param reference_vectors: store the training images' vectors in the map: reports then show the nearest-neighbour
         baseline.
     :param weights: storage of the weights in the map.
-    :param seed: of everything random.
     """
+
+    #: ``paper``: Section 4 of the paper.
+    PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {"paper": {"pretrained": True}, "small": _SMALL}
 
     network: NetworkSettings = field(default_factory=NetworkSettings)
     search: SearchSettings = field(default_factory=SearchSettings)
-    augment: AugmentSettings = field(default_factory=AugmentSettings)
     image_width: int = ranged(240, minimum=16)
     image_height: int = ranged(135, minimum=16)
     epochs: int = ranged(250, minimum=1)
-    max_minutes: float | None = None
     batch_size: int = ranged(32, minimum=1)
-    learning_rate: float = ranged(1e-4, minimum=0.0)
-    schedule: Literal["constant", "cosine"] = "constant"
-    weight_average: float = ranged(0.0, minimum=0.0, maximum=0.99999)
     train_candidates: int = ranged(4096, minimum=8)
     train_initial: int = ranged(4096, minimum=8)
     width_m: float = ranged(5.0, minimum=1e-3)
@@ -71,52 +83,7 @@ class TrainSettings:
     keep_gradient: bool = True
     cross_scene: float = ranged(1.0, minimum=0.0)
     uniform_noise: float = ranged(1.0, minimum=0.0)
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    pretrained: bool | str = False
     validate_every: int = ranged(10, minimum=1)
     validation_frames: int = ranged(64, minimum=1)
-    hold_out: int = ranged(10, minimum=2)
     reference_vectors: bool = False
     weights: Literal["float16", "int8"] = "float16"
-    seed: int = ranged(0, minimum=0)
-
-    def to_mapping(self) -> dict[str, Any]:
-        """Plain values, as a configuration file or a manifest holds them."""
-        return settings_to_mapping(self)
-
-
-def _small() -> TrainSettings:
-    """For two CPU cores and a quarter of an hour: a narrow backbone that keeps image positions, fewer candidates."""
-    return TrainSettings(
-        network=NetworkSettings(
-            backbone="resnet10t",
-            backbone_options={"channels": [32, 64, 128, 256], "stem_width": 16, "output_stride": 16},
-            pooling="grid",
-            pool_grid=(2, 10),
-            position_octaves=8,
-            rotation_octaves=4,
-            rotation_input="matrix",
-        ),
-        search=SearchSettings(candidates=1024, noise_rotation_deg=(0.3, 0.3, 5.0)),
-        augment=AugmentSettings(rotate_deg=(1.5, 4.0, 1.5), shift_m=0.5),
-        image_width=160,
-        image_height=90,
-        epochs=1000,
-        learning_rate=1e-3,
-        schedule="cosine",
-        weight_average=0.998,
-        narrowing=0.5,
-        train_candidates=96,
-        train_initial=512,
-        reference_vectors=True,
-    )
-
-
-#: ``paper``: Section 4 of the paper, the default. ``small``: see :func:`_small`.
-_MAKERS = {"paper": lambda: TrainSettings(pretrained=True), "small": _small}
-PRESETS = tuple(_MAKERS)
-
-
-def preset(name: str, changes: dict[str, Any] | None = None, where: str = "") -> TrainSettings:
-    """See :func:`vloc_train.training.settings.from_preset`."""
-    return from_preset(_MAKERS, name, changes, where)

@@ -6,29 +6,35 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
 from vloc_ros.errors import ConfigError, MapBackendError
 from vloc_ros.geometry.vectors import to_vectors
 from vloc_ros.localizers.retrieval.database import DATABASE_FILE, IMAGE, Database
 from vloc_ros.localizers.retrieval.descriptor import Descriptor
 from vloc_ros.maps import read_map
-from vloc_train.imposing.data import Item, KeyedSampler
 from vloc_train.irpnet.settings import TrainSettings
-from vloc_train.retrieval.describe import describe_augmented
+from vloc_train.retrieval.database import describe_augmented
 from vloc_train.training.augment import AugmentSettings
 from vloc_train.training.frames import FrameSet, keyed_rng
+from vloc_train.training.sampling import Item, KeyedDataset
 
-__all__ = ["Batch", "KeyedDescriptors", "Regressions", "SceneDescriptors", "batches", "regressed_rows", "stored_copies"]
+__all__ = [
+    "Batch",
+    "KeyedDescriptors",
+    "Regressions",
+    "SceneDescriptors",
+    "regressed_rows",
+    "stored_copies",
+]
 
 #: Frames that are described between two notes of how far the cache is.
 _CHUNK = 32
@@ -149,15 +155,21 @@ class SceneDescriptors:
         return torch.from_numpy(np.concatenate([f[::step] for f in flat]).astype(np.float32))
 
 
-class KeyedDescriptors(Dataset[Batch]):
+class KeyedDescriptors(KeyedDataset[Batch]):
     """Batches of descriptors: one of each image's, by (seed, epoch, step) alone."""
 
     def __init__(self, scene: SceneDescriptors, settings: TrainSettings) -> None:
+        super().__init__(settings.batch_size, settings.seed)
         self.scene, self.settings = scene, settings
         self._ends = np.cumsum([len(drive) for drive in scene.copies])
 
-    def __len__(self) -> int:
-        return len(self.scene)
+    def sizes(self) -> list[int]:
+        """See :class:`KeyedDataset`."""
+        return [len(self.scene)]
+
+    def collate(self, rows: Any) -> Batch:
+        """:meth:`__getitems__` makes whole batches."""
+        return cast(Batch, rows)
 
     def __getitems__(self, items: Sequence[Item]) -> Batch:
         """The descriptors and poses of ``(epoch, step, _, frame)``."""
@@ -176,19 +188,6 @@ class KeyedDescriptors(Dataset[Batch]):
             descriptors = torch.where(replaced[:, None], extra.descriptors[chosen], descriptors)
             poses = torch.where(replaced[:, None], extra.poses[chosen], poses)
         return descriptors, poses
-
-
-def _as_it_is(batch: Any) -> Any:
-    return batch
-
-
-def batches(
-    scene: SceneDescriptors, settings: TrainSettings, position: Callable[[], int] | None = None
-) -> DataLoader[Batch]:
-    """Batches of an epoch; with ``position``, the run's steps so far, a resumed epoch goes on where it was."""
-    data = KeyedDescriptors(scene, settings)
-    sampler = KeyedSampler([len(data)], settings.batch_size, settings.seed, position=position)
-    return DataLoader(data, batch_sampler=sampler, collate_fn=_as_it_is)
 
 
 def poses_of(frames: Sequence[FrameSet]) -> Tensor:

@@ -1,4 +1,4 @@
-"""The Lightning module of one pass: equation 1 or learned weights, Adam, validation on held-out descriptors."""
+"""One pass of IRPNet: equation 1 or learned weights, Adam, validation on held-out descriptors."""
 
 from __future__ import annotations
 
@@ -6,53 +6,50 @@ import copy
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from vloc_ros.geometry.torch_ops import rotation_angle_quaternion
 from vloc_ros.localizers.irpnet.network import TASKS, Regressor, Task, rotation_quaternion
-from vloc_train.irpnet.data import Batch, SceneDescriptors, batches
+from vloc_train.irpnet.data import Batch, KeyedDescriptors, SceneDescriptors
 from vloc_train.irpnet.losses import LearnedWeights, pose_loss
 from vloc_train.irpnet.settings import TrainSettings
-from vloc_train.training.module import ScheduledModule, cosine
+from vloc_train.training.module import TrainingModule
+from vloc_train.training.sampling import TrainingData
 
 __all__ = ["RegressorModule"]
 
+#: Of Adam, so small that it never matters (paper).
+_EPSILON = 1e-10
 
-class RegressorModule(ScheduledModule):
+
+class RegressorModule(TrainingModule[Regressor]):
     """Trains the regressor of one pass.
 
     :param kept: the tasks that are wanted of it: ``("position",)``, ``("orientation",)`` or both (MLP). Branches whose
         loss has no weight are not made; a branch that only helps is left out of :meth:`result`.
     """
 
-    def __init__(
-        self,
-        scene: SceneDescriptors,
-        settings: TrainSettings,
-        kept: tuple[Task, ...],
-    ) -> None:
-        super().__init__()
-        self.settings, self.scene, self.kept = settings, scene, kept
-        self.weights = settings.position_weights if kept == ("position",) else settings.orientation_weights
+    settings: TrainSettings
+
+    def __init__(self, scene: SceneDescriptors, settings: TrainSettings, kept: tuple[Task, ...]) -> None:
+        weights = settings.position_weights if kept == ("position",) else settings.orientation_weights
         learned = kept == TASKS
-        tasks = TASKS if learned else tuple(t for t, w in zip(TASKS, self.weights, strict=True) if w)
-        self.regressor = Regressor(scene.dimension, settings.network, tasks)
-        self.regressor.set_statistics(scene.sample(), scene.poses[:, :3])
+        tasks = TASKS if learned else tuple(t for t, w in zip(TASKS, weights, strict=True) if w)
+        network = Regressor(scene.dimension, settings.network, tasks)
+        network.set_statistics(scene.sample(), scene.poses[:, :3])
+        super().__init__(settings, network)
+        self.scene, self.kept, self.weights = scene, kept, weights
         self.learned = LearnedWeights() if learned else None
 
-    # -- training ---------------------------------------------------------------------------------
-
-    def loader(self) -> DataLoader[Batch]:
-        """Batches from the step that the run has come to."""
-        return batches(self.scene, self.settings, lambda: int(self.global_step))
+    def data(self) -> TrainingData:
+        """What the pass is trained on."""
+        return TrainingData(KeyedDescriptors(self.scene, self.settings))
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         s = self.settings
         return torch.optim.Adam(
-            self.parameters(),
+            self.trained(),
             lr=s.learning_rate,
-            betas=(0.9, 0.999),
-            eps=s.adam_epsilon,
+            eps=_EPSILON,
             weight_decay=s.weight_decay * s.learning_rate,
             # One pass over the weights instead of one for each operation: they are all that takes time here.
             fused=True,
@@ -61,26 +58,17 @@ class RegressorModule(ScheduledModule):
     def loss(self, batch: Batch) -> Tensor:
         """The loss of a batch."""
         descriptors, truth = batch
-        found = self.regressor(descriptors)
+        found = self.network(descriptors)
         return self.learned(found, truth) if self.learned is not None else pose_loss(found, truth, self.weights)
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        if self.settings.schedule == "cosine":
-            self.set_learning_rate(self.settings.learning_rate * cosine(self.progress()))
-        loss = self.loss(batch)
-        if self.is_logged():
-            self.log("loss", loss.detach(), prog_bar=True)
-        return loss
+    def step(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """See :class:`TrainingModule`."""
+        return self.loss(batch), {}
 
-    # -- validation -------------------------------------------------------------------------------
-
-    @torch.no_grad()
     def validation_errors(self) -> dict[Task, float]:
         """Median errors of the held-out descriptors: position (m) and orientation (deg), what of them is trained."""
-        was_training = self.regressor.training
-        self.regressor.eval()
-        found = self.regressor(self.scene.held_out.to(self.device))
-        self.regressor.train(was_training)
+        with self.evaluated() as network:
+            found = network(self.scene.held_out.to(self.device))
         truth = self.scene.held_out_poses.to(self.device)
         errors: dict[Task, float] = {}
         if found.position is not None:
@@ -90,11 +78,6 @@ class RegressorModule(ScheduledModule):
             errors["orientation"] = float(torch.rad2deg(angle).median())
         return errors
 
-    @property
-    def exported(self) -> Regressor:
-        """See :class:`ScheduledModule`."""
-        return self.regressor
-
     def validation(self) -> tuple[dict[str, float], float]:
         """Median errors; what is wanted decides, 2 m counting as 5 degrees."""
         errors = self.validation_errors()
@@ -103,8 +86,7 @@ class RegressorModule(ScheduledModule):
 
     def result(self) -> Regressor:
         """The trained regressor with the branches that are kept, on the CPU."""
-        best = self.settings.keep == "best" and self._best
-        state = self._best if best else {k: v.detach().cpu() for k, v in self.regressor.state_dict().items()}
+        state = (self.best() if self.settings.keep == "best" else copy.deepcopy(self.exported).cpu()).state_dict()
         out = Regressor(self.scene.dimension, self.settings.network, self.kept)
-        out.load_state_dict({name: copy.copy(state[name]) for name in out.state_dict()})
+        out.load_state_dict({name: state[name] for name in out.state_dict()})
         return out.eval()

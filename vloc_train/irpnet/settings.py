@@ -4,19 +4,37 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from vloc_ros.errors import ConfigError
 from vloc_ros.localizers.irpnet.settings import InferenceSettings, NetworkSettings
-from vloc_ros.settings import ranged, settings_to_mapping
+from vloc_ros.settings import Fixed, ranged
 from vloc_train.training.augment import AugmentSettings
-from vloc_train.training.settings import from_preset
+from vloc_train.training.settings import TrainSettings as BaseSettings
 
-__all__ = ["PRESETS", "TrainSettings", "preset"]
+__all__ = ["TrainSettings"]
+
+#: Section IV-B, indoor localization.
+_INDOOR = {"epochs": 300, "learning_rate": 1e-2, "orientation_weights": (0.0, 1.0)}
+#: For descriptors of some hundred numbers, two CPU cores and a minute or two.
+_SMALL = {
+    "network": {
+        "shared": 512,
+        "widths": (512, 256, 128),
+        "inputs": "standardised",
+        "positions": "scaled",
+        "rotation": "matrix",
+    },
+    "epochs": 300,
+    "batch_size": 64,
+    "learning_rate": 3e-3,
+    "schedule": "cosine",
+    "orientation_weights": (0.0, 1.0),
+}
 
 
 @dataclass(frozen=True)
-class TrainSettings:
+class TrainSettings(BaseSettings):
     """Everything that decides what a training run produces, the extractor apart.
 
     :param network: shape of the regressors.
@@ -27,23 +45,22 @@ class TrainSettings:
     :param position_weights: (s_x, s_q) of equation 1 in the pass for the position branch.
     :param orientation_weights: the same in the pass for the orientation branch (paper: (1, 250) outdoors, (0, 1)
         indoors). The MLP learns its weights instead.
-    :param epochs: passes over the images, one of their descriptors each, unless ``max_minutes`` ends the run before.
     :param max_minutes: wall-clock limit of the training, over all scenes, passes and parts of a resumed run, in equal
         shares; describing images is not counted. None for none.
     :param batch_size: descriptors in one step (paper: 8).
     :param learning_rate: of Adam (paper: 1e-3 outdoors, 1e-2 indoors).
     :param weight_decay: of Adam, as a share of the learning rate (paper: 0.01).
-    :param adam_epsilon: of Adam (paper: 1e-10).
-    :param schedule: ``constant`` (paper) or ``cosine`` (to zero at the end of epochs or minutes).
     :param densified: a map with a densified descriptor database (``vloc map densify``) of the same extractor: its
         regressed descriptors are trained on, too. None: images alone.
     :param densified_share: of each batch.
     :param keep: weights that are exported: those of the ``best`` validation or the ``last``.
     :param validate_every: validations in each pass.
-    :param hold_out: every n-th frame is kept for validation and calibration when no calibration data is given.
     :param references: most descriptors that the map stores of each scene, to know the familiar by.
-    :param seed: of everything random.
     """
+
+    #: ``paper``: outdoors; ``indoor``: the paper's other column.
+    PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {"paper": {}, "indoor": _INDOOR, "small": _SMALL}
+    FORMER: ClassVar[Mapping[str, str | Fixed]] = {"adam_epsilon": Fixed(1e-10)}
 
     network: NetworkSettings = field(default_factory=NetworkSettings)
     inference: InferenceSettings = field(default_factory=InferenceSettings)
@@ -54,19 +71,14 @@ class TrainSettings:
     position_weights: tuple[float, float] = ranged((1.0, 0.0), minimum=0.0)
     orientation_weights: tuple[float, float] = ranged((1.0, 250.0), minimum=0.0)
     epochs: int = ranged(1000, minimum=1)
-    max_minutes: float | None = None
     batch_size: int = ranged(8, minimum=1)
     learning_rate: float = ranged(1e-3, minimum=0.0)
     weight_decay: float = ranged(0.01, minimum=0.0)
-    adam_epsilon: float = ranged(1e-10, minimum=0.0)
-    schedule: Literal["constant", "cosine"] = "constant"
     densified: str | None = None
     densified_share: float = ranged(0.5, minimum=0.0, maximum=1.0)
     keep: Literal["best", "last"] = "best"
     validate_every: int = ranged(10, minimum=1)
-    hold_out: int = ranged(10, minimum=2)
     references: int = ranged(4096, minimum=1, maximum=1 << 20)
-    seed: int = ranged(0, minimum=0)
 
     def __post_init__(self) -> None:
         if not self.position_weights[0]:
@@ -77,36 +89,3 @@ class TrainSettings:
             raise ConfigError(
                 "irpnet.orientation_weights: expected a positive s_q, found 0: the branch would learn nothing"
             )
-
-    def to_mapping(self) -> dict[str, Any]:
-        """Plain values, as a configuration file or a manifest holds them."""
-        return settings_to_mapping(self)
-
-
-def _indoor() -> TrainSettings:
-    """Section IV-B, indoor localization."""
-    return TrainSettings(epochs=300, learning_rate=1e-2, orientation_weights=(0.0, 1.0))
-
-
-def _small() -> TrainSettings:
-    """For descriptors of some hundred numbers, two CPU cores and a minute or two."""
-    return TrainSettings(
-        network=NetworkSettings(
-            shared=512, widths=(512, 256, 128), inputs="standardised", positions="scaled", rotation="matrix"
-        ),
-        epochs=300,
-        batch_size=64,
-        learning_rate=3e-3,
-        schedule="cosine",
-        orientation_weights=(0.0, 1.0),
-    )
-
-
-#: ``paper``: outdoors, the default; ``indoor``: the paper's other column; ``small``: see :func:`_small`.
-_MAKERS = {"paper": TrainSettings, "indoor": _indoor, "small": _small}
-PRESETS = tuple(_MAKERS)
-
-
-def preset(name: str, changes: Mapping[str, Any] | None = None, where: str = "") -> TrainSettings:
-    """See :func:`vloc_train.training.settings.from_preset`."""
-    return from_preset(_MAKERS, name, changes, where)

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from vloc_ros.types import LocalizationState
-from vloc_train.frame_choice.hold_out import Split
 from vloc_train.frame_choice.route import Nearby
 from vloc_train.frame_choice.selection import IMAGE_REASONS, Choice
+from vloc_train.frame_choice.split import Split
+from vloc_train.map_report.accuracy import HeldOutFrames
 from vloc_train.map_report.ambiguity import Ambiguity
-from vloc_train.map_report.held_out import HeldOut
-from vloc_train.map_report.pieces import Piece, median, place_in_words, weak_pieces
+from vloc_train.map_report.segments import Segment, median, place_in_words, weak_segments
 
 __all__ = ["advice", "one_way_share"]
 
@@ -25,8 +25,8 @@ _TOLD = 3
 def advice(
     choices: Sequence[Choice],
     split: Split,
-    held: Sequence[HeldOut],
-    pieces: Sequence[Piece],
+    held: Sequence[HeldOutFrames],
+    segments: Sequence[Segment],
     ambiguity: Ambiguity,
     calibrated: bool,
 ) -> list[str]:
@@ -60,9 +60,9 @@ def advice(
         "damaged": "the recording lost data; is the disk fast enough?",
     }
     inaccurate = []
-    for piece in weak_pieces(pieces):
-        where = place_in_words(piece)
-        for reason in piece.reasons:
+    for segment in weak_segments(segments):
+        where = place_in_words(segment)
+        for reason in segment.reasons:
             bad = next((n for n in IMAGE_REASONS if reason.endswith(f"frames {n}")), None)
             if bad is not None:
                 out.append(f"Record again {where}: {reason.replace(' frames ', ' frames were ')}; {remedy[bad]}.")
@@ -70,9 +70,9 @@ def advice(
                 out.append(f"Record again {where}: {reason}; was the reference lost there?")
             elif reason.startswith("frames "):
                 out.append(f"Record again {where}, slower or with more frames a second: {reason}.")
-        wrong = [r for r in piece.reasons if r.startswith(("error", "sigma"))]
+        wrong = [r for r in segment.reasons if r.startswith(("error", "sigma"))]
         if wrong:
-            inaccurate.append((piece.stop_m - piece.start_m, f"{where}: {', '.join(wrong)}"))
+            inaccurate.append((segment.stop_m - segment.start_m, f"{where}: {', '.join(wrong)}"))
     inaccurate.sort(key=lambda item: -item[0])
     out += [f"Expect little {text}. Another drive through there helps." for _, text in inaccurate[:_TOLD]]
     if len(inaccurate) > _TOLD:

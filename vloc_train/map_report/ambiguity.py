@@ -97,8 +97,8 @@ def ambiguous_places(T: Array, descriptors: Array, source: str, settings: Report
     judged = np.isfinite(own)
     if not judged.any():
         return Ambiguity((), 0.0, float("nan"), source)
-    # By how much a frame differs from its surroundings, and hence from another place that could be taken for them.
-    limit = np.where(judged, 1.0 - settings.similar * (1.0 - own), np.inf)
+    # As alike as a frame is to its surroundings: another place could be taken for them.
+    limit = np.where(judged, own, np.inf)
     far = distance > settings.far_m
     double = far & (likeness >= limit[:, None])
     share = float(double.any(axis=1)[judged].mean())

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import math
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from vloc_ros.evaluation.document import Document
+from vloc_ros.evaluation.document import Document, write_json
 from vloc_ros.maps import MapBundle
 from vloc_train.frame_choice.settings import ReportSettings
-from vloc_train.map_report.pieces import place_in_words, weak_pieces
 from vloc_train.map_report.plots import (
     draw_accuracy,
     draw_alike,
@@ -23,13 +21,14 @@ from vloc_train.map_report.plots import (
     draw_dropped,
     draw_errors,
 )
-from vloc_train.map_report.survey import Survey
+from vloc_train.map_report.scene import SceneReport
+from vloc_train.map_report.segments import place_in_words, weak_segments
 
 __all__ = ["write_report"]
 
 
 def write_report(
-    folder: Path, bundle: MapBundle, surveys: Sequence[Survey], settings: ReportSettings, points: Path | None = None
+    folder: Path, bundle: MapBundle, scenes: Sequence[SceneReport], settings: ReportSettings, points: Path | None = None
 ) -> Path:
     """Write a report of a map into a folder, which gets it when it is whole; other files there stay.
 
@@ -42,7 +41,7 @@ def write_report(
     # Beside the folder, so that links out of it are the same.
     aside = Path(tempfile.mkdtemp(prefix=f".{folder.resolve().name}.", dir=folder.resolve().parent))
     try:
-        _write(aside, bundle, surveys, settings, None if points is None else points.resolve())
+        _write(aside, bundle, scenes, settings, None if points is None else points.resolve())
         folder.mkdir(exist_ok=True)
         for file in sorted(aside.iterdir(), key=lambda f: f.name.startswith("report")):  # pictures first
             file.replace(folder / file.name)
@@ -52,7 +51,7 @@ def write_report(
 
 
 def _write(
-    folder: Path, bundle: MapBundle, surveys: Sequence[Survey], settings: ReportSettings, points: Path | None
+    folder: Path, bundle: MapBundle, scenes: Sequence[SceneReport], settings: ReportSettings, points: Path | None
 ) -> None:
     manifest = bundle.manifest
     document = Document(f"Map quality: {bundle.path.name}")
@@ -69,32 +68,30 @@ def _write(
     figures: dict[str, Any] = {
         "map": bundle.path.name, "backend": manifest.backend, "map_bytes": bundle.size_bytes, "scenes": {}
     }  # fmt: skip
-    for survey in surveys:
-        figures["scenes"][survey.scene] = survey.figures()
-        _scene(document, folder, survey, settings, len(surveys) > 1)
+    for scene in scenes:
+        figures["scenes"][scene.name] = scene.figures()
+        _scene(document, folder, scene, settings, len(scenes) > 1)
     if points is not None and points.is_file():
         document.heading("Points")
         document.paragraph("What the map's points are worth, frame by frame, in a report of its own:")
         document.link("Quality of the sparse model", points)
         for picture in sorted(points.parent.glob("*_map.png")) + sorted(points.parent.glob("*_along.png")):
             document.picture(picture, picture.stem.replace("_", " "))
-    (folder / "report.json").write_text(json.dumps(_finite(figures), indent=2, allow_nan=False) + "\n")
+    write_json(folder / "report.json", figures)
     document.write(folder)
 
 
-def _scene(document: Document, folder: Path, survey: Survey, settings: ReportSettings, named: bool) -> None:
-    prefix = f"{survey.scene}_" if named else ""
+def _scene(document: Document, folder: Path, scene: SceneReport, settings: ReportSettings, named: bool) -> None:
+    prefix = f"{scene.name}_" if named else ""
     if named:
-        document.heading(f"Scene {survey.scene}")
+        document.heading(f"Scene {scene.name}")
     level = 3 if named else 2
-    figures = survey.figures()
+    figures = scene.figures()
     document.heading("What to do", level)
-    if survey.advice:
-        document.items(survey.advice)
-    else:
-        document.paragraph("Nothing stands out.")
+    document.paragraph("" if scene.advice else "Nothing stands out.")
+    document.items(scene.advice)
     document.heading("Expected accuracy", level)
-    document.paragraph(survey.split.in_words())
+    document.paragraph(scene.split.in_words())
     accuracy = figures["accuracy"]
     if accuracy["frames"]:
         inside = accuracy["nees_share_in_95"]
@@ -116,9 +113,9 @@ def _scene(document: Document, folder: Path, survey: Survey, settings: ReportSet
             ],
         )
         document.picture(
-            draw_accuracy(survey, folder / f"{prefix}accuracy.png"), "Errors and predicted sigma of held-out frames"
+            draw_accuracy(scene, folder / f"{prefix}accuracy.png"), "Errors and predicted sigma of held-out frames"
         )
-        if settings.pictures and (path := draw_errors(survey, folder / f"{prefix}errors.jpg")):
+        if settings.pictures and (path := draw_errors(scene, folder / f"{prefix}errors.jpg")):
             document.picture(path, "The largest errors")
     else:
         document.paragraph("No frame was held out by this report: see the map's own validation, `vloc map info`.")
@@ -130,26 +127,24 @@ def _scene(document: Document, folder: Path, survey: Survey, settings: ReportSet
                 c.sequence.name, f"{c.length_m:.0f} m", str(len(c.reason)), str(len(c.kept)),
                 ", ".join(f"{n} {name}" for name, n in {**c.counts, **c.sequence.dropped}.items()) or "none",
             ]
-            for c in survey.choices
+            for c in scene.choices
         ],
     )  # fmt: skip
-    document.picture(draw_coverage(survey, folder / f"{prefix}coverage.png"), "Frames of the map from above")
-    if settings.pictures and (path := draw_dropped(survey, folder / f"{prefix}dropped.jpg")):
+    document.picture(draw_coverage(scene, folder / f"{prefix}coverage.png"), "Frames of the map from above")
+    if settings.pictures and (path := draw_dropped(scene, folder / f"{prefix}dropped.jpg")):
         document.picture(path, "Frames that were dropped")
-    document.picture(draw_along(survey, folder / f"{prefix}along.png"), "Along the drives")
+    document.picture(draw_along(scene, folder / f"{prefix}along.png"), "Along the drives")
     document.heading("Weak places", level)
-    weak = weak_pieces(survey.pieces)
-    if weak:
-        document.items([f"{place_in_words(p)}: {', '.join(p.reasons)}" for p in weak])
-    else:
-        document.paragraph("None.")
-    _ambiguous(document, folder, survey, settings, prefix, level)
+    weak = weak_segments(scene.segments)
+    document.paragraph("" if weak else "None.")
+    document.items([f"{place_in_words(s)}: {', '.join(s.reasons)}" for s in weak])
+    _ambiguous(document, folder, scene, settings, prefix, level)
 
 
 def _ambiguous(
-    document: Document, folder: Path, survey: Survey, settings: ReportSettings, prefix: str, level: int
+    document: Document, folder: Path, scene: SceneReport, settings: ReportSettings, prefix: str, level: int
 ) -> None:
-    found = survey.ambiguity
+    found = scene.ambiguity
     document.heading("Ambiguous places", level)
     if not found.pairs:
         document.paragraph(
@@ -170,8 +165,8 @@ def _ambiguous(
             for k, p in enumerate(found.pairs)
         ],
     )  # fmt: skip
-    document.picture(draw_ambiguous(survey, folder / f"{prefix}ambiguous.png"), "Places that look alike, from above")
-    if settings.pictures and (path := draw_alike(survey, folder / f"{prefix}alike.jpg")):
+    document.picture(draw_ambiguous(scene, folder / f"{prefix}ambiguous.png"), "Places that look alike, from above")
+    if settings.pictures and (path := draw_alike(scene, folder / f"{prefix}alike.jpg")):
         document.picture(path, "Places that look alike: one and the other")
 
 
@@ -185,11 +180,3 @@ def _metres(value: float) -> str:
 
 def _origin(datum: Any) -> str:
     return f"{datum.latitude_deg:.7f}, {datum.longitude_deg:.7f}, {datum.altitude_m:.2f} m (WGS-84)"
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(k): _finite(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(v) for v in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from vloc_ros.datasets import PosedSequence
 from vloc_ros.datasets.image_files import FolderImages
+from vloc_ros.datasets.sequence import ImageSource
 from vloc_ros.errors import CameraMismatchError, DatasetError
 from vloc_ros.geometry.cameras import project, unproject
 from vloc_ros.geometry.se3 import inverse, transform_points
@@ -107,16 +108,14 @@ def with_depth_folder(sequence: PosedSequence, folder: Path, scale: float) -> Po
 class _FolderDepth:
     """A drive's images, with depth files beside them."""
 
-    def __init__(self, images: object, files: tuple[Path, ...], scale: float) -> None:
-        self._images: object = images
-        self._files, self._scale = files, scale
+    def __init__(self, images: ImageSource, files: tuple[Path, ...], scale: float) -> None:
+        self._images, self._files, self._scale = images, files, scale
 
     def image(self, index: int) -> RgbImage:
-        found: RgbImage = self._images.image(index)  # type: ignore[attr-defined]
-        return found
+        return self._images.image(index)
 
-    def frames(self):  # type: ignore[no-untyped-def]
-        return self._images.frames()  # type: ignore[attr-defined]
+    def frames(self) -> Iterator[tuple[int, RgbImage]]:
+        return self._images.frames()
 
     def depth(self, index: int) -> F32:
         """:raises DatasetError: the file is no 16-bit image of one channel."""

@@ -29,6 +29,10 @@ __all__ = ["FramePoints", "depth_points", "detail", "model_points"]
 F32 = npt.NDArray[np.float32]
 
 
+#: Frames of equal stamps are the same when a refinement has moved them less than this (m).
+_SAME_M = 0.5
+
+
 @dataclass(frozen=True)
 class FramePoints:
     """Points of N frames: frame ``i`` sees rows ``offsets[i]`` to ``offsets[i + 1]``.
@@ -136,19 +140,34 @@ def _drawn(
     return ((uv + 0.5) * scale - 0.5).astype(np.float32), points.astype(np.float32)
 
 
-def model_points(model: SparseModel, sequences: Sequence[PosedSequence], frames: FrameSet) -> FramePoints:
-    """The points of a sparse model for every frame of the drives in order; frames that it lacks have none.
+def _row_in_model(model: SparseModel, frames: FrameSet) -> npt.NDArray[np.int64]:
+    """(N,) which of a model's frames each frame is, by its stamp and place; -1 for none.
+
+    Numbers of drives and frames will not do: some of the model's frames may be held out here, or not chosen.
+    """
+    by_stamp: dict[int, list[int]] = {}
+    for row, stamp in enumerate(model.stamps_ns.tolist()):
+        by_stamp.setdefault(stamp, []).append(row)
+    out = np.full(len(frames), -1, dtype=np.int64)
+    for index, stamp in enumerate(frames.stamps_ns.tolist()):
+        rows = by_stamp.get(stamp)
+        if rows:
+            apart = np.linalg.norm(model.T_map_cam[rows, :3, 3] - frames.T_map_cam[index, :3, 3], axis=1)
+            if apart.min() <= _SAME_M:
+                out[index] = rows[int(apart.argmin())]
+    return out
+
+
+def model_points(model: SparseModel, frames: FrameSet) -> FramePoints:
+    """The points of a sparse model for every frame; frames that it lacks have none.
 
     Pixels are carried from the image on disk, lens and all, to the cached one.
 
-    :raises DatasetError: the model names drives or frames that are not there.
+    :raises DatasetError: the model holds none of these frames.
     """
-    starts = np.concatenate([[0], np.cumsum([len(s) for s in sequences])])
-    if len(model) and (model.drive.max() >= len(sequences) or (model.number >= np.diff(starts)[model.drive]).any()):
-        raise DatasetError("expected a sparse model of these drives, found one that names other drives or frames")
-    place = starts[model.drive] + model.number
-    order = np.full(len(frames), -1, dtype=np.int64)
-    order[place] = np.arange(len(model))
+    order = _row_in_model(model, frames)
+    if len(model) and (order < 0).all():
+        raise DatasetError("expected a sparse model of these drives, found one of other frames")
     points_cam = model.points_cam()
     pixels = np.empty((len(model.pixels), 2))
     camera_of = model.camera_index[model.frame_of]

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
@@ -183,7 +184,7 @@ class SparseModel:
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f".{path.stem}.partial.npz")
         text = yaml.safe_dump([{**asdict(c), "distortion": list(c.distortion)} for c in self.cameras])
-        known = {} if self.features is None else {"features": self.features}
+        known: dict[str, Any] = {} if self.features is None else {"features": self.features}
         np.savez(
             partial,
             cameras=np.frombuffer(text.encode(), dtype=np.uint8),

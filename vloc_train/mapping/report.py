@@ -1,8 +1,7 @@
-"""The quality report of a sparse model: ``report.md``, ``report.json``, and plots."""
+"""The quality report of a sparse model: ``report.md``, ``report.html``, ``report.json``, and plots."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,14 +9,13 @@ from typing import Any
 import numpy as np
 
 from vloc_ros.datasets import PosedSequence
-from vloc_ros.evaluation.plots import new_figure, require_matplotlib, save
+from vloc_ros.evaluation.document import Document, require_jinja2, write_json
+from vloc_ros.evaluation.figure import BLUE, GREY, RED, new_figure, plain_ticks, require_matplotlib, save
 from vloc_ros.geometry.cameras import project
 from vloc_train.mapping.points import SparseModel
 from vloc_train.mapping.quality import Quality, advice, assess, places_in_words
 
 __all__ = ["write_quality_report"]
-
-_GOOD, _WEAK, _GREY = "#0072B2", "#D55E00", "#999999"
 
 
 def write_quality_report(
@@ -35,9 +33,10 @@ def write_quality_report(
     :raises ConfigError: matplotlib is not installed.
     """
     require_matplotlib()
+    require_jinja2()
     out.mkdir(parents=True, exist_ok=True)
-    lines = ["# Quality of the sparse model", ""]
-    lines += [f"- {name}: {value}" for name, value in (notes or {}).items()] + ([""] if notes else [])
+    document = Document("Quality of the sparse model")
+    document.items([f"{name}: {value}" for name, value in (notes or {}).items()])
     figures: dict[str, Any] = {}
     for scene, model in models.items():
         quality = assess(model)
@@ -50,42 +49,32 @@ def write_quality_report(
             ],
             "advice": words,
         }
-        lines += [f"## Scene {scene}", "", *_table(quality.summary), ""]
-        lines += ["Advice:", "", *(f"- {w}" for w in words), ""] if words else ["Nothing stands out.", ""]
+        document.heading(f"Scene {scene}")
+        document.paragraph("Advice:" if words else "Nothing stands out.")
+        document.items(words)
+        _tables(document, quality.summary)
         if quality.weak:
-            lines += ["Weak places:", "", *(f"- {w}" for w in places_in_words(quality)), ""]
-        pictures = {
-            "map": _plot_map(out / f"{scene}_map.png", model, quality),
-            "histograms": _plot_histograms(out / f"{scene}_histograms.png", model, quality),
-            "along": _plot_along(out / f"{scene}_along.png", quality),
-        }
+            document.paragraph("Weak places:")
+            document.items(places_in_words(quality))
+        document.picture(_plot_map(out / f"{scene}_map.png", model, quality), "map")
+        document.picture(_plot_histograms(out / f"{scene}_histograms.png", model, quality), "histograms")
+        document.picture(_plot_along(out / f"{scene}_along.png", quality), "along")
         if drives is not None and len(model.point_ids):
-            pictures["frames"] = _plot_frames(out / f"{scene}_frames.png", model, quality, drives[scene])
-        lines += [f"![{name}]({path.name})" for name, path in pictures.items()] + [""]
-    (out / "report.json").write_text(json.dumps(_jsonable(figures), indent=2) + "\n")
-    report = out / "report.md"
-    report.write_text("\n".join(lines))
-    return report
+            document.picture(_plot_frames(out / f"{scene}_frames.png", model, quality, drives[scene]), "frames")
+    write_json(out / "report.json", figures)
+    return document.write(out)
 
 
-def _jsonable(value: Any) -> Any:
-    """Infinity as null: JSON has none."""
-    if isinstance(value, Mapping):
-        return {k: _jsonable(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_jsonable(v) for v in value]
-    return None if isinstance(value, float) and not np.isfinite(value) else value
-
-
-def _table(summary: Mapping[str, Any]) -> list[str]:
-    plain = ("frames", "drives", "cameras", "points", "observations", "weak_frames")
-    lines = ["| | |", "|---|---|", *(f"| {name.replace('_', ' ')} | {summary[name]} |" for name in plain), ""]
-    lines += ["| | min | 10 % | median | 90 % | max |", "|---|---|---|---|---|---|"]
-    for name, values in summary.items():
-        if isinstance(values, Mapping):
-            cells = " | ".join(f"{values[k]:.4g}" for k in ("min", "p10", "median", "p90", "max"))
-            lines.append(f"| {name.replace('_', ' ')} | {cells} |")
-    return lines
+def _tables(document: Document, summary: Mapping[str, Any]) -> None:
+    """Counts first, then the figures that have a spread."""
+    counts = ("frames", "drives", "cameras", "points", "observations", "weak_frames")
+    document.facts([(name.replace("_", " "), summary[name]) for name in counts])
+    rows = [
+        (name.replace("_", " "), *(f"{values[k]:.4g}" for k in ("min", "p10", "median", "p90", "max")))
+        for name, values in summary.items()
+        if isinstance(values, Mapping)
+    ]
+    document.table(("", "min", "10 %", "median", "90 %", "max"), rows)
 
 
 def _weak_frames(quality: Quality, count: int) -> Any:
@@ -108,14 +97,12 @@ def _plot_map(path: Path, model: SparseModel, quality: Quality) -> Path:
         reach = max(30.0, 0.5 * float(np.ptp(t[:, :2], axis=0).max()))
         low, high = t[:, :2].min(axis=0) - reach, t[:, :2].max(axis=0) + reach
         inside = ((shown[:, :2] >= low) & (shown[:, :2] <= high)).all(axis=1)
-        axes.scatter(*shown[inside, :2].T, s=1, color=_GREY, alpha=0.4, lw=0, label="points", rasterized=True)
+        axes.scatter(*shown[inside, :2].T, s=1, color=GREY, alpha=0.4, lw=0, label="points", rasterized=True)
         dots = axes.scatter(*t[:, :2].T, c=quality.observations, s=14, cmap="viridis", vmin=0, zorder=3)
         figure.colorbar(dots, ax=axes, label="points that a frame sees")
         weak = _weak_frames(quality, len(model))
         if weak.any():
-            axes.scatter(
-                *t[weak, :2].T, s=60, facecolors="none", edgecolors=_WEAK, lw=1.2, zorder=4, label="weak frames"
-            )
+            axes.scatter(*t[weak, :2].T, s=60, facecolors="none", edgecolors=RED, lw=1.2, zorder=4, label="weak frames")
         for handle in axes.legend(loc="upper right", markerscale=1.0).legend_handles[:1]:
             handle.set_sizes([12.0])
     axes.set_aspect("equal", adjustable="datalim")
@@ -129,14 +116,14 @@ def _plot_histograms(path: Path, model: SparseModel, quality: Quality) -> Path:
     figure = new_figure(10, 3.6)
     left, middle, right = figure.subplots(1, 3)
     longest = int(model.track_length.max(initial=2))
-    left.hist(np.minimum(model.track_length, 60), bins=np.arange(1.5, min(longest, 60) + 1.5), color=_GOOD)
+    left.hist(np.minimum(model.track_length, 60), bins=np.arange(1.5, min(longest, 60) + 1.5), color=BLUE)
     left.xaxis.get_major_locator().set_params(integer=True)
     left.set_xlabel("frames that see a point")
     left.set_ylabel("points")
     left.set_title("Track length")
     errors = model.reprojection_errors()
     errors = errors[np.isfinite(errors)]
-    middle.hist(errors, bins=np.linspace(0, max(float(errors.max(initial=0.0)), 1e-3), 41), color=_GOOD)
+    middle.hist(errors, bins=np.linspace(0, max(float(errors.max(initial=0.0)), 1e-3), 41), color=BLUE)
     middle.set_xlabel("pixels")
     middle.set_ylabel("observations")
     middle.set_title(f"Reprojection error, median {quality.summary['reprojection_px']['median']:.2f} px")
@@ -144,9 +131,9 @@ def _plot_histograms(path: Path, model: SparseModel, quality: Quality) -> Path:
     depth = depth[depth > 0]
     if len(depth):
         edges = np.geomspace(max(float(depth.min()), 1e-2), float(depth.max()) * 1.001 + 1e-6, 41)
-        right.hist(depth, bins=edges, color=_GOOD)
+        right.hist(depth, bins=edges, color=BLUE)
         right.set_xscale("log")
-        _plain_ticks(right.xaxis)
+        plain_ticks(right.xaxis)
     right.set_xlabel("metres (logarithmic)")
     right.set_ylabel("observations")
     right.set_title("Distance of the points")
@@ -165,29 +152,20 @@ def _plot_along(path: Path, quality: Quality) -> Path:
         (rows[1], quality.coverage, limits.coverage, "share of the image"),
         (rows[2], finite, limits.sigma_m, "sigma [m] at 1 px"),
     ):
-        axes.plot(frames, values, color=_GOOD, lw=1.0, marker=".", ms=4 if len(frames) < 200 else 1)
-        axes.axhline(limit, color=_WEAK, lw=1.0, ls="--", label="limit")
+        axes.plot(frames, values, color=BLUE, lw=1.0, marker=".", ms=4 if len(frames) < 200 else 1)
+        axes.axhline(limit, color=RED, lw=1.0, ls="--", label="limit")
         axes.set_ylabel(label)
         for start, end in _spans(weak):
-            axes.axvspan(start - 0.5, end + 0.5, color=_WEAK, alpha=0.12, lw=0)
+            axes.axvspan(start - 0.5, end + 0.5, color=RED, alpha=0.12, lw=0)
     for axes in rows[:2]:
         axes.set_ylim(bottom=0)
     if np.isfinite(finite).any():
         rows[2].set_yscale("log")
-        _plain_ticks(rows[2].yaxis)
+        plain_ticks(rows[2].yaxis)
     rows[0].legend(loc="upper right")
     rows[0].set_title("Along the frames; weak ones are shaded")
     rows[-1].set_xlabel("frame")
     return save(figure, path)
-
-
-def _plain_ticks(axis: Any) -> None:
-    """1, 2, 5, 10 instead of powers of ten, which have no room."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
-
-    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axis.set_minor_formatter(NullFormatter())
 
 
 def _spans(weak: Any) -> list[tuple[int, int]]:

@@ -14,8 +14,7 @@ from vloc_ros.datasets import PosedSequence
 from vloc_ros.errors import DatasetError
 from vloc_ros.settings import ranged
 from vloc_ros.types import Array, CameraModel, check_transform
-from vloc_train.retrieval.build import spaced
-from vloc_train.retrieval.settings import DatabaseChoice
+from vloc_train.training.frames import DatabaseChoice, spaced
 
 __all__ = ["Frames", "Progress", "SfmSettings", "chosen_frames", "digest_of"]
 

@@ -6,24 +6,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
 
-import lightning
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
 from vloc_ros.geometry.rotations import so3_exp
 from vloc_ros.geometry.se3 import inverse
 from vloc_ros.types import Array, CameraModel
-from vloc_train.imposing.data import Item, KeyedSampler
 from vloc_train.mapping.frame_points import FramePoints
 from vloc_train.pixloc.pairs import PairTable
 from vloc_train.pixloc.settings import TrainSettings
 from vloc_train.training.augment import photometric
-from vloc_train.training.frames import FrameSet, keyed_rng, one_thread
+from vloc_train.training.frames import FrameSet, keyed_rng
+from vloc_train.training.sampling import Item, KeyedDataset
 
-__all__ = ["Batch", "KeyedPairs", "Place", "TrainingPairs", "random_motion"]
+__all__ = ["Batch", "KeyedPairs", "Place", "random_motion"]
 
 
 @dataclass(frozen=True)
@@ -72,14 +69,16 @@ def random_motion(rng: np.random.Generator, distance_m: float, angle_deg: float)
     return T
 
 
-class KeyedPairs(Dataset[Row]):
-    """Pairs with augmented images; item ``(epoch, step, scene, anchor)`` is the same whatever process asks for it."""
+class KeyedPairs(KeyedDataset[Batch]):
+    """Pairs with augmented images; an item is ``(epoch, step, scene, anchor)``."""
 
     def __init__(self, places: Sequence[Place], settings: TrainSettings) -> None:
+        super().__init__(settings.batch_size, settings.seed)
         self.places, self.settings = list(places), settings
 
-    def __len__(self) -> int:
-        return sum(len(place.pairs) for place in self.places)
+    def sizes(self) -> list[int]:
+        """See :class:`KeyedDataset`."""
+        return [len(place.pairs) for place in self.places]
 
     def camera(self, scene: int) -> CameraModel:
         """The camera of a scene's cached images."""
@@ -137,35 +136,3 @@ class KeyedPairs(Dataset[Row]):
             torch.stack([cast(Tensor, row[part]) for row in rows]) for part in range(1, 8)
         )
         return Batch(images, pixels, points, mask, T_other, T_start, frames, scene, self.scale(epoch, step))
-
-
-class TrainingPairs(lightning.LightningDataModule):
-    """The pairs of all scenes as Lightning wants them."""
-
-    def __init__(self, pairs: KeyedPairs, workers: int = 0) -> None:
-        super().__init__()
-        self.pairs, self.workers = pairs, workers
-
-    def train_dataloader(self) -> DataLoader[Row]:
-        trainer, settings = self.trainer, self.pairs.settings
-        rank, world = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
-        sizes = [len(place.pairs) for place in self.pairs.places]
-        position = (lambda: int(trainer.global_step)) if trainer else None
-        # Fewer anchors than a batch wants are no reason to take each several times.
-        size = min(settings.batch_size, max(world, max(sizes) // world * world))
-        return DataLoader(
-            self.pairs,
-            batch_sampler=KeyedSampler(sizes, size, settings.seed, rank, world, position),
-            collate_fn=self.pairs.collate,
-            num_workers=self.workers,
-            worker_init_fn=one_thread,
-            # Never fork: OpenCV's and OpenMP's threads do not exist in the copy, which then waits for them forever.
-            multiprocessing_context="spawn" if self.workers else None,
-            persistent_workers=self.workers > 0,
-            pin_memory=torch.cuda.is_available(),
-        )
-
-
-def drives_of(sizes: Sequence[int]) -> npt.NDArray[np.int64]:
-    """(N,) the drive of every frame, from the number of frames of each drive."""
-    return np.repeat(np.arange(len(sizes), dtype=np.int64), sizes)

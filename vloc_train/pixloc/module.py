@@ -1,8 +1,7 @@
-"""The Lightning module: encode a batch, unroll the optimiser, and learn from the poses alone (Section 3.2)."""
+"""Training of PixLoc: encode a batch, unroll the optimiser, and learn from the poses alone (Section 3.2)."""
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,12 +22,12 @@ from vloc_ros.localizers.pixloc.model import PixLocModel
 from vloc_ros.localizers.pixloc.network import FeatureLevel, FeatureNet
 from vloc_ros.localizers.pixloc.optimizer import Level, refine_level
 from vloc_ros.localizers.pixloc.public_weights import is_public, load_public_weights
-from vloc_ros.localizers.retrieval.weight_files import read_weight_file
+from vloc_ros.localizers.weights import read_weight_file
 from vloc_train.pixloc.data import Batch, KeyedPairs
 from vloc_train.pixloc.field import TrainingField
 from vloc_train.pixloc.losses import PixLocLoss, gated_loss
 from vloc_train.pixloc.settings import TrainSettings
-from vloc_train.training.module import ScheduledModule, average_weights, cosine
+from vloc_train.training.module import TrainingModule
 
 __all__ = ["Examples", "PixLocModule", "make_model"]
 
@@ -70,46 +69,37 @@ def make_model(settings: TrainSettings) -> PixLocModel:
     return PixLocModel(FeatureNet(settings.network, pretrained), damping)
 
 
-class PixLocModule(ScheduledModule):
-    """Trains network and damping on pairs.
+class PixLocModule(TrainingModule[PixLocModel]):
+    """Trains network and damping on pairs."""
 
-    The learning rate follows the progress of the run: the larger of the share of the epochs and the share of the
-    minutes that are used up.
-    """
+    settings: TrainSettings
+    warm_up = 50
 
     def __init__(
         self, settings: TrainSettings, pairs: KeyedPairs, preprocess: Preprocess, model: PixLocModel | None = None
     ) -> None:
-        super().__init__()
-        self.settings, self.preprocess, self._pairs = settings, preprocess, pairs
-        self.model = model or make_model(settings)
-        self.model.network.to(memory_format=torch.channels_last)
-        self.averaged = copy.deepcopy(self.model).requires_grad_(False).eval() if settings.weight_average else None
+        model = model or make_model(settings)
+        model.network.to(memory_format=torch.channels_last)
+        super().__init__(settings, model)
+        self.preprocess, self._pairs = preprocess, pairs
         self.unrolled = replace(settings.optimizer, iterations=settings.train_iterations)
+        self.shown = (f"success/{settings.network.levels - 1}",)
 
     # -- optimiser --------------------------------------------------------------------------------
-
-    def learning_rate(self, progress: float) -> float:
-        """At a share of the run."""
-        s = self.settings
-        if s.schedule == "cosine":
-            warm = min(1.0, (self.global_step + 1) / 50.0)
-            return s.learning_rate * warm * cosine(progress)
-        return s.learning_rate
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         s = self.settings
         return torch.optim.AdamW(
             [
-                {"params": list(self.model.network.parameters()), "weight_decay": s.weight_decay, "scale": 1.0},
-                {"params": list(self.model.damping.parameters()), "weight_decay": 0.0, "scale": s.damping_rate},
+                {"params": list(self.network.network.parameters()), "weight_decay": s.weight_decay, "scale": 1.0},
+                {"params": list(self.network.damping.parameters()), "weight_decay": 0.0, "scale": s.damping_rate},
             ],
             lr=s.learning_rate,
         )
 
     def configure_gradient_clipping(self, optimizer: Any, *_: Any, **__: Any) -> None:
         """Cut long gradients; a step whose gradient is not finite is left out."""
-        parameters = [p for p in self.model.parameters() if p.grad is not None]
+        parameters = [p for p in self.trained() if p.grad is not None]
         norm = torch.stack([cast(Tensor, p.grad).norm() for p in parameters]).norm()
         limit = self.settings.gradient_norm
         factor = (limit / norm.clamp_min(1e-12)).clamp(max=1.0) if limit else torch.ones_like(norm)
@@ -185,7 +175,7 @@ class PixLocModule(ScheduledModule):
 
     def losses(self, batch: Batch, model: PixLocModel | None = None) -> tuple[PixLocLoss, list[Tensor], Examples]:
         """Eq. 8 of a batch, the poses after each level, and the examples they are of."""
-        model = model or self.model
+        model = model or self.network
         s, examples = self.settings, self.examples(batch)
         images, camera, ratio = self.shrunk(batch)
         levels = model.network(images)
@@ -205,26 +195,11 @@ class PixLocModule(ScheduledModule):
             )
         return loss, poses, examples
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        rate = self.learning_rate(self.progress())
-        self.set_learning_rate(rate)
+    def step(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """See :class:`TrainingModule`."""
         loss, _, _ = self.losses(batch)
-        if self.is_logged():
-            self.log("loss", loss.total.detach(), prog_bar=True)
-            for number, (error, success) in enumerate(zip(loss.errors, loss.success, strict=True)):
-                self.log(f"error_px/{number}", error.median())
-                self.log(f"success/{number}", success.float().mean(), prog_bar=number == len(loss.errors) - 1)
-            self.log("learning_rate", rate)
-        return loss.total
-
-    # -- averaged weights -------------------------------------------------------------------------
-
-    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        super().optimizer_step(*args, **kwargs)
-        if self.averaged is not None:
-            average_weights(self.averaged, self.model, self.global_step + 1, self.settings.weight_average)
-
-    @property
-    def exported(self) -> PixLocModel:
-        """See :class:`ScheduledModule`."""
-        return self.averaged if self.averaged is not None else self.model
+        figures: dict[str, Tensor] = {}
+        for number, (error, success) in enumerate(zip(loss.errors, loss.success, strict=True)):
+            figures[f"error_px/{number}"] = error.median()
+            figures[f"success/{number}"] = success.float().mean()
+        return loss.total, figures

@@ -2,18 +2,45 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from vloc_ros.errors import ConfigError
 from vloc_ros.localizers.pixloc.optimizer import OptimizerSettings
 from vloc_ros.localizers.pixloc.settings import NetworkSettings
-from vloc_ros.settings import ranged, settings_to_mapping
+from vloc_ros.settings import ranged
 from vloc_train.mapping.sfm_frames import SfmSettings
 from vloc_train.training.augment import AugmentSettings
-from vloc_train.training.settings import from_preset
+from vloc_train.training.settings import ImageTrainSettings
 
-__all__ = ["PRESETS", "PairSettings", "PointSettings", "PriorSettings", "TrainSettings", "preset"]
+__all__ = ["PairSettings", "PointSettings", "PriorSettings", "TrainSettings"]
+
+#: For one or two CPU cores and some minutes: a narrow U-Net from stride 2 on, and images mostly at half size.
+_SMALL = {
+    "network": {
+        "encoder": "plain",
+        "encoder_options": {"channels": [24, 48, 96, 128], "convolutions": 2, "first_stride": 2},
+        "strides": (2, 4, 16),
+        "dimensions": (16, 32, 32),
+        "decoder": (64, 48, 32),
+    },
+    "prior": {"kind": "mixed", "distance_m": 2.0, "angle_deg": 5.0},
+    "augment": {"photometric": 0.5, "blur": 0.1, "erase": 0.0, "rotate_deg": (0.0, 0.0, 0.0)},
+    "pairs": {"reach_m": 4.0},
+    "points": {"drawn": 256},
+    "train_iterations": 8,
+    "both_ways": True,
+    "clamp_px": 150.0,
+    "scales": (0.5, 0.5, 0.5, 1.0),
+    "batch_size": 4,
+    "learning_rate": 2e-3,
+    "damping_rate": 10.0,
+    "weight_decay": 1e-4,
+    "schedule": "cosine",
+    "gradient_norm": 1.0,
+    "weight_average": 0.99,
+}
 
 
 @dataclass(frozen=True)
@@ -78,7 +105,7 @@ class PriorSettings:
 
 
 @dataclass(frozen=True)
-class TrainSettings:
+class TrainSettings(ImageTrainSettings):
     """Everything that decides what a training run produces.
 
     :param network: shape of the network.
@@ -101,22 +128,19 @@ class TrainSettings:
         network will see in use, and shorter steps.
     :param epochs: passes over the training frames as anchors, unless ``max_minutes`` ends the run before; 0 writes
         the weights that the run would begin with.
-    :param max_minutes: wall-clock limit, over all parts of a resumed run; None for none.
     :param batch_size: pairs in one step, over all devices together.
-    :param learning_rate: of Adam, its base value.
     :param damping_rate: of the damping's parameters (eq. 7), as a multiple of ``learning_rate``.
     :param weight_decay: decoupled, of the network's weights.
-    :param schedule: ``constant`` or ``cosine`` (after a short warm-up).
     :param gradient_norm: longer gradients are cut to this length.
-    :param weight_average: decay of the exponential moving average of the weights that is exported; 0 keeps the last.
     :param precision: of the network in training: ``auto`` is bfloat16 mixed precision where the device multiplies it
         faster. Poses are float32 always.
     :param pretrained: ``False``, ``True`` (the encoder's weights from timm's hub), or a local file with weights of the
         encoder or of a converted public PixLoc checkpoint.
-    :param hold_out: every n-th frame is kept for validation when no calibration data is given.
     :param validation_pairs: most pairs of a place that the finished network is tried on.
-    :param seed: of everything random.
     """
+
+    #: ``paper``: Section 5.
+    PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {"paper": {"pretrained": True}, "small": _SMALL}
 
     network: NetworkSettings = field(default_factory=NetworkSettings)
     optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
@@ -137,19 +161,12 @@ class TrainSettings:
     sizes: dict[str, tuple[int, int]] = field(default_factory=dict)
     scales: tuple[float, ...] = ranged((1.0,), minimum=0.05, maximum=1.0)
     epochs: int = ranged(100, minimum=0)
-    max_minutes: float | None = None
     batch_size: int = ranged(6, minimum=1)
     learning_rate: float = ranged(1e-5, minimum=0.0)
     damping_rate: float = ranged(100.0, minimum=0.0)
     weight_decay: float = ranged(0.0, minimum=0.0)
-    schedule: Literal["constant", "cosine"] = "constant"
     gradient_norm: float = ranged(1.0, minimum=0.0)
-    weight_average: float = ranged(0.0, minimum=0.0, maximum=0.99999)
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    pretrained: bool | str = False
-    hold_out: int = ranged(10, minimum=2)
     validation_pairs: int = ranged(128, minimum=1)
-    seed: int = ranged(0, minimum=0)
 
     def __post_init__(self) -> None:
         if any(self.augment.rotate_deg) or self.augment.shift_m:
@@ -161,44 +178,3 @@ class TrainSettings:
             raise ConfigError(f"pixloc.sizes: expected images of at least 16 x 16 pixels, found {small}")
         if not self.scales:
             raise ConfigError("pixloc.scales: expected at least one, found none")
-
-    def to_mapping(self) -> dict[str, Any]:
-        """Plain values, as a configuration file or a manifest holds them."""
-        return settings_to_mapping(self)
-
-
-def _small() -> TrainSettings:
-    """For one or two CPU cores and some minutes: a narrow U-Net from stride 2 on, and images mostly at half size."""
-    return TrainSettings(
-        network=NetworkSettings(
-            encoder="plain",
-            encoder_options={"channels": [24, 48, 96, 128], "convolutions": 2, "first_stride": 2},
-            strides=(2, 4, 16),
-            dimensions=(16, 32, 32),
-            decoder=(64, 48, 32),
-        ),
-        prior=PriorSettings(kind="mixed", distance_m=2.0, angle_deg=5.0),
-        augment=AugmentSettings(photometric=0.5, blur=0.1, erase=0.0, rotate_deg=(0.0, 0.0, 0.0)),
-        pairs=PairSettings(reach_m=4.0),
-        points=PointSettings(drawn=256),
-        train_iterations=8,
-        both_ways=True,
-        clamp_px=150.0,
-        scales=(0.5, 0.5, 0.5, 1.0),
-        batch_size=4,
-        learning_rate=2e-3,
-        damping_rate=10.0,
-        weight_decay=1e-4,
-        schedule="cosine",
-        gradient_norm=1.0,
-        weight_average=0.99,
-    )
-
-
-#: ``paper``: Section 5, the default. ``small``: see :func:`_small`.
-PRESETS = {"paper": lambda: TrainSettings(pretrained=True), "small": _small}
-
-
-def preset(name: str, changes: dict[str, Any] | None = None, where: str = "training settings") -> TrainSettings:
-    """The settings of a preset with some fields changed. :raises ConfigError: see :func:`from_preset`."""
-    return from_preset(PRESETS, name, changes, where)

@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from vloc_ros.images.preprocess import Preprocess
-from vloc_ros.localizers.retrieval.extractors import Extractor, build_extractor
+from vloc_ros.localizers.retrieval.descriptor import build_extractor
+from vloc_ros.localizers.retrieval.extractors import Extractor
 from vloc_ros.localizers.retrieval.netvlad import NetVLAD, k_means
 from vloc_ros.localizers.retrieval.settings import ExtractorSettings
 from vloc_ros.localizers.retrieval.whitening import fit_whitening

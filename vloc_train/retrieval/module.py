@@ -1,8 +1,7 @@
-"""The Lightning module of an extractor: loss, schedule, averaged weights, validation by nearest neighbours."""
+"""Training of an extractor: its losses, and validation by nearest neighbours."""
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,13 +15,17 @@ from vloc_ros.geometry.torch_ops import rotation_angle_quaternion
 from vloc_ros.geometry.vectors import to_vectors
 from vloc_ros.images.preprocess import Preprocess
 from vloc_ros.localizers.retrieval.extractors import Extractor
+from vloc_ros.types import Array
 from vloc_train.retrieval.losses import RelativePoseRegressor, distance_loss, relative_pose_loss, triplet_loss
 from vloc_train.retrieval.sampling import Batch, pairs_of, triplets_of
 from vloc_train.retrieval.settings import TrainSettings
 from vloc_train.training.frames import FrameSet
-from vloc_train.training.module import ScheduledModule, average_weights, cosine
+from vloc_train.training.module import TrainingModule
 
 __all__ = ["ExtractorModule", "ValidationSet", "nearest_pose_errors"]
+
+#: Most database images of one validation set, which is a drive: enough for one every few metres of a long one.
+_VALIDATION_REFERENCES = 2000
 
 
 @dataclass(frozen=True)
@@ -33,12 +36,11 @@ class ValidationSet:
     references: FrameSet
 
 
-class ExtractorModule(ScheduledModule):
-    """Trains an extractor by one of CoPR's losses.
+class ExtractorModule(TrainingModule[Extractor]):
+    """Trains an extractor by one of CoPR's losses."""
 
-    The learning rate follows the progress of the run, which is the larger of the share of the epochs and the share of
-    the minutes that are used up; both survive a resume.
-    """
+    settings: TrainSettings
+    warm_up = 50
 
     def __init__(
         self,
@@ -47,39 +49,26 @@ class ExtractorModule(ScheduledModule):
         preprocess: Preprocess,
         validation: Sequence[ValidationSet] = (),
     ) -> None:
-        super().__init__()
-        self.settings, self.preprocess, self._validation = settings, preprocess, list(validation)
-        self.extractor = extractor.to(memory_format=torch.channels_last)
-        self.averaged = copy.deepcopy(extractor).requires_grad_(False).eval() if settings.weight_average else None
+        super().__init__(settings, extractor.to(memory_format=torch.channels_last))
+        self.preprocess, self._validation = preprocess, list(validation)
         relative = settings.loss.kind == "relative"
         self.regressor = RelativePoseRegressor(extractor.dimension, settings.loss.hidden) if relative else None
 
     # -- training ---------------------------------------------------------------------------------
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        trained = [p for module in (self.extractor, self.regressor) if module for p in module.parameters()]
-        trained = [p for p in trained if p.requires_grad]
         s = self.settings
-        if s.weight_decay:
-            return torch.optim.AdamW(trained, lr=s.learning_rate, weight_decay=s.weight_decay)
-        return torch.optim.Adam(trained, lr=s.learning_rate)
+        return torch.optim.AdamW(self.trained(), lr=s.learning_rate, weight_decay=s.weight_decay)
 
     def configure_gradient_clipping(self, optimizer: Any, *_: Any, **__: Any) -> None:
         if self.settings.gradient_clip is not None:
-            parameters = [p for group in optimizer.param_groups for p in group["params"]]
-            torch.nn.utils.clip_grad_norm_(parameters, self.settings.gradient_clip)
-
-    def _learning_rate(self, progress: float) -> float:
-        if self.settings.schedule == "constant":
-            return self.settings.learning_rate
-        warm = min(1.0, (self.global_step + 1) / max(1, self.settings.warm_up))
-        return self.settings.learning_rate * warm * cosine(progress)
+            torch.nn.utils.clip_grad_norm_(self.trained(), self.settings.gradient_clip)
 
     def loss(self, batch: Batch) -> Tensor:
         """The loss of a batch."""
         images = self.preprocess.normalize(batch.images).to(memory_format=torch.channels_last)
         # Distances of nearly equal descriptors are lost in half precision.
-        descriptors = self.extractor(images).float()
+        descriptors = self.network(images).float()
         s = self.settings.loss
         if s.kind == "triplet":
             triplets = triplets_of(batch.poses, batch.place, batch.group, self.settings.sampling)
@@ -95,26 +84,11 @@ class ExtractorModule(ScheduledModule):
         with torch.autocast(descriptors.device.type, enabled=False):
             return relative_pose_loss(descriptors, batch.poses, pairs, self.regressor)
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        rate = self._learning_rate(self.progress())
-        self.set_learning_rate(rate)
-        loss = self.loss(batch)
-        if self.is_logged():
-            self.log("loss", loss.detach(), prog_bar=True)
-            self.log("learning_rate", rate)
-        return loss
-
-    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        super().optimizer_step(*args, **kwargs)
-        if self.averaged is not None:
-            average_weights(self.averaged, self.extractor, self.global_step + 1, self.settings.weight_average)
+    def step(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """See :class:`TrainingModule`."""
+        return self.loss(batch), {}
 
     # -- validation -------------------------------------------------------------------------------
-
-    @property
-    def exported(self) -> Extractor:
-        """See :class:`ScheduledModule`."""
-        return self.averaged if self.averaged is not None else self.extractor
 
     def validation(self) -> tuple[dict[str, float], float]:
         """Errors of the validation queries' nearest neighbours.
@@ -129,34 +103,30 @@ class ExtractorModule(ScheduledModule):
         figures["validation_within_5m"] = float((distance <= 5.0).mean())
         return figures, float(np.minimum(distance, 20.0).mean())
 
-    @torch.no_grad()
-    def validate_frames(self) -> tuple[np.ndarray, np.ndarray]:
+    def validate_frames(self) -> tuple[Array, Array]:
         """Translation (m) and rotation (deg) errors of the validation queries' nearest neighbours."""
-        extractor = self.exported
-        was_training = extractor.training
-        extractor.eval()
-        errors = []
+        errors = [np.zeros((0, 2))]
         known: dict[int, Tensor] = {}  # the same queries stand in several sets
-        for pair in self._validation:
-            queries = _thinned(pair.queries, self.settings.validation_frames)
-            if id(pair.queries) not in known:
-                known[id(pair.queries)] = self._describe(queries)
-            references = _thinned(pair.references, self.settings.validation_references)
-            found = self._describe(references)
-            errors.append(nearest_pose_errors(known[id(pair.queries)], queries, found, references))
-        extractor.train(was_training and extractor is self.extractor)
-        table = np.concatenate(errors) if errors else np.zeros((0, 2))
+        with self.evaluated() as extractor:
+            for pair in self._validation:
+                queries = _thinned(pair.queries, self.settings.validation_frames)
+                if id(pair.queries) not in known:
+                    known[id(pair.queries)] = self._describe(extractor, queries)
+                references = _thinned(pair.references, _VALIDATION_REFERENCES)
+                found = self._describe(extractor, references)
+                errors.append(nearest_pose_errors(known[id(pair.queries)], queries, found, references))
+        table = np.concatenate(errors)
         return table[:, 0], table[:, 1]
 
-    def _describe(self, frames: FrameSet) -> Tensor:
+    def _describe(self, extractor: Extractor, frames: FrameSet) -> Tensor:
         rows = []
         for start in range(0, len(frames), 64):
             images = torch.from_numpy(np.array(frames.images[start : start + 64])).permute(0, 3, 1, 2).to(self.device)
-            rows.append(self.exported(self.preprocess.normalize(images)).float())
+            rows.append(extractor(self.preprocess.normalize(images)).float())
         return torch.cat(rows)
 
 
-def nearest_pose_errors(queries: Tensor, query_frames: FrameSet, references: Tensor, frames: FrameSet) -> np.ndarray:
+def nearest_pose_errors(queries: Tensor, query_frames: FrameSet, references: Tensor, frames: FrameSet) -> Array:
     """``(Q, 2)`` errors (m, deg) of taking the pose of the reference whose descriptor is nearest (L2).
 
     :param queries: ``(Q, D)`` descriptors of ``query_frames``; ``references`` ``(M, D)`` of ``frames``.

@@ -9,23 +9,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Literal
 
-import lightning
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
 
 from vloc_ros.errors import ConfigError, DatasetError
 from vloc_ros.geometry.torch_ops import rotation_angle_quaternion
 from vloc_ros.geometry.vectors import to_vectors
 from vloc_ros.settings import ranged
 from vloc_train.training.augment import AugmentSettings, augment
-from vloc_train.training.frames import FrameSet, keyed_rng, one_thread
+from vloc_train.training.frames import FrameSet, keyed_rng
+from vloc_train.training.sampling import BatchSampler, KeyedDataset
 
-__all__ = ["Batch", "GroupSampler", "KeyedImages", "SamplingSettings", "TrainingImages", "pairs_of", "triplets_of"]
+__all__ = ["Batch", "GroupSampler", "KeyedImages", "SamplingSettings", "pairs_of", "triplets_of"]
 
 
 @dataclass(frozen=True)
@@ -93,19 +92,23 @@ class Item:
     frame: int
 
 
-class KeyedImages(Dataset[tuple[Tensor, Tensor, int, int]]):
-    """Augmented frames of drives; an :class:`Item` always gives the same image, whatever process asks for it.
+class KeyedImages(KeyedDataset[Batch]):
+    """Augmented frames of drives; a key is an :class:`Item`.
 
     :param drives: frames of each drive; drives of one place have the same ``scene``.
     """
 
-    def __init__(self, drives: Sequence[FrameSet], augmentation: AugmentSettings, seed: int) -> None:
-        self.drives, self.augmentation, self.seed = list(drives), augmentation, seed
+    def __init__(
+        self, drives: Sequence[FrameSet], sampling: SamplingSettings, augmentation: AugmentSettings, seed: int
+    ) -> None:
+        super().__init__(sampling.batch_size, seed)
+        self.drives, self.sampling, self.augmentation = list(drives), sampling, augmentation
         names = sorted({d.scene for d in drives})
         self.places = [names.index(d.scene) for d in drives]
 
-    def __len__(self) -> int:
-        return sum(len(d) for d in self.drives)
+    def sizes(self) -> list[int]:
+        """See :class:`KeyedDataset`."""
+        return [len(d) for d in self.drives]
 
     def __getitem__(self, item: Item) -> tuple[Tensor, Tensor, int, int]:
         rng = keyed_rng(self.seed, 1, item.epoch, item.step, item.slot)
@@ -115,21 +118,22 @@ class KeyedImages(Dataset[tuple[Tensor, Tensor, int, int]]):
         )
         return image, torch.from_numpy(to_vectors(T)), self.places[item.drive], item.group
 
-    @staticmethod
-    def collate(rows: list[tuple[Tensor, Tensor, int, int]]) -> Batch:
+    def collate(self, rows: list[tuple[Tensor, Tensor, int, int]]) -> Batch:
         """Rows to a batch."""
         images, poses, places, groups = zip(*rows, strict=True)
         return Batch(torch.stack(images), torch.stack(poses), torch.tensor(places), torch.tensor(groups))
 
+    def sampler(self, rank: int = 0, world: int = 1, position: Callable[[], int] | None = None) -> GroupSampler:
+        """See :class:`KeyedDataset`."""
+        return GroupSampler(self.drives, self.sampling, self.seed, rank, world, position)
 
-class GroupSampler(Sampler[list[Item]]):
+
+class GroupSampler(BatchSampler[Item]):
     """Batches of neighbourhoods: frames in an order keyed by (seed, epoch), each with some neighbours.
 
     An epoch is as many images as there are frames, each frame being the first of its neighbourhood at most once.
     Processes that share a batch take whole neighbourhoods.
 
-    :param position: steps that the whole run has taken, so that a resumed run goes on with the batch that came next;
-        without it ``epoch`` counts.
     :raises DatasetError: the processes cannot share a batch.
     """
 
@@ -142,8 +146,8 @@ class GroupSampler(Sampler[list[Item]]):
         world: int = 1,
         position: Callable[[], int] | None = None,
     ) -> None:
-        self.settings, self.seed, self.rank, self.world, self.position = settings, seed, rank, world, position
-        self.groups = settings.batch_size // settings.group_size
+        super().__init__(seed, rank, world, position)
+        self.settings, self.groups = settings, settings.batch_size // settings.group_size
         if self.groups % world:
             raise DatasetError(
                 f"expected a multiple of the {world} processes as neighbourhoods in a batch, found {self.groups}; "
@@ -155,20 +159,15 @@ class GroupSampler(Sampler[list[Item]]):
         self._place = np.concatenate([np.full(len(d), names.index(d.scene)) for d in drives])
         T = np.concatenate([d.T_map_cam for d in drives])
         self._position, self._rotation = T[:, :3, 3], T[:, :3, :3]
-        self.epoch = 0
 
     def __len__(self) -> int:
         return max(1, -(-len(self._drive) // self.settings.batch_size))
 
-    def set_epoch(self, epoch: int) -> None:
-        """The epoch to iterate over next, where no ``position`` decides."""
-        self.epoch = epoch
-
-    def __iter__(self) -> Iterator[list[Item]]:
-        epoch, done = divmod(self.position(), len(self)) if self.position else (self.epoch, 0)
+    def batches(self, epoch: int, first: int = 0) -> Iterator[list[Item]]:
+        """See :class:`BatchSampler`."""
         order = keyed_rng(self.seed, 0, epoch).permutation(len(self._drive))
         anchors = np.resize(order, len(self) * self.groups)
-        for step in range(done, len(self)):
+        for step in range(first, len(self)):
             items: list[Item] = []
             for group in range(self.rank, self.groups, self.world):
                 rng = keyed_rng(self.seed, 2, epoch, step, group)
@@ -243,35 +242,3 @@ def triplets_of(poses: Tensor, place: Tensor, group: Tensor, settings: SamplingS
     valid = negative[q[:, None], turned]
     n = turned.gather(1, valid.int().argmax(dim=1, keepdim=True))[:, 0]
     return torch.stack([q, p, n], dim=-1)[valid.any(dim=1)]
-
-
-class TrainingImages(lightning.LightningDataModule):
-    """The training images as Lightning wants them."""
-
-    def __init__(
-        self,
-        drives: Sequence[FrameSet],
-        sampling: SamplingSettings,
-        augmentation: AugmentSettings,
-        seed: int,
-        workers: int = 0,
-    ) -> None:
-        super().__init__()
-        self.images, self.sampling, self.workers = KeyedImages(drives, augmentation, seed), sampling, workers
-
-    def train_dataloader(self) -> DataLoader[Batch]:
-        trainer = self.trainer
-        rank, world = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
-        position = (lambda: int(trainer.global_step)) if trainer else None
-        images = self.images
-        return DataLoader(
-            cast(Any, images),
-            batch_sampler=GroupSampler(images.drives, self.sampling, images.seed, rank, world, position),
-            collate_fn=images.collate,
-            num_workers=self.workers,
-            worker_init_fn=one_thread,
-            # Never fork: OpenCV's and OpenMP's threads do not exist in the copy, which then waits for them forever.
-            multiprocessing_context="spawn" if self.workers else None,
-            persistent_workers=self.workers > 0,
-            pin_memory=torch.cuda.is_available(),
-        )

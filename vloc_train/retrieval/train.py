@@ -1,107 +1,127 @@
-"""One training run of an extractor, from recorded drives to a calibrated retrieval map."""
+"""What an extractor brings to a training run: its start, its batches, what validation compares, and its database."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
+import numpy as np
 import torch
 
-from vloc_ros.datasets import PosedSequence
+from vloc_ros.errors import DatasetError
+from vloc_ros.images.preprocess import Preprocess
 from vloc_ros.localizers.retrieval.descriptor import Descriptor, preprocess_for
 from vloc_ros.localizers.retrieval.extractors import Extractor
-from vloc_ros.maps import MapBundle, read_map
-from vloc_ros.maps.writer import check_target
-from vloc_train.retrieval.build import build_retrieval_map, check_cameras
-from vloc_train.retrieval.fitting import HeldOut, check_trainable, train_extractor
-from vloc_train.retrieval.settings import PRESETS, TrainSettings, preset
-from vloc_train.training.frames import FrameSet, cache_drives, hold_out, join
-from vloc_train.training.provenance import frame_id_of, provenance
-from vloc_train.training.registry import Trainer
-from vloc_train.training.run import RunOptions, claim, identity_of, training_device
+from vloc_train.retrieval.clusters import fit_extractor_whitening, initialise_clusters, untrained_extractor
+from vloc_train.retrieval.database import retrieval_contents
+from vloc_train.retrieval.module import ExtractorModule, ValidationSet
+from vloc_train.retrieval.sampling import KeyedImages
+from vloc_train.retrieval.settings import TrainSettings
+from vloc_train.training.frames import FrameSet
+from vloc_train.training.recipe import Contents, HeldOut, Job, Trainer
+from vloc_train.training.sampling import TrainingData
 
-__all__ = ["TRAINER", "train_retrieval"]
+__all__ = ["TRAINER", "check_trainable", "train_extractor", "validation_sets"]
 
 
-def train_retrieval(
-    scenes: Mapping[str, Sequence[PosedSequence]],
-    out: Path,
-    settings: TrainSettings,
-    options: RunOptions | None = None,
-    calibration: Mapping[str, Sequence[PosedSequence]] | None = None,
-    work_dir: Path | None = None,
-    about: Mapping[str, Any] | None = None,
-    extractor: Path | None = None,
-) -> MapBundle:
-    """Train an extractor and write a map whose database holds the training drives.
+class RetrievalTrainer(Trainer[TrainSettings]):
+    """Images of different scenes are taken to share nothing. The database holds the training drives.
 
-    :param scenes: drives by scene name; the first scene's camera is the map's. Images of different scenes are taken to
-        share nothing.
-    :param out: the map to write; an existing one is replaced at the very end only.
-    :param calibration: other drives by scene, for validation and calibration; without them every
-        ``settings.hold_out``-th frame is kept out of training for it.
-    :param work_dir: caches, logs and checkpoints (default: ``<out>.work`` beside the map).
-    :param about: more fields for the map's provenance.
-    :param extractor: a map with the extractor to start from; its network takes the place of ``settings.extractor``.
-    :raises TrainingError: the working directory belongs to a run with other settings.
-    :raises DatasetError: no usable frames, or nothing to make triplets of.
-    :raises MapError: something else than a map is at ``out``.
+    A map with an extractor to start from brings its network in place of ``settings.extractor``.
     """
-    options = options or RunOptions()
-    device = training_device(options)
-    check_target(out, overwrite=True)  # now, not after the training
-    work = work_dir or out.with_name(out.name + ".work")
-    start: Extractor | None = None
-    preprocess = preprocess_for(settings.extractor)
-    origin: dict[str, str] = {}
-    if extractor is not None:
-        bundle = read_map(extractor)
-        stored = Descriptor.from_bundle(bundle, torch.device("cpu"))
-        start = stored.trainable_copy()
+
+    backend = "retrieval"
+    settings_class = TrainSettings
+    takes = "any"
+
+    def prepare(self, job: Job[TrainSettings]) -> Preprocess:
+        if job.extractor is None:
+            return preprocess_for(job.settings.extractor)
+        stored = Descriptor.from_bundle(job.extractor, torch.device("cpu"))
+        job.notes["started_from"] = {"map": job.extractor.path.name, "extractor": stored.identity}
         # The loss decides whether descriptors are of unit length; the weights are the same either way.
-        start.settings = replace(stored.settings, normalise=settings.extractor.normalise)
-        settings, preprocess = replace(settings, extractor=start.settings), stored.preprocess
-        origin = {"map": bundle.path.name, "extractor": stored.identity}
-    claim(work, identity_of(settings.to_mapping(), scenes, calibration, started_from=origin), options.resume)
-    training: list[FrameSet] = []
-    held_out: list[HeldOut] = []
-    for name, sequences in scenes.items():
-        drives = cache_drives(sequences, preprocess, work, name)
-        if calibration and calibration.get(name):
-            training += drives
-            held_out += [HeldOut(d) for d in cache_drives(calibration[name], preprocess, work, name)]
-        else:
-            for drive in drives:
-                kept, held = hold_out(drive, settings.hold_out)
-                training.append(kept)
-                held_out.append(HeldOut(held, len(training) - 1))
-    check_cameras([*training, *(h.frames for h in held_out)], preprocess)
-    check_trainable(training, settings)
-    trained, seconds = train_extractor(training, held_out, settings, preprocess, options, work, start)
-    if trained is None:  # another process than the first of a distributed run
-        raise SystemExit(0)
-    made = provenance(
-        scenes,
-        settings.to_mapping(),
-        frames={name: sum(len(d) for d in training if d.scene == name) for name in scenes},
-        calibration_data={n: [s.name for s in v] for n, v in (calibration or {}).items()} or "held-out frames",
-        training_minutes=round(seconds / 60.0, 2),
-        **({"started_from": origin} if origin else {}),
-        **(about or {}),
-    )
-    return build_retrieval_map(
-        out,
-        Descriptor(trained.to(device), preprocess, device),
-        training,
-        [join([h.frames for h in held_out if h.frames.scene == name]) for name in scenes],
-        settings.database,
-        settings.retrieval,
-        provenance=made,
-        frame_id=frame_id_of(scenes),
-        work=work,
-    )
+        own = replace(stored.settings, normalise=job.settings.extractor.normalise)
+        job.settings = replace(job.settings, extractor=own)
+        return stored.preprocess
+
+    def make(self, job: Job[TrainSettings]) -> Contents:
+        start = None
+        if job.extractor is not None:
+            start = Descriptor.from_bundle(job.extractor, torch.device("cpu")).trainable_copy()
+            start.settings = job.settings.extractor
+        descriptor = Descriptor(train_extractor(job, start).to(job.device), job.preprocess, job.device)
+        return retrieval_contents(descriptor, job.training, job.settings.retrieval, job.settings.database)
 
 
-TRAINER = Trainer(PRESETS, preset, train_retrieval)
+def check_trainable(drives: Sequence[FrameSet], settings: TrainSettings) -> None:
+    """:raises DatasetError: too few frames, or one place without negatives for a triplet loss."""
+    total = sum(len(d) for d in drives)
+    if total < 2:
+        raise DatasetError(f"expected at least 2 frames to train on, found {total}")
+    alone = len({d.scene for d in drives}) == 1
+    if settings.loss.kind != "triplet" or not alone:
+        return
+    if settings.sampling.negative_m is None:
+        raise DatasetError(
+            "triplet loss: expected images of several places (--data PLACE=DRIVE), found one; give more, or say from "
+            "what distance on images of one place are negatives (sampling.negative_m)"
+        )
+    positions = np.concatenate([d.T_map_cam[:, :3, 3] for d in drives])
+    extent = float(np.linalg.norm(np.ptp(positions, axis=0)))
+    if extent <= settings.sampling.negative_m:
+        raise DatasetError(
+            f"triplet loss: expected images farther apart than sampling.negative_m {settings.sampling.negative_m:g} m, "
+            f"found a place of {extent:.1f} m"
+        )
+
+
+def validation_sets(training: Sequence[FrameSet], held_out: Sequence[HeldOut]) -> list[ValidationSet]:
+    """What validation finds among what: images across drives where there are several, so that light differs.
+
+    Frames of a held-out drive are found among the place's other held-out drives, else among its training drives. Frames
+    taken out of a training drive are found among the place's *other* training drives, else among the rest of their own.
+    One drive at a time: among all together the drive in the nearest lane and light answers, and weights that know
+    nothing across lanes look as good as weights that do (in the town they were taken, and of the query drive's nearest
+    neighbours 15 % instead of 1 % lay more than 10 m away).
+    """
+    sets = []
+    for held in held_out:
+        scene = held.frames.scene
+        others = [h.frames for h in held_out if h is not held and h.drive is None and h.frames.scene == scene]
+        known = [d for i, d in enumerate(training) if i != held.drive and d.scene == scene]
+        references = (others if held.drive is None else []) or known
+        if not references and held.drive is not None:
+            references = [training[held.drive]]
+        if len(held.frames):
+            sets += [ValidationSet(held.frames, one) for one in references if len(one)]
+    return sets
+
+
+def train_extractor(job: Job[TrainSettings], start: Extractor | None = None) -> Extractor:
+    """Train without writing a map.
+
+    :param start: an extractor to go on from, which is changed; without it ``settings.pretrained`` decides.
+    :return: the extractor of the best validation, with its whitening.
+    """
+    settings = job.settings
+    check_trainable(job.training, settings)
+    sample = (job.training, job.preprocess, settings.fit_images, settings.seed, job.device)
+    extractor = start
+    if extractor is None:
+        # What comes from a server is in the checkpoint already.
+        weights = False if job.resumes and settings.pretrained is True else settings.pretrained
+        extractor = untrained_extractor(settings.extractor, weights)
+        if extractor.needs_whitening:  # it is fitted to what training leaves; until then there is none
+            extractor = untrained_extractor(replace(settings.extractor, whiten=None), weights)
+        if not job.resumes:
+            initialise_clusters(extractor, *sample)
+    module = ExtractorModule(extractor, settings, job.preprocess, validation_sets(job.training, job.held))
+    images = KeyedImages(job.training, settings.sampling, settings.augment, settings.seed)
+    job.fit(module, TrainingData(images, job.options.workers))
+    best: Extractor = module.best()
+    if settings.extractor.whiten is not None:
+        fit_extractor_whitening(best, settings.extractor.whiten, *sample)
+    return best
+
+
+TRAINER = RetrievalTrainer()

@@ -68,13 +68,13 @@ def _street_parallax(camera: CameraModel, height_m: float, half_width_m: float) 
     x = np.abs((np.arange(camera.width) - camera.cx) / camera.fx)[None, :]
     y = (np.arange(camera.height) - camera.cy)[:, None] / camera.fy
     inverse_depth = np.maximum(np.maximum(y / height_m, x / half_width_m), 1.0 / _FAR_M)
-    return (camera.fx * inverse_depth).astype(np.float32)
+    return np.asarray(camera.fx * inverse_depth, dtype=np.float32)
 
 
 def virtual_step(image: RgbImage, camera: CameraModel, step_m: float, settings: AugmentSettings) -> RgbImage:
     """About what the same camera would see after a step of ``step_m`` to its right, if it stood in a street."""
     parallax = _street_parallax(camera, settings.camera_height_m, settings.street_half_width_m)
-    rows, columns = np.indices(parallax.shape, dtype=np.float32)
+    rows, columns = (np.asarray(axis, dtype=np.float32) for axis in np.indices(parallax.shape, dtype=np.float32))
     source = columns + np.float32(step_m) * parallax
     out = cv2.remap(image, source, rows, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     return np.asarray(out, dtype=np.uint8)

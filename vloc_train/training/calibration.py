@@ -65,25 +65,18 @@ def simulated_prior(truth: Array, rng: np.random.Generator, kind: SimulatedPrior
 
 
 def calibrate_scenes(
-    localizer: Localizer,
-    held_out: Sequence[FrameSet],
-    names: Sequence[str],
-    prior: bool = False,
-    seed: int = 0,
-    repeats: int = 1,
+    localizer: Localizer, held_out: Sequence[FrameSet], seed: int = 0, repeats: int = 1
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Localize the held-out frames of every scene; return the manifest's ``calibration`` and ``validation`` sections.
 
     Scenes with too few held-out frames stay uncalibrated, and say so. A localizer that needs a prior gets a simulated
-    one (:class:`~vloc_ros.localizers.base.SimulatedPrior`).
+    one (:class:`~vloc_ros.localizers.base.SimulatedPrior`); one whose statistics a prior changes gets every frame a
+    second time from one; one without statistics is validated alone.
 
     :param localizer: over the map as it will be, without calibration.
-    :param names: the diagnostics of an estimate that the covariance is made from.
-    :param prior: localize every frame a second time from a simulated prior, for backends whose search starts
-        elsewhere then and leaves other traces of its certainty.
     :param repeats: how often a localizer that needs a prior is asked each frame, from another prior each time.
     """
-    return calibrate_folds(((localizer, frames) for frames in held_out), names, prior, seed, repeats)
+    return calibrate_folds(((localizer, frames) for frames in held_out), seed, repeats)
 
 
 @dataclass
@@ -92,27 +85,23 @@ class _SceneSample:
 
     free: _Sample
     guided: _Sample
+    prior: bool
     scores: list[float] = field(default_factory=list)
     errors: list[Array] = field(default_factory=list)
 
 
 def calibrate_folds(
-    folds: Iterable[tuple[Localizer, FrameSet]],
-    names: Sequence[str],
-    prior: bool = False,
-    seed: int = 0,
-    repeats: int = 1,
+    folds: Iterable[tuple[Localizer, FrameSet]], seed: int = 0, repeats: int = 1
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """As :func:`calibrate_scenes`, with maps that lack other frames each: their held-out frames count together.
 
-    :param folds: localizers and the frames that their maps lack; asked for one at a time.
+    :param folds: localizers of one backend and the frames that their maps lack; asked for one at a time.
     """
     rng = np.random.default_rng(seed)
     samples: dict[str, _SceneSample] = {}
     for localizer, frames in folds:
-        sample = samples.setdefault(
-            frames.scene, _SceneSample(*(_Sample(names, localizer.whitening) for _ in range(2)))
-        )
+        free, guided = (_Sample(localizer.statistics, localizer.whitening) for _ in range(2))
+        sample = samples.setdefault(frames.scene, _SceneSample(free, guided, localizer.prior_changes_statistics))
         asked = np.repeat(np.arange(len(frames)), repeats if localizer.needs_prior else 1)
         for index, truth in zip(asked, frames.T_map_cam[asked], strict=True):
             image, stamp = np.array(frames.images[int(index)]), int(frames.stamps_ns[index])
@@ -120,38 +109,43 @@ def calibrate_folds(
             estimate = localizer.localize(Query(image, frames.camera, stamp, start, frames.scene))
             sample.errors.append(pose_error(estimate.T_map_cam, truth))
             sample.scores.append(estimate.score if sample.free.add(estimate, truth) else np.nan)
-            if prior:
+            if sample.prior:
                 guess = simulated_prior(truth, rng, localizer.simulated_prior)
                 sample.guided.add(localizer.localize(Query(image, frames.camera, stamp, guess, frames.scene)), truth)
     calibration: dict[str, Any] = {}
     validation: dict[str, Any] = {}
     for scene, sample in samples.items():
-        if not sample.scores:
-            continue
-        errors = np.asarray(sample.errors)
-        validation[scene] = describe_errors(errors)
-        try:
-            models = {"covariance": sample.free.fit(), **({"covariance_prior": sample.guided.fit()} if prior else {})}
-        except CalibrationError as problem:
-            validation[scene]["calibration"] = f"none: {problem}"
-            continue
-        if not prior:
-            models["covariance_prior"] = models["covariance"]
-        distance = np.linalg.norm(errors[:, :3], axis=1)
-        near = distance <= max(2.0, 3.0 * float(np.median(distance)))
-        good = np.asarray(sample.scores)[near & np.isfinite(sample.scores)]
-        if not len(good):
-            validation[scene]["calibration"] = "none: no held-out frame was localized well"
-            continue
-        calibration[scene] = {
-            **models,
-            "score_mean": float(good.mean()),
-            "score_spread": float(max(good.std(), 1e-3)),
-            # Half of what the weakest good frame scored: below it a frame does not look like this map.
-            "min_score": float(0.5 * np.quantile(good, 0.01)),
-            "lowest_score": float(good.min()),
-        }
+        if sample.scores:
+            validation[scene], found = _scene_sections(sample)
+            if found is not None:
+                calibration[scene] = found
     return calibration, validation
+
+
+def _scene_sections(sample: _SceneSample) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """A scene's ``validation`` and ``calibration``; None where it cannot be calibrated."""
+    errors = np.asarray(sample.errors)
+    told = describe_errors(errors)
+    if not sample.free.names:
+        return told, None
+    try:
+        models = {"covariance": sample.free.fit()}
+        models["covariance_prior"] = sample.guided.fit() if sample.prior else models["covariance"]
+    except CalibrationError as problem:
+        return {**told, "calibration": f"none: {problem}"}, None
+    distance = np.linalg.norm(errors[:, :3], axis=1)
+    near = distance <= max(2.0, 3.0 * float(np.median(distance)))
+    good = np.asarray(sample.scores)[near & np.isfinite(sample.scores)]
+    if not len(good):
+        return {**told, "calibration": "none: no held-out frame was localized well"}, None
+    return told, {
+        **models,
+        "score_mean": float(good.mean()),
+        "score_spread": float(max(good.std(), 1e-3)),
+        # Half of what the weakest good frame scored: below it a frame does not look like this map.
+        "min_score": float(0.5 * np.quantile(good, 0.01)),
+        "lowest_score": float(good.min()),
+    }
 
 
 def recalibrate(
@@ -178,9 +172,7 @@ def recalibrate(
             raise ConfigError(f"{source}: backend {bundle.manifest.backend!r} has no covariance to calibrate")
         with tempfile.TemporaryDirectory() as folder:
             frames = [cache_frames(drives_of, preprocess, Path(folder), name) for name, drives_of in named.items()]
-            calibration, validation = calibrate_scenes(
-                localizer, frames, localizer.statistics, localizer.prior_changes_statistics
-            )
+            calibration, validation = calibrate_scenes(localizer, frames)
     for name, found in validation.items():
         if "calibration" in found:
             raise CalibrationError(f"scene {name!r}: {found['calibration']}; use a longer drive")

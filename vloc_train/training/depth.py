@@ -10,9 +10,9 @@ import numpy.typing as npt
 
 from vloc_ros.datasets import PosedSequence
 from vloc_ros.errors import DatasetError
-from vloc_train.camnet.similarity import grid_pixels
+from vloc_ros.types import Array, CameraModel
 
-__all__ = ["DepthSource", "depth_grids", "has_depth"]
+__all__ = ["DepthSource", "depth_grids", "grid_pixels", "has_depth"]
 
 
 @runtime_checkable
@@ -29,6 +29,13 @@ class DepthSource(Protocol):
 def has_depth(sequences: Sequence[PosedSequence]) -> bool:
     """Whether every drive has depth."""
     return bool(sequences) and all(isinstance(s.source, DepthSource) for s in sequences)
+
+
+def grid_pixels(camera: CameraModel, n: int = 10) -> Array:
+    """(n * n, 2) pixel positions (column, row): the centres of n x n equal cells of the image, row by row."""
+    u = (np.arange(n) + 0.5) * camera.width / n - 0.5
+    v = (np.arange(n) + 0.5) * camera.height / n - 0.5
+    return np.stack(np.meshgrid(u, v), axis=-1).reshape(-1, 2)
 
 
 def depth_grids(sequences: Sequence[PosedSequence], grid: int) -> npt.NDArray[np.float32]:

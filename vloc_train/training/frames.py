@@ -16,18 +16,19 @@ from vloc_ros.datasets.sequence import PosedSequence
 from vloc_ros.errors import DatasetError
 from vloc_ros.images.preprocess import Preprocess
 from vloc_ros.images.rectify import Rectifier
+from vloc_ros.settings import ranged
 from vloc_ros.types import Array, CameraModel
 
 __all__ = [
+    "DatabaseChoice",
     "FrameSet",
     "MappedImages",
     "cache_drives",
     "cache_frames",
-    "hold_out",
-    "is_held_out",
     "join",
     "keyed_rng",
     "one_thread",
+    "spaced",
 ]
 
 
@@ -148,7 +149,7 @@ def cache_frames(
         folder.mkdir(parents=True, exist_ok=True)
         # Processes that start together each write their own and rename the same content.
         partial = file.with_suffix(f".partial-{os.getpid()}.npy")
-        images = np.lib.format.open_memmap(partial, mode="w+", dtype=np.uint8, shape=shape)  # type: ignore[no-untyped-call]
+        images = np.lib.format.open_memmap(partial, mode="w+", dtype=np.uint8, shape=shape)
         try:
             row = 0
             for sequence, rectifier in zip(sequences, rectifiers, strict=True):
@@ -186,12 +187,29 @@ def _digest(
     return digest.hexdigest()[:16]
 
 
-def is_held_out(number: npt.NDArray[np.int64], every: int) -> npt.NDArray[np.bool_]:
-    """Which frames by number are kept for validation and calibration: every n-th, none for 0."""
-    return np.asarray(number % every == every // 2 if every else np.zeros(len(number), dtype=bool))
+@dataclass(frozen=True)
+class DatabaseChoice:
+    """Which frames of a drive go into a map's database: all, or those that moved or turned enough since the last.
+
+    :param spacing_m: 0 takes all frames.
+    :param spacing_deg: a turn by this much is enough too; 0: only the way counts.
+    """
+
+    spacing_m: float = ranged(0.0, minimum=0.0)
+    spacing_deg: float = ranged(0.0, minimum=0.0, maximum=180.0)
 
 
-def hold_out(frames: FrameSet, every: int) -> tuple[FrameSet, FrameSet]:
-    """Split a scene into training frames and those that are held out."""
-    held = is_held_out(np.arange(len(frames)), every)
-    return frames.select(np.flatnonzero(~held)), frames.select(np.flatnonzero(held))
+def spaced(T_map_cam: npt.NDArray[np.float64], choice: DatabaseChoice) -> npt.NDArray[np.int64]:
+    """Numbers of the frames of a drive that moved or turned enough since the last one taken; the first is taken."""
+    if choice.spacing_m == 0:
+        return np.arange(len(T_map_cam))
+    taken: list[int] = []
+    for index, T in enumerate(T_map_cam):
+        if taken:
+            last = T_map_cam[taken[-1]]
+            angle = np.degrees(np.arccos(np.clip((np.einsum("ij,ij->", T[:3, :3], last[:3, :3]) - 1) / 2, -1, 1)))
+            moved = np.linalg.norm(T[:3, 3] - last[:3, 3]) >= choice.spacing_m
+            if not moved and not (choice.spacing_deg and angle >= choice.spacing_deg):
+                continue
+        taken.append(index)
+    return np.asarray(taken, dtype=np.int64)

@@ -8,10 +8,12 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 import vloc_ros
 from vloc_ros.datasets import PosedSequence
 from vloc_ros.maps import Scene
-from vloc_ros.types import Array
 
 __all__ = ["commit", "frame_id_of", "provenance", "scene_of"]
 
@@ -52,7 +54,7 @@ def frame_id_of(scenes: Mapping[str, Sequence[PosedSequence]]) -> str:
     return ids.pop() if len(ids) == 1 else "map"
 
 
-def scene_of(name: str, positions: Array, frame_id: str = "map") -> Scene:
+def scene_of(name: str, positions: npt.NDArray[np.floating[Any]], frame_id: str = "map") -> Scene:
     """A manifest's scene over the box of ``(N, 3)`` positions."""
-    low, high = positions.min(axis=0), positions.max(axis=0)
-    return Scene(name, frame_id, tuple(map(float, low)), tuple(map(float, high)))
+    (x, y, z), (X, Y, Z) = positions.min(axis=0), positions.max(axis=0)
+    return Scene(name, frame_id, (float(x), float(y), float(z)), (float(X), float(Y), float(Z)))

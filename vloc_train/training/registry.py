@@ -1,17 +1,20 @@
-"""Which backends can be trained, and which maps are built without training: static tables of lazy imports."""
+"""Which backends can be trained, and which maps are built without training.
+
+The tables hold this project's own, imported when they are asked for. Other packages add theirs through the entry-point
+group ``vloc_ros.trainers``: the name of a backend, and an object of a :class:`~vloc_train.training.recipe.Trainer`.
+"""
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 from vloc_ros.errors import ConfigError
-from vloc_ros.maps import MapBundle
+from vloc_ros.plugins import PluginGroup
+from vloc_train.training.recipe import Trainer
 
-__all__ = ["BUILDERS", "TRAINERS", "Trainer", "find", "maker_for"]
+__all__ = ["BUILDERS", "GROUP", "TRAINERS", "find", "maker_for"]
 
+GROUP = "vloc_ros.trainers"
 #: ``vloc train BACKEND``.
 TRAINERS = {
     "imposing": "vloc_train.imposing.train:TRAINER",
@@ -30,34 +33,23 @@ BUILDERS = {
 }
 
 
-@dataclass(frozen=True)
-class Trainer:
-    """What makes a map of drives.
+def _wrong(made: Any) -> str | None:
+    return None if isinstance(made, Trainer) else f"expected an object of a Trainer class, found {made!r}"
 
-    :ivar presets: names of its settings, the default first.
-    :ivar settings: ``settings(preset, changes, where)`` makes them.
-    :ivar run: ``run(scenes, out, settings, options, calibration, work_dir, about, extractor)`` makes the map:
-        drives by scene, the map to write, settings, :class:`~vloc_train.training.run.RunOptions`, other drives by scene
-        for validation and calibration (or None), a working directory (or None: beside the map), more provenance (or
-        None), and a map that holds the extractor to start from (or None).
+
+def find(table: dict[str, str], backend: str, doing: str) -> Trainer[Any]:
+    """What ``table``, or another package, has for ``backend``.
+
+    :param doing: ``train`` or ``map build``, for the message. :raises ConfigError: there is none, or it does not fit.
     """
-
-    presets: tuple[str, ...]
-    settings: Callable[[str, dict[str, Any] | None, str], Any]
-    run: Callable[..., MapBundle]
-
-
-def find(table: dict[str, str], backend: str, doing: str) -> Trainer:
-    """The entry of ``table`` for ``backend``. :raises ConfigError: there is none."""
-    if backend not in table:
-        raise ConfigError(f"{doing}: expected a backend out of {', '.join(table)}, found {backend!r}")
-    module, _, name = table[backend].partition(":")
-    found = getattr(importlib.import_module(module), name)
-    assert isinstance(found, Trainer)
-    return found
+    reserved = tuple(name for name in {**TRAINERS, **BUILDERS} if name not in table)
+    if backend in reserved:
+        raise ConfigError(f"{doing}: expected one of {', '.join(table)}, found {backend!r}, which has no {doing}")
+    group = PluginGroup(GROUP, table, f"backend of {doing}", _wrong, reserved)
+    return group.load(backend)  # type: ignore[no-any-return]
 
 
-def maker_for(backend: str, preset: str | None = None, with_extractor: bool = False) -> Trainer:
+def maker_for(backend: str, preset: str | None = None, with_extractor: bool = False) -> Trainer[Any]:
     """What makes a map of this backend in one go: its builder where there is one and it has what it needs, else its
     trainer.
 
@@ -67,13 +59,11 @@ def maker_for(backend: str, preset: str | None = None, with_extractor: bool = Fa
     if backend not in BUILDERS:
         return find(TRAINERS, backend, "map build")
     builder = find(BUILDERS, backend, "map build")
+    if backend not in TRAINERS:
+        return builder
     # Without a trained network there is nothing to build with, but for public weights.
-    can_build = with_extractor or backend not in _BUILD_WITH_EXTRACTOR
+    can_build = with_extractor or builder.needs is None
     if can_build and (preset is None or preset in builder.presets):
         return builder
     trainer = find(TRAINERS, backend, "map build")
     return builder if preset is not None and preset not in trainer.presets else trainer
-
-
-#: Builders that are nothing without ``--extractor``.
-_BUILD_WITH_EXTRACTOR = ("camnet", "pixloc")

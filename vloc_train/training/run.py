@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 import warnings
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -17,9 +18,9 @@ import yaml
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, RichProgressBar
 from lightning.pytorch.loggers import CSVLogger
 
-from vloc_ros.datasets import PosedSequence
 from vloc_ros.errors import TrainingError
 from vloc_ros.localizers.device import has_fast_bfloat16
+from vloc_train.frame_choice.split import Split
 
 __all__ = [
     "RunOptions",
@@ -77,17 +78,15 @@ def use_half(precision: str, device: torch.device) -> bool:
     return precision == "bfloat16" or (precision == "auto" and has_fast_bfloat16(device))
 
 
-def identity_of(
-    settings: Mapping[str, Any],
-    scenes: Mapping[str, Sequence[PosedSequence]],
-    calibration: Mapping[str, Sequence[PosedSequence]] | None = None,
-    **more: Any,
-) -> dict[str, Any]:
+def identity_of(settings: Mapping[str, Any], splits: Mapping[str, Split], **more: Any) -> dict[str, Any]:
     """What a run is: another one must not continue its checkpoints."""
+    parts = {"data": {n: s.training for n, s in splits.items()}, "held_out": {n: s.held_out for n, s in splits.items()}}
     return {
         "settings": dict(settings),
-        "data": {n: [(s.name, len(s)) for s in v] for n, v in scenes.items()},
-        "calibration": {n: [(s.name, len(s)) for s in v] for n, v in (calibration or {}).items()},
+        **{
+            what: {n: [[s.name, len(s), zlib.crc32(s.stamps_ns.tobytes())] for s in drives] for n, drives in of.items()}
+            for what, of in parts.items()
+        },
         **more,
     }
 
@@ -175,6 +174,7 @@ def fit(
         train_time_interval=timedelta(minutes=options.checkpoint_minutes),
         enable_version_counter=False,
     )
+    strategy = "ddp_find_unused_parameters_true" if getattr(module, "partial_steps", False) else "ddp"
     progress: list[Callback] = [RichProgressBar(leave=True)] if options.progress else []
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
@@ -187,7 +187,7 @@ def fit(
         trainer = lightning.Trainer(
             accelerator="gpu" if device.type == "cuda" else "cpu",
             devices=options.devices,
-            strategy="ddp" if options.devices > 1 else "auto",
+            strategy=strategy if options.devices > 1 else "auto",
             precision="bf16-mixed" if half else "32-true",
             max_epochs=epochs,
             callbacks=[limit, *callbacks, checkpoint, *progress],

@@ -6,27 +6,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tiny_drive
+import tiny_job
 import torch
 
 from vloc_ros.errors import (
-    CalibrationError,
-    CameraMismatchError,
     ConfigError,
-    ImageError,
-    MapBackendError,
-    MapChecksumError,
     MapError,
-    MapNotFoundError,
     MapTensorError,
-    MapVersionError,
 )
 from vloc_ros.geometry.se3 import make_transform, nees, pose_error
-from vloc_ros.geometry.vectors import from_vectors
 from vloc_ros.localizers import load_localizer
 from vloc_ros.localizers.imposing.localizer import CANDIDATES_FILE, WEIGHTS_FILE
 from vloc_ros.localizers.imposing.network import ImPosingNetwork
-from vloc_ros.types import CameraModel, LocalizationState, PosePrior, Query
-from vloc_train.imposing.export import export_map
+from vloc_ros.types import CameraModel, PosePrior, Query
+from vloc_train.imposing.export import map_contents
 
 POSES = tiny_drive.circle(16, phase=0.17)
 
@@ -48,10 +41,8 @@ def localizer(town_map):
 def untrained(path: Path, scenes=("map",), calibration=None, **changes) -> Path:
     made = tiny_drive.settings(**changes)
     frames = [tiny_drive.frames(40, name, paint=i) for i, name in enumerate(scenes)]
-    export_map(
-        tiny_drive.network(made, frames), frames, made, tiny_drive.preprocess(), path, provenance={"data": "test"},
-        validation={}, calibration=calibration,
-    )  # fmt: skip
+    contents = map_contents(tiny_drive.network(made, frames), frames, made, tiny_drive.preprocess())
+    tiny_job.written(contents, "imposing", frames, tiny_drive.preprocess(), path, calibration=calibration or {})
     return path
 
 
@@ -68,20 +59,14 @@ def test_finds_cameras_between_the_training_frames(localizer):
         turned.append(np.degrees(np.linalg.norm(e[3:])))
         assert estimate.backend == "imposing" and estimate.map_id == localizer.map_id and estimate.scene == "map"
         assert 0.0 <= estimate.score <= 1.0 and estimate.stamp_ns == 100 + i
-        assert set(estimate.timings_ms) == {"encode", "search"}
+        assert set(estimate.timings_ms) == {"encode", "search", "assess"}
     assert np.median(errors) < 2.5 and max(errors) < 8.0 and np.median(turned) < 8.0
     assert np.mean(inside) >= 0.8
 
 
-def test_a_frame_depends_on_map_and_stamp_alone(localizer, town_map):
-    first = localizer.localize(query(3, stamp_ns=77))
-    localizer.localize(query(9, stamp_ns=78))
-    again = localizer.localize(query(3, stamp_ns=77))
-    elsewhere = load_localizer(town_map, "cpu").localize(query(3, stamp_ns=77))
-    np.testing.assert_array_equal(first.T_map_cam, again.T_map_cam)
-    np.testing.assert_array_equal(first.T_map_cam, elsewhere.T_map_cam)
-    np.testing.assert_array_equal(first.covariance, elsewhere.covariance)
-    assert not np.array_equal(first.T_map_cam, localizer.localize(query(3, stamp_ns=79)).T_map_cam)
+def test_another_stamp_draws_other_numbers(localizer):
+    first, other = (localizer.localize(query(3, stamp_ns=stamp)).T_map_cam for stamp in (77, 79))
+    assert not np.array_equal(first, other)
 
 
 def test_another_map_draws_other_numbers(tmp_path, town_map, localizer):
@@ -118,24 +103,6 @@ def test_another_resolution_of_the_same_lens(localizer):
     assert np.median(moved) < 0.4 and max(moved) < 2.0
 
 
-@pytest.mark.parametrize("factor", [0.8, 1.25])
-def test_another_field_of_view_is_refused(localizer, factor):
-    c = tiny_drive.CAMERA
-    with pytest.raises(CameraMismatchError, match="field of view"):
-        localizer.localize(query(camera=CameraModel(c.width, c.height, factor * c.fx, factor * c.fy, c.cx, c.cy)))
-
-
-def test_another_aspect_is_refused(localizer):
-    c = tiny_drive.CAMERA
-    with pytest.raises(CameraMismatchError):
-        localizer.localize(query(camera=CameraModel(c.width, 48, c.fx, c.fy, c.cx, 23.5)))
-
-
-def test_an_image_of_another_size_than_its_camera_is_refused(localizer):
-    with pytest.raises(ImageError, match="64x36"):
-        localizer.localize(Query(np.zeros((10, 10, 3), np.uint8), tiny_drive.CAMERA, 1))
-
-
 def test_a_prior_saves_steps_and_leads_to_the_same_place(localizer):
     covariance = np.diag([0.3**2, 0.3**2, 0.05**2, 0.005**2, 0.005**2, 0.02**2])
     near = POSES[2] @ make_transform(np.eye(3), np.array([0.2, 0.0, 0.3]))
@@ -166,8 +133,6 @@ def test_search_settings_may_change_at_run_time(town_map):
     assert [len(step.scores) for step in estimate.candidates] == [64, 64]
     more = load_localizer(town_map, "cpu", settings={"candidates": 200})
     assert [len(step.scores) for step in more.localize(query(), keep_candidates=True).candidates] == [128, 200, 200]
-    with pytest.raises(ConfigError, match="candidats"):
-        load_localizer(town_map, "cpu", settings={"candidats": 64})
 
 
 def test_bfloat16_is_a_setting_and_stays_close(town_map, localizer):
@@ -187,41 +152,10 @@ def test_grid_candidates_in_the_map(tmp_path):
     assert len(estimate.candidates[0].scores) == 48
 
 
-def test_warm_up_close_and_context(town_map):
-    with load_localizer(town_map, "cpu") as opened:
-        opened.warm_up()
-    opened.close()  # twice is harmless
+# -- state and covariance ---------------------------------------------------------------------------
 
 
-def test_transforms_of_pose_vectors():
-    vectors = torch.tensor([[1.0, 2.0, 3.0, 0.0, 0.0, np.sqrt(0.5), np.sqrt(0.5)]], dtype=torch.float64)
-    expected = [[0, -1, 0, 1], [1, 0, 0, 2], [0, 0, 1, 3], [0, 0, 0, 1]]
-    np.testing.assert_allclose(from_vectors(vectors)[0], expected, atol=1e-12)
-
-
-# -- verdict and covariance ---------------------------------------------------------------------------
-
-
-def test_an_uncalibrated_map_never_claims_to_be_localized(tmp_path):
-    found = load_localizer(untrained(tmp_path / "map"), "cpu").localize(query())
-    assert found.state is LocalizationState.DEGRADED
-    assert (np.sqrt(np.diag(found.covariance))[:2] >= 5.0).all()
-
-
-def test_the_verdict_follows_sigma(town_map, localizer):
-    plain = localizer.localize(query(1))
-    sigma = plain.diagnostics["position_sigma_m"]
-    assert sigma == pytest.approx(np.sqrt(np.linalg.eigvalsh(plain.covariance[:3, :3])[-1]))
-    states = {
-        "LOCALIZED": {"localized_sigma_m": 1.01 * sigma, "lost_sigma_m": 2 * sigma},
-        "DEGRADED": {"localized_sigma_m": 0.99 * sigma, "lost_sigma_m": 1.01 * sigma},
-        "LOST": {"localized_sigma_m": 0.5 * sigma, "lost_sigma_m": 0.99 * sigma},
-    }
-    for state, limits in states.items():
-        assert load_localizer(town_map, "cpu", settings=limits).localize(query(1)).state.value == state
-
-
-def test_the_verdict_follows_the_score(tmp_path, town_map, localizer):
+def test_the_state_follows_the_score(tmp_path, town_map, localizer):
     score = localizer.localize(query(1)).score
     wide = {"localized_sigma_m": 1e3, "lost_sigma_m": 1e4}
     for number, (least, state) in enumerate(
@@ -246,8 +180,6 @@ def test_two_scenes_named_and_unnamed(tmp_path):
     for name in ("north", "south"):
         assert found.localize(query(scene=name)).scene == name
     assert found.localize(query()).scene in ("north", "south")
-    with pytest.raises(ConfigError, match="north, south"):
-        found.localize(query(scene="east"))
     north, south = (found.image_vector(query().image_rgb, name) for name in ("north", "south"))
     assert not torch.equal(north, south)
 
@@ -330,43 +262,6 @@ def copy(tmp_path, town_map) -> Path:
     return Path(shutil.copytree(town_map, tmp_path / "copy"))
 
 
-@pytest.mark.parametrize("file", [WEIGHTS_FILE, CANDIDATES_FILE])
-def test_a_truncated_file(copy, file):
-    content = (copy / file).read_bytes()
-    (copy / file).write_bytes(content[: len(content) // 2])
-    with pytest.raises(MapChecksumError, match=file):
-        load_localizer(copy, "cpu")
-
-
-def test_an_altered_byte(copy):
-    content = bytearray((copy / WEIGHTS_FILE).read_bytes())
-    content[-7] ^= 1
-    (copy / WEIGHTS_FILE).write_bytes(bytes(content))
-    with pytest.raises(MapChecksumError, match="SHA-256"):
-        load_localizer(copy, "cpu")
-
-
-def test_a_missing_file(copy):
-    (copy / WEIGHTS_FILE).unlink()
-    with pytest.raises(MapNotFoundError, match=WEIGHTS_FILE):
-        load_localizer(copy, "cpu")
-    with pytest.raises(MapNotFoundError):
-        load_localizer(copy / "nowhere", "cpu")
-
-
-def test_a_map_of_another_version(copy):
-    tiny_drive.edited(copy, lambda m: m.update(format_version=99))
-    with pytest.raises(MapVersionError, match="99"):
-        load_localizer(copy, "cpu")
-
-
-def test_a_map_of_another_backend(copy):
-    tiny_drive.edited(copy, lambda m: m.update(backend="pixels"))
-    for backend in ("imposing", None):
-        with pytest.raises(MapBackendError, match="pixels"):
-            load_localizer(copy, "cpu", backend=backend)
-
-
 @pytest.mark.parametrize(
     "change",
     [
@@ -378,23 +273,11 @@ def test_a_map_of_another_backend(copy):
         lambda m: m["settings"]["network"].update(embed_dim=1 << 40),
         lambda m: m["settings"]["network"].update(hidden=65536, layers=64),
         lambda m: m["settings"]["network"].update(pool_grid=[4096, 4096]),
-        lambda m: m["settings"]["network"].update(surprise=1),
         lambda m: m["settings"]["search"].update(candidates="many"),
-        lambda m: m["settings"].update(network=[1, 2]),
-        lambda m: m["settings"].update(search=3),
-        lambda m: m["preprocessing"].update(width=0),
-        lambda m: m["preprocessing"].update(fit="stretch"),
-        lambda m: m["calibration"]["map"]["covariance"].pop("knots"),
-        lambda m: m["calibration"]["map"]["covariance"].update(shape=[[0.0] * 6] * 6),
-        lambda m: m["calibration"]["map"]["covariance"]["names"].__setitem__(0, "something"),
-        lambda m: m["calibration"].update(map=7),
-        lambda m: m["calibration"]["map"].update(min_score="high"),
-        lambda m: m["calibration"]["map"].update(score_mean=float("nan")),
-        lambda m: m["calibration"]["map"].update(covariance=[1]),
         lambda m: m["preprocessing"].clear(),
     ],
 )
 def test_a_manifest_that_does_not_make_sense(copy, change):
     tiny_drive.edited(copy, change)
-    with pytest.raises((MapError, ConfigError, CalibrationError), match=r"\w"):
+    with pytest.raises((MapError, ConfigError), match=r"\w"):
         load_localizer(copy, "cpu")

@@ -11,10 +11,8 @@ import torch
 
 import vloc_ros
 from vloc_ros.errors import (
-    CameraMismatchError,
     ConfigError,
     GeometryError,
-    ImageError,
     MapChecksumError,
     MapError,
     MapFormatError,
@@ -91,7 +89,7 @@ def test_refines_to_the_same_pose_from_everywhere_near(localizer):
         assert 0.5 < estimate.score <= 1.0
         check_covariance(estimate.covariance)
         np.testing.assert_allclose(estimate.T_map_cam, found[0].T_map_cam, atol=0.15)
-    assert set(found[0].timings_ms) == {"prior", "references", "features", "align", "verdict"}
+    assert set(found[0].timings_ms) == {"prior", "references", "features", "align", "assess"}
 
 
 def test_a_reference_image_is_found_exactly(bundle):
@@ -102,13 +100,6 @@ def test_a_reference_image_is_found_exactly(bundle):
     assert np.abs(error[:3]).max() < 5e-3 and np.abs(error[3:]).max() < 5e-4
     assert estimate.diagnostics["nearest_reference"] == 7.0 and len(estimate.candidates) == 6
     np.testing.assert_allclose(estimate.candidates[-1].T_map_cam[0], estimate.T_map_cam, atol=1e-6)
-
-
-def test_the_same_query_gives_the_same_estimate(localizer):
-    T = tiny_pixloc.lap(14, phase=0.02)[5]
-    query = asked(T, moved(T, 0.3))
-    first, second = (localizer.localize(query) for _ in range(2))
-    np.testing.assert_array_equal(first.T_map_cam, second.T_map_cam)
 
 
 def test_another_resolution_of_the_same_lens(localizer):
@@ -271,18 +262,6 @@ def test_an_image_without_texture(localizer):
 
 
 # -- cameras and images ---------------------------------------------------------------------------
-
-
-def test_other_cameras_are_refused(localizer):
-    T = tiny_pixloc.lap()[7]
-    for camera in (
-        CameraModel(128, 128, 84.0, 84.0, 63.5, 63.5),  # another aspect ratio
-        CameraModel(128, 72, 130.0, 130.0, 63.5, 35.5),  # another lens
-    ):
-        with pytest.raises(CameraMismatchError):
-            localizer.localize(asked(T, camera=camera, image=np.zeros((camera.height, 128, 3), np.uint8)))
-    with pytest.raises(ImageError):
-        localizer.localize(asked(T, image=np.zeros((50, 128, 3), np.uint8)))
 
 
 # -- geometry -------------------------------------------------------------------------------------

@@ -16,11 +16,11 @@ from vloc_ros.localizers.retrieval.descriptor import (
     EXTRACTOR_FILE,
     SECTION,
     Descriptor,
+    build_extractor,
     extractor_identity,
     load_extractor,
     preprocess_for,
 )
-from vloc_ros.localizers.retrieval.extractors import build_extractor
 from vloc_ros.localizers.retrieval.hub import TRUST_VARIABLE
 from vloc_ros.localizers.retrieval.settings import ExtractorSettings
 from vloc_ros.localizers.retrieval.whitening import fit_whitening

@@ -11,7 +11,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from vloc_ros.errors import ConfigError, VlocError
-from vloc_ros.localizers.retrieval.extractors import PooledExtractor, build_extractor, trainable
+from vloc_ros.localizers.retrieval.descriptor import build_extractor
+from vloc_ros.localizers.retrieval.extractors import PooledExtractor, trainable
 from vloc_ros.localizers.retrieval.hub import TRUST_VARIABLE
 from vloc_ros.localizers.retrieval.netvlad import NetVLAD
 from vloc_ros.localizers.retrieval.settings import ExtractorSettings
@@ -152,7 +153,7 @@ def test_weight_files_that_are_none(tmp_path: Path):
 def test_weights_of_another_network_are_refused(tmp_path: Path):
     path = tmp_path / "other.safetensors"
     save_file({"conv1.weight": torch.zeros(3, 3)}, str(path))
-    with pytest.raises(ConfigError, match=r"expected tensor 'conv1\.0\.weight' of shape .* found only conv1\.weight"):
+    with pytest.raises(ConfigError, match=r"with tensor 'conv1\.0\.weight' of shape .* found only conv1\.weight"):
         build_extractor(tiny(), path)
     state = timm.create_model("resnet10t", num_classes=5, **TINY).state_dict()
     save_file({**state, "layer5.0.weight": torch.zeros(3)}, str(path))

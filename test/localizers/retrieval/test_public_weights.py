@@ -11,10 +11,11 @@ from torch import nn
 from vloc_ros.errors import ConfigError
 from vloc_ros.images.preprocess import IMAGENET_MEAN, IMAGENET_STD
 from vloc_ros.localizers.retrieval.backbone import LocalFeatures
-from vloc_ros.localizers.retrieval.extractors import PooledExtractor, build_extractor
+from vloc_ros.localizers.retrieval.descriptor import build_extractor
+from vloc_ros.localizers.retrieval.extractors import PooledExtractor
 from vloc_ros.localizers.retrieval.public_weights import apply_public_weights, weights_form
 from vloc_ros.localizers.retrieval.settings import ExtractorSettings
-from vloc_ros.localizers.retrieval.weight_files import read_weight_file
+from vloc_ros.localizers.weights import read_weight_file
 
 C, K, D = 6, 3, 5
 AVERAGE = np.array([123.0, 117.0, 104.0])

@@ -8,10 +8,9 @@ import pytest
 import yaml
 
 from vloc_ros.maps import read_map
-from vloc_train.benchmark.mapped import reference_cameras
+from vloc_train.benchmark.maps import Steps, reference_cameras
 from vloc_train.benchmark.protocol import load, parse
 from vloc_train.benchmark.runner import evaluate_protocol
-from vloc_train.benchmark.steps import Steps
 from vloc_train.benchmark.table import write_table
 from vloc_train.training.run import RunOptions
 
@@ -41,6 +40,7 @@ BUILT = {
 PROTOCOL = {
     "name": "tiny",
     "baseline": "retrieval",
+    "untrained": [],
     "recall": [[0.05, 0.2]],
     "data": {
         "map": {"town": {**TOWN, "index": 0}},

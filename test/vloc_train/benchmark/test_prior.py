@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from vloc_ros.errors import ConfigError
 from vloc_ros.geometry.se3 import pose_error, se3_exp
 from vloc_ros.settings import settings_from_mapping
-from vloc_train.benchmark.prior import Prior, ReferencePrior
+from vloc_train.benchmark.splits import Prior, ReferencePrior
 
 N = 4000
 

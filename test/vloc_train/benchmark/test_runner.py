@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import json
 import shutil
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,8 +14,8 @@ import yaml
 from vloc_ros.errors import ConfigError, TrainingError, VlocError
 from vloc_ros.localizers import base as registry
 from vloc_ros.settings import settings_to_mapping
+from vloc_train.benchmark import maps as maps_module
 from vloc_train.benchmark import runner
-from vloc_train.benchmark import steps as steps_module
 from vloc_train.benchmark.command import evaluate
 from vloc_train.benchmark.protocol import parse
 from vloc_train.benchmark.runner import evaluate_protocol
@@ -29,6 +28,7 @@ PROTOCOL = {
     "name": "tiny",
     "title": "A tiny town",
     "baseline": "nearest",
+    "untrained": [],
     "data": {
         "map": {"town": {**TOWN, "index": 0, "lane_offset_m": 1.75}},
         "query": {"town": {**TOWN, "index": 1, "lane_offset_m": 0.5}},
@@ -201,8 +201,8 @@ def test_an_interruption_ends_everything(fresh, tmp_path):
 
 def test_the_time_of_an_interrupted_step_counts(fresh, tmp_path, monkeypatch):
     clock = iter(range(0, 100000, 100))
-    monkeypatch.setattr(steps_module.time, "perf_counter", lambda: float(next(clock)))
-    made = thumbnails.run
+    monkeypatch.setattr(maps_module.time, "perf_counter", lambda: float(next(clock)))
+    made = thumbnails.TRAINER.run
     broken = [True]
 
     def run_once_broken(*arguments, **options):
@@ -210,7 +210,7 @@ def test_the_time_of_an_interrupted_step_counts(fresh, tmp_path, monkeypatch):
             raise TrainingError("interrupted; the same command continues")
         return made(*arguments, **options)
 
-    monkeypatch.setattr(thumbnails, "TRAINER", replace(thumbnails.TRAINER, run=run_once_broken))
+    monkeypatch.setattr(thumbnails.TRAINER, "run", run_once_broken)
     with pytest.raises(TrainingError, match="interrupted"):
         run(protocol(), fresh, tmp_path / "a", ["full/nearest"])
     table = run(protocol(), fresh, tmp_path / "b", ["full/nearest"])
@@ -271,7 +271,7 @@ def test_queries_are_told_what_the_split_or_the_row_says(fresh, tmp_path):
     assert 6.0 <= rows["sparse", "nearby"]["localizer_median_translation_m"] <= 30.0 and ("sparse", "prior") not in rows
     text = write_table(table, made, {}, tmp_path / "out", plots=False).read_text()
     assert "within 1.5 m 5°" in text and "uniformly 1 to 2 m and 0 to 5 degrees, 2 times each" in text
-    assert "| nearest (no prior) |" in text and "| at least 0.9 | **no** |" in text
+    assert "| nearest (no prior) |" in text and "| at least 0.9 | NO |" in text
     # Trajectories have every frame once, and nothing is asked twice.
     assert len((tmp_path / "out" / "trajectories" / "full" / "told.tum").read_text().splitlines()) == 30
     answers = sorted((fresh / "answers").iterdir())
@@ -331,7 +331,7 @@ def test_the_page_shows_every_row_and_no_infinity(fresh, tmp_path):
     table = run(protocol(), fresh, tmp_path / "out")
     path = write_table(table, protocol(), {"seed": 0}, tmp_path / "out")
     text = path.read_text()
-    for name in ("nearest", "farthest", "silent", "undensified", "oracle", "A tiny town", "in 3 folds", "**no**"):
+    for name in ("nearest", "farthest", "silent", "undensified", "oracle", "A tiny town", "in 3 folds", "| NO |"):
         assert name in text
     assert (tmp_path / "out" / "full.png").stat().st_size > 1000
     content = json.loads((tmp_path / "out" / "table.json").read_text())

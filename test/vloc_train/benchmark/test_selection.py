@@ -8,7 +8,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from vloc_ros.errors import ConfigError
-from vloc_train.benchmark.protocol import Selection
+from vloc_train.benchmark.data import Selection
 
 names = st.from_regex(r"[A-Za-z_][A-Za-z0-9_]{0,8}", fullmatch=True) | st.sampled_from(
     ["$map", "$left_out", "$query_left_out"]

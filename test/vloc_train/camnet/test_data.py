@@ -8,10 +8,11 @@ import torch
 from vloc_ros.geometry.vectors import from_vectors, to_vectors
 from vloc_ros.localizers.camnet.relative import mirrored_poses, relative_poses
 from vloc_ros.types import CameraModel
-from vloc_train.camnet.data import KeyedGroups, Place, TrainingPairs, mirrored_image, mirrored_transform
+from vloc_train.camnet.data import KeyedGroups, Place, mirrored_image, mirrored_transform
 from vloc_train.camnet.mining import mine
 from vloc_train.camnet.settings import MiningSettings, TrainSettings
 from vloc_train.training.augment import AugmentSettings
+from vloc_train.training.sampling import TrainingData
 
 PLAIN = AugmentSettings(photometric=0.0, blur=0.0, erase=0.0, rotate_deg=(0.0, 0.0, 0.0))
 
@@ -94,11 +95,7 @@ def test_a_batch_is_mirrored_as_a_whole_and_so_are_its_relative_poses(tmp_path):
 
 
 def test_an_epoch_has_every_anchor_once(tmp_path):
-    data = TrainingPairs(groups(tmp_path))
+    data = TrainingData(groups(tmp_path))
     batches = list(data.train_dataloader())
     assert [len(b.images) for b in batches] == [8] * 5
     assert sorted(torch.cat([b.frames[:, 0] for b in batches]).tolist()) == list(range(40))
-
-
-def test_fewer_anchors_than_a_batch(tmp_path):
-    assert [len(b.images) for b in TrainingPairs(groups(tmp_path, batch_size=128)).train_dataloader()] == [40]

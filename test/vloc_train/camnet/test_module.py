@@ -14,7 +14,6 @@ from vloc_train.camnet.losses import angle_loss, angle_target, frustum_loss, har
 from vloc_train.camnet.mining import mine
 from vloc_train.camnet.module import CamNetModule
 from vloc_train.training.augment import AugmentSettings
-from vloc_train.training.module import average_weights
 
 STILL = AugmentSettings(photometric=0.0, blur=0.0, erase=0.0, rotate_deg=(0.0, 0.0, 0.0))
 
@@ -145,35 +144,11 @@ def test_a_few_steps_learn_relative_poses(make):
     assert np.mean(values[-4:]) < 0.65 * np.mean(values[:4])
 
 
-def test_schedules(make, monkeypatch):
-    poly = make(schedule="poly", learning_rate=0.01)
-    assert poly.learning_rate(0.0) == 0.01 and poly.learning_rate(0.5) == pytest.approx(0.01 * 0.5**0.9)
-    assert poly.learning_rate(1.0) == 0.0
-    monkeypatch.setattr(CamNetModule, "global_step", 1000)
-    cosine = make(schedule="cosine", learning_rate=0.01)
-    assert cosine.learning_rate(0.0) == 0.01 and cosine.learning_rate(0.5) == pytest.approx(0.005)
-    assert make(schedule="constant", learning_rate=0.3).learning_rate(0.9) == 0.3
-
-
 def test_optimisers(make):
     sgd = make(optimizer="sgd", learning_rate=0.01, weight_decay=1e-4).configure_optimizers()
     assert isinstance(sgd, torch.optim.SGD) and sgd.defaults["momentum"] == 0.9
     assert sgd.defaults["weight_decay"] == 1e-4 and sgd.defaults["lr"] == 0.01
     assert isinstance(make().configure_optimizers(), torch.optim.AdamW)
-
-
-def test_the_average_follows_the_weights(make):
-    module = make(weight_average=0.9)
-    with torch.no_grad():
-        for p in module.network.parameters():
-            p.add_(1.0)
-    before = {k: v.clone() for k, v in module.averaged.state_dict().items()}
-    average_weights(module.averaged, module.network, 10_000, 0.9)
-    for name, value in module.averaged.named_parameters():
-        expected = before[name].lerp(dict(module.network.named_parameters())[name], 0.1)
-        torch.testing.assert_close(value, expected)
-    assert module.exported is module.averaged
-    assert make(weight_average=0.0).exported is not None and make(weight_average=0.0).averaged is None
 
 
 def test_images_beyond_an_anchors_reach_are_hard_ones(make):

@@ -7,7 +7,8 @@ import tiny_drive
 from vloc_ros.geometry.rotations import so3_exp
 from vloc_ros.geometry.se3 import make_transform
 from vloc_ros.types import CameraModel
-from vloc_train.camnet.similarity import frustum_overlap, grid_pixels, orb_descriptors, orb_similarity
+from vloc_train.camnet.similarity import frustum_overlap, orb_descriptors, orb_similarity
+from vloc_train.training.depth import grid_pixels
 
 CAMERA = CameraModel(64, 36, 42.0, 40.0, 30.0, 18.5)
 

@@ -17,7 +17,7 @@ from vloc_ros.localizers.camnet.references import DATABASE_FILE, FEATURES_FILE
 from vloc_ros.maps import read_map
 from vloc_ros.types import CameraModel, LocalizationState, Query
 from vloc_train.camnet.build import BUILDER
-from vloc_train.camnet.train import TRAINER, train_camnet
+from vloc_train.camnet.train import TRAINER
 from vloc_train.training.registry import BUILDERS, TRAINERS, find
 from vloc_train.training.run import RunOptions
 
@@ -34,7 +34,7 @@ def trained(tmp_path_factory, drives):
     out = tmp_path_factory.mktemp("camnet") / "map"
     settings = tiny_camnet.train_settings(keyframe_every=2)
     calibration = {"map": [tiny_drive.drive(24, name="calibration", phase=0.05)]}
-    train_camnet(drives, out, settings, OPTIONS, calibration, about={"note": "tiny"})
+    TRAINER.run(drives, out, settings, OPTIONS, calibration, about={"note": "tiny"})
     return out
 
 
@@ -68,17 +68,17 @@ def test_the_database_agrees_with_what_the_localizer_computes(trained):
 
 def test_a_run_of_other_settings_is_not_continued(trained, drives):
     with pytest.raises(TrainingError, match="no-resume"):
-        train_camnet(drives, trained, tiny_camnet.train_settings(seed=9), OPTIONS)
+        TRAINER.run(drives, trained, tiny_camnet.train_settings(seed=9), OPTIONS)
 
 
 def test_held_out_frames_are_in_neither_training_nor_database_and_weights_start_from_a_map(tmp_path, trained, drives):
     settings = tiny_camnet.train_settings(epochs=1, learning_rate=0.0, losses=("pfr",), weight_average=0.0)
-    bundle = train_camnet(drives, tmp_path / "m", settings, OPTIONS, extractor=trained)
+    bundle = TRAINER.run(drives, tmp_path / "m", settings, OPTIONS, extractor=trained, hold_out="every:4")
     poses = bundle.tensors(DATABASE_FILE)["map.poses"]
     assert len(poses) == 24 and bundle.manifest.validation["map"]["frames"] == 8
     held = np.concatenate([d.T_map_cam for d in drives["map"]])[2::4, :3, 3]
     assert np.linalg.norm(poses[:, None, :3].numpy() - held[None], axis=-1).min() > 0.1
-    assert bundle.manifest.provenance["extractor"] == read_map(trained).id
+    assert bundle.manifest.provenance["extractor"] == {"map": "map", "id": read_map(trained).id}
     before, after = read_map(trained).tensors(WEIGHTS_FILE), bundle.tensors(WEIGHTS_FILE)
     torch.testing.assert_close(after["pfr_pair.first.weight"], before["pfr_pair.first.weight"])
 
@@ -86,21 +86,23 @@ def test_held_out_frames_are_in_neither_training_nor_database_and_weights_start_
 def test_weights_of_another_shape_cannot_be_a_start(tmp_path, trained, drives):
     other = tiny_camnet.train_settings(network=replace(tiny_camnet.train_settings().network, hidden=8))
     with pytest.raises(TrainingError, match="network settings"):
-        train_camnet(drives, tmp_path / "m", other, OPTIONS, extractor=trained)
+        TRAINER.run(drives, tmp_path / "m", other, OPTIONS, extractor=trained)
 
 
 def test_too_few_frames(tmp_path):
     with pytest.raises(DatasetError, match="at least 2 frames"):
-        train_camnet({"map": [tiny_drive.drive(2)]}, tmp_path / "m", tiny_camnet.train_settings(), OPTIONS)
+        TRAINER.run(
+            {"map": [tiny_drive.drive(2)]}, tmp_path / "m", tiny_camnet.train_settings(), OPTIONS, hold_out="every"
+        )
 
 
 # -- databases of other drives ------------------------------------------------------------------------
 
 
-def build(out, extractor, drives=None, calibration=None, **settings):
+def build(out, extractor, drives=None, calibration=None, hold_out="none", **settings):
     made = BUILDER.settings("default", settings, "test")
     drives = drives or {"map": [tiny_drive.drive(40, phase=0.2)]}
-    return BUILDER.run(drives, out, made, OPTIONS, calibration=calibration, extractor=extractor)
+    return BUILDER.run(drives, out, made, OPTIONS, calibration=calibration, extractor=extractor, hold_out=hold_out)
 
 
 def test_a_database_of_another_drive(tmp_path, trained):
@@ -115,11 +117,11 @@ def test_a_database_of_another_drive(tmp_path, trained):
 
 
 def test_a_database_without_frames_held_out_keeps_the_calibration(tmp_path, trained):
-    bundle = build(tmp_path / "b", trained, hold_out=0, keyframe_every=4, inference={"top": 1})
+    bundle = build(tmp_path / "b", trained, keyframe_every=4, inference={"top": 1})
     assert len(bundle.tensors(DATABASE_FILE)["map.poses"]) == 10 and bundle.manifest.validation == {}
     assert bundle.manifest.calibration["map"] == read_map(trained).manifest.calibration["map"]
     assert load_localizer(tmp_path / "b", "cpu").settings.top == 1
-    other = build(tmp_path / "c", trained, {"elsewhere": [tiny_drive.drive(10)]}, hold_out=0)
+    other = build(tmp_path / "c", trained, {"elsewhere": [tiny_drive.drive(10)]})
     assert other.manifest.calibration == {}
     estimate = load_localizer(tmp_path / "c", "cpu").localize(
         Query(tiny_drive.drive(10).image(0), tiny_drive.CAMERA, 1)
@@ -134,7 +136,7 @@ def test_what_a_database_cannot_be_built_from(tmp_path, trained):
     with pytest.raises(CameraMismatchError):
         build(tmp_path / "b", trained, {"map": [replace(tiny_drive.drive(5), camera=bent)]})
     with pytest.raises(DatasetError, match="frame"):
-        build(tmp_path / "b", trained, {"map": [tiny_drive.drive(1).select(np.zeros(0, np.int64))]}, hold_out=0)
+        build(tmp_path / "b", trained, {"map": [tiny_drive.drive(1).select(np.zeros(0, np.int64))]})
     from vloc_ros.maps import write_map
 
     foreign = read_map(trained)

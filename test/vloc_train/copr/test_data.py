@@ -7,8 +7,9 @@ import torch
 
 from vloc_ros.errors import DatasetError
 from vloc_ros.geometry.vectors import to_vectors
-from vloc_train.copr.data import Described, Pairs, PairStream
+from vloc_train.copr.data import Described, KeyedPairs, Pairs
 from vloc_train.copr.settings import PairSettings
+from vloc_train.training.sampling import TrainingData
 
 
 def described(counts=(12, 10), places=(0, 0)) -> Described:
@@ -48,15 +49,11 @@ def test_frames_too_far_apart_are_refused():
         Pairs(described((4, 4)), PairSettings(radius_m=0.01))
 
 
-def test_every_frame_is_an_anchor_and_a_resumed_run_goes_on():
-    pairs = Pairs(described(), PairSettings(radius_m=9.0))
-    stream = PairStream(pairs, 8, repeats=2, seed=5)
-    batches = list(stream)
-    assert len(batches) == len(stream) == -(-44 // 8) and all(b.shape == (8, 2) for b in batches)
-    counts = np.bincount(torch.cat(batches)[:, 0].numpy(), minlength=22)
-    assert (counts >= 2).all()
-    resumed = list(PairStream(pairs, 8, 2, 5, position=lambda: 4))
-    assert len(resumed) == len(batches) - 4
-    assert all(torch.equal(a, b) for a, b in zip(resumed, batches[4:], strict=True))
-    stream.epoch = 1
-    assert not torch.equal(next(iter(stream)), batches[0])
+def test_every_frame_is_an_anchor_as_often_as_asked_and_a_step_has_its_pairs():
+    data = KeyedPairs(Pairs(described(), PairSettings(radius_m=9.0)), 11, repeats=2, seed=5)
+    batches = list(TrainingData(data).train_dataloader())
+    assert all(b.shape == (11, 2) for b in batches)
+    assert np.bincount(torch.cat(batches)[:, 0].numpy()).tolist() == [2] * 22
+    items = list(data.sampler())[2]
+    assert torch.equal(data.__getitems__(items), batches[2])
+    assert not torch.equal(data.__getitems__([(1, *item[1:]) for item in items]), batches[2])

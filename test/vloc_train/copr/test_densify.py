@@ -176,7 +176,7 @@ def test_the_command_places_lanes_beside_the_camera(sparse, tmp_path):
 
 def test_the_command_calibrates_and_an_error_in_calibration_writes_nothing(sparse, tmp_path, monkeypatch):
     drives = {"lap": tiny_drive.drive(30, "other", phase=0.07), "short": tiny_drive.drive(3, "short", phase=0.07)}
-    monkeypatch.setattr("vloc_train.copr.densify.by_scene", lambda sources, _: {"map": [drives[sources[0]]]})
+    monkeypatch.setattr("vloc_train.cli.by_scene", lambda sources, _: {"map": [drives[sources[0]]]})
     base = ("map", "densify", sparse.path, "--scheme", "interpolate", "--step", 1.0, "--out", tmp_path / "d")
     result = CliRunner().invoke(app, [str(a) for a in (*base, "--calibration-data", "short")])
     assert result.exit_code != 0

@@ -13,7 +13,7 @@ from vloc_ros.geometry.vectors import to_vectors
 from vloc_ros.localizers.copr.network import relative_pose
 from vloc_train.copr.data import Described
 from vloc_train.copr.module import RegressorModule
-from vloc_train.copr.settings import TrainSettings, preset
+from vloc_train.copr.settings import TrainSettings
 
 
 def described(count: int = 30) -> Described:
@@ -29,7 +29,7 @@ def module(monkeypatch):
     """Makes a module in some step of a run, without a trainer."""
 
     def make(step: int = 0, **changes) -> RegressorModule:
-        settings = preset("paper", {"regressor": {"layers": 2}, **changes}, "test")
+        settings = TrainSettings.preset("paper", {"regressor": {"layers": 2}, **changes}, "test")
         torch.manual_seed(1)
         made = RegressorModule(described(), described(), settings)
         made._trainer = SimpleNamespace(log_every_n_steps=10**9, global_step=step)
@@ -48,7 +48,7 @@ def test_the_papers_loss_is_of_the_descriptors_as_they_are(module):
     found = made.network(data.descriptors[ROWS[:, 0]], relative_pose(data.poses[ROWS[:, 0]], data.poses[ROWS[:, 1]]))
     spread = float((data.descriptors - data.descriptors.mean(dim=0)).square().mean().sqrt())
     expected = ((found - data.descriptors[ROWS[:, 1]]) / spread).square().mean()
-    torch.testing.assert_close(made.training_step(ROWS, 0), expected)
+    torch.testing.assert_close(made.step(ROWS)[0], expected)
     assert TrainSettings().pairs.noise == 0.0 and made._noise(ROWS) is None
 
 

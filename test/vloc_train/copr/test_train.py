@@ -15,8 +15,8 @@ from vloc_ros.localizers.retrieval.database import EXTRAPOLATED, IMAGE, INTERPOL
 from vloc_ros.maps import read_map, verify_map
 from vloc_ros.types import LocalizationState, Query
 from vloc_train.copr.densify import densify_map, densify_settings
-from vloc_train.copr.settings import preset
-from vloc_train.copr.train import train_copr
+from vloc_train.copr.settings import TrainSettings
+from vloc_train.copr.train import TRAINER
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +27,7 @@ def maps(tmp_path_factory):
 
 
 def test_the_papers_settings_are_the_defaults():
-    paper = preset("paper")
+    paper = TrainSettings.preset("paper")
     assert paper.learning_rate == 5e-4 and paper.regressor.layers == 7 and paper.regressor.width is None
     assert paper.schedule == "constant" and not paper.regressor.residual and not paper.regressor.standardise
 
@@ -123,7 +123,9 @@ def test_a_lone_anchor_can_be_extrapolated_from(maps, tmp_path):
 def test_h_needs_an_extractor_and_one_device(tmp_path):
     scenes = {"map": [tiny_drive.drive(6)]}
     with pytest.raises(ConfigError, match="--extractor"):
-        train_copr(scenes, tmp_path / "map", tiny_copr.settings(), tiny_copr.OPTIONS)
+        TRAINER.run(scenes, tmp_path / "map", tiny_copr.settings(), tiny_copr.OPTIONS)
     two = dataclasses.replace(tiny_copr.OPTIONS, devices=2)
     with pytest.raises(VlocError, match="one device"):
-        train_copr(scenes, tmp_path / "map", tiny_copr.settings(), two, extractor=tmp_path)
+        TRAINER.run(
+            scenes, tmp_path / "map", tiny_copr.settings(), two, extractor=tiny_copr.retrieval_map(tmp_path).path
+        )

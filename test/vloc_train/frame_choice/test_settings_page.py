@@ -13,11 +13,11 @@ def table() -> str:
     from vloc_ros.settings import describe_settings
     from vloc_train.frame_choice.settings import OwnDriveSettings
 
-    rows = ["| setting | default | meaning |", "|---|---|---|"]
+    rows = ["| setting | default | kind | meaning |", "|---|---|---|---|"]
     for row in describe_settings(OwnDriveSettings):
         assert row.doc, row.name
         value = str(row.default).lower() if isinstance(row.default, bool) else row.default
-        rows.append(f"| `{row.name}` | `{value}` | {row.doc.replace('``', '`')} |")
+        rows.append(f"| `{row.name}` | `{value}` | {row.kind} | {row.doc} |")
     return "\n".join(rows) + "\n"
 
 

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import tiny_drive
+import tiny_job
 import torch
 
 from vloc_ros.images.preprocess import Preprocess
@@ -13,17 +14,20 @@ from vloc_ros.localizers.imposing.localizer import CANDIDATES_FILE, REFERENCES_F
 from vloc_ros.localizers.imposing.search import similarity
 from vloc_ros.maps import read_map, verify_map
 from vloc_ros.types import CameraModel, Query
-from vloc_train.imposing.export import export_map
-from vloc_train.imposing.settings import preset
+from vloc_train.imposing.export import map_contents
+from vloc_train.imposing.settings import TrainSettings
 
 
 def small(path, weights="float16", **changes):
     made = tiny_drive.settings(weights=weights, **changes)
     frames = [tiny_drive.frames(40)]
     network = tiny_drive.network(made, frames)
-    return network, export_map(
-        network, frames, made, tiny_drive.preprocess(), path, provenance={"data": ["lap"]}, validation={"map": {"a": 1}}
-    )
+    return network, exported(network, frames, made, tiny_drive.preprocess(), path)
+
+
+def exported(network, frames, made, preprocess, path):
+    contents = map_contents(network, frames, made, preprocess)
+    return tiny_job.written(contents, "imposing", frames, preprocess, path)
 
 
 def bytes_of(path) -> int:
@@ -38,8 +42,6 @@ def test_a_map_and_its_manifest(tmp_path):
     np.testing.assert_allclose(manifest.scenes[0].area_min, [-12, -12, 1.5], atol=1e-5)
     np.testing.assert_allclose(manifest.scenes[0].area_max, [12, 12, 1.5], atol=1e-5)
     assert manifest.camera == tiny_drive.CAMERA and manifest.preprocessing["width"] == 64
-    assert manifest.provenance["data"] == ["lap"] and manifest.provenance["settings"]["batch_size"] == 8
-    assert manifest.validation == {"map": {"a": 1}}
     assert bundle.tensors(REFERENCES_FILE)["map.vectors"].shape == (40, 32)
 
 
@@ -65,7 +67,7 @@ def test_int8_weights_arrive_dequantised_within_half_a_step(tmp_path):
     state = {k: v.clone() for k, v in network.state_dict().items()}
     made = tiny_drive.settings(weights="int8")
     frames = [tiny_drive.frames(40)]
-    bundle = export_map(network, frames, made, tiny_drive.preprocess(), tmp_path / "map", provenance={}, validation={})
+    bundle = exported(network, frames, made, tiny_drive.preprocess(), tmp_path / "map")
     stored = bundle.stored_tensors(WEIGHTS_FILE)
     loaded = load_localizer(tmp_path / "map", "cpu")
     name = "linears.1.weight"
@@ -92,14 +94,14 @@ def test_int8_scores_are_close_to_fp16_scores(tmp_path):
 
 @pytest.mark.parametrize(("weights", "limit"), [("float16", 46e6), ("int8", 25e6)])
 def test_the_papers_map_is_small(tmp_path, weights, limit):
-    made = preset("paper", {"weights": weights, "pretrained": False})
+    made = TrainSettings.preset("paper", {"weights": weights, "pretrained": False})
     f = 120 / math.tan(math.radians(37.5))
     camera = CameraModel(240, 135, f, f, 119.5, 67.0)
     frames = tiny_drive.frames(3)
     images = np.random.default_rng(0).integers(0, 255, (3, 135, 240, 3), dtype=np.uint8)
     frames = type(frames)(images, frames.T_map_cam, frames.stamps_ns, camera)
     network = tiny_drive.network(made, [frames])
-    bundle = export_map(network, [frames], made, Preprocess(240, 135), tmp_path / "map", provenance={}, validation={})
+    bundle = exported(network, [frames], made, Preprocess(240, 135), tmp_path / "map")
     assert bytes_of(tmp_path / "map") <= limit
     assert bundle.size_bytes <= bytes_of(tmp_path / "map")
     assert bundle.tensors(CANDIDATES_FILE)["map.poses"].shape == (4096, 7)

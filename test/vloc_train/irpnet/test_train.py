@@ -19,28 +19,29 @@ from vloc_ros.localizers.irpnet.localizer import WEIGHTS_FILE
 from vloc_ros.maps import read_map
 from vloc_ros.types import Query
 from vloc_train.irpnet import data
-from vloc_train.irpnet.data import KeyedDescriptors, Regressions, SceneDescriptors, batches, stored_copies
+from vloc_train.irpnet.data import KeyedDescriptors, Regressions, SceneDescriptors, stored_copies
 from vloc_train.irpnet.module import RegressorModule
-from vloc_train.irpnet.settings import PRESETS, TrainSettings, preset
-from vloc_train.irpnet.train import TRAINER, train_irpnet
+from vloc_train.irpnet.settings import TrainSettings
+from vloc_train.irpnet.train import TRAINER
 from vloc_train.training.augment import AugmentSettings
 from vloc_train.training.registry import TRAINERS, find
+from vloc_train.training.sampling import TrainingData
 
 AUGMENT = AugmentSettings(photometric=0.3, blur=0.0, erase=0.0, rotate_deg=(0.0, 0.0, 0.0))
 
 
 def test_the_paper_s_settings():
-    outdoors, indoors = preset("paper"), preset("indoor")
-    assert PRESETS[0] == "paper" and find(TRAINERS, "irpnet", "train") is TRAINER
+    outdoors, indoors = (TrainSettings.preset(name) for name in ("paper", "indoor"))
+    assert next(iter(TrainSettings.PRESETS)) == "paper" and find(TRAINERS, "irpnet", "train") is TRAINER
     assert (outdoors.network.shared, outdoors.network.widths) == (4096, (4096, 2048, 1024))
     assert outdoors.network.dropout == 0.2 and outdoors.copies == 10 and outdoors.batch_size == 8
     assert (outdoors.epochs, outdoors.learning_rate, outdoors.orientation_weights) == (1000, 1e-3, (1.0, 250.0))
     assert (indoors.epochs, indoors.learning_rate, indoors.orientation_weights) == (300, 1e-2, (0.0, 1.0))
     assert outdoors.position_weights == indoors.position_weights == (1.0, 0.0)
-    assert outdoors.adam_epsilon == 1e-10 and outdoors.weight_decay == 0.01 and outdoors.schedule == "constant"
+    assert outdoors.weight_decay == 0.01 and outdoors.schedule == "constant"
     for weights in ({"position_weights": [0.0, 1.0]}, {"orientation_weights": [1.0, 0.0]}):
         with pytest.raises(ConfigError, match="would learn nothing"):
-            preset("small", weights)
+            TrainSettings.preset("small", weights)
 
 
 def scene(images: int = 10, copies: int = 3, regressions: Regressions | None = None) -> SceneDescriptors:
@@ -57,20 +58,11 @@ def scene(images: int = 10, copies: int = 3, regressions: Regressions | None = N
 def test_every_image_once_an_epoch_by_one_of_its_copies():
     made = replace(TrainSettings(), copies=3, batch_size=5)
     seen, drawn = [], set()
-    for descriptors, poses in batches(scene(), made):
+    for descriptors, poses in TrainingData(KeyedDescriptors(scene(), made)).train_dataloader():
         assert torch.equal(10 * descriptors[:, 0] + descriptors[:, 1], poses[:, 0])
         seen += poses[:, 0].tolist()
         drawn |= set(descriptors[:, 2].tolist())
     assert sorted(seen) == list(range(20)) and drawn == {0.0, 1.0, 2.0}
-
-
-def test_a_resumed_epoch_goes_on_where_it_was():
-    made = replace(TrainSettings(), copies=3, batch_size=5)
-    whole = list(batches(scene(), made, lambda: 0))
-    rest = list(batches(scene(), made, lambda: 2))
-    assert len(whole) == 4 and len(rest) == 2
-    for a, b in zip(whole[2:], rest, strict=True):
-        assert torch.equal(a[0], b[0]) and torch.equal(a[1], b[1])
 
 
 def test_the_share_of_densified_descriptors():
@@ -128,7 +120,7 @@ def test_descriptors_are_stored_once_and_an_interrupted_run_goes_on(tmp_path, mo
 def test_the_branches_of_a_pass(kept, weights, made, result):
     settings = tiny_irpnet.settings(orientation_weights=weights)
     module = RegressorModule(scene(), settings, kept)
-    assert set(module.regressor.branches) == made
+    assert set(module.network.branches) == made
     assert set(module.result().branches) == result
     group = module.configure_optimizers().param_groups[0]
     assert group["weight_decay"] == pytest.approx(0.01 * settings.learning_rate) and group["eps"] == 1e-10
@@ -164,8 +156,13 @@ def test_a_run_that_was_done_is_not_done_again(tmp_path):
 def test_two_scenes_as_an_mlp():
     drives = {name: [tiny_drive.drive(24, name=name, paint=paint)] for name, paint in (("north", 0), ("south", 3))}
     made = tiny_irpnet.settings(epochs=2, copies=1, network={"architecture": "mlp"})
-    bundle = train_irpnet(
-        drives, tiny_irpnet.folder() / "scenes", made, tiny_irpnet.OPTIONS, extractor=tiny_irpnet.extractor_map()
+    bundle = TRAINER.run(
+        drives,
+        tiny_irpnet.folder() / "scenes",
+        made,
+        tiny_irpnet.OPTIONS,
+        extractor=tiny_irpnet.extractor_map(),
+        hold_out="every",
     )
     names = {name.split(".")[0] + "." + name.split(".")[1] for name in bundle.tensors(WEIGHTS_FILE)}
     assert names == {"north.both", "south.both"}
@@ -201,12 +198,14 @@ def test_densified_maps_that_do_not_fit():
 def test_what_is_refused(tmp_path):
     drives, made, out = {"map": [tiny_drive.drive(20)]}, tiny_irpnet.settings(), tmp_path / "map"
     with pytest.raises(ConfigError, match="--extractor"):
-        train_irpnet(drives, out, made, tiny_irpnet.OPTIONS)
+        TRAINER.run(drives, out, made, tiny_irpnet.OPTIONS)
     extractor = tiny_irpnet.extractor_map()
     with pytest.raises(ConfigError, match="one device"):
-        train_irpnet(drives, out, made, replace(tiny_irpnet.OPTIONS, devices=2), extractor=extractor)
+        TRAINER.run(drives, out, made, replace(tiny_irpnet.OPTIONS, devices=2), extractor=extractor)
     with pytest.raises(DatasetError, match="at least 2"):
-        train_irpnet({"map": [tiny_drive.drive(3)]}, out, made, tiny_irpnet.OPTIONS, extractor=extractor)
+        TRAINER.run(
+            {"map": [tiny_drive.drive(3)]}, out, made, tiny_irpnet.OPTIONS, extractor=extractor, hold_out="every"
+        )
 
 
 def test_the_map_says_how_it_was_made():

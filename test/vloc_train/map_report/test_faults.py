@@ -14,11 +14,10 @@ import tiny_pixloc
 from vloc_ros.datasets.problems import Problems
 from vloc_ros.errors import ImageError, TrainingError
 from vloc_ros.maps import read_map
-from vloc_train import build_map as chain
 from vloc_train.build_map import make_map, undamaged
 from vloc_train.frame_choice.settings import HoldOutSettings, OwnDriveSettings, SelectionSettings
-from vloc_train.map_report import report
-from vloc_train.training.registry import Trainer
+from vloc_train.map_report import report, scene
+from vloc_train.training.recipe import Trainer
 from vloc_train.training.run import RunOptions
 
 OPTIONS = RunOptions(device="cpu", progress=False)
@@ -42,20 +41,19 @@ def damaged():
     return replace(drive, source=Damaged(drive.T_map_cam))
 
 
-class Maker:
+class Maker(Trainer):
     """Writes a map that is there already and remembers what it was given."""
+
+    backend = "pixloc"
+    prepare = make = None
 
     def __init__(self, source):
         self.source, self.given = source, {}
 
-    def __call__(self, scenes, out, settings, options, **more):
+    def run(self, scenes, out, settings, options, **more):
         self.given = {"scenes": scenes, **more}
         shutil.copytree(self.source, out, dirs_exist_ok=True)
         return read_map(out)
-
-    @property
-    def trainer(self):
-        return Trainer(("default",), lambda *_: None, self)
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +74,7 @@ def test_points_of_pixloc_are_linked_and_only_its_own(source, tmp_path):
     target = tmp_path / "deep" / "report"
     target.mkdir(parents=True)
     (target / "mine.txt").write_text("stays")
-    make_map(made.trainer, drives, tmp_path / "map", None, OPTIONS, OWN, report=target, calibration=others)
+    make_map(made, drives, tmp_path / "map", None, OPTIONS, OWN, report=target, calibration=others)
     assert [d.name for d in made.given["calibration"]["map"]] == ["lap 2"]
     text = (target / "report.md").read_text()
     assert "[Quality of the sparse model](../../map.report/report.md)" in text
@@ -86,7 +84,7 @@ def test_points_of_pixloc_are_linked_and_only_its_own(source, tmp_path):
     assert figures["hold_out"]["kind"] == "other drives" and figures["accuracy"]["frames"] == 4
     assert sorted(p.name for p in (tmp_path / "deep").iterdir()) == ["report"]
     without = type("Settings", (), {"report": False})()  # and what lies there is of an earlier map
-    make_map(made.trainer, drives, tmp_path / "map", without, OPTIONS, OWN, report=target, calibration=others)
+    make_map(made, drives, tmp_path / "map", without, OPTIONS, OWN, report=target, calibration=others)
     assert "sparse model" not in (target / "report.md").read_text()
 
 
@@ -95,13 +93,13 @@ def test_a_report_that_fails_does_not_take_the_map_along(source, tmp_path, monke
     def fail(*_, **__):
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(*((report, "draw_along") if where == "report" else (chain, "localize_held_out")), fail)
+    monkeypatch.setattr(*((report, "draw_along") if where == "report" else (scene, "localize_held_out")), fail)
     target = tmp_path / "report"
     target.mkdir()
     (target / "report.md").write_text("of the last map")
     drives = {"map": [tiny_drive.drive(16)]}
     with pytest.raises(TrainingError, match=r"map is whole and can be used.*report: OSError: no space left on device"):
-        make_map(Maker(source).trainer, drives, tmp_path / "map", None, OPTIONS, OWN, report=target)
+        make_map(Maker(source), drives, tmp_path / "map", None, OPTIONS, OWN, report=target)
     assert read_map(tmp_path / "map").manifest.backend == "pixloc"
     assert [p.name for p in target.iterdir()] == ["report.md"] and not list(tmp_path.glob(".report*"))
     assert (target / "report.md").read_text() == "of the last map"
@@ -111,7 +109,7 @@ def test_a_report_that_fails_does_not_take_the_map_along(source, tmp_path, monke
 def test_damaged_images_of_every_drive_are_left_out_and_counted(source, tmp_path, select):
     made, problems = Maker(source), Problems(keep_going=True)
     make_map(
-        made.trainer, {"map": [damaged()]}, tmp_path / "map", None, OPTIONS, OWN, select=select, problems=problems,
+        made, {"map": [damaged()]}, tmp_path / "map", None, OPTIONS, OWN, select=select, problems=problems,
         calibration={"map": [damaged()]},
     )  # fmt: skip
     used, others = made.given["scenes"]["map"][0], made.given["calibration"]["map"][0]

@@ -8,17 +8,18 @@ import numpy as np
 import pytest
 from tiny_route import drive, line
 
+from vloc_ros.settings import settings_from_mapping
 from vloc_ros.types import LocalizationState
-from vloc_train.frame_choice.hold_out import split
 from vloc_train.frame_choice.measure import Measures
 from vloc_train.frame_choice.route import Nearby, runs
 from vloc_train.frame_choice.selection import REASONS, Choice
-from vloc_train.frame_choice.settings import HoldOutSettings, ReportSettings
+from vloc_train.frame_choice.settings import HoldOutSettings, OwnDriveSettings, ReportSettings
+from vloc_train.frame_choice.split import split
+from vloc_train.map_report.accuracy import HeldOutFrames
 from vloc_train.map_report.advice import advice, one_way_share
 from vloc_train.map_report.ambiguity import Ambiguity, AmbiguousPair, ambiguous_places, thumbnail_descriptors
-from vloc_train.map_report.held_out import HeldOut
-from vloc_train.map_report.pieces import pieces_of, weak_pieces
-from vloc_train.map_report.survey import Survey
+from vloc_train.map_report.scene import SceneReport
+from vloc_train.map_report.segments import segments_of, weak_segments
 
 SETTINGS = ReportSettings()
 NONE = Ambiguity((), 0.0, float("nan"), "nothing")
@@ -83,32 +84,32 @@ def choice_of(sequence, reasons=None):
 def held(sequence, error, sigma=0.3):
     n = len(sequence)
     along = np.concatenate([[0], np.cumsum(np.linalg.norm(np.diff(sequence.T_map_cam[:, :3, 3], axis=0), axis=1))])
-    return HeldOut(
+    return HeldOutFrames(
         sequence, np.broadcast_to(error, n) * 1.0, np.ones(n), np.broadcast_to(sigma, n) * 1.0, np.full(n, 5.0),
         (LocalizationState.LOCALIZED,) * n, along,
     )  # fmt: skip
 
 
-def survey(reasons=None, error=0.2, length=200):
+def scene(reasons=None, error=0.2, length=200):
     choice = choice_of(drive(line(length), "drive"), reasons)
     made = split([choice.used], HoldOutSettings(kind="every"))
     found = [held(drive(line(length, step=2.0), "drive"), error)]
-    return [choice], made, found, pieces_of([choice], made, found, SETTINGS)
+    return [choice], made, found, segments_of([choice], made, found, SETTINGS)
 
 
 def test_a_blurred_stretch_is_told_with_metres_and_numbers():
-    choices, made, found, pieces = survey({range(240, 274): "blurred"})
-    weak = weak_pieces(pieces)
+    choices, made, found, segments = scene({range(240, 274): "blurred"})
+    weak = weak_segments(segments)
     assert len(weak) == 1
     assert (weak[0].start_m, weak[0].stop_m) == (pytest.approx(119.7, abs=0.5), pytest.approx(139.6, abs=0.5))
-    words = advice(choices, made, found, pieces, NONE, True)
+    words = advice(choices, made, found, segments, NONE, True)
     told = "Record again between 120 and 140 m of drive (x 130, y 0): 34 of 40 frames were blurred; drive slower"
     assert any(w.startswith(told) for w in words), words
 
 
 def test_neighbouring_weak_pieces_are_one():
-    pieces = survey({range(200, 320): "dark"})[3]
-    weak = weak_pieces(pieces)
+    segments = scene({range(200, 320): "dark"})[3]
+    weak = weak_segments(segments)
     assert len(weak) == 1 and weak[0].reasons[0] == "120 of 120 frames dark"
     assert weak[0].stop_m - weak[0].start_m == pytest.approx(60, abs=1)
 
@@ -116,35 +117,35 @@ def test_neighbouring_weak_pieces_are_one():
 def test_large_errors_are_weak_places():
     error = np.full(100, 0.2)
     error[50:60] = 4.0
-    choices, made, found, pieces = survey(error=error)
-    weak = weak_pieces(pieces)
+    choices, made, found, segments = scene(error=error)
+    weak = weak_segments(segments)
     assert len(weak) == 1 and "error 4.00 m (elsewhere 0.20 m)" in weak[0].reasons
-    words = advice(choices, made, found, pieces, NONE, True)
+    words = advice(choices, made, found, segments, NONE, True)
     assert any("Expect little between 100 and 120 m of drive" in w for w in words), words
-    assert weak_pieces(survey(error=np.full(100, 0.4))[3]) == []  # large, but everywhere the same
+    assert weak_segments(scene(error=np.full(100, 0.4))[3]) == []  # large, but everywhere the same
 
 
 def test_sparse_frames_and_missing_poses_are_weak():
     T = np.concatenate([line(100), line(60, offset=(160, 0))])
     choice = choice_of(drive(T, "drive"))
     made = split([choice.used], HoldOutSettings(kind="every"))
-    weak = weak_pieces(pieces_of([choice], made, [], SETTINGS))
+    weak = weak_segments(segments_of([choice], made, [], SETTINGS))
     assert [w.reasons[0] for w in weak] == ["no frame with a reference pose"]
     assert weak[0].start_m >= 95 and weak[0].stop_m <= 165
     slow = choice_of(drive(line(100, step=4.0), "drive"))
-    weak = weak_pieces(pieces_of([slow], split([slow.used], HoldOutSettings(kind="every")), [], SETTINGS))
+    weak = weak_segments(segments_of([slow], split([slow.used], HoldOutSettings(kind="every")), [], SETTINGS))
     assert len(weak) == 1 and "m apart" in weak[0].reasons[0]
 
 
 def test_advice_on_the_whole():
-    choices, made, found, pieces = survey()
-    words = " ".join(advice(choices, made, found, pieces, NONE, False))
+    choices, made, found, segments = scene()
+    words = " ".join(advice(choices, made, found, segments, NONE, False))
     assert "not calibrated" in words and "one direction" in words and "driven once" in words
     pair = AmbiguousPair(line(1)[0], line(1, offset=(99.0, 0.0))[0], 0.97, 99.0, 14)
-    words = " ".join(advice(choices, made, found, pieces, Ambiguity((pair,), 0.1, 0.9, "v"), True))
+    words = " ".join(advice(choices, made, found, segments, Ambiguity((pair,), 0.1, 0.9, "v"), True))
     assert "99 m apart (14 frames)" in words and "calibrated on 100" not in words
     lost = [replace(h, state=(LocalizationState.LOST,) * len(h.state)) for h in found]
-    first = advice(choices, made, lost, pieces, NONE, True)[0]
+    first = advice(choices, made, lost, segments, NONE, True)[0]
     assert first.startswith("The map is not good enough: 0 % of 100 held-out frames are LOCALIZED, median error 0.20 m")
 
 
@@ -158,8 +159,8 @@ def test_both_directions():
 
 
 def test_figures_are_plain_and_complete():
-    choices, made, found, pieces = survey({range(240, 274): "blurred"})
-    figures = Survey("map", tuple(choices), made, tuple(found), tuple(pieces), NONE, True, ("x",)).figures()
+    choices, made, found, segments = scene({range(240, 274): "blurred"})
+    figures = SceneReport("map", tuple(choices), made, tuple(found), tuple(segments), NONE, True, ("x",)).figures()
     assert figures["accuracy"]["median_translation_m"] == pytest.approx(0.2)
     assert figures["accuracy"]["nees_share_in_95"] == 1.0
     assert figures["drives"][0]["left_out"] == {"blurred": 34}
@@ -175,3 +176,24 @@ def test_route_helpers():
     away = T[10].copy()
     away[:3, 3] += 500
     assert len(Nearby(T, 2.0).of(away)) == 0
+
+
+def test_a_room_is_judged_by_lengths_of_its_own():
+    room = ReportSettings(segment_m=2.0, sparse_m=0.2, weak_m=0.05, far_m=2.0, near_m=0.4)
+    T = line(8, step=0.1)
+    error = np.full(len(T), 0.02)
+    error[40:59] = 0.2
+    choice = choice_of(drive(T, "room"))
+    made = split([choice.used], HoldOutSettings(kind="every"))
+    weak = weak_segments(segments_of([choice], made, [held(drive(T, "room"), error)], room))
+    assert len(weak) == 1 and "error 0.20 m (elsewhere 0.02 m)" in weak[0].reasons
+    assert not weak_segments(segments_of([choice], made, [held(drive(T, "room"), error)], SETTINGS))
+    vectors = descriptors(T * np.array([10.0 if k == 3 else 1.0 for k in range(4)]), [(5, 60, 10)])
+    assert len(ambiguous_places(T, vectors, "v", room).pairs) == 1
+    assert not ambiguous_places(T, vectors, "v", SETTINGS).pairs
+
+
+def test_settings_of_before_are_still_read(caplog):
+    given = {"report": {"piece_m": 5.0, "dropped_share": 0.3, "similar": 2.0}}
+    assert settings_from_mapping(OwnDriveSettings, given, "--drive-set").report.segment_m == 5.0
+    assert "similar is fixed now" in caplog.text and "dropped_share is fixed" not in caplog.text

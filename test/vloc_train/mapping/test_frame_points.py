@@ -67,7 +67,7 @@ def test_a_sparse_model_is_carried_from_the_image_on_disk_to_the_cached_one(tmp_
     drive = replace(tiny_aligned.drive(24), camera=LENS)
     frames = cache_frames([drive], Preprocess(32, 18), tmp_path)
     model, points = tiny_aligned.sparse_model(drive)
-    found = model_points(model, [drive], frames)
+    found = model_points(model, frames)
     assert len(found) == 24 and found.counts[1] == 0 and found.counts[0] >= 10
     for row, frame in enumerate((0, 2)):
         pixels, cam = found.of(frame)
@@ -78,8 +78,10 @@ def test_a_sparse_model_is_carried_from_the_image_on_disk_to_the_cached_one(tmp_
         assert len(cam) <= len(ids)
         world = cam @ T[:3, :3].T + T[:3, 3]
         assert np.abs(world[:, None] - points[ids][None]).sum(-1).min(axis=1).max() < 1e-4
-    with pytest.raises(DatasetError, match="other drives or frames"):
-        model_points(replace(model, number=np.array([0, 99])), [drive], frames)
+    some = model_points(model, frames.select(np.arange(2, 9)))  # others are held out
+    assert len(some) == 7 and some.counts[0] == found.counts[2] and not some.counts[1:].any()
+    with pytest.raises(DatasetError, match="other frames"):
+        model_points(replace(model, stamps_ns=model.stamps_ns + 1), frames)
 
 
 def test_selected_frames_keep_their_points():

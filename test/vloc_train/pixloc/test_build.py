@@ -8,6 +8,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import tiny_extractor
+import tiny_job
 import tiny_pixloc
 import tiny_street
 from typer.testing import CliRunner
@@ -23,7 +25,7 @@ from vloc_ros.maps.describe import verify_map
 from vloc_ros.settings import settings_to_mapping
 from vloc_ros.types import CameraModel, LocalizationState, PosePrior, Query
 from vloc_train.pixloc import build as build_module
-from vloc_train.pixloc.build import BUILDER, build_pixloc
+from vloc_train.pixloc.build import BUILDER
 from vloc_train.training.registry import BUILDERS, find
 from vloc_train.training.run import RunOptions
 
@@ -48,9 +50,13 @@ def network(tmp_path_factory) -> Path:
 def settings(**changes):
     base = {
         "source": "depth", "subsample": {"per_frame": 200}, "map": {"pyramid": [0.5, 1.0], "tile_mb": 0.05},
-        "hold_out": 0, "pixloc": {"precision": "float32"}, "report": False,
+        "pixloc": {"precision": "float32"}, "report": False,
     }  # fmt: skip
     return BUILDER.settings("default", {**base, **changes}, "test")
+
+
+def build(drives, out: Path, settings, extractor=None, calibration=None, hold_out: str = "none"):
+    return BUILDER.run({"map": drives}, out, settings, OPTIONS, calibration, extractor=extractor, hold_out=hold_out)
 
 
 def prior(T: np.ndarray, metres: float = 0.08) -> PosePrior:
@@ -60,7 +66,7 @@ def prior(T: np.ndarray, metres: float = 0.08) -> PosePrior:
 
 def test_a_built_map_refines_a_prior(network, tmp_path):
     drive = tiny_street.drive(8)
-    bundle = build_pixloc({"yard": [drive]}, tmp_path / "map", settings(), OPTIONS, extractor=network)
+    bundle = BUILDER.run({"yard": [drive]}, tmp_path / "map", settings(), OPTIONS, extractor=network, hold_out="none")
     assert all(check.passed for check in verify_map(bundle.path))
     assert bundle.manifest.provenance["points"]["yard"] > 100
     assert bundle.manifest.provenance["extractor"]["id"] == read_map(network).id
@@ -95,7 +101,7 @@ def test_reference_features_are_those_of_the_pixels_whatever_the_fit_and_the_len
 def _error_at_a_reference(drive, network: Path, out: Path, distorted: bool) -> float:
     """What is left of a prior's error for the very image of the one reference that is used: nothing."""
     chosen = settings(depth={"spacing_m": 0.0}, pixloc={"references": 1, "distorted_images": distorted})
-    bundle = build_pixloc({"map": [drive]}, out, chosen, OPTIONS, extractor=network)
+    bundle = build([drive], out, chosen, network)
     T = drive.T_map_cam[3]
     image, camera = drive.image(3), drive.camera
     if not distorted:
@@ -110,7 +116,7 @@ def test_structure_from_motion_makes_a_map_and_a_report(network, tmp_path):
     pytest.importorskip("matplotlib")
     drive = tiny_street.drive(6)
     chosen = settings(source="sfm", sfm={"detector": "opencv", "features": 600}, report=True)
-    bundle = build_pixloc({"map": [drive]}, tmp_path / "m", chosen, OPTIONS, extractor=network)
+    bundle = build([drive], tmp_path / "m", chosen, network)
     assert bundle.manifest.provenance["settings"]["source"] == "sfm"
     assert "Quality" in (tmp_path / "m.report" / "report.md").read_text()
 
@@ -127,29 +133,27 @@ def test_an_interrupted_build_keeps_its_tiles(network, tmp_path, monkeypatch):
         return real(self, scene, reference)
 
     monkeypatch.setattr(build_module._References, "__call__", interrupted)
-    arguments = ({"map": [drive]}, tmp_path / "m", settings(), OPTIONS)
+    arguments = ([drive], tmp_path / "m", settings(), network)
     with pytest.raises(KeyboardInterrupt):
-        build_pixloc(*arguments, extractor=network)
+        build(*arguments)
     assert not (tmp_path / "m").exists()
-    bundle = build_pixloc(*arguments, extractor=network)
+    bundle = build(*arguments)
     assert len(asked) < 5 + 6  # the first tiles were not made again
     monkeypatch.undo()
-    whole = build_pixloc({"map": [drive]}, tmp_path / "n", settings(), OPTIONS, extractor=network)
+    whole = build([drive], tmp_path / "n", settings(), network)
     assert [f.sha256 for f in bundle.manifest.files] == [f.sha256 for f in whole.manifest.files]
 
 
 def test_held_out_frames_are_not_in_the_map_and_are_measured(network, tmp_path):
     drive = tiny_street.drive(12)
-    bundle = build_pixloc({"map": [drive]}, tmp_path / "m", settings(hold_out=4), OPTIONS, extractor=network)
+    bundle = build([drive], tmp_path / "m", settings(), network, hold_out="every:4")
     with load_localizer(bundle.path, device="cpu") as localizer:
         kept = localizer.reference_poses()
     assert len(kept) == 9
     assert np.linalg.norm(kept[:, :3, 3] - drive.T_map_cam[2, :3, 3], axis=1).min() > 0.3
     assert bundle.manifest.validation["map"]["frames"] == 3
     other = tiny_street.drive(T=tiny_street.path(4, start_m=0.5, seed=2))
-    apart = build_pixloc(
-        {"map": [drive]}, tmp_path / "n", settings(hold_out=4), OPTIONS, {"map": [other]}, extractor=network
-    )
+    apart = build([drive], tmp_path / "n", settings(), network, {"map": [other]})
     assert apart.manifest.validation["map"]["frames"] == 4
     assert apart.manifest.provenance["frames"]["map"] == 12
 
@@ -184,7 +188,7 @@ def test_a_colmap_model_is_a_source(network, tmp_path):
         app,
         [
             "map", "build", "pixloc", "--data", f"yard=colmap:{tmp_path / 'c'}", "--extractor", str(network),
-            "--out", str(tmp_path / "m"), "--set", "source=colmap", "--set", "hold_out=0", "--set", "report=false",
+            "--out", str(tmp_path / "m"), "--set", "source=colmap", "--hold-out", "none", "--set", "report=false",
             "--device", "cpu", "--no-progress",
         ],
     )  # fmt: skip
@@ -194,21 +198,10 @@ def test_a_colmap_model_is_a_source(network, tmp_path):
 
 
 def test_a_retrieval_map_gives_the_first_pose(network, tmp_path):
-    import tiny_extractor
-
-    from vloc_train.retrieval.build import build_retrieval_map
-    from vloc_train.retrieval.settings import BuildSettings, DatabaseChoice
-
     drive = tiny_street.drive(6)
-    import tiny_drive
-
-    build_retrieval_map(
-        tmp_path / "r", tiny_extractor.descriptor(), [tiny_drive.frames(12, "map")],
-        [tiny_drive.frames(8, "map", phase=0.05)], DatabaseChoice(), BuildSettings().retrieval, provenance={},
-        work=tmp_path / "w",
-    )  # fmt: skip
+    tiny_job.descriptor_map(tmp_path / "r", tiny_extractor.descriptor())
     chosen = settings(retrieval=str(tmp_path / "r"), depth={"spacing_m": 0.0})
-    bundle = build_pixloc({"map": [drive]}, tmp_path / "m", chosen, OPTIONS, extractor=network)
+    bundle = build([drive], tmp_path / "m", chosen, network)
     with load_localizer(bundle.path, device="cpu") as localizer:
         assert not localizer.needs_prior
         estimate = localizer.localize(Query(drive.image(2), drive.camera, 7))
@@ -220,7 +213,7 @@ def test_refusals(network, tmp_path):
     drive = tiny_street.drive(4)
     out = tmp_path / "m"
     with pytest.raises(ConfigError, match="--extractor"):
-        build_pixloc({"map": [drive]}, out, settings(), OPTIONS)
+        build([drive], out, settings())
     other = tmp_path / "other"
     tiny_map = read_map(network)
     import shutil
@@ -228,30 +221,30 @@ def test_refusals(network, tmp_path):
     shutil.copytree(tiny_map.path, other)
     text = (other / "map.yaml").read_text().replace("backend: pixloc", "backend: camnet")
     (other / "map.yaml").write_text(text)
-    with pytest.raises(MapBackendError, match="PixLoc network"):
-        build_pixloc({"map": [drive]}, out, settings(), OPTIONS, extractor=other)
+    with pytest.raises(MapBackendError, match="of backend 'pixloc'"):
+        build([drive], out, settings(), other)
     wide = CameraModel(240, 150, 90.0, 90.0, 119.5, 74.5)
-    with pytest.raises(CameraMismatchError, match=r"wide beside street.*make a map of each"):
-        build_pixloc({"map": [drive, tiny_street.drive(4, wide, "wide")]}, out, settings(), OPTIONS, extractor=network)
+    with pytest.raises(CameraMismatchError, match=r"wide .*beside street.*make a map of each"):
+        build([drive, tiny_street.drive(4, wide, "wide")], out, settings(), network)
     with pytest.raises(ConfigError, match=r"colmap\.models\.map"):
-        build_pixloc({"map": [drive]}, out, settings(source="colmap"), OPTIONS, extractor=network)
+        build([drive], out, settings(source="colmap"), network)
     with pytest.raises(ConfigError, match="found 'yard'"):
-        build_pixloc({"map": [drive]}, out, settings(depth={"folders": {"yard": "x"}}), OPTIONS, extractor=network)
+        build([drive], out, settings(depth={"folders": {"yard": "x"}}), network)
     with pytest.raises(DatasetError, match="relax subsample"):
         chosen = settings(subsample={"minimum_track": 5})
-        build_pixloc({"map": [drive]}, out, chosen, OPTIONS, extractor=network)
+        build([drive], out, chosen, network)
     with pytest.raises(ConfigError, match="belongs to the trained network"):
         chosen = settings(optimizer={"damping_log10": [-3.0, 3.0]})
-        build_pixloc({"map": [drive]}, out, chosen, OPTIONS, extractor=network)
+        build([drive], out, chosen, network)
     with pytest.raises(ConfigError, match="max_pointz"):
-        build_pixloc({"map": [drive]}, out, settings(pixloc={"max_pointz": 3}), OPTIONS, extractor=network)
+        build([drive], out, settings(pixloc={"max_pointz": 3}), network)
     assert not out.exists()
 
 
 def test_another_resolution_of_the_same_lens_is_the_same_view(network, tmp_path):
     small = CameraModel(120, 75, 95.0, 95.0, 59.5, 37.0)
     drives = [tiny_street.drive(4), tiny_street.drive(T=tiny_street.path(4, start_m=0.2), camera=small, name="small")]
-    bundle = build_pixloc({"map": drives}, tmp_path / "m", settings(), OPTIONS, extractor=network)
+    bundle = build(drives, tmp_path / "m", settings(), network)
     assert bundle.manifest.provenance["frames"]["map"] == 8
 
 

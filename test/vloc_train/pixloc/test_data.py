@@ -18,11 +18,12 @@ from vloc_ros.geometry.cameras import project
 from vloc_ros.geometry.se3 import pose_error
 from vloc_ros.images.preprocess import Preprocess
 from vloc_train.mapping.frame_points import depth_points
-from vloc_train.pixloc.data import KeyedPairs, Place, TrainingPairs, drives_of, random_motion
+from vloc_train.pixloc.data import KeyedPairs, Place, random_motion
 from vloc_train.pixloc.pairs import mine_pairs, overlap
 from vloc_train.pixloc.settings import PairSettings, PointSettings, PriorSettings
 from vloc_train.training.augment import AugmentSettings
 from vloc_train.training.frames import cache_frames
+from vloc_train.training.sampling import TrainingData
 
 ROOT = Path(__file__).parents[3]
 
@@ -32,7 +33,7 @@ def place(folder: Path, **pairs) -> Place:
     frames = cache_frames(drives, Preprocess(64, 36), folder)
     points = depth_points(drives, frames, 128, 80.0, 0, folder)
     settings = PairSettings(**{"reach_m": 4.0, "max_angle_deg": 45.0, **pairs})
-    return Place(frames, points, mine_pairs(frames, points, drives_of([16, 16]), settings, 0))
+    return Place(frames, points, mine_pairs(frames, points, np.repeat([0, 1], 16), settings, 0))
 
 
 @pytest.fixture(scope="module")
@@ -155,6 +156,6 @@ def test_items_depend_on_the_epoch_and_an_epoch_has_every_anchor_once(here):
     one, again, other = pairs[(0, 0, 0, 5)], pairs[(0, 7, 0, 5)], pairs[(1, 0, 0, 5)]
     assert all(torch.equal(a, b) for a, b in itertools.islice(zip(one[1:], again[1:], strict=True), 7))
     assert not torch.equal(one[1], other[1]) and not torch.equal(one[2], other[2])
-    batches = list(TrainingPairs(pairs).train_dataloader())
+    batches = list(TrainingData(pairs).train_dataloader())
     assert [len(b.images) for b in batches] == [4] * 8
     assert sorted(torch.cat([b.frames[:, 0] for b in batches]).tolist()) == list(range(32))

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tiny_drive
 import tiny_extractor
+import tiny_job
 import torch
 import typer.testing
 
@@ -17,9 +18,11 @@ from vloc_ros.localizers.retrieval.database import DATABASE_FILE, Database
 from vloc_ros.localizers.retrieval.descriptor import Descriptor
 from vloc_ros.maps import MapManifest, Scene, read_map, write_map
 from vloc_ros.types import CameraModel, Query
-from vloc_train.retrieval import build
-from vloc_train.retrieval.build import add_images, build_retrieval, build_retrieval_map, spaced
-from vloc_train.retrieval.settings import BuildSettings, DatabaseChoice
+from vloc_train import cli
+from vloc_train.retrieval.build import BUILDER
+from vloc_train.retrieval.grow import add_images
+from vloc_train.retrieval.settings import BuildSettings
+from vloc_train.training.frames import DatabaseChoice, spaced
 from vloc_train.training.run import RunOptions
 
 OPTIONS = RunOptions(device="cpu", progress=False)
@@ -34,19 +37,14 @@ def later(drive, seconds=1000):
 def source(tmp_path_factory):
     """A map with an extractor, of another place."""
     folder = tmp_path_factory.mktemp("source")
-    drives = [tiny_drive.frames(20, "elsewhere", paint=3)]
-    held = [tiny_drive.frames(12, "elsewhere", phase=0.03, paint=3)]
-    return build_retrieval_map(
-        folder / "map", tiny_extractor.descriptor(), drives, held, DatabaseChoice(), BuildSettings().retrieval,
-        provenance={"data": {}}, work=folder / "work",
-    )  # fmt: skip
+    return tiny_job.descriptor_map(folder / "map", tiny_extractor.descriptor(), "elsewhere", paint=3)
 
 
 def built(out, source, **more):
     scenes = more.pop("scenes", {"map": [tiny_drive.drive(24), later(tiny_drive.drive(20, phase=0.1))]})
     calibration = more.pop("calibration", {"map": [tiny_drive.drive(30, phase=0.05)]})
-    settings = BuildSettings(**more)
-    return build_retrieval(scenes, out, settings, OPTIONS, calibration, extractor=source.path if source else None)
+    settings, extractor = BuildSettings(**more), source.path if source else None
+    return BUILDER.run(scenes, out, settings, OPTIONS, calibration, extractor=extractor, hold_out="every:4")
 
 
 def another_backend(folder):
@@ -74,16 +72,16 @@ def test_a_built_map_finds_its_own_images(tmp_path, source):
 
 
 def test_frames_are_held_out_where_no_other_drive_calibrates(tmp_path, source):
-    bundle = built(tmp_path / "map", source, calibration=None, hold_out=4)
+    bundle = built(tmp_path / "map", source, calibration=None)
     assert len(Database.read(bundle, "map")) == 18 + 15 and bundle.manifest.validation["map"]["frames"] == 6 + 5
-    assert bundle.manifest.provenance["calibration_data"] == "held-out frames"
+    assert bundle.manifest.provenance["held_out_frames_used_for"] == ["covariance", "validation"]
 
 
 def test_several_scenes(tmp_path, source):
     scenes = {"a": [tiny_drive.drive(12)], "b": [tiny_drive.drive(14, paint=1)]}
     bundle = built(tmp_path / "map", source, scenes=scenes, calibration={"a": [tiny_drive.drive(10, phase=0.1)]})
     assert [s.name for s in bundle.manifest.scenes] == ["a", "b"]
-    assert len(Database.read(bundle, "a")) == 12 and len(Database.read(bundle, "b")) == 13
+    assert len(Database.read(bundle, "a")) == 12 and len(Database.read(bundle, "b")) == 11
 
 
 def test_spacing():
@@ -115,7 +113,7 @@ def test_nothing_to_build_of(tmp_path, source):
     with pytest.raises(DatasetError):
         built(tmp_path / "map", source, scenes={"map": [tiny_drive.drive(3).select(np.arange(0))]})
     with pytest.raises(MapError):
-        build_retrieval(
+        BUILDER.run(
             {"map": [tiny_drive.drive(8)]}, tmp_path / "map", BuildSettings(), OPTIONS, extractor=tmp_path / "nothing"
         )
     with pytest.raises(MapError):
@@ -182,9 +180,9 @@ def test_what_cannot_be_added(tmp_path, source):
 def test_the_command_that_adds(tmp_path, source, monkeypatch):
     built(tmp_path / "map", source)
     drives = {"extra": later(tiny_drive.drive(9, "extra", phase=0.3), 5000)}
-    monkeypatch.setattr(build, "by_scene", lambda sources, truth: {"map": [drives[s] for s in sources]})
+    monkeypatch.setattr(cli, "by_scene", lambda sources, truth: {"map": [drives[s] for s in sources]})
     app = typer.Typer()
-    app.command()(build.add)
+    app.command()(cli.add)
     result = typer.testing.CliRunner().invoke(
         app, [str(tmp_path / "map"), "--data", "extra", "--device", "cpu"], catch_exceptions=False
     )

@@ -1,18 +1,24 @@
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 import tiny_drive
 import tiny_extractor
+import tiny_job
 import torch
 
 from vloc_ros.errors import DatasetError
-from vloc_train.retrieval import fitting
-from vloc_train.retrieval.fitting import HeldOut, check_trainable, train_extractor, validation_sets
 from vloc_train.retrieval.module import nearest_pose_errors
-from vloc_train.training.run import RunOptions, fit
+from vloc_train.retrieval.train import check_trainable, train_extractor, validation_sets
+from vloc_train.training import recipe
+from vloc_train.training.recipe import HeldOut
+from vloc_train.training.run import fit
 
-OPTIONS = RunOptions(device="cpu", progress=False)
+
+def trained_on(training, held, settings, work, start=None):
+    return train_extractor(tiny_job.job(settings, training, held, tiny_extractor.preprocess(), work), start)
 
 
 def described(extractor, frames):
@@ -33,10 +39,8 @@ def found_error(extractor, queries, references):
 def test_the_distance_loss_makes_descriptors_metres(tmp_path):
     queries = tiny_drive.frames(30, phase=0.07)
     settings = tiny_extractor.settings("distance", epochs=80)
-    trained, seconds = train_extractor(
-        drives(), [HeldOut(queries)], settings, tiny_extractor.preprocess(), OPTIONS, tmp_path
-    )
-    assert seconds > 0 and not trained.training and trained.metric == "l2"
+    trained = trained_on(drives(), [HeldOut(queries)], settings, tmp_path)
+    assert not trained.training and trained.metric == "l2"
     f = described(trained, queries)
     p = torch.from_numpy(queries.T_map_cam[:, :3, 3]).float()
     wanted, found = torch.cdist(p, p), torch.cdist(f, f)
@@ -50,9 +54,7 @@ def test_the_distance_loss_makes_descriptors_metres(tmp_path):
 @pytest.mark.parametrize("kind", ["triplet", "relative"])
 def test_the_other_losses_train(tmp_path, kind):
     settings = tiny_extractor.settings(kind, epochs=6)
-    trained, _ = train_extractor(
-        drives(), [HeldOut(tiny_drive.frames(10))], settings, tiny_extractor.preprocess(), OPTIONS, tmp_path
-    )
+    trained = trained_on(drives(), [HeldOut(tiny_drive.frames(10))], settings, tmp_path)
     f = described(trained, drives()[0])
     assert torch.isfinite(f).all() and float(f.std(dim=0).mean()) > 0
     assert trained.metric == ("cosine" if kind == "triplet" else "l2")
@@ -63,12 +65,10 @@ def test_the_other_losses_train(tmp_path, kind):
 def test_an_interrupted_run_ends_with_the_same_weights(tmp_path):
     # A constant rate: progress is measured against the epochs of the trainer, which the first part believes to be two.
     settings = tiny_extractor.settings("distance", epochs=4, schedule="constant")
-    run = lambda folder: train_extractor(  # noqa: E731
-        drives(), [], settings, tiny_extractor.preprocess(), OPTIONS, tmp_path / folder
-    )[0]
+    run = lambda folder: trained_on(drives(), [], settings, tmp_path / folder)  # noqa: E731
     whole = run("whole")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fitting, "fit", lambda *a, **k: fit(*a, **{**k, "epochs": 2}))
+        patch.setattr(recipe, "fit", lambda *a, **k: fit(*a, **{**k, "epochs": 2}))
         begun = run("parts")
     parts = run("parts")
     for name, value in whole.state_dict().items():
@@ -79,9 +79,7 @@ def test_an_interrupted_run_ends_with_the_same_weights(tmp_path):
 def test_netvlad_begins_at_clusters_and_ends_with_a_whitening(tmp_path):
     extractor = {"kind": "netvlad", "clusters": 4, "whiten": 6}
     settings = tiny_extractor.settings("triplet", epochs=2, extractor=extractor)
-    trained, _ = train_extractor(
-        drives(), [HeldOut(tiny_drive.frames(6))], settings, tiny_extractor.preprocess(), OPTIONS, tmp_path
-    )
+    trained = trained_on(drives(), [HeldOut(tiny_drive.frames(6))], settings, tmp_path)
     assert trained.dimension == 6 and trained.settings.whiten == 6
     f = described(trained, drives()[0])
     assert f.shape == (24, 6)
@@ -91,9 +89,7 @@ def test_netvlad_begins_at_clusters_and_ends_with_a_whitening(tmp_path):
 def test_training_goes_on_from_an_extractor(tmp_path):
     start = tiny_extractor.extractor(seed=3)
     settings = tiny_extractor.settings("distance", epochs=1, learning_rate=0.0, weight_average=0.0)
-    trained, _ = train_extractor(
-        drives(), [], settings, tiny_extractor.preprocess(), OPTIONS, tmp_path, start
-    )  # fmt: skip
+    trained = trained_on(drives(), [], settings, tmp_path, copy.deepcopy(start))
     for name, value in start.named_parameters():
         assert torch.equal(dict(trained.named_parameters())[name], value)
 

@@ -10,7 +10,8 @@ import torch
 
 from vloc_train.retrieval import losses
 from vloc_train.retrieval.module import ExtractorModule, ValidationSet, nearest_pose_errors
-from vloc_train.retrieval.sampling import TrainingImages
+from vloc_train.retrieval.sampling import KeyedImages
+from vloc_train.training.sampling import TrainingData
 
 
 def module_of(kind, validation=(), **changes) -> ExtractorModule:
@@ -21,7 +22,8 @@ def module_of(kind, validation=(), **changes) -> ExtractorModule:
 
 def batch_of(settings, scenes=("a", "b")):
     drives = [tiny_drive.frames(14, name, paint=i) for i, name in enumerate(scenes)]
-    return next(iter(TrainingImages(drives, settings.sampling, settings.augment, 0).train_dataloader()))
+    images = KeyedImages(drives, settings.sampling, settings.augment, 0)
+    return next(iter(TrainingData(images).train_dataloader()))
 
 
 @pytest.mark.parametrize("kind", ["triplet", "relative", "distance"])
@@ -46,10 +48,10 @@ def test_pairs_of_different_places_count_only_with_a_limit():
     )
     batch = batch_of(limited.settings)
     assert set(batch.place.tolist()) == {0, 1}
-    f = paper.extractor(paper.preprocess.normalize(batch.images)).detach()
+    f = paper.network(paper.preprocess.normalize(batch.images)).detach()
     rows = [(a, b) for a in range(16) for b in range(a + 1, 16)]
     same = torch.tensor([(a, b) for a, b in rows if batch.place[a] == batch.place[b]])
-    paper.extractor.eval(), limited.extractor.eval()
+    paper.network.eval(), limited.network.eval()
     assert paper.loss(batch).item() == pytest.approx(float(losses.distance_loss(f, batch.poses, same)), rel=1e-4)
     elsewhere = torch.tensor([bool(batch.place[a] != batch.place[b]) for a, b in rows])
     wanted = losses.distance_loss(f, batch.poses, torch.tensor(rows), 50.0, elsewhere=elsewhere, balanced=True)
@@ -75,22 +77,5 @@ def test_validation_leaves_the_training_mode_and_the_weights_alone():
     before = copy.deepcopy(module.state_dict())
     distance, angle = module.validate_frames()
     assert distance.shape == angle.shape == (5,) and (distance > 0).all()
-    assert module.extractor.training
+    assert module.network.training
     assert all(torch.equal(v, before[k]) for k, v in module.state_dict().items())
-
-
-def test_the_best_weights_are_kept():
-    module = module_of("distance", weight_average=0.0)
-    module.remember_best(2.0)
-    best = {k: v.clone() for k, v in module.extractor.state_dict().items()}
-    with torch.no_grad():
-        for p in module.extractor.parameters():
-            p.add_(1.0)
-    module.remember_best(3.0)
-    assert all(torch.equal(v, best[k]) for k, v in module.best().state_dict().items())
-    checkpoint = {}
-    module.on_save_checkpoint(checkpoint)
-    other = module_of("distance", weight_average=0.0)
-    other.on_load_checkpoint(checkpoint)
-    assert other.best_error == 2.0
-    assert all(torch.equal(v, best[k]) for k, v in other.best().state_dict().items())

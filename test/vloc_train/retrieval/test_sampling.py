@@ -11,15 +11,9 @@ from hypothesis import strategies as st
 
 from vloc_ros.errors import ConfigError, DatasetError
 from vloc_ros.geometry.vectors import to_vectors
-from vloc_train.retrieval.sampling import (
-    GroupSampler,
-    KeyedImages,
-    SamplingSettings,
-    TrainingImages,
-    pairs_of,
-    triplets_of,
-)
+from vloc_train.retrieval.sampling import GroupSampler, KeyedImages, SamplingSettings, pairs_of, triplets_of
 from vloc_train.training.augment import AugmentSettings
+from vloc_train.training.sampling import TrainingData
 
 
 def drives(counts=(12, 10), scenes=("a", "a"), **more):
@@ -108,16 +102,16 @@ def test_processes_share_neighbourhoods(world):
 
 def test_items_are_the_same_whoever_asks():
     item = epoch_of(sampler(), 1)[1][5]
-    one, other = (KeyedImages(drives(), AugmentSettings(), 4) for _ in range(2))
+    one, other = (KeyedImages(drives(), SamplingSettings(), AugmentSettings(), 4) for _ in range(2))
     a, b = one[item], other[item]
     assert torch.equal(a[0], b[0]) and torch.equal(a[1], b[1]) and a[2:] == b[2:]
     assert a[0].shape == (3, 36, 64) and a[0].dtype == torch.uint8 and a[1].shape == (7,)
-    assert not torch.equal(a[0], KeyedImages(drives(), AugmentSettings(), 5)[item][0])
+    assert not torch.equal(a[0], KeyedImages(drives(), SamplingSettings(), AugmentSettings(), 5)[item][0])
 
 
 def test_the_loader_makes_batches():
-    data = TrainingImages(drives((12, 10), ("a", "b")), SamplingSettings(8, 4, 8.0), AugmentSettings(), 0)
-    batch = next(iter(data.train_dataloader()))
+    data = KeyedImages(drives((12, 10), ("a", "b")), SamplingSettings(8, 4, 8.0), AugmentSettings(), 0)
+    batch = next(iter(TrainingData(data).train_dataloader()))
     assert batch.images.shape == (8, 3, 36, 64) and batch.poses.shape == (8, 7)
     assert batch.group.tolist() == [0] * 4 + [1] * 4 and set(batch.place.tolist()) <= {0, 1}
 

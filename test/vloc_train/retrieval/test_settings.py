@@ -3,7 +3,9 @@ from __future__ import annotations
 import pytest
 
 from vloc_ros.errors import ConfigError
-from vloc_train.retrieval.settings import BuildSettings, build_preset, preset
+from vloc_train.retrieval.settings import BuildSettings, TrainSettings
+
+preset, build_preset = TrainSettings.preset, BuildSettings.preset
 
 
 @pytest.mark.parametrize(("kind", "rate"), [("triplet", 1e-5), ("relative", 1e-4), ("distance", 5e-5)])

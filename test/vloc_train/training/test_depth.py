@@ -10,8 +10,8 @@ from vloc_ros.convert.town import town_sequence
 from vloc_ros.errors import DatasetError
 from vloc_ros.town import Renderer, Town, Traversal, default_camera
 from vloc_ros.types import CameraModel
-from vloc_train.camnet.similarity import frustum_overlap, grid_pixels
-from vloc_train.training.depth import depth_grids, has_depth
+from vloc_train.camnet.similarity import frustum_overlap
+from vloc_train.training.depth import depth_grids, grid_pixels, has_depth
 
 
 class WithDepth(tiny_drive.Pictures):

@@ -9,7 +9,7 @@ import tiny_drive
 
 from vloc_ros.errors import CameraMismatchError, DatasetError
 from vloc_ros.types import CameraModel
-from vloc_train.training.frames import cache_frames, hold_out, keyed_rng
+from vloc_train.training.frames import cache_frames, keyed_rng
 
 
 def test_keyed_numbers_depend_on_the_key_alone():
@@ -17,12 +17,6 @@ def test_keyed_numbers_depend_on_the_key_alone():
     first = a.random(5)
     np.testing.assert_array_equal(first, b.random(5))
     assert not np.array_equal(first, c.random(5))
-
-
-def test_hold_out_takes_every_nth():
-    kept, held = hold_out(tiny_drive.frames(12), 4)
-    assert len(kept) == 9 and len(held) == 3
-    assert not set(kept.stamps_ns) & set(held.stamps_ns)
 
 
 def test_the_cache_is_made_once_and_serves_again(tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""What all trainers' modules share: progress, validations, best and averaged weights."""
+"""What all trainers' modules share: rates, progress, validations, best and averaged weights."""
 
 import math
 from types import SimpleNamespace
@@ -7,32 +7,26 @@ import pytest
 import torch
 from torch import nn
 
-from vloc_train.training.module import ScheduledModule, Validate, average_weights, cosine, time_limit
+from vloc_train.training.module import TrainingModule, Validate, average_weights, time_limit
 from vloc_train.training.run import RunOptions, TimeLimit, fit
+from vloc_train.training.settings import TrainSettings
 
 
-class Line(ScheduledModule):
+class Line(TrainingModule):
     """Fits a line; its validation error is what the test says."""
 
-    def __init__(self, errors=()):
-        super().__init__()
-        self.network, self.errors, self.rates = nn.Linear(1, 1), list(errors), []
-
-    @property
-    def exported(self):
-        return self.network
+    def __init__(self, errors=(), **changes):
+        super().__init__(TrainSettings(**{"learning_rate": 0.01, "schedule": "cosine", **changes}), nn.Linear(1, 1))
+        self.errors, self.rates = list(errors), []
 
     def validation(self):
         error = self.errors.pop(0) if self.errors else math.nan
         return {"validation_m": error}, error
 
-    def configure_optimizers(self):
-        return torch.optim.SGD(self.parameters(), lr=1.0)
-
-    def training_step(self, batch, batch_idx):
-        self.set_learning_rate(0.01 * cosine(self.progress()))
+    def step(self, batch):
         self.rates.append(self.optimizers().param_groups[0]["lr"])
-        return (self.network(batch) - 2.0).square().mean()
+        loss = (self.network(batch) - 2.0).square().mean()
+        return loss, {"twice": 2.0 * loss}
 
 
 def run(module, work, epochs=5, times=5, **more):
@@ -79,6 +73,43 @@ def test_progress_is_the_larger_of_steps_and_minutes():
     assert module.progress() == 1.0
     module.trainer.estimated_stepping_batches, module.trainer.callbacks = math.inf, []
     assert module.progress() == 0.0
+
+
+@pytest.mark.parametrize(
+    ("schedule", "rates"),
+    [("constant", [3.0, 3.0, 3.0]), ("poly", [3.0, 3.0 * 0.5**0.9, 0.0]), ("cosine", [3.0, 1.5, 0.0])],
+)
+def test_the_learning_rate_follows_the_progress(schedule, rates, monkeypatch):
+    module = Line(schedule=schedule, learning_rate=3.0)
+    assert [module.learning_rate(p) for p in (0.0, 0.5, 1.0)] == pytest.approx(rates)
+    module.warm_up = 4
+    monkeypatch.setattr(Line, "global_step", 1)
+    assert module.learning_rate(0.0) == pytest.approx(1.5 if schedule == "cosine" else 3.0)
+
+
+def test_averaged_weights_are_what_is_validated_and_exported(tmp_path):
+    module = Line([1.0], weight_average=0.5, schedule="constant")
+    run(module, tmp_path, epochs=1, times=1)
+    assert module.exported is module.averaged and not any(p.requires_grad for p in module.averaged.parameters())
+    assert torch.equal(module.best().weight, module.averaged.weight)
+    assert not torch.equal(module.averaged.weight, module.network.weight)
+    with module.evaluated() as network:
+        assert network is module.averaged and not network.training and not torch.is_grad_enabled()
+
+
+def test_evaluation_leaves_the_mode_alone():
+    module = Line()
+    for training in (True, False):
+        module.network.train(training)
+        with module.evaluated() as network:
+            assert not network.training
+        assert module.network.training is training
+
+
+def test_a_runs_log_has_loss_rate_and_figures(tmp_path):
+    run(Line(), tmp_path)
+    header, *rows = (tmp_path / "log" / "version_0" / "metrics.csv").read_text().splitlines()
+    assert {"loss", "learning_rate", "twice"} <= set(header.split(",")) and rows
 
 
 def test_the_best_weights_survive_a_checkpoint():

@@ -6,13 +6,14 @@ Format 2.0 (wiki.ros.org/Bags/Format/2.0): records ``header length, header, data
 
 from __future__ import annotations
 
-import bz2
 import mmap
 import struct
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
+from vloc_ros.datasets.bag.mcap import MAX_CHUNK_BYTES, inflated
+from vloc_ros.datasets.bag.message_types import Definition
 from vloc_ros.errors import BagError
 
 __all__ = ["Rosbag1Salvage"]
@@ -27,22 +28,25 @@ class Rosbag1Salvage:
     :raises BagError: the file does not begin like a ROS 1 bag.
     """
 
+    ros1 = True
+
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.problems: list[str] = []
         self._connections: dict[int, tuple[str, str, str]] = {}
         self.counts: dict[str, int] = {}
         for topic, _, _, _ in self._scan():
             self.counts[topic] = self.counts.get(topic, 0) + 1
         self.topics = {topic: kind for topic, kind, _ in self._connections.values()}
-        self._typestore = self._types()
+        self.definitions = [Definition(kind, "msg", text) for _, kind, text in self._connections.values()]
 
     def messages(
         self, topics: Collection[str], start: int | None = None, stop: int | None = None
-    ) -> Iterator[tuple[str, str, int, Any]]:
-        """``(topic, type, record time, message)`` of the wanted topics, in file order."""
-        for topic, kind, time, data in self._scan():
-            if topic in topics and (start is None or time >= start) and (stop is None or time < stop):
-                yield topic, kind, time, self._typestore.deserialize_ros1(data, kind)
+    ) -> Iterator[tuple[str, str, int, bytes]]:
+        """``(topic, type, record time, serialized message)`` of the wanted topics, in file order."""
+        for item in self._scan():
+            if item[0] in topics and (start is None or item[2] >= start) and (stop is None or item[2] < stop):
+                yield item
 
     def close(self) -> None:
         """Nothing is kept open between scans."""
@@ -72,11 +76,11 @@ class Rosbag1Salvage:
                 return
             if op == CONNECTION:
                 inner = _fields(bytes(data[body:stop]))
-                kind = inner["type"].decode()
+                kind = inner["type"].decode("utf-8", "replace")
                 package, _, name = kind.partition("/")
                 (number,) = struct.unpack("<I", fields["conn"])
                 self._connections[number] = (
-                    fields["topic"].decode(),
+                    fields["topic"].decode("utf-8", "replace"),
                     f"{package}/msg/{name}",
                     inner["message_definition"].decode("utf-8", "replace"),
                 )
@@ -87,16 +91,6 @@ class Rosbag1Salvage:
                     topic, kind, _ = self._connections[number]
                     yield topic, kind, sec * 1_000_000_000 + nanosec, bytes(data[body:stop])
             position = body + size
-
-    def _types(self) -> Any:
-        from rosbags.typesys import Stores, get_types_from_msg, get_typestore
-
-        types: dict[str, Any] = {}
-        for _, kind, text in self._connections.values():
-            types.update(get_types_from_msg(text, kind))
-        store = get_typestore(Stores.EMPTY)
-        store.register(types)
-        return store
 
 
 def _fields(header: bytes) -> dict[str, bytes]:
@@ -115,10 +109,7 @@ def _decompress(data: bytes, compression: bytes) -> bytes:
     if compression == b"none":
         return data
     try:
-        if compression == b"bz2":
-            return bz2.BZ2Decompressor().decompress(data)
-        from lz4.frame import LZ4FrameDecompressor
-
-        return bytes(LZ4FrameDecompressor().decompress(data))
-    except Exception:  # damaged block: the chunks before it are still good
+        content = inflated(compression.decode("ascii", "replace"), data, MAX_CHUNK_BYTES)
+    except BagError:  # damaged block: the chunks before it are still good
         return b""
+    return content if len(content) <= MAX_CHUNK_BYTES else b""

@@ -5,18 +5,15 @@ from __future__ import annotations
 import copy
 from typing import Any, NamedTuple, cast
 
-import timm
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from vloc_ros.errors import ConfigError
+from vloc_ros.localizers.backbones import Pretrained, make_backbone
 from vloc_ros.localizers.camnet.settings import NetworkSettings
 
 __all__ = ["Branch", "CamNetNetwork", "Features", "PairRegressor"]
-
-#: Options of ``timm.create_model`` that read files or addresses.
-_LOADING_OPTIONS = {"cache_dir", "checkpoint_path", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay"}
 
 
 class Features(NamedTuple):
@@ -66,11 +63,11 @@ class CamNetNetwork(nn.Module):
     Image 1 of a pair is the query (the anchor), image 2 the reference. A relative pose is what
     :mod:`vloc_ros.localizers.camnet.relative` turns into the query's pose.
 
-    :param pretrained: a local weight file for the backbone, ``True`` for timm's hub, ``False`` for random weights.
+    :param pretrained: see :mod:`vloc_ros.localizers.backbones`.
     :raises ConfigError: timm has no such backbone, or it is no ResNet.
     """
 
-    def __init__(self, settings: NetworkSettings, pretrained: bool | str = False) -> None:
+    def __init__(self, settings: NetworkSettings, pretrained: Pretrained = False) -> None:
         super().__init__()
         self.settings = settings
         backbone = _backbone(settings, pretrained)
@@ -126,23 +123,8 @@ class CamNetNetwork(nn.Module):
         return cast(Tensor, self.prp_pair(one, two))
 
 
-def _backbone(settings: NetworkSettings, pretrained: bool | str) -> Any:
-    options: dict[str, Any] = dict(settings.backbone_options)
-    # A map is untrusted input: it names a network that timm defines, never a file or an address to load from.
-    loading = sorted(set(options) & _LOADING_OPTIONS)
-    if loading or not settings.backbone.replace(".", "").replace("_", "").isalnum():
-        found = f"option {loading[0]!r}" if loading else repr(settings.backbone)
-        raise ConfigError(f"camnet.backbone: expected the name and shape of a timm network, found {found}")
-    if isinstance(pretrained, str):
-        options["pretrained_cfg_overlay"] = {"file": pretrained}
-    try:
-        made: Any = timm.create_model(
-            settings.backbone, pretrained=bool(pretrained), num_classes=0, global_pool="", **options
-        )
-    except (RuntimeError, TypeError, ValueError) as error:
-        raise ConfigError(
-            f"camnet.backbone: timm cannot create {settings.backbone!r} with options {options}: {error}"
-        ) from error
+def _backbone(settings: NetworkSettings, pretrained: Pretrained) -> Any:
+    made = make_backbone(settings.backbone, settings.backbone_options, pretrained, "camnet.backbone")
     parts = ("conv1", "bn1", "act1", "maxpool", "layer1", "layer2", "layer3", "layer4")
     missing = [part for part in parts if not hasattr(made, part)]
     if missing:

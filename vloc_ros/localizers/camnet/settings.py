@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
-from vloc_ros.errors import ConfigError
-from vloc_ros.settings import ranged
+from vloc_ros.localizers.calibration import ConfidenceSettings
+from vloc_ros.settings import Fixed, ranged
 
-__all__ = ["InferenceSettings", "NetworkSettings"]
+__all__ = ["SEQUENCE_GAP_S", "InferenceSettings", "NetworkSettings"]
 
 
 @dataclass(frozen=True)
@@ -37,8 +38,13 @@ class NetworkSettings:
     relative_frame: Literal["body", "world"] = "body"
 
 
+#: A pause longer than this (some frames of a 10 Hz camera), or a step back in time, ends a drive: the localizer forgets
+#: earlier frames.
+SEQUENCE_GAP_S = 0.5
+
+
 @dataclass(frozen=True)
-class InferenceSettings:
+class InferenceSettings(ConfidenceSettings):
     """How a query is localized (Section 3.4). All of it may change at run time.
 
     :param top: K, references that image retrieval proposes.
@@ -49,29 +55,18 @@ class InferenceSettings:
         (Algorithm 1: 1).
     :param sequence: earlier frames of a drive that the query is compared with: 2 for the paper's sequences. Then the
         localizer remembers the frames it saw last; 0 keeps every frame by itself.
-    :param sequence_gap_s: a pause longer than this, or a step back in time, makes the localizer forget earlier frames.
     :param inlier_m: estimates that close to each other agree, metres.
     :param inlier_deg: estimates that close in rotation agree, degrees.
     :param precision: of the encoder: ``auto`` takes bfloat16 where the processor multiplies it faster.
-    :param localized_sigma_m: a frame is LOCALIZED up to this standard deviation of position (largest axis).
-    :param lost_sigma_m: a frame is LOST beyond this standard deviation of position (largest axis).
     """
+
+    FORMER: ClassVar[Mapping[str, str | Fixed]] = {"sequence_gap_s": Fixed(SEQUENCE_GAP_S)}
 
     top: int = ranged(3, minimum=1, maximum=1024)
     retrieval_features: Literal["icr", "pfr"] = "icr"
     stages: Literal["retrieval", "pfr", "prp", "full"] = "full"
     rotation_weight_m: float = ranged(1.0, minimum=0.0)
     sequence: int = ranged(0, minimum=0, maximum=16)
-    sequence_gap_s: float = ranged(0.5, minimum=0.0)
     inlier_m: float = ranged(1.0, minimum=0.0)
     inlier_deg: float = ranged(5.0, minimum=0.0, maximum=180.0)
     precision: Literal["auto", "float32", "bfloat16"] = "float32"
-    localized_sigma_m: float = ranged(3.0, minimum=0.0)
-    lost_sigma_m: float = ranged(10.0, minimum=0.0)
-
-    def __post_init__(self) -> None:
-        if self.lost_sigma_m < self.localized_sigma_m:
-            raise ConfigError(
-                f"camnet: expected lost_sigma_m ({self.lost_sigma_m}) not to be below "
-                f"localized_sigma_m ({self.localized_sigma_m})"
-            )

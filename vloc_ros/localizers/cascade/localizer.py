@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
-import torch
 
 from vloc_ros.errors import CameraMismatchError, ConfigError, ImageError, VlocError
 from vloc_ros.geometry.rotations import so3_log
-from vloc_ros.localizers.base import Localizer, backend_class, check_query, offers_candidates
-from vloc_ros.localizers.calibration import section
+from vloc_ros.localizers.base import Hypothesis, Localizer, backend_class
+from vloc_ros.localizers.calibration import largest_sigma
 from vloc_ros.localizers.cascade.bundle import open_members, scene_pairs
 from vloc_ros.localizers.cascade.settings import SECTION, CascadeSettings
+from vloc_ros.localizers.device import Clock
 from vloc_ros.maps import MapBundle
-from vloc_ros.settings import settings_from_mapping
 from vloc_ros.types import Array, CameraModel, Estimate, LocalizationState, PosePrior, Query
 
 __all__ = ["FAILURES", "CascadeLocalizer"]
@@ -43,29 +41,17 @@ class CascadeLocalizer(Localizer):
     """
 
     backend: ClassVar[str] = "cascade"
+    settings_class = CascadeSettings
+    settings_section: ClassVar[str] = SECTION
 
-    def __init__(self, bundle: MapBundle, device: torch.device, settings: Mapping[str, Any] | None = None) -> None:
-        super().__init__(bundle, device)
-        stored = section(bundle.manifest.settings, SECTION, f"{bundle.path}: settings")
-        self._settings = settings_from_mapping(CascadeSettings, {**stored, **(settings or {})}, "cascade settings")
+    def load(self, bundle: MapBundle) -> None:
         coarse, fine = open_members(bundle)
         self._pairs = scene_pairs(coarse.bundle, fine.bundle)
-        self._coarse = backend_class(coarse.bundle.manifest.backend).from_map(
-            coarse.bundle, device, self._settings.coarse
+        self._coarse, self._fine = (
+            backend_class(member.bundle.manifest.backend).from_map(member.bundle, self._device, settings)
+            for member, settings in ((coarse, self._settings.coarse), (fine, self._settings.fine))
         )
-        self._fine = backend_class(fine.bundle.manifest.backend).from_map(fine.bundle, device, self._settings.fine)
-        self._coarse_candidates = offers_candidates(self._coarse)
-
-    @classmethod
-    def from_map(
-        cls, bundle: MapBundle, device: torch.device, settings: Mapping[str, Any] | None = None
-    ) -> CascadeLocalizer:
-        return cls(bundle, device, settings)
-
-    @property
-    def settings(self) -> CascadeSettings:
-        """The settings in force."""
-        return self._settings
+        self.offers_candidates = self._coarse.offers_candidates
 
     @property
     def coarse(self) -> Localizer:
@@ -81,32 +67,29 @@ class CascadeLocalizer(Localizer):
         """``T_map_cam`` (M, 4, 4) of the fine map's references, else of the coarse map's, else None."""
         name = next(iter(self._pairs)) if scene is None else scene
         for member, own in ((self._fine, self._pairs.get(name, name)), (self._coarse, name)):
-            poses = getattr(member, "reference_poses", lambda _: None)(own)
+            poses = member.reference_poses(own)
             if poses is not None:
-                return np.asarray(poses)
+                return poses
         return None
 
     def check_camera(self, camera: CameraModel) -> None:
         self._coarse.check_camera(camera)
         self._fine.check_camera(camera)
 
-    def close(self) -> None:
+    def release(self) -> None:
         self._coarse.close()
         self._fine.close()
 
-    def localize(self, query: Query, keep_candidates: bool = False) -> Estimate:
-        """See :meth:`Localizer.localize`. ``keep_candidates`` also returns the coarse localizer's candidates."""
-        check_query(query)
+    def find(self, query: Query, clock: Clock, keep_candidates: bool) -> Hypothesis:
         if query.scene is not None and query.scene not in self._pairs:
             raise ConfigError(f"scene: expected one of {', '.join(self._pairs)}, found {query.scene!r}")
-        more = {"keep_candidates": True} if keep_candidates and self._coarse_candidates else {}
-        coarse = self._coarse.localize(query, **more)
-        timings = {f"coarse_{name}": value for name, value in coarse.timings_ms.items()}
+        coarse = self._coarse.localize(query, keep_candidates)
+        clock.take("coarse", coarse.timings_ms)
         sigma_m, sigma_rad = _sigmas(coarse.covariance)
         about = {"coarse_sigma_m": sigma_m, "coarse_score": coarse.score}
         fine, failure = self._refined(query, coarse, sigma_m)
         if fine is not None:
-            timings.update({f"fine_{name}": value for name, value in fine.timings_ms.items()})
+            clock.take("fine", fine.timings_ms)
             moved, turned = _difference(fine.T_map_cam, coarse.T_map_cam)
             about["refinement_m"], about["refinement_deg"] = moved, float(np.degrees(turned))
             if failure == "none":
@@ -119,15 +102,15 @@ class CascadeLocalizer(Localizer):
         if used is coarse and "nearest_reference" in diagnostics:
             # A row of the coarse map; everywhere else the word means one of the fine map's, :meth:`reference_poses`.
             diagnostics["coarse_nearest_reference"] = diagnostics.pop("nearest_reference")
-        return replace(
-            used,
-            backend=self.backend,
-            map_id=self.map_id,
-            scene=coarse.scene,
-            candidates=coarse.candidates,
-            timings_ms=timings,
-            diagnostics={**diagnostics, **about},
-        )
+        return Hypothesis(
+            coarse.scene, used.T_map_cam, used.score, covariance=used.covariance, state=used.state,
+            diagnostics={**diagnostics, **about}, candidates=coarse.candidates, matches=used.matches,
+        )  # fmt: skip
+
+    def hypotheses(self, query: Query, count: int) -> list[Estimate]:
+        """The refined estimate, and the other places that the coarse localizer proposes."""
+        first, others = self.localize(query), self._coarse.hypotheses(query, count)
+        return [first, *(replace(o, backend=self.backend, map_id=self.map_id) for o in others[1:])][:count]
 
     def _refined(self, query: Query, coarse: Estimate, sigma_m: float) -> tuple[Estimate | None, str]:
         """The fine localizer's estimate, if it was asked, and why it cannot be used as far as it says so itself."""
@@ -162,9 +145,7 @@ class CascadeLocalizer(Localizer):
 
 def _sigmas(covariance: Array) -> tuple[float, float]:
     """Largest standard deviations of position (m) and rotation (rad)."""
-    parts = (covariance[:3, :3], covariance[3:, 3:])
-    sigma_m, sigma_rad = (float(np.sqrt(max(np.linalg.eigvalsh(part)[-1], 0.0))) for part in parts)
-    return sigma_m, sigma_rad
+    return largest_sigma(covariance[:3, :3]), largest_sigma(covariance[3:, 3:])
 
 
 def _difference(a: Array, b: Array) -> tuple[float, float]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import ClassVar
 
+from vloc_ros.localizers.base import Hypothesis
+from vloc_ros.localizers.device import Clock
 from vloc_ros.localizers.retrieval.database import IMAGE
 from vloc_ros.localizers.retrieval.localizer import RetrievalLocalizer
-from vloc_ros.types import Estimate
+from vloc_ros.types import Query
 
 __all__ = ["CoPRLocalizer"]
 
@@ -22,9 +24,8 @@ class CoPRLocalizer(RetrievalLocalizer):
 
     backend: ClassVar[str] = "copr"
 
-    def _estimate(self, *arguments: Any, **named: Any) -> Estimate:
-        estimate = super()._estimate(*arguments, **named)
-        database = self.database(estimate.scene)
-        row = int(estimate.diagnostics["nearest_reference"])
+    def find(self, query: Query, clock: Clock, keep_candidates: bool) -> Hypothesis:
+        found = super().find(query, clock, keep_candidates)
+        database, row = self.database(found.scene), int(found.diagnostics["nearest_reference"])
         more = {"regressed": float(database.origin[row] != IMAGE), "anchor": float(database.anchor[row])}
-        return replace(estimate, diagnostics={**estimate.diagnostics, **more})
+        return replace(found, diagnostics={**found.diagnostics, **more})

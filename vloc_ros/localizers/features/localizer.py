@@ -16,12 +16,12 @@ from vloc_ros.features.base import Described, FeatureExtractor, FeatureSettings
 from vloc_ros.features.matching import alike_pairs, match_points
 from vloc_ros.features.points import MapPoints, in_view
 from vloc_ros.features.pose import absolute_pose
-from vloc_ros.features.verification import Decision, Evidence, Hypothesis, Support, decide, judge, refine_and_judge
+from vloc_ros.features.verification import Decision, Evidence, JudgedPose, Support, decide, judge, refine_and_judge
 from vloc_ros.geometry.cameras import projection_jacobian
 from vloc_ros.geometry.rotations import skew
 from vloc_ros.geometry.se3 import inverse
-from vloc_ros.localizers.base import Localizer, SimulatedPrior, check_query
-from vloc_ros.localizers.calibration import SceneCalibration, section
+from vloc_ros.localizers.base import Hypothesis, Localizer, SimulatedPrior
+from vloc_ros.localizers.calibration import Confidence, section
 from vloc_ros.localizers.device import Clock
 from vloc_ros.localizers.features.retrieval import ImageSearch
 from vloc_ros.localizers.features.settings import FEATURES_SECTION, SECTION, FeaturesSettings
@@ -36,7 +36,7 @@ from vloc_ros.localizers.features.store import PointStore
 from vloc_ros.localizers.pixloc.selection import choose_points
 from vloc_ros.maps import MapBundle
 from vloc_ros.settings import settings_from_mapping
-from vloc_ros.types import Array, CameraModel, CandidateStep, Estimate, LocalizationState, PosePrior, Query
+from vloc_ros.types import Array, CameraModel, CandidateStep, Estimate, LocalizationState, Matches, PosePrior, Query
 
 __all__ = ["FAILURES", "FeaturesLocalizer", "Found"]
 
@@ -49,7 +49,6 @@ FAILURES = {
     "unsupported": 3.0,
     "ambiguous": 4.0,
     "ill_posed": 5.0,
-    "unsure": 6.0,
 }
 #: Standard deviations of a pose that nobody knows.
 _NOWHERE = np.diag([1e6, 1e6, 1e6, np.pi**2, np.pi**2, np.pi**2])
@@ -66,7 +65,7 @@ class Found:
     """A judged pose: the scene it is in, and where it came from (0: the prior, 1: similar images)."""
 
     scene: int
-    hypothesis: Hypothesis
+    judged: JudgedPose
     source: float
 
 
@@ -80,34 +79,34 @@ class FeaturesLocalizer(Localizer):
     """
 
     backend: ClassVar[str] = "features"
-    statistics: ClassVar[tuple[str, ...]] = STATISTICS
+    settings_class = FeaturesSettings
+    _settings: FeaturesSettings
+    settings_section: ClassVar[str] = SECTION
+    statistics = STATISTICS
     whitening: ClassVar[tuple[str, ...]] = SIGMAS
-
-    def __init__(self, bundle: MapBundle, device: torch.device, settings: Mapping[str, Any] | None = None) -> None:
-        super().__init__(bundle, device)
-        where = f"{bundle.path}: settings"
-        merged = _merged(section(bundle.manifest.settings, SECTION, where), settings or {})
-        self._settings = settings_from_mapping(FeaturesSettings, merged, "features settings")
-        self._extractor = _extractor_of(bundle, device)
-        names = [scene.name for scene in bundle.manifest.scenes]
-        kind = self._extractor
-        self._stores = [
-            PointStore(bundle, name, device, kind.dimension, kind.signed, self._settings.memory_mb / len(names))
-            for name in names
-        ]
-        self._search = ImageSearch(bundle, device, self._stores)
-        self._calibration = [SceneCalibration.read(bundle, name, STATISTICS) for name in names]
+    offers_candidates = True
 
     @classmethod
-    def from_map(
-        cls, bundle: MapBundle, device: torch.device, settings: Mapping[str, Any] | None = None
-    ) -> FeaturesLocalizer:
-        return cls(bundle, device, settings)
+    def merged_settings(cls, bundle: MapBundle, changes: Mapping[str, Any]) -> FeaturesSettings:
+        """As the base's; those of the judge are changed one by one."""
+        where = f"{bundle.path}: settings"
+        stored = section(section(bundle.manifest.settings, SECTION, where), "judge", f"{where}.{SECTION}")
+        changed = changes.get("judge", {})
+        merged = {**changes, "judge": {**stored, **changed}} if isinstance(changed, Mapping) else changes
+        settings: FeaturesSettings = super().merged_settings(bundle, merged)
+        return settings
 
-    @property
-    def settings(self) -> FeaturesSettings:
-        """The settings in force."""
-        return self._settings
+    def load(self, bundle: MapBundle) -> None:
+        self._extractor = _extractor_of(bundle, self._device)
+        names = [scene.name for scene in bundle.manifest.scenes]
+        kind, share = self._extractor, self._settings.memory_mb / len(names)
+        self._stores = [PointStore(bundle, name, self._device, kind.dimension, kind.signed, share) for name in names]
+        self._search = ImageSearch(bundle, self._device, self._stores)
+        self._proposals: tuple[tuple[PosePrior, ...], bool] | None = None
+
+    def release(self) -> None:
+        for store in self._stores:
+            store.close()
 
     @property
     def takes_distorted(self) -> bool:
@@ -130,16 +129,7 @@ class FeaturesLocalizer(Localizer):
         return self._stores[self.scene_index(scene)]
 
     def reference_poses(self, scene: str | None = None) -> Array:
-        """``T_map_cam`` (R, 4, 4) of the images of a scene (default: the first)."""
         return self.store(scene).T_map_cam
-
-    def close(self) -> None:
-        for store in self._stores:
-            store.close()
-        self._stores = []
-        self.__dict__.pop("_search", None)
-        if self._device.type == "cuda":
-            torch.cuda.empty_cache()
 
     # -- what others build on ---------------------------------------------------------------------
 
@@ -163,7 +153,7 @@ class FeaturesLocalizer(Localizer):
 
     def improve(
         self, T_map_cam: Array, query: Query, described: Described, scene: int = 0, covariance: Array | None = None
-    ) -> Hypothesis:
+    ) -> JudgedPose:
         """A proposed pose refined by the points seen near where it says, and judged.
 
         :param covariance: (6, 6) of the proposal: how far off points may be; None: a few pixels.
@@ -179,46 +169,62 @@ class FeaturesLocalizer(Localizer):
 
     # -- localizing -------------------------------------------------------------------------------
 
-    def localize(self, query: Query, keep_candidates: bool = False) -> Estimate:
-        """See :meth:`Localizer.localize`. ``keep_candidates`` also returns all poses that were judged."""
-        return self.localize_from(query, () if query.prior is None else (query.prior,), keep_candidates)
-
     def localize_from(
         self, query: Query, proposals: Sequence[PosePrior], keep_candidates: bool = False, search: bool = False
     ) -> Estimate:
         """Decide between proposed poses, each first improved by what the image shows.
 
-        :param proposals: of any origin, in the scene of the query; those too wide to look for points are left out.
+        :param proposals: of any origin, in the scene of the query. They take the place of the query's prior.
         :param search: look for the place in similar images, too; otherwise only when no proposal is supported and
             the settings allow it.
         """
-        check_query(query)
-        clock = Clock(self._device)
+        with self._lock:
+            self._check_open()
+            self._proposals = (tuple(proposals), search)
+            try:
+                return self.localize(query, keep_candidates)
+            finally:
+                self._proposals = None
+
+    def find(self, query: Query, clock: Clock, keep_candidates: bool) -> Hypothesis:
+        """All poses that were judged are candidates."""
+        settings = self._settings
+        proposals, search = self._proposals or (() if query.prior is None else (query.prior,), False)
         named = None if query.scene is None else self.scene_index(query.scene)
-        described = self.describe(query, self._settings.prior_features if proposals and not search else 0)
+        described = self.describe(query, settings.prior_features if proposals and not search else 0)
         clock.lap("features")
         found: list[Found] = []
         for proposal in proposals:
             scene = self._scene_near(proposal.T_map_cam, named)
-            hypothesis = self._from_prior(proposal, query.camera, described, scene)
-            found.append(Found(scene, hypothesis, 0.0))
-        clock.lap("prior")
-        again = not proposals or self._settings.search_again
+            found.append(Found(scene, self._from_prior(proposal, query.camera, described, scene), 0.0))
+        if proposals:
+            clock.lap("prior")
+        again = not proposals or settings.search_again
         if search or (again and not any(self._supported(f) for f in found)):
-            if proposals and not search and self._settings.prior_features < self._extractor.settings.limit:
+            if proposals and not search and settings.prior_features < self._extractor.settings.limit:
                 described = self.describe(query)
                 clock.lap("features_again")
             found += self._from_images(query, described, named, clock)
-        steps: tuple[CandidateStep, ...] = ()
+        out = self._hypothesis(query, described, found)
         if keep_candidates and found:
-            poses = np.stack([f.hypothesis.T_map_cam for f in found])
-            scores = np.array([f.hypothesis.evidence.score(self._settings.judge) for f in found])
-            steps = (CandidateStep(poses, scores, np.array([int(scores.argmax())], dtype=np.int64)),)
-        return self._estimate(query, described, found, clock, steps)
+            poses = np.stack([f.judged.T_map_cam for f in found])
+            scores = np.array([f.judged.evidence.score(settings.judge) for f in found])
+            step = CandidateStep(poses, scores, np.array([int(scores.argmax())], dtype=np.int64))
+            out = replace(out, candidates=(step,))
+        clock.lap("decide")
+        return out
+
+    def assess(self, query: Query, found: Hypothesis) -> Confidence:
+        """What is weakly supported is DEGRADED at best, however sure the fit is."""
+        confidence = super().assess(query, found)
+        weak = found.diagnostics.get("support", 0.0) < Support.STRONG.value
+        if weak and confidence.state is LocalizationState.LOCALIZED:
+            return replace(confidence, state=LocalizationState.DEGRADED)
+        return confidence
 
     def _supported(self, found: Found) -> bool:
-        fine = found.hypothesis.refined is not None
-        return fine and found.hypothesis.evidence.support(self._settings.judge) is not Support.NONE
+        fine = found.judged.refined is not None
+        return fine and found.judged.evidence.support(self._settings.judge) is not Support.NONE
 
     def _scene_near(self, T_map_cam: Array, named: int | None) -> int:
         if named is not None or len(self._stores) == 1:
@@ -226,10 +232,10 @@ class FeaturesLocalizer(Localizer):
         position = T_map_cam[:3, 3]
         return int(np.argmin([np.linalg.norm(s.T_map_cam[:, :3, 3] - position, axis=1).min() for s in self._stores]))
 
-    def _refined(self, T: Array, camera: CameraModel, described: Described, points: MapPoints) -> Hypothesis:
+    def _refined(self, T: Array, camera: CameraModel, described: Described, points: MapPoints) -> JudgedPose:
         return refine_and_judge(T, camera, described, points, self._extractor.alike, self._settings.judge)
 
-    def _from_prior(self, prior: PosePrior, camera: CameraModel, described: Described, scene: int) -> Hypothesis:
+    def _from_prior(self, prior: PosePrior, camera: CameraModel, described: Described, scene: int) -> JudgedPose:
         """Points where the prior has them, as far off as it may be; a robust pose of these; the guided passes."""
         settings, alike = self._settings, self._extractor.alike
         T, points = prior.T_map_cam, self.points_near(prior.T_map_cam, camera, scene, settings.prior_points)
@@ -286,39 +292,24 @@ class FeaturesLocalizer(Localizer):
         order = np.lexsort((ids, -store.track_length[ids], -observers))[: self._settings.match_points]
         return np.sort(ids[order])
 
-    def _estimate(
-        self,
-        query: Query,
-        described: Described,
-        found: Sequence[Found],
-        clock: Clock,
-        steps: tuple[CandidateStep, ...],
-    ) -> Estimate:
-        diagnostics = {"features": float(len(described)), "hypotheses": float(len(found))}
-        usable = [f for f in found if f.hypothesis.refined is not None]
+    def _hypothesis(self, query: Query, described: Described, found: Sequence[Found]) -> Hypothesis:
+        """The best of the judged poses, with what speaks for and against it."""
+        diagnostics = {"features": float(len(described)), "places": float(len(found))}
+        usable = [f for f in found if f.judged.refined is not None]
         if not usable:
             failure = "no_features" if not len(described) else "no_pose" if not found else "ill_posed"
-            return self._lost(query, None, failure, clock, diagnostics)
-        judged = [(f.hypothesis.T_map_cam, f.hypothesis.evidence) for f in usable]
-        best = max(usable, key=lambda f: f.hypothesis.evidence.surplus)
-        store, settings = self._stores[best.scene], self._settings
+            return self._lost(query, None, failure, diagnostics)
+        best = max(usable, key=lambda f: f.judged.evidence.surplus)
+        store = self._stores[best.scene]
         # Places of different scenes are apart, whatever their coordinates say.
-        for row, other in enumerate(usable):
-            if other.scene != best.scene:
-                moved = judged[row][0].copy()
-                moved[:3, 3] += 1e6
-                judged[row] = (moved, judged[row][1])
-        decision = self.decide(judged, best.scene)
-        hypothesis = best.hypothesis
-        T, evidence, refined = hypothesis.T_map_cam, hypothesis.evidence, hypothesis.refined
-        assert refined is not None
-        distance = np.linalg.norm(store.T_map_cam[:, :3, 3] - T[:3, 3], axis=1)
-        nearest = int(store.near(T, 1)[0]) if len(store.near(T, 1)) else int(distance.argmin())
-        statistics = features_statistics(hypothesis, float(distance.min()), store.depth_m)
-        own = scaled_covariance(hypothesis)
-        sigmas = camera_sigmas(own, T[:3, :3])
+        apart = np.zeros((4, 4))
+        apart[0, 3] = 1e6
+        poses = [f.judged.T_map_cam + (f.scene != best.scene) * apart for f in usable]
+        decision = self.decide(list(zip(poses, (f.judged.evidence for f in usable), strict=True)), best.scene)
+        T, evidence = best.judged.T_map_cam, best.judged.evidence
+        nearest = store.near(T, 1)
         diagnostics.update(
-            nearest_reference=float(nearest),
+            nearest_reference=float(nearest[0]) if len(nearest) else -1.0,
             source=best.source,
             visible_points=float(evidence.visible),
             matched_points=float(evidence.matched),
@@ -327,52 +318,39 @@ class FeaturesLocalizer(Localizer):
             cells=float(evidence.cells),
             error_px=evidence.error_px if np.isfinite(evidence.error_px) else -1.0,
             rivalry=decision.rivalry,
+            support=float(decision.support.value),
         )
-        support = decision.support
-        if support is Support.NONE:
-            strong = evidence.support(settings.judge) is not Support.NONE
-            return self._lost(query, best, "ambiguous" if strong else "unsupported", clock, diagnostics)
-        diagnostics.update(zip(STATISTICS, statistics.tolist(), strict=True))
-        diagnostics.update(zip(SIGMAS, sigmas.tolist(), strict=True))
-        score = evidence.score(settings.judge)
-        verdict = self._calibration[best.scene].judge(
-            statistics, T, score, settings.localized_sigma_m, settings.lost_sigma_m, whitening=sigmas
+        if decision.support is Support.NONE:
+            strong = evidence.support(self._settings.judge) is not Support.NONE
+            return self._lost(query, best, "ambiguous" if strong else "unsupported", diagnostics)
+        diagnostics["failure"] = FAILURES["none"]
+        distance = float(np.linalg.norm(store.T_map_cam[:, :3, 3] - T[:3, 3], axis=1).min())
+        own = scaled_covariance(best.judged)
+        pixels = described.features.pixels[evidence.features].astype(np.float64)
+        return Hypothesis(
+            store.scene,
+            T,
+            evidence.score(self._settings.judge),
+            features_statistics(best.judged, distance, store.depth_m),
+            camera_sigmas(own, T[:3, :3]),
+            # Without a calibration: the fit's idea, widened.
+            _UNCALIBRATED_FACTOR * own + _UNCALIBRATED_FLOOR,
+            diagnostics=diagnostics,
+            matches=Matches(store.points[evidence.ids], pixels, np.ones(len(pixels), dtype=bool)),
         )
-        covariance, state, failure = verdict.covariance, verdict.state, "none"
-        if verdict.position_sigma_m is None:  # not calibrated: the fit's idea, widened, and never sure of it
-            covariance = _UNCALIBRATED_FACTOR * own + _UNCALIBRATED_FLOOR
-            sigma = float(np.sqrt(np.linalg.eigvalsh(covariance[:3, :3])[-1]))
-            state = LocalizationState.LOST if sigma > settings.lost_sigma_m else LocalizationState.DEGRADED
-        else:
-            diagnostics["position_sigma_m"] = verdict.position_sigma_m
-        if support is Support.WEAK and state is LocalizationState.LOCALIZED:
-            state = LocalizationState.DEGRADED
-        if state is LocalizationState.LOST:
-            failure = "unsure"
-        diagnostics["failure"] = FAILURES[failure]
-        clock.lap("verdict")
-        return Estimate(
-            query.stamp_ns, T, covariance, score, state, self.backend, self.map_id, store.scene, steps, clock.laps,
-            diagnostics,
-        )  # fmt: skip
 
-    def _lost(
-        self, query: Query, best: Found | None, failure: str, clock: Clock, diagnostics: dict[str, float]
-    ) -> Estimate:
+    def _lost(self, query: Query, best: Found | None, failure: str, diagnostics: dict[str, float]) -> Hypothesis:
         """A frame that was not localized; the best pose there was stays for tools to show."""
         scene = best.scene if best is not None else 0 if query.scene is None else self.scene_index(query.scene)
         store = self._stores[scene]
         T, covariance = store.T_map_cam[0], _NOWHERE
         if best is not None:
-            T = best.hypothesis.T_map_cam
+            T = best.judged.T_map_cam
         elif query.prior is not None:
             T, covariance = query.prior.T_map_cam, query.prior.covariance
-        diagnostics["failure"] = FAILURES[failure]
-        diagnostics.setdefault("nearest_reference", -1.0)
-        clock.lap("verdict")
-        return Estimate(
-            query.stamp_ns, T, covariance, 0.0, LocalizationState.LOST, self.backend, self.map_id, store.scene, (),
-            clock.laps, diagnostics,
+        return Hypothesis(
+            store.scene, T, 0.0, covariance=covariance, state=LocalizationState.LOST,
+            diagnostics={"nearest_reference": -1.0, **diagnostics, "failure": FAILURES[failure]},
         )  # fmt: skip
 
 
@@ -388,13 +366,6 @@ def _reach(prior: PosePrior, camera: CameraModel, points: Array, sigmas: float) 
     by_pose = np.concatenate([-J @ R, J @ R @ skew(arm)], axis=-1)
     moved = by_pose @ prior.covariance @ np.swapaxes(by_pose, 1, 2)
     return np.asarray(sigmas * np.sqrt(np.maximum(np.linalg.eigvalsh(moved)[:, -1], 0.0)))
-
-
-def _merged(stored: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    out = {**stored, **changes}
-    if isinstance(changes.get("judge"), Mapping):
-        out["judge"] = {**section(stored, "judge", "features settings"), **changes["judge"]}
-    return out
 
 
 def _extractor_of(bundle: MapBundle, device: torch.device) -> FeatureExtractor:

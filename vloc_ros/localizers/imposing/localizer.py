@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -15,8 +13,8 @@ from vloc_ros.errors import MapTensorError
 from vloc_ros.geometry.rotations import matrix_to_quaternion
 from vloc_ros.geometry.vectors import from_vectors
 from vloc_ros.images.preprocess import Preprocess
-from vloc_ros.localizers.base import Localizer, check_query
-from vloc_ros.localizers.calibration import SceneCalibration, section
+from vloc_ros.localizers.base import Hypothesis, Localizer, stored_settings
+from vloc_ros.localizers.calibration import section
 from vloc_ros.localizers.device import Clock, compute_dtype
 from vloc_ros.localizers.imposing.network import ImPosingNetwork
 from vloc_ros.localizers.imposing.sampling import perturb
@@ -26,8 +24,8 @@ from vloc_ros.localizers.imposing.statistics import STATISTICS
 from vloc_ros.localizers.weights import load_module
 from vloc_ros.maps import MapBundle
 from vloc_ros.maps.tensors import expect
-from vloc_ros.settings import settings_from_mapping, settings_to_mapping
-from vloc_ros.types import Array, CandidateStep, Estimate, PosePrior, Query
+from vloc_ros.settings import settings_to_mapping
+from vloc_ros.types import Array, CandidateStep, Estimate, PosePrior, Query, RgbImage
 
 __all__ = [
     "CANDIDATES_FILE",
@@ -48,7 +46,6 @@ class _SceneData:
     name: str
     initial: Tensor
     signatures: Tensor
-    calibration: SceneCalibration
     reference_poses: Tensor | None
     reference_vectors: Tensor | None
 
@@ -61,41 +58,52 @@ class ImPosingLocalizer(Localizer):
     """
 
     backend: ClassVar[str] = "imposing"
-    statistics: ClassVar[tuple[str, ...]] = STATISTICS
+    settings_class = SearchSettings
+    settings_section: ClassVar[str] = "search"
+    statistics = STATISTICS
     prior_changes_statistics: ClassVar[bool] = True
+    offers_candidates = True
 
-    def __init__(self, bundle: MapBundle, device: torch.device, settings: Mapping[str, Any] | None = None) -> None:
-        super().__init__(bundle, device)
-        manifest, where = bundle.manifest, str(bundle.path)
-        network_stored = section(manifest.settings, "network", f"{where}: settings")
-        network_settings = settings_from_mapping(NetworkSettings, network_stored, f"{where}: settings.network")
-        stored = section(manifest.settings, "search", f"{where}: settings")
-        self._search = settings_from_mapping(SearchSettings, {**stored, **(settings or {})}, "imposing settings")
-        self._changed_candidates = self._search.candidates != stored.get("candidates")
+    def load(self, bundle: MapBundle) -> None:
+        manifest = bundle.manifest
+        stored = section(manifest.settings, "search", f"{bundle.path}: settings")
+        self._changed_candidates = self._settings.candidates != stored.get("candidates")
         self._preprocess = Preprocess.from_settings(manifest.preprocessing)
-        weights, scenes = bundle.tensors(WEIGHTS_FILE), len(manifest.scenes)
-        network = load_network(network_settings, scenes, weights, f"{where}/{WEIGHTS_FILE}")
-        self._dtype = compute_dtype(self._search.precision, device)
+        network = load_network(
+            stored_settings(bundle, "network", NetworkSettings),
+            len(manifest.scenes),
+            bundle.tensors(WEIGHTS_FILE),
+            f"{bundle.path}/{WEIGHTS_FILE}",
+        )
+        self._dtype = compute_dtype(self._settings.precision, self._device)
         network.eval().requires_grad_(False)
         self._encoders = [network.pose_encoder(i) for i in range(len(manifest.scenes))]
         for encoder in self._encoders:
-            encoder.to(device)
+            encoder.to(self._device)
             encoder.linears.to(self._dtype)  # positions keep their full precision: only the MLP is rounded
-        self._image_encoder = network.image_encoder.to(device, self._dtype)
+        self._image_encoder = network.image_encoder.to(self._device, self._dtype)
         self._image_encoder.to(memory_format=torch.channels_last)
-        self._scenes = self._load_scenes(bundle)
-        self._limits = (self._search.localized_sigma_m, self._search.lost_sigma_m)
+        files = bundle.tensors(CANDIDATES_FILE)
+        references = bundle.tensors(REFERENCES_FILE) if manifest.file(REFERENCES_FILE) is not None else {}
+        self._scenes = [self._scene_data(scene.name, files, references, str(bundle.path)) for scene in manifest.scenes]
 
-    @classmethod
-    def from_map(
-        cls, bundle: MapBundle, device: torch.device, settings: Mapping[str, Any] | None = None
-    ) -> ImPosingLocalizer:
-        return cls(bundle, device, settings)
-
-    @property
-    def settings(self) -> SearchSettings:
-        """The search settings in force."""
-        return self._search
+    def _scene_data(self, name: str, files: dict[str, Tensor], references: dict[str, Tensor], where: str) -> _SceneData:
+        floats, d = (torch.float32, torch.float16), self._encoders[0].settings.embed_dim
+        initial = expect(files, f"{name}.poses", (None, 7), torch.float32, where).to(self._device)
+        signatures = expect(files, f"{name}.signatures", (len(initial), d), floats, where)
+        if self._changed_candidates and self._settings.candidates < len(initial):
+            keep = torch.linspace(0, len(initial) - 1, self._settings.candidates).round().long()
+            initial, signatures = initial[keep.to(self._device)], signatures[keep]
+        if len(initial) < max(self._settings.components, 1):
+            raise MapTensorError(f"{where}: scene {name!r}: expected at least {self._settings.components} poses")
+        vectors = references.get(f"{name}.vectors")
+        return _SceneData(
+            name,
+            initial,
+            signatures.T.contiguous().to(self._device, torch.float32),
+            references.get(f"{name}.poses"),
+            None if vectors is None else vectors.to(self._device, torch.float32),
+        )
 
     @property
     def precision(self) -> torch.dtype:
@@ -103,98 +111,52 @@ class ImPosingLocalizer(Localizer):
         return self._dtype
 
     def reference_poses(self, scene: str | None = None) -> Array | None:
-        """``T_map_cam`` (M, 4, 4) of the training frames of a scene (default: the first), where the map has them."""
         poses = self._scenes[self.scene_index(scene)].reference_poses
         return None if poses is None else from_vectors(poses)
 
-    def close(self) -> None:
-        self._scenes = []
-        self._encoders = []
-        self.__dict__.pop("_image_encoder", None)
-        if self._device.type == "cuda":
-            torch.cuda.empty_cache()
-
-    # -- loading ----------------------------------------------------------------------------------
-
-    def _load_scenes(self, bundle: MapBundle) -> list[_SceneData]:
-        files = bundle.tensors(CANDIDATES_FILE)
-        has_references = bundle.manifest.file(REFERENCES_FILE) is not None
-        references = bundle.tensors(REFERENCES_FILE) if has_references else {}
-        where, d = str(bundle.path), self._encoders[0].settings.embed_dim
-        floats = (torch.float32, torch.float16)
-        out = []
-        for scene in bundle.manifest.scenes:
-            initial = expect(files, f"{scene.name}.poses", (None, 7), torch.float32, where).to(self._device)
-            signatures = expect(files, f"{scene.name}.signatures", (len(initial), d), floats, where)
-            if self._changed_candidates and self._search.candidates < len(initial):
-                keep = torch.linspace(0, len(initial) - 1, self._search.candidates).round().long()
-                initial, signatures = initial[keep.to(self._device)], signatures[keep]
-            if len(initial) < max(self._search.components, 1):
-                raise MapTensorError(
-                    f"{where}: scene {scene.name!r}: expected at least {self._search.components} poses"
-                )
-            poses, vectors = references.get(f"{scene.name}.poses"), references.get(f"{scene.name}.vectors")
-            out.append(
-                _SceneData(
-                    scene.name,
-                    initial,
-                    signatures.T.contiguous().to(self._device, torch.float32),
-                    SceneCalibration.read(bundle, scene.name, STATISTICS),
-                    poses,
-                    None if vectors is None else vectors.to(self._device, torch.float32),
-                )
-            )
-        return out
-
-    # -- localizing -------------------------------------------------------------------------------
-
-    def _seed(self, stamp_ns: int) -> int:
-        digest = hashlib.sha256(f"{self.map_id}:{stamp_ns}".encode()).digest()
-        return int.from_bytes(digest[:8], "little") >> 1
-
-    def encode(self, image_rgb: Any) -> Tensor:
+    @torch.inference_mode()
+    def encode(self, image_rgb: RgbImage) -> Tensor:
         """The pooled image features ``(C,)`` of an RGB image, shared by all scenes."""
         tensor = self._preprocess.apply(image_rgb)[None].to(self._device, self._dtype)
-        with torch.inference_mode():
-            return torch.as_tensor(self._image_encoder.pooled(tensor.to(memory_format=torch.channels_last))[0])
+        return torch.as_tensor(self._image_encoder.pooled(tensor.to(memory_format=torch.channels_last))[0])
 
-    def image_vector(self, image_rgb: Any, scene: str | None = None) -> Tensor:
+    @torch.inference_mode()
+    def image_vector(self, image_rgb: RgbImage, scene: str | None = None) -> Tensor:
         """The image vector ``(d,)`` float32 in a scene (default: the first)."""
-        head = self._image_encoder.heads[self.scene_index(scene)]
-        with torch.inference_mode():
-            return torch.as_tensor(head(self.encode(image_rgb))).float()
+        return torch.as_tensor(self._image_encoder.heads[self.scene_index(scene)](self.encode(image_rgb))).float()
 
-    def localize(self, query: Query, keep_candidates: bool = False) -> Estimate:
-        """See :meth:`Localizer.localize`. ``keep_candidates`` also returns every step's candidates."""
-        check_query(query)
-        self.check_camera(query.camera)
-        clock = Clock(self._device)
+    def find(self, query: Query, clock: Clock, keep_candidates: bool) -> Hypothesis:
         pooled = self.encode(query.image_rgb)
         clock.lap("encode")
-        seed = self._seed(query.stamp_ns)
-        indices = [self.scene_index(query.scene)] if query.scene is not None else range(len(self._scenes))
-        results = [(i, *self._search_scene(i, pooled, query.prior, seed, keep_candidates)) for i in indices]
-        index, result, vector = (
-            max(results, key=lambda r: self._relative_score(r[0], r[1])) if len(results) > 1 else results[0]
-        )
-        packed = [result.pose, result.score[None], result.statistics]
-        scene = self._scenes[index]
+        seed = self.seed(query.stamp_ns)
+        results = [(i, *self._search(i, pooled, query.prior, seed, keep_candidates)) for i in self.scenes_of(query)]
+        index, result, vector = results[0] if len(results) == 1 else max(results, key=lambda r: self._relative(*r[:2]))
+        packed, scene = [result.pose, result.score[None], result.statistics], self._scenes[index]
         if scene.reference_vectors is not None:
             unit = torch.nn.functional.normalize(vector, dim=-1)
             packed.append((scene.reference_vectors @ unit).argmax()[None])
         host = torch.cat([p.double() for p in packed]).cpu().numpy()  # the only transfer of the frame
         clock.lap("search")
-        return self._estimate(query, scene, result, host, clock.laps)
+        return Hypothesis(
+            scene.name,
+            from_vectors(host[:7]),
+            float(np.clip(host[7], 0.0, 1.0)),
+            statistics=host[8 : 8 + len(STATISTICS)],
+            diagnostics={} if scene.reference_vectors is None else {"nearest_reference": float(host[-1])},
+            candidates=tuple(
+                CandidateStep(from_vectors(s.poses), s.scores.double().cpu().numpy(), s.selected.cpu().numpy())
+                for s in result.steps
+            ),
+        )
 
-    def _relative_score(self, index: int, result: SearchResult) -> float:
-        return self._scenes[index].calibration.relative(float(result.score))
+    def _relative(self, index: int, result: SearchResult) -> float:
+        return self._calibration[self._scenes[index].name].relative(float(result.score))
 
-    def _search_scene(
+    def _search(
         self, index: int, pooled: Tensor, prior: PosePrior | None, seed: int, keep: bool
     ) -> tuple[SearchResult, Tensor]:
-        scene, settings = self._scenes[index], self._search
-        with torch.inference_mode():
-            vector = self._image_encoder.heads[index](pooled).float()
+        scene, settings = self._scenes[index], self._settings
+        vector = self._image_encoder.heads[index](pooled).float()
         draws = draw(settings, seed, self._device, torch.float32)
         initial, signatures, start = scene.initial, scene.signatures, 0
         if prior is not None:
@@ -210,25 +172,9 @@ class ImPosingLocalizer(Localizer):
         )  # fmt: skip
         return result, vector
 
-    def _estimate(
-        self, query: Query, scene: _SceneData, result: SearchResult, host: Array, laps: dict[str, float]
-    ) -> Estimate:
-        T_map_cam, score = from_vectors(host[:7]), float(np.clip(host[7], 0.0, 1.0))
-        statistics = host[8 : 8 + len(STATISTICS)]
-        diagnostics = dict(zip(STATISTICS, statistics.tolist(), strict=True))
-        if len(host) > 8 + len(STATISTICS):
-            diagnostics["nearest_reference"] = float(host[-1])
-        verdict = scene.calibration.judge(statistics, T_map_cam, score, *self._limits, query.prior is not None)
-        if verdict.position_sigma_m is not None:
-            diagnostics["position_sigma_m"] = verdict.position_sigma_m
-        candidates = tuple(
-            CandidateStep(from_vectors(s.poses), s.scores.double().cpu().numpy(), s.selected.cpu().numpy())
-            for s in result.steps
-        )
-        return Estimate(
-            query.stamp_ns, T_map_cam, verdict.covariance, score, verdict.state, self.backend, self.map_id, scene.name,
-            candidates, laps, diagnostics,
-        )  # fmt: skip
+    def hypotheses(self, query: Query, count: int) -> list[Estimate]:
+        """As :meth:`Localizer.hypotheses`; other places show in the first step, the last one is all about one."""
+        return self.distinct(self.localize(query, keep_candidates=count > 1), count, slice(None))
 
 
 def load_network(settings: NetworkSettings, scenes: int, tensors: dict[str, Tensor], where: str) -> ImPosingNetwork:

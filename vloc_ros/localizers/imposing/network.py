@@ -10,12 +10,11 @@ import itertools
 import math
 from typing import Any, cast
 
-import timm
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from vloc_ros.errors import ConfigError
+from vloc_ros.localizers.backbones import Pretrained, make_backbone
 from vloc_ros.localizers.imposing.settings import NetworkSettings
 
 __all__ = ["ImPosingNetwork", "ImageEncoder", "PoseEncoder", "canonical", "fourier_features", "scores"]
@@ -152,34 +151,15 @@ class PoseEncoder(nn.Module):
         return x
 
 
-#: Options of ``timm.create_model`` that read files or addresses.
-_LOADING_OPTIONS = {"cache_dir", "checkpoint_path", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay"}
-
-
 class ImageEncoder(nn.Module):
     """CNN backbone, pooling and one linear head for each scene (Section 3.1, step 1; Section 4.2).
 
-    :param pretrained: a local weight file for the backbone, ``True`` for timm's hub, ``False`` for random weights.
+    :param pretrained: see :mod:`vloc_ros.localizers.backbones`.
     """
 
-    def __init__(self, settings: NetworkSettings, scenes: int = 1, pretrained: bool | str = False) -> None:
+    def __init__(self, settings: NetworkSettings, scenes: int = 1, pretrained: Pretrained = False) -> None:
         super().__init__()
-        options: dict[str, Any] = dict(settings.backbone_options)
-        # A map is untrusted input: it names a network that timm defines, never a file or an address to load from.
-        loading = sorted(set(options) & _LOADING_OPTIONS)
-        if loading or not settings.backbone.replace(".", "").replace("_", "").isalnum():
-            found = f"option {loading[0]!r}" if loading else repr(settings.backbone)
-            raise ConfigError(f"imposing.backbone: expected the name and shape of a timm network, found {found}")
-        if isinstance(pretrained, str):
-            options["pretrained_cfg_overlay"] = {"file": pretrained}
-        try:
-            self.backbone = timm.create_model(
-                settings.backbone, pretrained=bool(pretrained), num_classes=0, global_pool="", **options
-            )
-        except (RuntimeError, TypeError, ValueError) as error:
-            raise ConfigError(
-                f"imposing.backbone: timm cannot create {settings.backbone!r} with options {options}: {error}"
-            ) from error
+        self.backbone = make_backbone(settings.backbone, settings.backbone_options, pretrained, "imposing.backbone")
         self.settings = settings
         cells = 1 if settings.pooling == "gap" else settings.pool_grid[0] * settings.pool_grid[1]
         width = int(cast(Any, self.backbone).num_features) * cells
@@ -200,7 +180,7 @@ class ImageEncoder(nn.Module):
 class ImPosingNetwork(nn.Module):
     """Image encoder with one head, and one pose encoder, for each scene."""
 
-    def __init__(self, settings: NetworkSettings, scenes: int = 1, pretrained: bool | str = False) -> None:
+    def __init__(self, settings: NetworkSettings, scenes: int = 1, pretrained: Pretrained = False) -> None:
         super().__init__()
         self.settings = settings
         self.image_encoder = ImageEncoder(settings, scenes, pretrained)

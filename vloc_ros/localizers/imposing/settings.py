@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from vloc_ros.errors import ConfigError
+from vloc_ros.localizers.calibration import ConfidenceSettings
 from vloc_ros.settings import ranged
 
 __all__ = ["NetworkSettings", "SearchSettings"]
@@ -49,7 +50,7 @@ class NetworkSettings:
 
 
 @dataclass(frozen=True)
-class SearchSettings:
+class SearchSettings(ConfidenceSettings):
     """The hierarchical search (Section 3.1, steps 2 to 7). All of it may change at run time.
 
     Axes are the map's (z up); the paper prints the same numbers with y up.
@@ -63,8 +64,6 @@ class SearchSettings:
     :param initial: first candidates: ``training`` poses or a ``grid`` over the mapped area.
     :param precision: ``auto`` takes bfloat16 where the processor multiplies it faster, ``float32`` never.
     :param prior_sigmas: how many standard deviations of the prior the search covers.
-    :param localized_sigma_m: a frame is LOCALIZED up to this standard deviation of position (largest axis).
-    :param lost_sigma_m: a frame is LOST beyond this standard deviation of position (largest axis).
     """
 
     candidates: int = ranged(4096, minimum=1, maximum=1 << 20)
@@ -76,10 +75,9 @@ class SearchSettings:
     initial: Literal["training", "grid"] = "training"
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     prior_sigmas: float = ranged(2.0, minimum=0.1, maximum=10.0)
-    localized_sigma_m: float = ranged(3.0, minimum=0.0)
-    lost_sigma_m: float = ranged(10.0, minimum=0.0)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.components > self.candidates or self.averaged > self.candidates:
             raise ConfigError(
                 f"imposing: expected components ({self.components}) and averaged ({self.averaged}) "

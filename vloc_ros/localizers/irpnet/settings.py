@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from vloc_ros.errors import ConfigError
-from vloc_ros.settings import ranged
+from vloc_ros.localizers.calibration import ConfidenceSettings
+from vloc_ros.settings import Fixed, ranged
 
-__all__ = ["InferenceSettings", "NetworkSettings"]
+__all__ = ["DEGRADED_STRANGENESS", "DISAGREEMENT", "LOST_STRANGENESS", "InferenceSettings", "NetworkSettings"]
 
 
 @dataclass(frozen=True)
@@ -46,35 +48,32 @@ class NetworkSettings:
         return 4 if self.rotation == "quaternion" else 6
 
 
+#: A frame is DEGRADED whose statistics lie above those of calibration frames by this many of their standard deviations
+#: (root mean square over the statistics; what is below counts as 0): calibration frames themselves stay below it.
+DEGRADED_STRANGENESS = 1.2
+#: The same for LOST: the image does not show the map, or not as the map knows it.
+LOST_STRANGENESS = 1.8
+#: Regressed pose and nearest stored image's pose disagree where they are farther apart than in calibration frames by
+#: this many deviations; the covariance is then at least as wide as their difference.
+DISAGREEMENT = 2.0
+
+
 @dataclass(frozen=True)
-class InferenceSettings:
-    """The verdict on a frame. All of it may change at run time, if the map was calibrated for it.
+class InferenceSettings(ConfidenceSettings):
+    """How far a frame is believed. All of it may change at run time, if the map was calibrated for it.
 
     :param covariance: what the covariance is made from: ``residuals`` (everything that goes with the errors of
         calibration frames) or ``dropout`` (the spread of Monte Carlo dropout, and how familiar the image is).
     :param samples: regressions under dropout; their random numbers are seeded by map and stamp.
     :param neighbours: stored descriptors that the estimate is compared with.
-    :param localized_sigma_m: largest position sigma of a LOCALIZED frame.
-    :param lost_sigma_m: largest position sigma of a frame that is not LOST.
-    :param degraded_strangeness: a frame is DEGRADED whose statistics lie above those of calibration frames by this many
-        of their standard deviations (root mean square over the statistics). What is below counts as 0.
-    :param lost_strangeness: the same for LOST: the image does not show the map, or not as the map knows it.
-    :param disagreement: regressed pose and nearest stored image's pose disagree where they are farther apart than in
-        calibration frames by this many deviations; the covariance is then at least as wide as their difference.
     """
+
+    FORMER: ClassVar[Mapping[str, str | Fixed]] = {
+        "degraded_strangeness": Fixed(DEGRADED_STRANGENESS),
+        "lost_strangeness": Fixed(LOST_STRANGENESS),
+        "disagreement": Fixed(DISAGREEMENT),
+    }
 
     covariance: Literal["residuals", "dropout"] = "residuals"
     samples: int = ranged(32, minimum=2, maximum=1024)
     neighbours: int = ranged(5, minimum=1, maximum=100)
-    localized_sigma_m: float = ranged(3.0, minimum=0.0)
-    lost_sigma_m: float = ranged(10.0, minimum=0.0)
-    degraded_strangeness: float = ranged(1.2, minimum=0.0)
-    lost_strangeness: float = ranged(1.8, minimum=0.0)
-    disagreement: float = ranged(2.0, minimum=0.0)
-
-    def __post_init__(self) -> None:
-        if self.lost_sigma_m < self.localized_sigma_m:
-            raise ConfigError(
-                f"irpnet: expected lost_sigma_m >= localized_sigma_m, "
-                f"found {self.lost_sigma_m} < {self.localized_sigma_m}"
-            )

@@ -3,27 +3,20 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from pathlib import Path
 from typing import Any, cast
 
-import timm
-import torch
 from torch import Tensor, nn
 
 from vloc_ros.errors import ConfigError
+from vloc_ros.localizers.backbones import Pretrained, create_network, fill_network, vgg_convolutions
 from vloc_ros.localizers.pixloc.settings import NetworkSettings
-from vloc_ros.localizers.retrieval.weight_files import read_weight_file
+from vloc_ros.localizers.weights import read_weight_file
 
 __all__ = ["Encoder", "make_encoder"]
 
-#: Options of ``timm.create_model`` that read files or addresses, and those that are ours to set.
-_RESERVED = {
-    "cache_dir", "checkpoint_path", "features_only", "global_pool", "num_classes", "out_indices", "pretrained",
-    "pretrained_cfg", "pretrained_cfg_overlay",
-}  # fmt: skip
-_PLAIN_OPTIONS = {"channels", "convolutions", "first_stride"}
+_WHERE = "pixloc.encoder"
 
-Pretrained = bool | str | Path
+_PLAIN_OPTIONS = {"channels", "convolutions", "first_stride"}
 
 
 class Encoder(nn.Module, ABC):
@@ -88,37 +81,27 @@ class TimmEncoder(Encoder):
 def make_encoder(settings: NetworkSettings, pretrained: Pretrained = False) -> Encoder:
     """The encoder that settings name, no coarser than its coarsest level needs.
 
-    :param pretrained: a local weight file of this encoder, ``True`` for timm's hub, ``False`` for random weights.
+    :param pretrained: see :mod:`vloc_ros.localizers.backbones`; of the plain encoder a file alone.
     :raises ConfigError: timm has no such network, its strides do not fit, or the weights are another network's.
     """
     name, options = settings.encoder, dict(settings.encoder_options)
     finest, coarsest = settings.strides[0], settings.strides[-1]
-    # A map is untrusted input: it names a network that timm defines, never a file or an address to load from.
-    reserved = sorted(set(options) & _RESERVED)
-    if reserved or not name.replace(".", "").replace("_", "").isalnum():
-        found = f"option {reserved[0]!r}" if reserved else repr(name)
-        raise ConfigError(f"pixloc.encoder: expected the name and shape of a timm network, found {found}")
     made: Encoder
-    try:
-        if name == "plain":
-            made = _plain(finest, coarsest, options)
-        elif name.startswith("vgg"):
-            made = _vgg(name, options, coarsest, pretrained is True)
-        else:
-            more: dict[str, Any] = {"out_indices": tuple(range(max(1, (coarsest // 2).bit_length()))), **options}
-            network = timm.create_model(name, pretrained=pretrained is True, features_only=True, **more)
-            made = TimmEncoder(network, finest, coarsest, name)
-    except ConfigError:
-        raise
-    except Exception as problem:  # options of a map can be anything, and every network fails in its own way
-        first = str(problem).splitlines()[0] if str(problem) else type(problem).__name__
-        raise ConfigError(f"pixloc.encoder: cannot make {name!r} with options {options}: {first}") from problem
+    if name == "plain":
+        made = _plain(finest, coarsest, options)
+        if not isinstance(pretrained, bool):
+            fill_network(made, read_weight_file(pretrained), f"{pretrained}", whole=False)
+    elif name.startswith("vgg"):
+        made = _vgg(vgg_convolutions(name, options, pretrained, _WHERE, lambda layers: _layers_to(layers, coarsest)))
+    else:
+        options.setdefault("out_indices", tuple(range(max(1, (coarsest // 2).bit_length()))))
+        made = TimmEncoder(
+            create_network(name, options, pretrained, _WHERE, features_only=True), finest, coarsest, name
+        )
     if finest not in made.strides or coarsest not in made.strides:
         raise ConfigError(
             f"pixloc.encoder: expected maps at strides {finest} to {coarsest}, {name!r} has {list(made.strides)}"
         )
-    if not isinstance(pretrained, bool):
-        _load(made, name, pretrained)
     return made
 
 
@@ -161,69 +144,21 @@ def _plain(finest: int, coarsest: int, options: dict[str, Any]) -> BlockEncoder:
     return BlockEncoder(blocks[:kept], strides[:kept], tuple(channels[:kept]))
 
 
-def _vgg(name: str, options: dict[str, Any], coarsest: int, from_hub: bool) -> BlockEncoder:
-    """The convolutions of a VGG in blocks that begin with its poolings (Section 5: VGG19).
+def _layers_to(layers: nn.Sequential, coarsest: int) -> int:
+    """How many layers of a VGG come before the pooling that leaves the coarsest stride."""
+    poolings = [i for i, layer in enumerate(layers) if isinstance(layer, nn.MaxPool2d)]
+    return next((i for n, i in enumerate(poolings) if 2**n == coarsest), len(layers))
 
-    Its classifier, nine tenths of a VGG, never takes memory unless timm's hub brings it.
-    """
-    device = torch.empty(0).device
-    with torch.device(device if from_hub else "meta"):
-        whole: Any = timm.create_model(name, pretrained=from_hub, num_classes=0, **options)
+
+def _vgg(layers: nn.Sequential) -> BlockEncoder:
+    """The convolutions of a VGG in blocks that begin with its poolings (Section 5: VGG19)."""
     blocks: list[list[nn.Module]] = [[]]
     channels: list[int] = []
-    for layer in whole.features:
+    for layer in layers:
         if isinstance(layer, nn.MaxPool2d):
-            if 2 ** (len(blocks) - 1) == coarsest:
-                break
             blocks.append([])
         if isinstance(layer, nn.Conv2d):
             channels[len(blocks) - 1 :] = [layer.out_channels]
         blocks[-1].append(layer)
     made = [nn.Sequential(*block) for block in blocks if any(isinstance(x, nn.Conv2d) for x in block)]
-    if not from_hub:
-        for block in made:
-            block.to_empty(device=device)
-            for layer in block:
-                if isinstance(layer, nn.Conv2d):
-                    nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
-                    nn.init.zeros_(cast(Tensor, layer.bias))
-                elif hasattr(layer, "reset_parameters"):
-                    cast(Any, layer).reset_parameters()
     return BlockEncoder(made, tuple(2**i for i in range(len(made))), tuple(channels[: len(made)]))
-
-
-def _load(encoder: Encoder, name: str, path: str | Path) -> None:
-    """Every weight of an encoder from a file of the whole network; what the file has beyond that is left."""
-    stored = read_weight_file(path)
-    wanted = encoder.state_dict()
-    source = _names_in_file(encoder, name)
-    for key, value in wanted.items():
-        found = stored.get(source(key))
-        if found is None and key.endswith("num_batches_tracked"):
-            stored[source(key)] = value
-        elif found is None or found.shape != value.shape:
-            some = ", ".join(f"{k} {tuple(v.shape)}" for k, v in sorted(stored.items())[:6])
-            raise ConfigError(
-                f"{path}: expected tensor {source(key)!r} of shape {tuple(value.shape)} for encoder {name!r}, found "
-                + (f"shape {tuple(found.shape)}" if found is not None else f"only {some}, ... ({len(stored)} tensors)")
-            )
-    encoder.load_state_dict({key: stored[source(key)] for key in wanted})
-
-
-def _names_in_file(encoder: Encoder, name: str) -> Any:
-    """The names that torchvision and timm give to an encoder's weights, from ours."""
-    if isinstance(encoder, TimmEncoder):
-        return lambda key: key.removeprefix("network.")
-    if name == "plain":
-        return lambda key: key
-    assert isinstance(encoder, BlockEncoder)
-    starts, count = [], 0
-    for block in encoder.blocks:
-        starts.append(count)
-        count += len(cast(nn.Sequential, block))
-
-    def of_vgg(key: str) -> str:
-        _, block, layer, rest = key.split(".", 3)
-        return f"features.{starts[int(block)] + int(layer)}.{rest}"
-
-    return of_vgg

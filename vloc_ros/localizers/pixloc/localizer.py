@@ -13,20 +13,20 @@ from vloc_ros.errors import ConfigError, MapFormatError
 from vloc_ros.geometry.rotations import so3_log
 from vloc_ros.images.preprocess import Preprocess
 from vloc_ros.images.rectify import Rectifier
-from vloc_ros.localizers.base import Localizer, SimulatedPrior, check_query
-from vloc_ros.localizers.calibration import SceneCalibration, section
+from vloc_ros.localizers.base import Hypothesis, Localizer, SimulatedPrior
+from vloc_ros.localizers.calibration import largest_sigma, section
 from vloc_ros.localizers.device import Clock, compute_dtype
 from vloc_ros.localizers.pixloc.alignment import Aligned, Aligner, AlignmentResult
 from vloc_ros.localizers.pixloc.bundle import MAP_SECTION, MapSettings
 from vloc_ros.localizers.pixloc.model import OPTIMIZER_SECTION, read_model
 from vloc_ros.localizers.pixloc.retrieval_prior import RetrievalPrior
 from vloc_ros.localizers.pixloc.selection import choose_points, starting_poses
-from vloc_ros.localizers.pixloc.settings import SECTION, PixLocSettings
+from vloc_ros.localizers.pixloc.settings import MAX_SHIFT_DEG, SECTION, SHIFT_SIGMAS, PixLocSettings
 from vloc_ros.localizers.pixloc.statistics import SIGMAS, STATISTICS, alignment_statistics, camera_sigmas
 from vloc_ros.localizers.pixloc.store import POINTS_FILE, PointBatch, ReferenceStore
 from vloc_ros.maps import MapBundle
 from vloc_ros.settings import settings_from_mapping
-from vloc_ros.types import Array, CameraModel, CandidateStep, Estimate, LocalizationState, PosePrior, Query, RgbImage
+from vloc_ros.types import Array, CameraModel, CandidateStep, LocalizationState, PosePrior, Query, RgbImage
 
 __all__ = ["FAILURES", "PixLocLocalizer"]
 
@@ -68,50 +68,51 @@ class PixLocLocalizer(Localizer):
     """
 
     backend: ClassVar[str] = "pixloc"
-    statistics: ClassVar[tuple[str, ...]] = STATISTICS
+    settings_class = PixLocSettings
+    _settings: PixLocSettings
+    settings_section: ClassVar[str] = SECTION
+    statistics = STATISTICS
     whitening: ClassVar[tuple[str, ...]] = SIGMAS
+    offers_candidates = True
 
-    def __init__(self, bundle: MapBundle, device: torch.device, settings: Mapping[str, Any] | None = None) -> None:
-        super().__init__(bundle, device)
-        where = f"{bundle.path}: settings"
+    @classmethod
+    def merged_settings(cls, bundle: MapBundle, changes: Mapping[str, Any]) -> PixLocSettings:
+        """As the base's; the optimiser's have a part of their own in the map, and are changed one by one."""
+        optimizer = section(bundle.manifest.settings, OPTIMIZER_SECTION, f"{bundle.path}: settings")
+        changed = changes.get("optimizer", {})
+        if not isinstance(changed, Mapping):
+            raise ConfigError(f"pixloc settings: optimizer: expected a mapping, found {type(changed).__name__}")
+        if "damping_log10" in changed:
+            raise ConfigError("pixloc settings: optimizer.damping_log10 belongs to the trained network")
+        settings: PixLocSettings = super().merged_settings(bundle, {**changes, "optimizer": {**optimizer, **changed}})
+        return settings
+
+    def load(self, bundle: MapBundle) -> None:
         if bundle.manifest.file(POINTS_FILE) is None:
             raise MapFormatError(
                 f"{bundle.path}: holds a trained network and no points; make a map of a place with it: "
                 "vloc map build pixloc --extractor"
             )
-        self._settings = _settings(bundle, settings or {})
+        where, device, settings = f"{bundle.path}: settings", self._device, self._settings
         stored = section(bundle.manifest.settings, MAP_SECTION, where)
         made = settings_from_mapping(MapSettings, stored, f"{where}.{MAP_SECTION}", error=MapFormatError)
         if not made.pyramid:
             raise MapFormatError(f"{where}.{MAP_SECTION}: expected the scales of the pyramid; make the map again")
-        self._preprocess = Preprocess.from_settings(bundle.manifest.preprocessing)
+        preprocess = Preprocess.from_settings(bundle.manifest.preprocessing)
         model = read_model(bundle).eval().requires_grad_(False).to(device)
-        dtype = compute_dtype(self._settings.precision, device)
-        model.network.to(dtype).to(memory_format=torch.channels_last)
-        self._aligner = Aligner(model, self._preprocess, made.pyramid, self._settings.optimizer, device)
-        self._first_scale = 0 if self._settings.pyramid else len(made.pyramid) - 1
+        model.network.to(compute_dtype(settings.precision, device)).to(memory_format=torch.channels_last)
+        self._aligner = Aligner(model, preprocess, made.pyramid, settings.optimizer, device)
+        self._first_scale = 0 if settings.pyramid else len(made.pyramid) - 1
         names = [scene.name for scene in bundle.manifest.scenes]
         self._stores = [
             ReferenceStore.from_bundle(
-                bundle, name, device, self._settings.memory_mb / len(names), len(made.pyramid), model.dimensions
+                bundle, name, device, settings.memory_mb / len(names), len(made.pyramid), model.dimensions
             )
             for name in names
         ]
-        self._calibration = [SceneCalibration.read(bundle, name, STATISTICS) for name in names]
         self._retrieval = RetrievalPrior(bundle, device) if RetrievalPrior.is_in(bundle) else None
         self._rectifier: tuple[CameraModel, Rectifier] | None = None
         self._last: tuple[int, Array] | None = None
-
-    @classmethod
-    def from_map(
-        cls, bundle: MapBundle, device: torch.device, settings: Mapping[str, Any] | None = None
-    ) -> PixLocLocalizer:
-        return cls(bundle, device, settings)
-
-    @property
-    def settings(self) -> PixLocSettings:
-        """The settings in force."""
-        return self._settings
 
     @property
     def takes_distorted(self) -> bool:
@@ -135,34 +136,43 @@ class PixLocLocalizer(Localizer):
         return self._stores[self.scene_index(scene)]
 
     def reference_poses(self, scene: str | None = None) -> Array:
-        """``T_map_cam`` (R, 4, 4) of a scene's references (default: the first)."""
         return self.store(scene).T_map_cam
 
-    def close(self) -> None:
+    def release(self) -> None:
         for store in self._stores:
             store.close()
-        self._stores = []
-        for name in ("_aligner", "_retrieval"):
-            self.__dict__.pop(name, None)
-        if self._device.type == "cuda":
-            torch.cuda.empty_cache()
 
     # -- localizing -------------------------------------------------------------------------------
 
-    def localize(self, query: Query, keep_candidates: bool = False) -> Estimate:
-        """See :meth:`Localizer.localize`. ``keep_candidates`` also returns the poses after every level."""
-        check_query(query)
-        self.check_camera(query.camera)
-        clock = Clock(self._device)
+    def find(self, query: Query, clock: Clock, keep_candidates: bool) -> Hypothesis:
+        start, nearest, failure, aligned = self._align(query, clock)
+        if aligned is None:
+            return self._lost(start, failure, nearest)
+        steps = tuple(
+            CandidateStep(
+                np.linalg.inv(level.T_cam_map.cpu().numpy()),
+                np.exp(-level.cost.cpu().numpy()),
+                np.array([aligned.result.start], dtype=np.int64),
+            )
+            for level in (aligned.refinement.levels if keep_candidates else ())
+        )
+        return self._hypothesis(start, aligned.result, nearest, steps)
+
+    def trace(self, query: Query) -> Aligned | None:
+        """The alignment of a query with everything that it was made of; None where it cannot begin."""
+        return self._align(query, Clock())[3]
+
+    def _align(self, query: Query, clock: Clock) -> tuple[_Start, int, str, Aligned | None]:
+        """Where the alignment of a query begins, the nearest reference, why it cannot begin, and the alignment."""
         start, failure = self._start(query)
         clock.lap("prior")
         if failure != "none":
-            return self._lost(query, start, failure, clock)
+            return start, -1, failure, None
         camera = self._aligner.camera(query.camera)
         batch, nearest, failure = self._points(start, camera, query.stamp_ns)
         clock.lap("references")
         if batch is None:
-            return self._lost(query, start, failure, clock, nearest)
+            return start, nearest, failure, None
         pyramid = self._aligner.encode(query.image_rgb, self._first_scale)
         clock.lap("features")
         starts = starting_poses(
@@ -170,33 +180,7 @@ class PixLocLocalizer(Localizer):
         )
         result, refinement = self._aligner.align(pyramid, camera, batch, starts)
         clock.lap("align")
-        steps: tuple[CandidateStep, ...] = ()
-        if keep_candidates:
-            steps = tuple(
-                CandidateStep(
-                    np.linalg.inv(level.T_cam_map.cpu().numpy()),
-                    np.exp(-level.cost.cpu().numpy()),
-                    np.array([result.start], dtype=np.int64),
-                )
-                for level in refinement.levels
-            )
-        return self._estimate(query, start, result, nearest, clock, steps)
-
-    def trace(self, query: Query) -> Aligned | None:
-        """The alignment of a query with everything that it was made of; None where it cannot begin."""
-        start, failure = self._start(query)
-        if failure != "none":
-            return None
-        camera = self._aligner.camera(query.camera)
-        batch, _, _ = self._points(start, camera, query.stamp_ns)
-        if batch is None:
-            return None
-        starts = starting_poses(
-            start.T_map_cam, start.covariance, self._settings.starts, self._settings.start_spacing_m
-        )
-        pyramid = self._aligner.encode(query.image_rgb, self._first_scale)
-        result, refinement = self._aligner.align(pyramid, camera, batch, starts)
-        return Aligned(result, refinement, pyramid, batch, camera, starts)
+        return start, nearest, "none", Aligned(result, refinement, pyramid, batch, camera, starts)
 
     def _start(self, query: Query) -> tuple[_Start, str]:
         """Where to begin, and why that is nowhere."""
@@ -204,7 +188,7 @@ class PixLocLocalizer(Localizer):
         settings, prior = self._settings, query.prior
         failure = "no_prior"
         if prior is not None:
-            sigma = float(np.sqrt(max(np.linalg.eigvalsh(prior.covariance[:3, :3])[-1], 0.0)))
+            sigma = largest_sigma(prior.covariance[:3, :3])
             if sigma <= settings.max_prior_sigma_m:
                 return _Start(self._scene_near(prior, named), prior.T_map_cam, prior.covariance, 0.0), "none"
             failure = "wide_prior"
@@ -233,7 +217,7 @@ class PixLocLocalizer(Localizer):
     def _points(self, start: _Start, camera: CameraModel, stamp_ns: int) -> tuple[PointBatch | None, int, str]:
         """The points to align with their features, the nearest reference, and why there are none."""
         settings, store = self._settings, self._stores[start.scene]
-        sigma = float(np.sqrt(max(np.linalg.eigvalsh(start.covariance[:3, :3])[-1], 0.0)))
+        sigma = largest_sigma(start.covariance[:3, :3])
         allowed = None
         if settings.exclude_s > 0:
             allowed = np.abs(store.stamps_ns - stamp_ns) > settings.exclude_s * 1e9
@@ -264,15 +248,9 @@ class PixLocLocalizer(Localizer):
             self._last = (start.scene, position)
         store.prefetch(start.T_map_cam, heading, self._settings.prefetch_m)
 
-    def _estimate(
-        self,
-        query: Query,
-        start: _Start,
-        result: AlignmentResult,
-        nearest: int,
-        clock: Clock,
-        steps: tuple[CandidateStep, ...],
-    ) -> Estimate:
+    def _hypothesis(
+        self, start: _Start, result: AlignmentResult, nearest: int, steps: tuple[CandidateStep, ...]
+    ) -> Hypothesis:
         shift = float(np.linalg.norm(result.T_map_cam[:3, 3] - start.T_map_cam[:3, 3]))
         turn = float(np.linalg.norm(so3_log(result.T_map_cam[:3, :3] @ start.T_map_cam[:3, :3].T)))
         diagnostics = {
@@ -287,34 +265,24 @@ class PixLocLocalizer(Localizer):
             "start": float(result.start),
         }
         failure = self._failure(start, result, shift, turn)
+        if failure == "ill_posed":
+            posed = (result.T_map_cam, _UNCALIBRATED_FACTOR * result.covariance)
+            return self._lost(start, failure, nearest, diagnostics, *posed)
         if failure != "none":
-            covariance = result.covariance if failure == "ill_posed" else None
-            T = result.T_map_cam if failure == "ill_posed" else None
-            return self._lost(query, start, failure, clock, nearest, diagnostics, T, covariance)
-        statistics = alignment_statistics(
-            result.cost, result.valid, result.asked, result.settling_m, shift, result.covariance
+            return self._lost(start, failure, nearest, diagnostics)
+        return Hypothesis(
+            self._stores[start.scene].scene,
+            result.T_map_cam,
+            result.score,
+            statistics=alignment_statistics(
+                result.cost, result.valid, result.asked, result.settling_m, shift, result.covariance
+            ),
+            whitening=camera_sigmas(result.covariance, result.T_map_cam[:3, :3]),
+            # Without a calibration: the Hessian's idea, and never sure of it.
+            covariance=_UNCALIBRATED_FACTOR * result.covariance + _UNCALIBRATED_FLOOR,
+            diagnostics={**diagnostics, "failure": FAILURES["none"]},
+            candidates=steps,
         )
-        sigmas = camera_sigmas(result.covariance, result.T_map_cam[:3, :3])
-        diagnostics["failure"] = FAILURES["none"]
-        diagnostics.update(zip(STATISTICS, statistics.tolist(), strict=True))
-        diagnostics.update(zip(SIGMAS, sigmas.tolist(), strict=True))
-        settings = self._settings
-        verdict = self._calibration[start.scene].judge(
-            statistics, result.T_map_cam, result.score, settings.localized_sigma_m, settings.lost_sigma_m,
-            whitening=sigmas,
-        )  # fmt: skip
-        covariance, state = verdict.covariance, verdict.state
-        if verdict.position_sigma_m is None:  # not calibrated: the Hessian's idea, and never sure of it
-            covariance = _UNCALIBRATED_FACTOR * result.covariance + _UNCALIBRATED_FLOOR
-            sigma = float(np.sqrt(np.linalg.eigvalsh(covariance[:3, :3])[-1]))
-            state = LocalizationState.LOST if sigma > settings.lost_sigma_m else LocalizationState.DEGRADED
-        else:
-            diagnostics["position_sigma_m"] = verdict.position_sigma_m
-        clock.lap("verdict")
-        return Estimate(
-            query.stamp_ns, result.T_map_cam, covariance, result.score, state, self.backend, self.map_id,
-            self._stores[start.scene].scene, steps, clock.laps, diagnostics,
-        )  # fmt: skip
 
     def _failure(self, start: _Start, result: AlignmentResult, shift: float, turn: float) -> str:
         """Why an alignment is not believed."""
@@ -328,53 +296,31 @@ class PixLocLocalizer(Localizer):
             return "ill_posed"
         if not result.success:
             return "not_converged"
-        sigma_m, sigma_rad = (
-            float(np.sqrt(max(np.linalg.eigvalsh(part)[-1], 0.0)))
-            for part in (start.covariance[:3, :3], start.covariance[3:, 3:])
-        )
-        far = shift > max(settings.max_shift_m, settings.shift_sigmas * sigma_m)
-        turned = turn > max(np.radians(settings.max_shift_deg), settings.shift_sigmas * sigma_rad)
+        sigma_m, sigma_rad = (largest_sigma(part) for part in (start.covariance[:3, :3], start.covariance[3:, 3:]))
+        far = shift > max(settings.max_shift_m, SHIFT_SIGMAS * sigma_m)
+        turned = turn > max(np.radians(MAX_SHIFT_DEG), SHIFT_SIGMAS * sigma_rad)
         return "moved_too_far" if far or turned else "none"
 
     def _lost(
         self,
-        query: Query,
         start: _Start,
         failure: str,
-        clock: Clock,
-        nearest: int = -1,
+        nearest: int,
         more: Mapping[str, float] | None = None,
         T_map_cam: Array | None = None,
         covariance: Array | None = None,
-    ) -> Estimate:
+    ) -> Hypothesis:
         """A frame that was not localized: the pose to begin with stays for tools to show, as unsure as it was."""
-        diagnostics = {"nearest_reference": float(nearest), "prior_source": start.source, **(more or {})}
-        diagnostics["failure"] = FAILURES[failure]
-        clock.lap("verdict")
-        return Estimate(
-            query.stamp_ns,
-            start.T_map_cam if T_map_cam is None else T_map_cam,
-            start.covariance if covariance is None else _UNCALIBRATED_FACTOR * covariance,
-            0.0,
-            LocalizationState.LOST,
-            self.backend,
-            self.map_id,
+        return Hypothesis(
             self._stores[start.scene].scene,
-            (),
-            clock.laps,
-            diagnostics,
+            start.T_map_cam if T_map_cam is None else T_map_cam,
+            0.0,
+            covariance=start.covariance if covariance is None else covariance,
+            state=LocalizationState.LOST,
+            diagnostics={
+                "nearest_reference": float(nearest),
+                "prior_source": start.source,
+                **(more or {}),
+                "failure": FAILURES[failure],
+            },
         )
-
-
-def _settings(bundle: MapBundle, changes: Mapping[str, Any]) -> PixLocSettings:
-    """The map's settings with the user's changes; those of the optimiser one by one."""
-    where = f"{bundle.path}: settings"
-    merged: dict[str, Any] = {**section(bundle.manifest.settings, SECTION, where), **changes}
-    optimizer = dict(section(bundle.manifest.settings, OPTIMIZER_SECTION, where))
-    changed = changes.get("optimizer", {})
-    if not isinstance(changed, Mapping):
-        raise ConfigError(f"pixloc settings: optimizer: expected a mapping, found {type(changed).__name__}")
-    if "damping_log10" in changed:
-        raise ConfigError("pixloc settings: optimizer.damping_log10 belongs to the trained network")
-    merged["optimizer"] = {**optimizer, **changed}
-    return settings_from_mapping(PixLocSettings, merged, "pixloc settings")

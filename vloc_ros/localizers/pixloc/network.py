@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from vloc_ros.localizers.pixloc.encoders import Pretrained, make_encoder
+from vloc_ros.localizers.backbones import Pretrained
+from vloc_ros.localizers.pixloc.encoders import make_encoder
 from vloc_ros.localizers.pixloc.settings import NetworkSettings
 
 __all__ = ["FeatureLevel", "FeatureNet"]

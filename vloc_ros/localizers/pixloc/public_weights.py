@@ -32,7 +32,7 @@ from torch import Tensor
 
 from vloc_ros.errors import ConfigError
 from vloc_ros.localizers.pixloc.network import FeatureNet
-from vloc_ros.localizers.retrieval.weight_files import read_weight_file
+from vloc_ros.localizers.weights import read_weight_file
 
 __all__ = ["PublicWeights", "is_public", "load_public_weights"]
 

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import torch
 
-from vloc_ros.errors import MapError
 from vloc_ros.localizers.retrieval.database import DATABASE_FILE, read_databases
 from vloc_ros.localizers.retrieval.descriptor import Descriptor
 from vloc_ros.localizers.retrieval.index import Index, build_index
@@ -32,13 +31,8 @@ class RetrievalPrior:
     def __init__(self, bundle: MapBundle, device: torch.device) -> None:
         self._descriptor = Descriptor.from_bundle(bundle, device)
         databases = read_databases(bundle)
-        mine = self._descriptor
         for scene, database in databases.items():
-            if (database.extractor_id, database.metric) != (mine.identity, mine.metric) or not len(database):
-                raise MapError(
-                    f"{bundle.path}: scene {scene!r}: expected a database of the map's own extractor, found "
-                    f"{len(database)} rows of extractor {database.extractor_id[:16]}...; build the map again"
-                )
+            self._descriptor.check_database(database, f"{bundle.path}: scene {scene!r}")
         self._poses = {scene: database.T_map_cam for scene, database in databases.items()}
         self._indices: dict[str, Index] = {s: build_index(d, device, "torch", 1.0) for s, d in databases.items()}
 

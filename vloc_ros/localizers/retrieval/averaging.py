@@ -27,7 +27,14 @@ __all__ = [
 Weighting = Literal["uniform", "similarity", "interpolation"]
 
 
-def interpolation_weights(query: Array, neighbours: Array, ridge: float = 1e-3) -> Array:
+#: Power of the similarity in ``similarity`` weights (Pion et al., 3DV 2020).
+SIMILARITY_POWER = 8.0
+#: Regularisation of the interpolation, as a share of the neighbours' mean squared distance: the combination is singular
+#: when neighbours repeat or are more than dimensions.
+RIDGE = 1e-3
+
+
+def interpolation_weights(query: Array, neighbours: Array, ridge: float = RIDGE) -> Array:
     """The affine combination of neighbours that is closest to the query.
 
     Minimises ``||q - sum a_i f_i||^2`` subject to ``sum a_i = 1`` (Torii et al. 2011; the interpolation baseline of
@@ -49,7 +56,7 @@ def interpolation_weights(query: Array, neighbours: Array, ridge: float = 1e-3) 
     return np.asarray(weights / weights.sum(), dtype=np.float64)
 
 
-def similarity_weights(similarities: Array, power: float = 8.0) -> Array:
+def similarity_weights(similarities: Array, power: float = SIMILARITY_POWER) -> Array:
     """Weights proportional to ``similarity^power`` (Pion et al., 3DV 2020, "cosine similarity", power 8).
 
     :param similarities: (k,) in [0, 1].
@@ -62,14 +69,14 @@ def similarity_weights(similarities: Array, power: float = 8.0) -> Array:
 
 
 def neighbour_weights(
-    kind: Weighting, query: Array, neighbours: Array, similarities: Array, power: float = 8.0, ridge: float = 1e-3
+    kind: Weighting, query: Array, neighbours: Array, similarities: Array, power: float = SIMILARITY_POWER
 ) -> Array:
     """``(k,)`` weights of neighbours ``(k, D)`` of a query ``(D,)``, sum 1."""
     if kind == "uniform":
         return np.full(len(neighbours), 1.0 / len(neighbours))
     if kind == "similarity":
         return similarity_weights(similarities, power)
-    return interpolation_weights(query, neighbours, ridge)
+    return interpolation_weights(query, neighbours)
 
 
 def same_place(T_map_cam: Array, radius_m: float, radius_deg: float) -> npt.NDArray[np.bool_]:

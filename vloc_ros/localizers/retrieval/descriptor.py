@@ -7,24 +7,36 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from vloc_ros.errors import ConfigError, ImageError, MapFormatError, MapTensorError
+from vloc_ros.errors import ConfigError, ImageError, MapError, MapFormatError, MapTensorError
 from vloc_ros.images.preprocess import Preprocess
+from vloc_ros.localizers.backbones import preprocess_of
 from vloc_ros.localizers.calibration import section
 from vloc_ros.localizers.device import compute_dtype
-from vloc_ros.localizers.retrieval.extractors import Extractor, build_extractor
+from vloc_ros.localizers.retrieval.database import Database
+from vloc_ros.localizers.retrieval.extractors import Extractor, HubExtractor, PooledExtractor
+from vloc_ros.localizers.retrieval.public_weights import apply_public_weights, weights_form
 from vloc_ros.localizers.retrieval.settings import ExtractorSettings
-from vloc_ros.localizers.weights import load_module, stored_weights
+from vloc_ros.localizers.weights import load_module, read_weight_file, stored_weights
 from vloc_ros.maps import MapBundle
 from vloc_ros.settings import settings_from_mapping, settings_to_mapping
 from vloc_ros.types import RgbImage
 
-__all__ = ["EXTRACTOR_FILE", "SECTION", "Descriptor", "extractor_identity", "load_extractor", "preprocess_for"]
+__all__ = [
+    "EXTRACTOR_FILE",
+    "SECTION",
+    "Descriptor",
+    "build_extractor",
+    "extractor_identity",
+    "load_extractor",
+    "preprocess_for",
+]
 
 EXTRACTOR_FILE = "extractor.safetensors"
 #: The part of a manifest's settings that describes the extractor.
@@ -32,9 +44,12 @@ SECTION = "extractor"
 
 
 def preprocess_for(settings: ExtractorSettings, base: Preprocess | None = None) -> Preprocess:
-    """How images become what an extractor reads: ``base`` (default: the package's) at the extractor's size."""
+    """How images become what an extractor reads: ``base`` (default: as its backbone's public weights want them) at the
+    extractor's size."""
     width, height = settings.image_width, settings.image_height
-    return Preprocess(width, height) if base is None else replace(base, width=width, height=height)
+    return (
+        preprocess_of(settings.backbone, width, height) if base is None else replace(base, width=width, height=height)
+    )
 
 
 def extractor_identity(settings: ExtractorSettings, preprocess: Preprocess, tensors: Mapping[str, Tensor]) -> str:
@@ -94,7 +109,7 @@ class Descriptor:
     def from_bundle(cls, bundle: MapBundle, device: torch.device, *, trust_hub: bool = False) -> Descriptor:
         """The extractor of a map, its weights checked against its settings before memory is taken.
 
-        :param trust_hub: see :func:`~vloc_ros.localizers.retrieval.extractors.build_extractor`.
+        :param trust_hub: see :func:`build_extractor`.
         :raises MapError: the map has no extractor, or settings, weights and identity do not agree.
         :raises ConfigError: a model of torch.hub that is not trusted or cannot be had.
         """
@@ -171,6 +186,23 @@ class Descriptor:
         """D, the length of a descriptor."""
         return self._extractor.dimension
 
+    def check_database(self, database: Database, where: str) -> None:
+        """Refuse references that this extractor cannot be compared with.
+
+        :raises MapError: descriptors of another extractor. :raises MapTensorError: of another length, or none at all.
+        """
+        if (database.extractor_id, database.metric) != (self.identity, self.metric):
+            raise MapError(
+                f"{where}: expected descriptors of extractor {self.identity[:16]}... compared by {self.metric}, found "
+                f"{database.extractor_id[:16]}... by {database.metric}; describe the images with the map's extractor"
+            )
+        if database.dimension != self.dimension:
+            raise MapTensorError(
+                f"{where}: expected descriptors of length {self.dimension}, found {database.dimension}"
+            )
+        if not len(database):
+            raise MapTensorError(f"{where}: expected at least one reference, found an empty database; add images to it")
+
     def tensors(self) -> dict[str, Tensor]:
         """The weights, for ``write_map`` under :data:`EXTRACTOR_FILE`."""
         return dict(self._stored)
@@ -208,6 +240,31 @@ class Descriptor:
             x = self._preprocess.normalize(batch.to(self._device, non_blocking=True).permute(0, 3, 1, 2))
             found: Tensor = self._extractor(x.to(self._dtype, memory_format=torch.channels_last))
         return found.float().clone()  # outside of inference mode: a tensor that trainers may learn from
+
+
+def build_extractor(
+    settings: ExtractorSettings, pretrained: bool | str | Path = False, *, trust_hub: bool = False
+) -> Extractor:
+    """A new extractor.
+
+    :param pretrained: a local weight file, of the backbone or of a whole NetVLAD
+        (:mod:`~vloc_ros.localizers.retrieval.public_weights`), ``True`` for timm's hub, ``False`` for random weights. A
+        hub model brings its own weights.
+    :param trust_hub: run the code of the ``hub_repo`` in the settings; without it the repository must be named in the
+        environment variable ``VLOC_TRUST_HUB``.
+    :raises ConfigError: no such network, no such weights, or a repository that is not trusted.
+    """
+    if settings.kind == "hub":
+        if isinstance(pretrained, (str, Path)):
+            raise ConfigError(f"extractor: a hub model brings its own weights, found the file {str(pretrained)!r}")
+        return HubExtractor(settings, trust_hub=trust_hub)
+    if settings.kind == "netvlad" and isinstance(pretrained, (str, Path)):
+        tensors = read_weight_file(pretrained)
+        if weights_form(tensors) is not None:
+            extractor = PooledExtractor(settings)
+            apply_public_weights(extractor, tensors, pretrained)
+            return extractor
+    return PooledExtractor(settings, pretrained)
 
 
 def load_extractor(

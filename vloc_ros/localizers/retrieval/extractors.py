@@ -28,9 +28,8 @@ from vloc_ros.localizers.retrieval.hub import load_hub_model
 from vloc_ros.localizers.retrieval.netvlad import NetVLAD
 from vloc_ros.localizers.retrieval.pooling import AveragePooling, GeneralisedMean
 from vloc_ros.localizers.retrieval.settings import ExtractorSettings
-from vloc_ros.localizers.retrieval.weight_files import read_weight_file
 
-__all__ = ["Extractor", "HubExtractor", "PooledExtractor", "build_extractor", "trainable"]
+__all__ = ["Extractor", "HubExtractor", "PooledExtractor", "trainable"]
 
 
 class Extractor(nn.Module, ABC):
@@ -205,33 +204,6 @@ class HubExtractor(Extractor):
         """See :class:`Extractor`."""
         x = cast(Tensor, self.backbone(images))
         return x if x.dtype == torch.float64 else x.float()
-
-
-def build_extractor(
-    settings: ExtractorSettings, pretrained: bool | str | Path = False, *, trust_hub: bool = False
-) -> Extractor:
-    """A new extractor.
-
-    :param pretrained: a local weight file, of the backbone or of a whole NetVLAD
-        (:mod:`~vloc_ros.localizers.retrieval.public_weights`), ``True`` for timm's hub, ``False`` for random weights. A
-        hub model brings its own weights.
-    :param trust_hub: run the code of the ``hub_repo`` in the settings; without it the repository must be named in the
-        environment variable ``VLOC_TRUST_HUB``.
-    :raises ConfigError: no such network, no such weights, or a repository that is not trusted.
-    """
-    if settings.kind == "hub":
-        if isinstance(pretrained, (str, Path)):
-            raise ConfigError(f"extractor: a hub model brings its own weights, found the file {str(pretrained)!r}")
-        return HubExtractor(settings, trust_hub=trust_hub)
-    if settings.kind == "netvlad" and isinstance(pretrained, (str, Path)):
-        from vloc_ros.localizers.retrieval.public_weights import apply_public_weights, weights_form
-
-        tensors = read_weight_file(pretrained)
-        if weights_form(tensors) is not None:
-            extractor = PooledExtractor(settings)
-            apply_public_weights(extractor, tensors, pretrained)
-            return extractor
-    return PooledExtractor(settings, pretrained)
 
 
 def trainable(extractor: Extractor) -> list[nn.Parameter]:
