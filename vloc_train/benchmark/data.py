@@ -47,7 +47,11 @@ class FolderDrive:
 
     def options(self, images: str) -> dict[str, Any]:
         """What is said of it, as options of its layout. :param images: what the layout calls the choice of images."""
-        given = {images: self.images, "intrinsics": self.intrinsics, "camera_offset": self.camera_offset}
+        given: dict[str, Any] = {
+            images: self.images,
+            "intrinsics": self.intrinsics,
+            "camera_offset": self.camera_offset,
+        }
         given |= {"world": None if self.world == "camera" else self.world, "distortion": self.distortion or None}
         return {name: value for name, value in given.items() if value is not None}
 

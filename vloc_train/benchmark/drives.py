@@ -23,7 +23,7 @@ from vloc_ros.types import RgbImage
 from vloc_train.benchmark.data import SITES, Drive, FolderDrive, Selection, SourceDrive
 from vloc_train.training.town import town_drive
 
-__all__ = ["Drives", "Part", "check_datum", "overlap"]
+__all__ = ["Drives", "Part", "check_datum", "join", "overlap"]
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,15 @@ class Part:
     def keep(self, kept: npt.NDArray[np.int64] | npt.NDArray[np.bool_]) -> Part:
         """Some of these frames."""
         return replace(self, rows=self.rows[kept])
+
+
+def join(parts: Sequence[Part]) -> list[Part]:
+    """The frames of each drive in one part, in their order, each once."""
+    found: dict[str, Part] = {}
+    for part in parts:
+        before = found.get(part.name)
+        found[part.name] = part if before is None else replace(part, rows=np.union1d(before.rows, part.rows))
+    return list(found.values())
 
 
 def overlap(a: Sequence[Part], b: Sequence[Part]) -> str:
@@ -163,8 +172,8 @@ class Drives:
         return parts[0]
 
     def all_parts(self, texts: Sequence[str], where: str) -> list[Part]:
-        """The frames of several selections. :param where: the place to name in messages."""
-        return [part for text in texts for part in self.parts(Selection.parse(text, where))]
+        """The frames of several selections, those of one drive in one part. :param where: to name in messages."""
+        return join([part for text in texts for part in self.parts(Selection.parse(text, where))])
 
     def opened(self, name: str) -> list[tuple[PosedSequence, str]]:
         """The drives that a name stands for, with a digest of each."""

@@ -25,10 +25,11 @@ from vloc_ros.localizers.cascade.bundle import open_members, write_cascade
 from vloc_ros.localizers.cascade.settings import CascadeSettings
 from vloc_ros.localizers.pixloc.store import REFERENCES_FILE
 from vloc_ros.maps import MapBundle, read_map
+from vloc_ros.resources import share_path
 from vloc_ros.settings import settings_from_mapping, settings_to_mapping
 from vloc_ros.types import Array
 from vloc_train.benchmark.data import LEFT_OUT, MAP, QUERY_LEFT_OUT, Selection
-from vloc_train.benchmark.drives import Drives, Part, check_datum, overlap
+from vloc_train.benchmark.drives import Drives, Part, check_datum, join, overlap
 from vloc_train.benchmark.protocol import Protocol, Step
 from vloc_train.benchmark.splits import Fold
 from vloc_train.training.recipe import Trainer
@@ -113,13 +114,15 @@ class Steps:
 
     def _existing(self, name: str) -> MapBundle:
         step = self._protocol.steps[name]
+        if step.shipped is not None:
+            return read_map(share_path("models", step.shipped))
         path = self._drives.below_root(f"steps.{name}", step.existing or "")
         if not path.exists():
             raise ConfigError(f"steps.{name}: expected a map at {path}, found nothing; {step.get or 'put one there'}")
         return read_map(path)
 
     def _one(self, plan: _Plan, parents: Mapping[str, Made]) -> Made:
-        if plan.step.existing is not None:
+        if plan.step.is_there:
             return Made(self._existing(plan.name).path, plan.key, {plan.key: 0.0})
         folder = self._cache / f"{plan.name}-{plan.key}"
         note, out, work = folder / "made.json", folder / "map", folder / "work"
@@ -184,7 +187,7 @@ class Steps:
             **({"hold_out": step.hold_out} if step.hold_out != "auto" else {}),
             "parents": {kind: parent.key for kind, parent in parents.items()},
         }
-        if step.existing is not None:
+        if step.is_there:
             content["existing"] = self._existing(name).id
         key = hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:12]
         return _Plan(name, step, data, calibration, parents, settings, key)
@@ -196,7 +199,7 @@ class Steps:
         """
         step = self._protocol.steps[name]
         where = f"steps.{name}.settings"
-        if step.existing is not None:
+        if step.is_there:
             return {}
         if step.densify is not None:
             from vloc_train.copr.densify import densify_settings
@@ -226,6 +229,7 @@ class Steps:
                     parts += [part.keep(selection.rows(len(part))) for part in own]
                 else:
                     parts += self._drives.parts(selection)
+            parts = join(parts)
             check_datum(parts, f"scene {scene!r} of a step")
             out[scene] = parts
         return out

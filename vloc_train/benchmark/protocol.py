@@ -6,24 +6,42 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 
 from vloc_ros.errors import ConfigError
 from vloc_ros.evaluation.metrics import RECALL_THRESHOLDS
 from vloc_ros.settings import ranged, settings_from_mapping
-from vloc_train.benchmark.data import SPECIAL, Drive, Selection
+from vloc_train.benchmark.data import MAP, SPECIAL, Drive, Selection
 from vloc_train.benchmark.papers import Average, Claim, PaperRow, Published, share_limits
 from vloc_train.benchmark.splits import Prior, Split
 from vloc_train.frame_choice.settings import HoldOutSettings
+from vloc_train.training.registry import BUILDERS
 
-__all__ = ["ORACLE", "PRIOR", "Protocol", "Row", "Step", "StrayImages", "built_in", "load", "protocol_text"]
+__all__ = [
+    "FEATURES",
+    "ORACLE",
+    "PRIOR",
+    "UNTRAINED",
+    "Protocol",
+    "Row",
+    "Step",
+    "StrayImages",
+    "built_in",
+    "load",
+    "protocol_text",
+]
 
 #: The method whose row every split gets: always answer with the map image nearest to the truth.
 ORACLE = "oracle"
 #: The method whose row a split with a prior gets: always answer with the prior.
 PRIOR = "prior"
+#: The method whose row every split gets unless the protocol says otherwise (``untrained``): local features and
+#: absolute pose, the yardstick of what anybody gets from the same images.
+FEATURES = "features (SIFT)"
+#: Methods that need nothing but the map's frames, by the backend of ``vloc map build`` that makes their map.
+UNTRAINED = {"features": FEATURES, "auto": "auto"}
 _MAX_BYTES = 1 << 20
 #: Package data: one YAML file a protocol.
 _PROTOCOLS = resources.files("vloc_train.benchmark").joinpath("protocols")
@@ -42,6 +60,7 @@ class Step:
     :param densify: the step whose map to densify, as ``vloc map densify`` does.
     :param cascade: the steps whose maps are the coarse and the fine one, as ``vloc map cascade`` takes them.
     :param existing: a map that is there already, its folder below ``--root``; rows that need it fail without it.
+    :param shipped: a map that comes with the package, by its name in ``models``.
     :param get: where to get an existing map.
     :param sees_queries: it may learn from queries, as a paper's own protocol did; otherwise that is refused.
     :param data: selections of drives, or such lists by scene.
@@ -59,6 +78,7 @@ class Step:
     densify: str | None = None
     cascade: tuple[str, str] | None = None
     existing: str | None = None
+    shipped: str | None = None
     get: str = ""
     sees_queries: bool = False
     data: Any = ()
@@ -72,23 +92,28 @@ class Step:
 
     def __post_init__(self) -> None:
         HoldOutSettings.named(self.hold_out)
-        kinds = (self.train, self.build, self.densify, self.cascade, self.existing)
+        kinds = (self.train, self.build, self.densify, self.cascade, self.existing, self.shipped)
         if sum(v is not None for v in kinds) != 1:
-            raise ConfigError("expected one of train, build, densify, cascade and existing")
+            raise ConfigError("expected one of train, build, densify, cascade, existing and shipped")
         if self.regressor is not None and self.densify is None:
             raise ConfigError("regressor: only densify takes one")
         if self.train is not None or self.build is not None:
             if not self.data:
                 raise ConfigError("expected data to make the map from")
         elif self.data or self.extractor or self.preset or self.maps:
-            kind = next(k for k in ("densify", "cascade", "existing") if getattr(self, k) is not None)
+            kind = next(k for k in ("densify", "cascade", "existing", "shipped") if getattr(self, k) is not None)
             raise ConfigError(f"{kind}: expected no data, extractor, preset or maps, the map has them")
-        if self.existing is not None and (self.calibration or self.settings):
-            raise ConfigError("existing: expected no calibration and no settings, the map has them")
+        if self.is_there and (self.calibration or self.settings):
+            raise ConfigError("existing, shipped: expected no calibration and no settings, the map has them")
         if self.cascade is not None and self.calibration:
             raise ConfigError("cascade: expected no calibration, its members have theirs")
         for name in ("data", "calibration"):
             self.selections(name)
+
+    @property
+    def is_there(self) -> bool:
+        """Whether the map exists before the protocol is run."""
+        return self.existing is not None or self.shipped is not None
 
     def selections(self, name: str) -> dict[str, list[Selection]]:
         """``data`` or ``calibration`` by scene. :raises ConfigError: neither a list nor lists by scene."""
@@ -173,6 +198,7 @@ class Protocol:
     """See the module.
 
     :param baseline: the method that stands beside every other on its split.
+    :param untrained: backends out of :data:`UNTRAINED` that every split gets a row of.
     :param recall: limits (m, degrees) whose shares the table shows besides those of every table.
     :param averages: sections of means over several splits, by name.
     :param published: rows that a paper prints for methods that are not made here.
@@ -189,6 +215,7 @@ class Protocol:
     title: str = ""
     about: str = ""
     seed: int = ranged(0, minimum=0)
+    untrained: tuple[Literal["features", "auto"], ...] = ("features",)
     recall: tuple[tuple[float, float], ...] = ()
     claims: tuple[Claim, ...] = ()
     strays: tuple[StrayImages, ...] = ()
@@ -203,7 +230,7 @@ class Protocol:
         if any(not limit > 0 for pair in self.recall for limit in pair):
             raise ConfigError(f"recall: expected limits above 0, found {[list(pair) for pair in self.recall]}")
         for name, split in self.splits.items():
-            for text in (*split.map, *split.query):
+            for text in (*split.map, *split.query, *(text for near in split.near for text in near.of)):
                 self._drive(Selection.parse(text, f"splits.{name}"), f"splits.{name}", with_map=False)
             if not split.map or not split.query:
                 raise ConfigError(f"splits.{name}: expected map and query")
@@ -304,7 +331,8 @@ class Protocol:
             steps |= {step for name in (stray.map, stray.regressor) for step in self.order(name)}
             splits[stray.split] = self.splits[stray.split]
             texts += stray.strays
-        texts += [text for split in splits.values() for text in (*split.map, *split.query)]
+        for split in splits.values():
+            texts += [*split.map, *split.query, *(text for near in split.near for text in near.of)]
         names = {Selection.parse(text, "data").name for text in texts}
         for step in steps:
             for kind in ("data", "calibration"):
@@ -359,4 +387,25 @@ def parse(text: str, where: str) -> Protocol:
         raise ConfigError(f"{where}: expected YAML: {problem}") from problem
     if isinstance(loaded, dict):
         loaded = {k: v for k, v in loaded.items() if not (isinstance(k, str) and k.startswith("."))}
-    return settings_from_mapping(Protocol, loaded, where)
+    return settings_from_mapping(Protocol, _with_untrained(loaded), where)
+
+
+def _with_untrained(loaded: Any) -> Any:
+    """The mapping of a protocol with the rows of ``untrained`` on each split that has rows and not these."""
+    if not isinstance(loaded, dict):
+        return loaded
+    splits, steps, rows = (loaded.get(name) for name in ("splits", "steps", "rows"))
+    wanted = loaded.get("untrained", ["features"])
+    if not (
+        isinstance(splits, dict) and isinstance(steps, dict) and isinstance(rows, list) and isinstance(wanted, list)
+    ):
+        return loaded  # what is wrong with it is told by its fields
+    given = [row for row in rows if isinstance(row, dict) and isinstance(row.get("splits"), list)]
+    steps, rows = dict(steps), list(rows)
+    for backend, method in UNTRAINED.items():
+        has = {split for row in given if row.get("method") == method for split in row["splits"]}
+        missing = [split for split in splits if split not in has and any(split in row["splits"] for row in given)]
+        if backend in wanted and backend in BUILDERS and missing:
+            steps[f"untrained_{backend}"] = {"build": backend, "data": [MAP]}
+            rows.append({"method": method, "map": f"untrained_{backend}", "splits": missing, "without_prior": True})
+    return {**loaded, "steps": steps, "rows": rows}

@@ -21,7 +21,7 @@ from vloc_ros.types import Array
 from vloc_train.benchmark.drives import Drives
 from vloc_train.benchmark.maps import Made, Steps, map_figures, reference_cameras
 from vloc_train.benchmark.papers import averages_of, check_claims, paper_figures
-from vloc_train.benchmark.protocol import ORACLE, PRIOR, Protocol, Row
+from vloc_train.benchmark.protocol import FEATURES, ORACLE, PRIOR, Protocol, Row
 from vloc_train.benchmark.score import (
     Answers,
     Asked,
@@ -166,7 +166,7 @@ def _chosen(protocol: Protocol, only: Sequence[str]) -> dict[str, list[Row]]:
     asked = {(split, row.method) for split, row in protocol.table() if wanted(only, split, row)}
     for split, row in protocol.table():
         if (split, row.method) in asked:
-            asked |= {(split, protocol.baseline), (split, row.against or protocol.baseline)}
+            asked |= {(split, protocol.baseline), (split, row.against or protocol.baseline), (split, FEATURES)}
     out: dict[str, list[Row]] = {}
     for split, row in protocol.table():
         if (split, row.method) in asked:

@@ -15,7 +15,7 @@ from vloc_ros.types import Array
 from vloc_train.benchmark.drives import Drives, Part, check_datum, overlap
 from vloc_train.training.frames import keyed_rng
 
-__all__ = ["Fold", "Prior", "ReferencePrior", "Split", "folds_of"]
+__all__ = ["Fold", "Near", "Prior", "ReferencePrior", "Split", "folds_of"]
 
 #: Keeps these random numbers apart from others of the same seed.
 _STREAM = 71
@@ -142,6 +142,20 @@ def _rising(name: str, limits: tuple[float, float]) -> None:
 
 
 @dataclass(frozen=True)
+class Near:
+    """Only queries that have a frame this near, which is judged by the poses of both.
+
+    :param of: selections of drives; none: the map's frames.
+    :param within_m: distance to it.
+    :param turned_deg: angle of the rotation between the two.
+    """
+
+    of: tuple[str, ...] = ()
+    within_m: float = ranged(float("inf"), minimum=0.0)
+    turned_deg: float = ranged(180.0, minimum=0.0, maximum=180.0)
+
+
+@dataclass(frozen=True)
 class Split:
     """What the map is made from and what is localized in it.
 
@@ -151,6 +165,7 @@ class Split:
     :param apart_frames: map frames less than so many frames from the stamp of one of the fold's queries are left out.
     :param within_m: only queries that come so close to a map frame; 0: all.
     :param within_deg: and look at most so far away from its viewing direction.
+    :param near: conditions of this kind with other frames or the whole rotation; a query meets every one of them.
     :param prior: what the queries are told about their poses; none: nothing.
     :param submission: write the poses of its queries for the long-term visual localization benchmark.
     :param about: what it is, for the table.
@@ -162,6 +177,7 @@ class Split:
     apart_frames: int = ranged(0, minimum=0)
     within_m: float = ranged(0.0, minimum=0.0)
     within_deg: float = ranged(180.0, minimum=0.0, maximum=180.0)
+    near: tuple[Near, ...] = ()
     prior: Prior | None = None
     submission: bool = False
     about: str = ""
@@ -196,7 +212,10 @@ def folds_of(name: str, split: Split, drives: Drives) -> list[Fold]:
     for number in range(split.folds):
         asked = _every(queries, number, split.folds)
         kept = [_apart(part, asked, split.apart_frames) for part in maps] if split.apart_frames else maps
-        near = [_near(part, kept, split) for part in asked] if split.within_m or split.within_deg < 180 else asked
+        near = [_seen(part, kept, split) for part in asked] if split.within_m or split.within_deg < 180 else asked
+        for condition in split.near:
+            frames = drives.all_parts(condition.of, name) if condition.of else kept
+            near = [_near(part, _poses(frames), condition) for part in near]
         left = [part.keep(~np.isin(part.rows, rest.rows)) for part, rest in zip(maps, kept, strict=True)]
         moments = np.concatenate([part.sequence.stamps_ns[part.rows] for part in left])
         others = [part.keep(~np.isin(part.rows, own.rows)) for part, own in zip(queries, asked, strict=True)]
@@ -233,13 +252,23 @@ def _apart(part: Part, queries: Sequence[Part], apart: int) -> Part:
     return part.keep(~taken[part.rows])
 
 
-def _near(part: Part, maps: Sequence[Part], split: Split) -> Part:
+def _poses(parts: Sequence[Part]) -> Array:
+    return np.concatenate([part.sequence.T_map_cam[part.rows] for part in parts])
+
+
+def _near(part: Part, frames: Array, condition: Near) -> Part:
+    """The frames with one of ``frames`` (M, 4, 4) as near as the condition says."""
+    T = part.sequence.T_map_cam[part.rows]
+    distance = np.linalg.norm(T[:, None, :3, 3] - frames[None, :, :3, 3], axis=-1)
+    trace = np.einsum("qij,mij->qm", T[:, :3, :3], frames[:, :3, :3])
+    turned = np.degrees(np.arccos(np.clip((trace - 1.0) / 2.0, -1.0, 1.0)))
+    return part.keep(((distance <= condition.within_m) & (turned <= condition.turned_deg)).any(axis=1))
+
+
+def _seen(part: Part, maps: Sequence[Part], split: Split) -> Part:
     """The frames with a map frame close by that looks the same way."""
-    if not len(part):
-        return part
-    T_query = part.sequence.T_map_cam[part.rows]
-    T_map = np.concatenate([m.sequence.T_map_cam[m.rows] for m in maps])
+    T_query, T_map = part.sequence.T_map_cam[part.rows], _poses(maps)
     distance = np.linalg.norm(T_query[:, None, :3, 3] - T_map[None, :, :3, 3], axis=-1)
     cosine = np.clip(T_query[:, :3, 2] @ T_map[:, :3, 2].T, -1.0, 1.0)
     close = distance <= split.within_m if split.within_m else np.ones_like(distance, dtype=bool)
-    return part.keep((close & (np.degrees(np.arccos(cosine)) <= split.within_deg)).any(axis=1))
+    return part.keep(np.asarray((close & (np.degrees(np.arccos(cosine)) <= split.within_deg)).any(axis=1)))

@@ -170,6 +170,8 @@ _PRIOR_MEDIAN = "prior_median_translation_m"
 
 def _thirds(row: Row) -> str:
     nees = row["nees_localized"]
+    if not nees["count"]:
+        return ""
     if nees["constant"]:
         return f"sigma nearly constant ({nees['sigma_thirds_m'][1]:.2g} m): no information"
     return " / ".join(percent(share) or "-" for share in nees["thirds"])

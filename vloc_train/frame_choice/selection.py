@@ -22,7 +22,8 @@ REASONS = (
 )  # fmt: skip
 #: Those that say something against the recording.
 IMAGE_REASONS = REASONS[1:6]
-STILL_DEG = 0.5
+#: A vehicle that moved and turned less than this since the last frame used stands still: the noise of a reference.
+STILL_M, STILL_DEG = 0.05, 0.5
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,7 @@ def _space(T: Array, reason: npt.NDArray[np.uint8], settings: SelectionSettings,
                 next_moved = float(np.linalg.norm(T[good[place + 1], :3, 3] - T[last, :3, 3]))
                 enough = settings.spacing_m - moved < next_moved - settings.spacing_m
             if not enough:
-                reason[index] = still if moved < settings.still_m and angle < STILL_DEG else close
+                reason[index] = still if moved < STILL_M and angle < STILL_DEG else close
                 continue
         last = int(index)
 

@@ -27,8 +27,6 @@ class SelectionSettings:
 
     :param spacing_m: a new frame after so many metres; 0: every frame that is good.
     :param spacing_deg: or after turning by so many degrees.
-    :param still_m: a frame that moved less than this, and turned less than half a degree, since the last one used
-        counts as standing still.
     :param blur: a frame is blurred when its sharpness is below this share of the median of its surroundings. Sharpness
         is the variance of the image's Laplacian by the variance of the image, so that neither light nor contrast
         decide. 0 keeps all.
@@ -40,9 +38,10 @@ class SelectionSettings:
     :param flat: a frame shows nothing when its grey levels have a smaller standard deviation than this.
     """
 
+    FORMER: ClassVar[Mapping[str, str | Fixed]] = {"still_m": Fixed(0.05)}
+
     spacing_m: float = ranged(0.5, minimum=0.0, maximum=100.0)
     spacing_deg: float = ranged(5.0, minimum=0.0, maximum=180.0)
-    still_m: float = ranged(0.05, minimum=0.0, maximum=10.0)
     blur: float = ranged(0.3, minimum=0.0, maximum=1.0)
     blur_window_m: float = ranged(100.0, minimum=1.0)
     blur_floor: float = ranged(0.4, minimum=0.0, maximum=1.0)
@@ -63,31 +62,28 @@ class HoldOutSettings:
     :param share: about this share of the route is held out (for ``gaps`` and ``stretches`` guards included).
     :param near_m: a place is the same place up to this distance,
     :param near_deg: and when the camera looks the same way up to this angle.
-    :param apart_s: passages of a place are two when they are this far apart in time,
-    :param apart_m: and this much road lies between them.
-    :param pass_m: length of a held-out stretch of a passage.
-    :param pass_guard_m: guard before and behind it: frames of the same passage that are not used at all.
-    :param gap_m: length of the held-out middle of a gap.
-    :param gap_guard_m: guard before and behind it, in place and time: the nearest frame of the map is this far away.
-    :param stretch_m: length of a held-out stretch of ``stretches``.
-    :param stretch_guard_m: guard before and behind it, in place and time.
+    :param pass_m: length of a held-out stretch of a passage. A sixth of it before and behind is guard: frames of the
+        same passage that are not used at all. Passages of a place are two when at least this much road lies between.
+    :param gap_m: length of the held-out middle of a gap. Half of it before and behind is guard, in place and time: the
+        nearest frame of the map is so far away.
+    :param stretch_m: length of a held-out stretch of ``stretches``; a sixth of it before and behind is guard.
     :param coverage: share of a drive's frames that must be near others' for it to be held out.
     :param frames: most frames to calibrate on, evenly taken of those that are held out.
     """
+
+    FORMER: ClassVar[Mapping[str, str | Fixed]] = {
+        "apart_s": Fixed(20.0), "apart_m": Fixed(30.0), "pass_guard_m": Fixed(5.0), "gap_guard_m": Fixed(1.5),
+        "stretch_guard_m": Fixed(5.0),
+    }  # fmt: skip
 
     kind: HoldOutKind = "auto"
     every: int = ranged(10, minimum=2)
     share: float = ranged(0.2, minimum=0.01, maximum=0.5)
     near_m: float = ranged(4.0, minimum=0.1)
     near_deg: float = ranged(45.0, minimum=1.0, maximum=180.0)
-    apart_s: float = ranged(20.0, minimum=0.0)
-    apart_m: float = ranged(30.0, minimum=0.0)
     pass_m: float = ranged(30.0, minimum=0.1)
-    pass_guard_m: float = ranged(5.0, minimum=0.0)
     gap_m: float = ranged(3.0, minimum=0.1)
-    gap_guard_m: float = ranged(1.5, minimum=0.0)
     stretch_m: float = ranged(30.0, minimum=0.1)
-    stretch_guard_m: float = ranged(5.0, minimum=0.0)
     coverage: float = ranged(0.9, minimum=0.0, maximum=1.0)
     frames: int = ranged(500, minimum=20)
 

@@ -163,6 +163,12 @@ def held_apart(used: Sequence[PosedSequence], others: Sequence[PosedSequence]) -
 
 Parts = list[npt.NDArray[np.uint8]]
 
+#: Guards as shares of what they guard: 5 m beside 30 m of road, 1.5 m beside a gap of 3 m. The next frame used is then
+#: as far away as the map's frames are from a vehicle that comes by another time.
+_GUARD_OF_PASS, _GUARD_OF_GAP = 1 / 6, 1 / 2
+#: Passages of a place lie this far apart in time: a vehicle that turns at a junction comes back sooner.
+_APART_S = 20.0
+
 
 def _by_drive(drives: tuple[PosedSequence, ...], settings: HoldOutSettings) -> Parts | None:
     """The last drive whose places the others cover; what only it has seen stays in the map."""
@@ -176,7 +182,7 @@ def _by_drive(drives: tuple[PosedSequence, ...], settings: HoldOutSettings) -> P
             continue
         parts = [np.full(len(d), USED, dtype=np.uint8) for d in drives]
         parts[number][covered] = HELD
-        _guard_along(drives[number], parts[number], settings.pass_guard_m)
+        _guard_along(drives[number], parts[number], _GUARD_OF_PASS * settings.pass_m)
         return parts
     return None
 
@@ -194,7 +200,7 @@ def _by_pass(drives: tuple[PosedSequence, ...], settings: HoldOutSettings) -> Pa
         same = number[rows] == number[index]
         gone = np.where(
             same,
-            (stamps[index] - stamps[rows] >= settings.apart_s * 1e9) & (along[index] - along[rows] >= settings.apart_m),
+            (stamps[index] - stamps[rows] >= _APART_S * 1e9) & (along[index] - along[rows] >= settings.pass_m),
             number[rows] < number[index],
         )
         before[index] = bool(gone.any())
@@ -220,7 +226,7 @@ def _by_pass(drives: tuple[PosedSequence, ...], settings: HoldOutSettings) -> Pa
             break
     parts = [flat[number == k].copy() for k in range(len(drives))]
     for drive, part in zip(drives, parts, strict=True):
-        _guard_along(drive, part, settings.pass_guard_m)
+        _guard_along(drive, part, _GUARD_OF_PASS * settings.pass_m)
     return parts
 
 
@@ -230,11 +236,13 @@ def _by_gaps(drives: tuple[PosedSequence, ...], settings: HoldOutSettings) -> Pa
     steps = np.concatenate([np.diff(metres) for metres in along])
     # Where frames are farther apart than a gap is long, it must still hold one.
     spacing = float(np.median(steps[steps > 0])) if (steps > 0).any() else 0.0
-    return _cut(drives, max(scale * settings.gap_m, 1.01 * spacing), scale * settings.gap_guard_m, settings.share)
+    return _cut(
+        drives, max(scale * settings.gap_m, 1.01 * spacing), _GUARD_OF_GAP * scale * settings.gap_m, settings.share
+    )
 
 
 def _by_stretches(drives: tuple[PosedSequence, ...], settings: HoldOutSettings) -> Parts | None:
-    return _cut(drives, settings.stretch_m, settings.stretch_guard_m, settings.share)
+    return _cut(drives, settings.stretch_m, _GUARD_OF_PASS * settings.stretch_m, settings.share)
 
 
 def _cut(drives: tuple[PosedSequence, ...], length_m: float, guard_m: float, share: float) -> Parts | None:

@@ -133,6 +133,7 @@ def reduced(name, scenes=None):
     for row in loaded["rows"]:
         row.pop("settings", None)
     loaded.pop("claims", None)
+    loaded["untrained"] = []
     if scenes:
         loaded["splits"] = {key: value for key, value in loaded["splits"].items() if key in scenes}
         loaded["averages"] = {}

@@ -40,6 +40,7 @@ BUILT = {
 PROTOCOL = {
     "name": "tiny",
     "baseline": "retrieval",
+    "untrained": [],
     "recall": [[0.05, 0.2]],
     "data": {
         "map": {"town": {**TOWN, "index": 0}},

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vloc_ros.errors import ConfigError
+from vloc_train.benchmark import protocol as protocols
 from vloc_train.benchmark.protocol import built_in, load, parse
 
 GOOD = {
@@ -99,7 +100,7 @@ def test_names_with_a_point_only_carry_anchors():
         ({"rows__1__method": "oracle"}, "'oracle' is a row that splits get"),
         ({"steps__encoder__data": ["d"]}, "expected one of a, b, c, found 'd'"),
         ({"steps__encoder__data": []}, "expected data"),
-        ({"steps__encoder__build": "retrieval"}, "one of train, build, densify, cascade and existing"),
+        ({"steps__encoder__build": "retrieval"}, "one of train, build, densify, cascade, existing and shipped"),
         ({"steps__encoder__regressor": "map"}, "only densify takes one"),
         ({"steps__encoder__extractor": "map"}, "expected no circle"),
         ({"steps__encoder__maps": {"other": "none"}}, "expected one of encoder, map, dense, found 'none'"),
@@ -132,7 +133,10 @@ def test_names_with_a_point_only_carry_anchors():
         ({"rows__0__paper": {"table": "t", "figures": {"full": {"median": [-1.0, 2.0]}}}}, "errors of at least 0"),
         ({"published": [{"method": "m", "table": "t", "figures": {"x": {}}}]}, "'m': paper: expected one of full"),
         ({"steps__map": {"existing": "m", "data": ["a"]}}, "existing: expected no data"),
-        ({"steps__map": {"existing": "m", "settings": {"k": 1}}}, "existing: expected no calibration and no settings"),
+        (
+            {"steps__map": {"existing": "m", "settings": {"k": 1}}},
+            "existing, shipped: expected no calibration and no settings",
+        ),
     ],
 )
 def test_what_stands_for_nothing_is_named(change, message):
@@ -172,3 +176,26 @@ def test_files_and_built_in_names(tmp_path):
         load("no_such")
     for name in built_in():
         assert load(name).name == name
+
+
+def test_every_split_has_the_rows_of_methods_that_need_no_training(monkeypatch):
+    builders = {"features": "", "auto": "", "retrieval": ""}
+    monkeypatch.setattr(protocols, "BUILDERS", builders)
+    found = parse(changed(), "good")
+    assert [row.method for row in found.rows] == ["nearest", "plane", "features (SIFT)"]
+    assert found.rows[-1].splits == ("full", "sparse") and found.steps[found.rows[-1].map].build == "features"
+    both = parse(changed(untrained=["features", "auto"]), "good")
+    assert [row.method for row in both.rows[2:]] == ["features (SIFT)", "auto"]
+    assert len(parse(changed(untrained=[]), "good").rows) == 2
+    own = {"method": "features (SIFT)", "map": "map", "splits": ["full"]}
+    mixed = parse(changed(rows=[*GOOD["rows"], own]), "good")
+    assert [row.splits for row in mixed.rows if row.method == "features (SIFT)"] == [("full",), ("sparse",)]
+    with pytest.raises(ConfigError, match="untrained"):
+        parse(changed(untrained=["nothing"]), "bad")
+    del builders["features"]  # a package without it
+    assert len(parse(changed(), "good").rows) == 2
+
+
+@pytest.mark.parametrize("name", built_in())
+def test_the_shipped_protocols_leave_the_untrained_row_to_the_rule(name):
+    assert load(name).untrained[0] == "features"

@@ -19,6 +19,7 @@ EXTRACTOR = {
 PROTOCOL = {
     "name": "tiny",
     "baseline": "retrieval",
+    "untrained": [],
     "seed": 3,
     "data": {
         "map": {"town": {**TOWN, "index": 0}},

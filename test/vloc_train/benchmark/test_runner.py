@@ -28,6 +28,7 @@ PROTOCOL = {
     "name": "tiny",
     "title": "A tiny town",
     "baseline": "nearest",
+    "untrained": [],
     "data": {
         "map": {"town": {**TOWN, "index": 0, "lane_offset_m": 1.75}},
         "query": {"town": {**TOWN, "index": 1, "lane_offset_m": 0.5}},

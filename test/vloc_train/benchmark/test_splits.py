@@ -9,11 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vloc_ros.datasets.sequence import PosedSequence
-from vloc_ros.errors import ConfigError
+from vloc_ros.errors import ConfigError, DatasetError
+from vloc_ros.geometry.rotations import rotation_angle, so3_exp
 from vloc_train.benchmark.data import Drive, FolderDrive, Selection
-from vloc_train.benchmark.drives import Drives, Part, overlap
+from vloc_train.benchmark.drives import Drives, Part, join, overlap
+from vloc_train.benchmark.protocol import load
 from vloc_train.benchmark.score import asked_of
-from vloc_train.benchmark.splits import Prior, ReferencePrior, Split, folds_of
+from vloc_train.benchmark.splits import Near, Prior, ReferencePrior, Split, folds_of
 from vloc_train.training.town import TownDrive
 
 TINY = TownDrive(seed=4, index=0, width=48, height=27, loop_m=120.0, spacing_m=12.0)
@@ -161,7 +163,62 @@ def test_folders_of_the_tum_benchmark_need_intrinsics_and_may_distort(tmp_path):
         "lens": Drive(folder=FolderDrive("desk", intrinsics=(50.0, 50.0, 31.5, 17.5), distortion=lens)),
     }
     drives = Drives(data, tmp_path, tmp_path / "cache")
-    with pytest.raises(ConfigError, match=r"data\.plain: expected intrinsics"):
+    with pytest.raises(DatasetError, match=r"desk: expected the intrinsics"):
         drives.part(Selection("plain"))
     part = drives.part(Selection("lens"))
     assert len(part) == 2 and part.sequence.camera.is_distorted and part.sequence.camera.distortion == lens
+
+
+@given(st.integers(0, 2**16), st.floats(0.5, 8.0), st.floats(1.0, 179.0))
+def test_queries_near_frames_of_any_drive_and_each_condition_for_itself(seed, within, turned):
+    rng = np.random.default_rng(seed)
+    drives = FixedDrives(
+        map=straight("map", 20), query=straight("query", 20, start_ns=9000), other=straight("other", 20)
+    )
+    for name in ("query", "other"):
+        T = drives.sequences[name].T_map_cam
+        T[:, :3, 3] += rng.normal(size=(20, 3)) * 3
+        T[:, :3, :3] = so3_exp(rng.normal(size=(20, 3))) @ T[:, :3, :3]
+    near = (Near(("other[::2]",), within), Near(turned_deg=turned))
+    query, other, base = (drives.sequences[name].T_map_cam for name in ("query", "other", "map"))
+    distance = np.linalg.norm(query[:, None, :3, 3] - other[None, ::2, :3, 3], axis=-1)
+    angle = np.degrees(rotation_angle(query[:, None, :3, :3], base[None, :, :3, :3]))
+    expected = np.flatnonzero((distance <= within).any(axis=1) & (angle <= turned).any(axis=1))
+    if not len(expected):
+        with pytest.raises(ConfigError, match="none left"):
+            folds_of("s", Split(("map",), ("query",), near=near), drives)
+        return
+    (fold,) = folds_of("s", Split(("map",), ("query",), near=near), drives)
+    assert fold.query[0].rows.tolist() == expected.tolist()
+
+
+def test_selections_of_one_drive_are_one_part():
+    rows = {"a": [[4, 6], [1, 4]], "b": [[0]]}
+    parts = [Part(name, np.array(r), None, name) for name, parts in rows.items() for r in parts]
+    assert [(part.name, part.rows.tolist()) for part in join(parts)] == [("a", [1, 4, 6]), ("b", [0])]
+
+
+def test_the_splits_of_the_real_images(shared_data, tmp_path):
+    """As they are stated: how many frames, which, and how far from the map."""
+    root = shared_data("hololens_indoor").parent
+    protocol = load("real_images")
+    drives = Drives(protocol.data, root, tmp_path)
+    found = {name: folds_of(name, split, drives)[0] for name, split in protocol.splits.items()}
+    sizes = {name: tuple(len(part) for part in (*fold.map, *fold.query)) for name, fold in found.items()}
+    assert sizes == {
+        "hololens": (87, 15), "tum": (34, 25), "kitti_stereo": (17, 16), "between": (469, 47), "gap": (469, 80)
+    }  # fmt: skip
+    frames = np.arange(1018)
+    block = ((frames % 200) < 20) & (frames >= 200) & (frames < 1000)
+    for name in ("between", "gap"):
+        np.testing.assert_array_equal(found[name].map[0].rows, frames[(frames % 2 == 0) & ~block])
+    np.testing.assert_array_equal(found["between"].query[0].rows, frames[(frames % 2 == 1) & ~block][::10])
+    np.testing.assert_array_equal(found["gap"].query[0].rows, frames[block])
+    np.testing.assert_array_equal(found["hololens"].map[0].rows, np.arange(0, 261, 3))
+    assert found["hololens"].query[0].rows.min() >= 291
+    np.testing.assert_array_equal(found["kitti_stereo"].map[0].rows, np.arange(0, 97, 6))
+    np.testing.assert_array_equal(found["kitti_stereo"].query[0].rows, np.arange(3, 94, 6))
+    # Of the desk by the images' names: number 50 has no pose.
+    names = sorted((root / "tum_fr1_xyz" / "rgb").iterdir())
+    for part, wanted in ((found["tum"].map[0], names[:100:3]), (found["tum"].query[0], names[100::4])):
+        assert [part.sequence.source.paths[row].name for row in part.rows] == [path.name for path in wanted]

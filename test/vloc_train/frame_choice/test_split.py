@@ -61,6 +61,21 @@ def test_a_lap_driven_twice_holds_out_pieces_of_the_second_passage():
     assert 0.1 <= len(held) / 400 <= 0.35
 
 
+@pytest.mark.parametrize(
+    ("route", "of_a_tenth"),
+    [
+        (laps(2), HoldOutSettings(kind="pass", near_m=0.4, pass_m=3.0)),
+        (line(400), HoldOutSettings(kind="stretches", near_m=0.4, stretch_m=3.0)),
+    ],
+)
+def test_lengths_of_a_tenth_do_in_a_room_what_those_of_streets_do_outdoors(route, of_a_tenth):
+    room = route.copy()
+    room[:, :3, 3] *= 0.1
+    small, large = split([drive(room)], of_a_tenth), split([drive(route)], HoldOutSettings(kind=of_a_tenth.kind))
+    np.testing.assert_array_equal(small.part[0], large.part[0])
+    assert (large.part[0] == GUARD).any()
+
+
 def test_standing_or_crawling_is_no_second_passage():
     T = np.repeat(line(60), 5, axis=0)  # five frames at each place
     assert split([drive(T)], HoldOutSettings()).kind == "gaps"

@@ -1,10 +1,8 @@
 from __future__ import annotations
 
 import pytest
-import yaml
 
 from vloc_ros.errors import ConfigError
-from vloc_ros.settings import settings_from_mapping
 from vloc_train.imposing.settings import TrainSettings
 
 preset = TrainSettings.preset
@@ -19,18 +17,6 @@ def test_the_paper_is_the_paper():
     assert (s.image_width, s.image_height, s.epochs, s.learning_rate, s.schedule) == (240, 135, 250, 1e-4, "constant")
     assert (s.width_m, s.width_deg, s.uniform_noise, s.weight_average) == (5.0, 10.0, 1.0, 0.0)
     assert s.pretrained is True
-
-
-@pytest.mark.parametrize("name", TrainSettings.PRESETS)
-def test_presets_survive_yaml(name):
-    s = preset(name)
-    assert settings_from_mapping(TrainSettings, yaml.safe_load(yaml.safe_dump(_lists(s.to_mapping()))), "file") == s
-
-
-def _lists(value):
-    if isinstance(value, dict):
-        return {k: _lists(v) for k, v in value.items()}
-    return [_lists(v) for v in value] if isinstance(value, (list, tuple)) else value
 
 
 def test_nested_changes_leave_the_rest_of_the_preset_alone():
