@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -73,6 +73,7 @@ class PixLocLocalizer(Localizer):
     settings_section: ClassVar[str] = SECTION
     statistics = STATISTICS
     whitening: ClassVar[tuple[str, ...]] = SIGMAS
+    shared_floor: ClassVar[Array] = _UNCALIBRATED_FLOOR
     offers_candidates = True
 
     @classmethod
@@ -178,7 +179,17 @@ class PixLocLocalizer(Localizer):
         starts = starting_poses(
             start.T_map_cam, start.covariance, self._settings.starts, self._settings.start_spacing_m
         )
-        result, refinement = self._aligner.align(pyramid, camera, batch, starts)
+        scales = slice(None)
+        if self._settings.reselect and len(pyramid) > 1:
+            coarse, _ = self._aligner.align(pyramid, camera, batch, starts, slice(0, 1))
+            clock.lap("align")
+            if coarse.success:
+                # References around a start on one side of the truth pull the pose to that side.
+                again, second, failure = self._points(replace(start, T_map_cam=coarse.T_map_cam), camera, query.stamp_ns)
+                clock.lap("references")
+                if again is not None and failure == "none":
+                    batch, nearest, starts, scales = again, second, coarse.T_map_cam[None], slice(1, None)
+        result, refinement = self._aligner.align(pyramid, camera, batch, starts, scales)
         clock.lap("align")
         return start, nearest, "none", Aligned(result, refinement, pyramid, batch, camera, starts)
 
