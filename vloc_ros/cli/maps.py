@@ -63,8 +63,8 @@ def cascade(
         list[Path],
         typer.Argument(
             metavar="MAP MAP [MAP]",
-            help="Two or three maps in the order of the chain: one that proposes places (ImPosing, retrieval, ...), one "
-            "of features that judges, one that refines (PixLoc).",
+            help="Two or three maps in the order of the chain: one that proposes places (ImPosing, retrieval, ...), "
+            "one of features that judges, one that refines (PixLoc).",
         ),
     ],
     out: Annotated[Path, typer.Option("--out", help="The cascade to write; it names its maps by relative path.")],

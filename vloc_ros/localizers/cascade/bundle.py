@@ -132,9 +132,7 @@ def scene_names(members: Sequence[Member]) -> dict[str, dict[str, str]]:
     return names
 
 
-def _check_chain(
-    members: Sequence[Member], scenes: Sequence[Mapping[str, Scene]], by_role: Mapping[str, str]
-) -> None:
+def _check_chain(members: Sequence[Member], scenes: Sequence[Mapping[str, Scene]], by_role: Mapping[str, str]) -> None:
     places = [(m.bundle, own[by_role[m.role]]) for m, own in zip(members, scenes, strict=True)]
     # A map without a datum stands between two that have one: all of them are compared with the first that does.
     for (a, one), (b, other) in pairwise(places):
@@ -150,7 +148,9 @@ def _check_chain(
 
 def _check_frames(a: Scene, b: Scene, coarse: MapBundle, fine: MapBundle) -> None:
     if a.frame_id != b.frame_id:
-        raise MapFormatError(f"cascade: expected one frame, found {a.frame_id!r} ({coarse.path}) and {b.frame_id!r} ({fine.path})")
+        raise MapFormatError(
+            f"cascade: expected one frame, found {a.frame_id!r} ({coarse.path}) and {b.frame_id!r} ({fine.path})"
+        )
     low = np.maximum(np.asarray(a.area_min), np.asarray(b.area_min)) - 10.0
     high = np.minimum(np.asarray(a.area_max), np.asarray(b.area_max)) + 10.0
     if (low > high).any():
@@ -173,8 +173,8 @@ def _open(bundle: MapBundle, role: str, entry: Any, where: str) -> Member:
         member = read_map(bundle.path.absolute().parent / path)
     except MapNotFoundError as problem:
         raise MapNotFoundError(
-            f"{where}: {role}: expected a map at {path}, as seen from the cascade's folder, found none; put it back, or "
-            f"make the cascade again (vloc map cascade): {problem}"
+            f"{where}: {role}: expected a map at {path}, as seen from the cascade's folder, found none; put it back, "
+            f"or make the cascade again (vloc map cascade): {problem}"
         ) from problem
     _check_single(member, f"{where}: {role}")
     if (role == JUDGE) != (member.manifest.backend == JUDGE):

@@ -1,17 +1,13 @@
-"""One pose of two that agree: what each is worth, and how sure the two together may be."""
+"""One pose of two that agree, and how sure the two together may be."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
-from vloc_ros.geometry.cameras import project
 from vloc_ros.geometry.rotations import so3_exp, so3_log
-from vloc_ros.geometry.se3 import inverse
-from vloc_ros.types import Array, CameraModel, Matches
+from vloc_ros.types import Array
 
-__all__ = ["Agreement", "agreement", "combined", "contradict", "pose_difference"]
+__all__ = ["combined", "contradict", "pose_difference"]
 
 #: 99.9 % quantile of chi-square with six degrees of freedom: two poses of one camera are rarely farther apart.
 _APART = 22.46
@@ -54,25 +50,3 @@ def combined(a: Array, covariance_a: Array, b: Array, covariance_b: Array) -> tu
     along = axes * (ratio * (1.0 + ratio) * weight)
     covariance = (along @ along.T) * np.outer(scale, scale)
     return T, 0.5 * (covariance + covariance.T), float(1.0 - weight.mean())
-
-
-@dataclass(frozen=True)
-class Agreement:
-    """How matched points fit a pose: ``count`` of them within a radius, ``error_px`` their median distance."""
-
-    count: int
-    error_px: float
-
-
-def agreement(T_map_cam: Array, camera: CameraModel, matches: Matches, radius_px: float) -> Agreement:
-    """How well the inliers among matched points fit a pose.
-
-    :param camera: of the image that the matches are in, distorted or not.
-    """
-    points, pixels = matches.points[matches.inliers], matches.pixels[matches.inliers]
-    T = inverse(T_map_cam)
-    local = points @ T[:3, :3].T + T[:3, 3]
-    seen, valid = project(camera, local)
-    distance = np.where(valid & (local[:, 2] > 0.0), np.linalg.norm(seen - pixels, axis=1), np.inf)
-    near = distance[distance <= radius_px]
-    return Agreement(len(near), float(np.median(near)) if len(near) else float("inf"))

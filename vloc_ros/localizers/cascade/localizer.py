@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import ClassVar, Protocol, cast
+from typing import ClassVar, cast
 
 import numpy as np
 
@@ -12,7 +12,8 @@ from vloc_ros.errors import CameraMismatchError, ConfigError, ImageError, VlocEr
 from vloc_ros.localizers.base import Hypothesis, Localizer, backend_class
 from vloc_ros.localizers.calibration import largest_sigma
 from vloc_ros.localizers.cascade.bundle import JUDGE, open_members, scene_names
-from vloc_ros.localizers.cascade.fusion import Agreement, agreement, combined, contradict, pose_difference
+from vloc_ros.localizers.cascade.fusion import combined, contradict, pose_difference
+from vloc_ros.localizers.cascade.judge import Agreement, Judge, agreement
 from vloc_ros.localizers.cascade.settings import SECTION, CascadeSettings
 from vloc_ros.localizers.device import Clock
 from vloc_ros.maps import MapBundle
@@ -39,36 +40,6 @@ _ORDER = (LocalizationState.LOCALIZED, LocalizationState.DEGRADED, LocalizationS
 _LEAST = 1e-12 * np.eye(6)
 _NOTHING = Agreement(0, float("inf"))
 _LOST, _DEGRADED = LocalizationState.LOST, LocalizationState.DEGRADED
-
-
-class JudgeLimits(Protocol):
-    """``radius_px``: how far a point may be from where a pose has it. ``rival``: share of the best pose's evidence
-    that makes another place as good."""
-
-    radius_px: float
-    rival: float
-
-
-class JudgeKnobs(Protocol):
-    """The judge's settings, as far as the chain reads them."""
-
-    judge: JudgeLimits
-
-
-class Judge(Protocol):
-    """What the chain asks of the member that judges, beside what every localizer has."""
-
-    @property
-    def settings(self) -> JudgeKnobs: ...
-
-    @property
-    def shared_floor(self) -> Array | None: ...
-
-    def localize_from(
-        self, query: Query, proposals: Sequence[PosePrior], keep_candidates: bool = False, search: bool = False
-    ) -> Estimate:
-        """The best supported of some proposed poses, with its ``matches`` and the diagnostic ``rivalry``; LOST where
-        none is supported, or another place as well. ``search``: also of places that look like the image."""
 
 
 class CascadeLocalizer(Localizer):
@@ -299,9 +270,7 @@ class CascadeLocalizer(Localizer):
             diagnostics={**diagnostics, **about}, candidates=coarse.candidates, matches=used.matches,
         )  # fmt: skip
 
-    def _refinement(
-        self, query: Query, coarse: Estimate, sigma_m: float, clock: Clock
-    ) -> tuple[Estimate | None, str]:
+    def _refinement(self, query: Query, coarse: Estimate, sigma_m: float, clock: Clock) -> tuple[Estimate | None, str]:
         """The fine localizer's estimate, if it was asked, and why it cannot be used as far as it says so itself."""
         if coarse.state is _LOST and not self._settings.refine_lost:
             return None, "coarse_lost"

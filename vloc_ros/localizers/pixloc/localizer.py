@@ -179,18 +179,22 @@ class PixLocLocalizer(Localizer):
         starts = starting_poses(
             start.T_map_cam, start.covariance, self._settings.starts, self._settings.start_spacing_m
         )
-        scales = slice(None)
-        if self._settings.reselect and len(pyramid) > 1:
-            coarse, _ = self._aligner.align(pyramid, camera, batch, starts, slice(0, 1))
-            clock.lap("align")
-            if coarse.success:
-                # References around a start on one side of the truth pull the pose to that side.
-                again, second, failure = self._points(replace(start, T_map_cam=coarse.T_map_cam), camera, query.stamp_ns)
-                clock.lap("references")
-                if again is not None and failure == "none":
-                    batch, nearest, starts, scales = again, second, coarse.T_map_cam[None], slice(1, None)
-        result, refinement = self._aligner.align(pyramid, camera, batch, starts, scales)
+        two_steps = self._settings.reselect and len(pyramid) > 1
+        result, refinement = self._aligner.align(pyramid, camera, batch, starts, slice(0, 1 if two_steps else None))
         clock.lap("align")
+        if two_steps:
+            # References around a start on one side of the truth pull the pose to that side: others around the best.
+            if result.success:
+                found = self._points(replace(start, T_map_cam=result.T_map_cam), camera, query.stamp_ns)
+                if found[0] is not None:
+                    batch, nearest, _ = found
+                clock.lap("references")
+            T_map_cam = np.linalg.inv(refinement.T_cam_map.cpu().numpy())
+            result, full = self._aligner.align(pyramid, camera, batch, T_map_cam, slice(1, None))
+            levels = (*refinement.levels, *full.levels)
+            result = replace(result, iterations=int(sum(level.iterations[result.start] for level in levels)))
+            refinement = replace(full, levels=levels)
+            clock.lap("align")
         return start, nearest, "none", Aligned(result, refinement, pyramid, batch, camera, starts)
 
     def _start(self, query: Query) -> tuple[_Start, str]:
