@@ -22,6 +22,7 @@ from vloc_ros.datasets import open_sequence
 from vloc_ros.errors import ConfigError
 from vloc_ros.maps import MapManifest, Scene, write_map
 from vloc_ros.plugins import API_VERSION
+from vloc_ros.resources import share_path
 from vloc_ros.types import CameraModel
 
 
@@ -221,3 +222,24 @@ def test_a_command_nobody_provides(monkeypatch):
     monkeypatch.setattr(metadata, "entry_points", lambda group: [])
     with pytest.raises(ConfigError, match=plugins.COMMANDS.group):
         plugins.run_plugin("teleport", [], "vloc teleport")
+
+
+def test_help_and_maps_are_quick_because_nothing_heavy_is_imported():
+    """Imports are looked at, not the clock: each of these takes longer to import than the command to run."""
+    text = """
+import sys
+from vloc_ros.cli.main import main
+heavy = {heavy!r}
+try:
+    main({arguments!r})
+except SystemExit as stop:
+    assert not stop.code, stop.code
+found = sorted(heavy & {{name.split('.')[0] for name in sys.modules}})
+assert not found, found
+"""
+    arguments = (["--help"], {"numpy", "torch", "cv2", "timm", "scipy", "matplotlib", "rosbags", "pycolmap"})
+    info = (["map", "info", str(share_path("models", "town_demo"))], {"torch", "timm", "cv2", "scipy", "matplotlib"})
+    for words, heavy in (arguments, info):
+        program = text.format(heavy=heavy, arguments=words)
+        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr

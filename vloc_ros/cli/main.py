@@ -7,16 +7,33 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
+from typer.core import TyperGroup
 
 import vloc_ros
-from vloc_ros.cli import align, bench, convert, demo, maps, replay, trajectory
+from vloc_ros.cli import align, bench, demo, maps, replay, trajectory
 from vloc_ros.cli.plugins import foreign_commands, run_plugin
 from vloc_ros.errors import VlocError
 
 __all__ = ["app", "main"]
+
+
+class _Convert(TyperGroup):
+    """``vloc convert``: the readers of its layouts are imported when its commands are asked for."""
+
+    @property
+    def commands(self) -> Any:
+        """By name."""
+        from vloc_ros.cli.convert import app as layouts
+
+        return typer.main.get_command(layouts).commands  # type: ignore[attr-defined]
+
+    @commands.setter
+    def commands(self, _: Any) -> None:
+        pass  # the base class begins with none
+
 
 app = typer.Typer(
     name="vloc",
@@ -25,7 +42,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Visual localization: a vehicle's camera in, a trustworthy pose out.",
 )
-app.add_typer(convert.app, name="convert")
+_CONVERT = "Turn a data set into a rosbag2 with images, CameraInfo, TF and reference poses."
+app.add_typer(typer.Typer(cls=_Convert, no_args_is_help=True, help=_CONVERT), name="convert")
 app.add_typer(maps.app, name="map")
 app.command()(replay.replay)
 app.command()(demo.demo)
