@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 LAYERS: list[set[str]] = [
     {"errors"},
     {"types"},
-    {"settings", "resources", "plugins"},
+    {"settings", "resources", "staging", "plugins"},
     {"geometry"},
     {"images"},
     {"maps", "messages", "town"},
