@@ -58,6 +58,7 @@ BUILT_IN: dict[str, str] = {
     "irpnet": "vloc_ros.localizers.irpnet.localizer:IRPNetLocalizer",
     "camnet": "vloc_ros.localizers.camnet.localizer:CamNetLocalizer",
     "copr": "vloc_ros.localizers.copr.localizer:CoPRLocalizer",
+    "features": "vloc_ros.localizers.features.localizer:FeaturesLocalizer",
     "pixloc": "vloc_ros.localizers.pixloc.localizer:PixLocLocalizer",
     "cascade": "vloc_ros.localizers.cascade.localizer:CascadeLocalizer",
 }
