@@ -11,7 +11,7 @@ import tiny_street
 from vloc_ros.datasets.sequence import PosedSequence
 from vloc_ros.features.base import FeatureSettings
 from vloc_ros.maps import MapBundle
-from vloc_train.features.build import build_features
+from vloc_train.features.build import BUILDER
 from vloc_train.features.settings import BuildSettings
 from vloc_train.training.run import RunOptions
 
@@ -38,7 +38,9 @@ def unseen(count: int = 6, camera=tiny_street.CAMERA) -> PosedSequence:
 
 def built(folder: Path, sequences: dict[str, list[PosedSequence]] | None = None, **changes) -> MapBundle:
     """A map of the lap, or of other drives."""
-    return build_features(sequences or {"map": [lap()]}, folder / "features", settings(**changes), OPTIONS)
+    return BUILDER.run(
+        sequences or {"map": [lap()]}, folder / "features", settings(**changes), OPTIONS, hold_out="none"
+    )
 
 
 def twins() -> PosedSequence:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,110 +12,168 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from vloc_ros.cli.progress import progress_bar
 from vloc_ros.datasets import PosedSequence
 from vloc_ros.errors import DatasetError
 from vloc_ros.features import make_extractor
 from vloc_ros.features.base import FeatureExtractor, decode_descriptors
 from vloc_ros.geometry.vectors import to_vectors
+from vloc_ros.images.preprocess import Preprocess
 from vloc_ros.images.rectify import Rectifier
 from vloc_ros.localizers.base import Localizer
 from vloc_ros.localizers.features.bundle import write_features_map
 from vloc_ros.localizers.features.localizer import FeaturesLocalizer
-from vloc_ros.localizers.features.settings import FeaturesSettings
+from vloc_ros.localizers.features.settings import FEATURES_SECTION, SECTION, FeaturesSettings
 from vloc_ros.localizers.features.vlad import VLAD_FILE, Vlad, fit_vlad
 from vloc_ros.localizers.retrieval.database import DATABASE_FILE, Database
 from vloc_ros.localizers.retrieval.database import SECTION as DATABASE_SECTION
 from vloc_ros.localizers.retrieval.descriptor import EXTRACTOR_FILE, Descriptor
 from vloc_ros.localizers.retrieval.descriptor import SECTION as EXTRACTOR_SECTION
-from vloc_ros.maps import MapBundle, read_map
-from vloc_ros.maps.writer import check_target
+from vloc_ros.maps import MapBundle, MapManifest, Scene
 from vloc_ros.settings import settings_from_mapping, settings_to_mapping
-from vloc_ros.types import RgbImage
+from vloc_ros.types import CameraModel, RgbImage
 from vloc_train.features.folds import held_out_folds
 from vloc_train.features.model import DescribedModel, described_model
-from vloc_train.features.settings import PRESETS, BuildSettings
+from vloc_train.features.settings import BuildSettings
 from vloc_train.mapping.keypoints import FeatureStore
 from vloc_train.mapping.points import SparseModel
 from vloc_train.mapping.sfm import SfmSettings, reconstruct_features
 from vloc_train.mapping.sfm_frames import chosen_frames
 from vloc_train.mapping.subsample import subsample
 from vloc_train.mapping.uncertainty import adjusted
+from vloc_train.pixloc.export import shown_progress
 from vloc_train.training.calibration import calibrate_folds
 from vloc_train.training.frames import FrameSet
-from vloc_train.training.provenance import frame_id_of, provenance, scene_of
-from vloc_train.training.registry import Trainer
-from vloc_train.training.run import RunOptions, training_device
-from vloc_train.training.settings import from_preset
+from vloc_train.training.provenance import frame_id_of, scene_of
+from vloc_train.training.recipe import Contents, Job, Trainer
 
-__all__ = ["BUILDER", "build_features", "frame_spacing"]
+__all__ = ["BUILDER", "FeaturesBuilder", "frame_spacing"]
 
 _log = logging.getLogger(__name__)
 
 
-def build_features(
-    scenes: Mapping[str, Sequence[PosedSequence]],
-    out: Path,
-    settings: BuildSettings,
-    options: RunOptions | None = None,
-    calibration: Mapping[str, Sequence[PosedSequence]] | None = None,
-    work_dir: Path | None = None,
-    about: Mapping[str, Any] | None = None,
-    extractor: Path | None = None,
-) -> MapBundle:
-    """A map of drives: structure from motion with their poses, and a calibration on frames that it does not know.
+@dataclass(frozen=True)
+class _Parts:
+    """What a map is written from: the scenes' points by what they look like, and who finds similar images."""
 
-    An interrupted run goes on from ``work_dir`` (default: ``<out>.work``), as long as data and settings are the same.
+    places: Mapping[str, _Place]
+    models: Mapping[str, DescribedModel]
+    images: _ImageDescriptors
+    detector: FeatureExtractor
 
-    :param calibration: other drives by scene for the covariance; without them maps of a part of the frames localize
-        the others (:func:`~vloc_train.features.folds.held_out_folds`).
-    :param extractor: a map of any backend with an extractor of image descriptors: then similar images are found by it.
-    :raises ConfigError: a package is missing. :raises DatasetError: no usable frames, or no points.
+
+class FeaturesBuilder(Trainer[BuildSettings]):
+    """Structure from motion with the drives' poses, and a calibration on frames that its maps do not know.
+
+    Nothing is trained. An interrupted run goes on from the working folder, as long as data and settings are the same.
+    With ``--extractor MAP`` similar images are found by that map's image descriptor, else by VLAD of the map's own
+    local features.
     """
-    options = options or RunOptions()
-    device = training_device(options)
-    check_target(out, overwrite=True)
-    run = settings_from_mapping(FeaturesSettings, settings.localizer, "map build features: localizer")
-    work = work_dir or out.with_name(out.name + ".work")
-    detector = make_extractor(settings.features, device)
-    places = {
-        name: _place(name, sequences, settings, detector, work / f"sfm-{name}", options, device)
-        for name, sequences in scenes.items()
-    }
-    images = (
-        _ImageDescriptors.of_map(extractor, device) if extractor else _ImageDescriptors.of_features(places, settings)
-    )
-    made = provenance(
-        scenes,
-        settings_to_mapping(settings),
-        frames={name: len(p.model) for name, p in places.items()},
-        points={name: len(p.model.points) for name, p in places.items()},
-        length_m={name: round(_length(p.model), 1) for name, p in places.items()},
-        calibration_data={n: [s.name for s in v] for n, v in (calibration or {}).items()} or "held-out frames",
-        **(about or {}),
-    )
 
-    def write(target: Path, models: Mapping[str, DescribedModel], **rest: Any) -> MapBundle:
-        tensors, sections = images.files({n: (places[n], m) for n, m in models.items()})
-        points = {name: m.points(settings.sigma_px) for name, m in models.items()}
-        frame_id = frame_id_of(scenes)
+    backend = "features"
+    builds = True
+    takes = "any"
+    several_devices = False
+    settings_class = BuildSettings
+
+    def prepare(self, job: Job[BuildSettings]) -> Preprocess:
+        settings_from_mapping(FeaturesSettings, job.settings.localizer, "map build features: localizer")
+        camera = next(iter(job.splits.values())).drives[0].camera
+        return Preprocess(camera.width, camera.height)
+
+    def camera(self, job: Job[BuildSettings]) -> CameraModel:
+        """The first drive's own; drives of other cameras belong in as well."""
+        return next(iter(job.splits.values())).drives[0].camera
+
+    def make(self, job: Job[BuildSettings]) -> Contents:
+        settings = job.settings
+        detector = make_extractor(settings.features, job.device)
+        places = {name: _place(name, job, detector) for name in job.splits}
+        if job.extractor is not None:
+            images = _ImageDescriptors(None, Descriptor.from_bundle(job.extractor, job.device))
+        else:
+            images = _ImageDescriptors(_vocabulary(places, settings), None)
+        models = {name: _described(place, place.model, settings, detector) for name, place in places.items()}
+        job.notes["points"] = {name: len(m.sparse.points) for name, m in models.items()}
+        job.notes["observations"] = {name: len(m.sparse.point_ids) for name, m in models.items()}
+        job.notes["length_m"] = {name: round(_length(m.sparse), 1) for name, m in models.items()}
+        run = settings_from_mapping(FeaturesSettings, settings.localizer, "map build features: localizer")
+        sections = {
+            FEATURES_SECTION: {**settings_to_mapping(settings.features), "id": detector.identity},
+            SECTION: settings_to_mapping(run),
+        }
+        return Contents({}, sections, _Parts(places, models, images, detector))
+
+    def scenes(self, job: Job[BuildSettings], contents: Contents) -> Iterator[Scene]:
+        frame_id = frame_id_of({name: parts.drives for name, parts in job.splits.items()})
+        for name, model in contents.more.models.items():
+            yield scene_of(name, model.sparse.T_map_cam[:, :3, 3], frame_id)
+
+    def frames(self, job: Job[BuildSettings], contents: Contents) -> dict[str, int]:
+        return {name: len(model.sparse) for name, model in contents.more.models.items()}
+
+    def write(self, job: Job[BuildSettings], contents: Contents, manifest: MapManifest, target: Path) -> MapBundle:
+        return self._written(job, contents, contents.more.models, manifest, target)
+
+    def _written(
+        self,
+        job: Job[BuildSettings],
+        contents: Contents,
+        models: Mapping[str, DescribedModel],
+        manifest: MapManifest,
+        target: Path,
+    ) -> MapBundle:
+        parts: _Parts = contents.more
+        tensors, sections = parts.images.files({n: (parts.places[n], m) for n, m in models.items()})
+        manifest = replace(manifest, settings={**manifest.settings, **sections})
+        points = {name: model.points(job.settings.sigma_px) for name, model in models.items()}
         return write_features_map(
-            target, points, lambda scene, begin, end: models[scene].content(begin, end),
-            next(iter(scenes.values()))[0].camera, settings.features, detector.identity,
-            tile_points=settings.tile_points, settings=run, sections=sections, tensors=tensors,
-            scenes=[scene_of(n, p.T_map_cam[:, :3, 3], frame_id) for n, p in points.items()],
-            overwrite=target.exists(), **rest,
+            target, points, lambda scene, begin, end: models[scene].content(begin, end), manifest, tensors,
+            job.settings.tile_points, overwrite=target.exists(),
         )  # fmt: skip
 
-    whole = {name: _described(place, place.model, settings, detector) for name, place in places.items()}
-    found: dict[str, Any] = {}
-    validation: dict[str, Any] = {}
-    if settings.calibration_frames:
-        folds = _folds(places, calibration or {}, settings, detector, write, whole, work, device)
-        found, validation = calibrate_folds(folds, FeaturesLocalizer.statistics)
-        for name, told in validation.items():
-            _log.info("%s: %s", name, told)
-    return write(out, whole, provenance=made, calibration=found, validation=validation)
+    def calibrate(
+        self, job: Job[BuildSettings], bundle: MapBundle, contents: Contents
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """On frames that are held out, in the map as it will be, and on frames of the map in maps without them."""
+        return calibrate_folds(self._all_folds(job, bundle, contents))
+
+    def without_held_out(self, job: Job[BuildSettings], contents: Contents) -> tuple[dict[str, Any], dict[str, Any]]:
+        return calibrate_folds(self._folds(job, contents))
+
+    def _all_folds(
+        self, job: Job[BuildSettings], bundle: MapBundle, contents: Contents
+    ) -> Iterator[tuple[Localizer, FrameSet]]:
+        with FeaturesLocalizer.from_map(bundle, job.device) as localizer:
+            for name, parts in job.splits.items():
+                held = [(drive, number) for drive in parts.held_out for number in range(len(drive))]
+                for frames in _frame_sets(held, name):
+                    yield localizer, frames
+        yield from self._folds(job, contents)
+
+    def _folds(self, job: Job[BuildSettings], contents: Contents) -> Iterator[tuple[Localizer, FrameSet]]:
+        """Localizers over maps of a part of the frames, and the other frames, scene by scene."""
+        settings, parts = job.settings, contents.more
+        if not settings.calibration_frames:
+            return
+        for name, place in parts.places.items():
+            masks = held_out_folds(place.model.drive)
+            share = -(-settings.calibration_frames // max(len(masks), 1))
+            for mask in masks:
+                rest = place.model.select(np.flatnonzero(~mask), settings.subsample.minimum_track)
+                model = adjusted(rest, settings.subsample.maximum_error_px)
+                if not len(model.points):
+                    continue
+                described = _described(place, model, settings, parts.detector)
+                manifest = MapManifest(
+                    self.backend, (scene_of(name, model.T_map_cam[:, :3, 3]),), self.camera(job),
+                    job.preprocess.settings(), dict(contents.settings),
+                )  # fmt: skip
+                bundle = self._written(job, contents, {name: described}, manifest, job.work / "fold")
+                held = np.flatnonzero(mask)
+                asked = held[np.unique(np.linspace(0, len(held) - 1, min(len(held), share)).astype(np.int64))]
+                with FeaturesLocalizer.from_map(bundle, job.device) as localizer:
+                    for frames in _frame_sets([place.frame(int(row)) for row in asked], name):
+                        yield localizer, frames
 
 
 @dataclass(frozen=True)
@@ -128,32 +185,17 @@ class _Place:
     model: SparseModel
     store: FeatureStore
 
-    def image(self, frame: int) -> RgbImage:
-        """Of a frame of the model."""
-        return self.sequences[int(self.model.drive[frame])].image(int(self.model.number[frame]))
+    def frame(self, row: int) -> tuple[PosedSequence, int]:
+        """The drive of a frame of the model, and its number there."""
+        return self.sequences[int(self.model.drive[row])], int(self.model.number[row])
 
 
-def _place(
-    name: str,
-    sequences: Sequence[PosedSequence],
-    settings: BuildSettings,
-    detector: FeatureExtractor,
-    work: Path,
-    options: RunOptions,
-    device: torch.device,
-) -> _Place:
-    sfm = _spaced(sequences, settings)
-    shown = progress_bar(f"{name}: points") if options.progress else nullcontext(lambda *_: None)
-    with shown as update:
-        last = [""]
-
-        def report(stage: str, done: int, total: int) -> None:
-            if stage != last[0]:
-                _log.info("%s: %s of %d", name, stage, total)
-                last[0] = stage
-            update(done, total)
-
-        model, store = reconstruct_features(sequences, sfm, work, report, device, detector)
+def _place(name: str, job: Job[BuildSettings], detector: FeatureExtractor) -> _Place:
+    sequences, settings = job.drives(name), job.settings
+    with shown_progress(job.options.progress, f"{name}: points") as report:
+        model, store = reconstruct_features(
+            sequences, _spaced(sequences, settings), job.work / f"sfm-{name}", report, job.device, detector
+        )
     kept = subsample(model, settings.subsample)
     if not len(kept.points):
         raise DatasetError(
@@ -204,26 +246,22 @@ def _length(model: SparseModel) -> float:
     return float(steps[np.diff(model.drive) == 0].sum())
 
 
+def _vocabulary(places: Mapping[str, _Place], settings: BuildSettings) -> Vlad:
+    frames = [(place, row) for place in places.values() for row in range(len(place.model))]
+
+    def read(number: int) -> npt.NDArray[Any]:
+        place, row = frames[number]
+        return place.store.read(row).descriptors
+
+    return fit_vlad(read, len(frames), settings.words, settings.image_dimension, seed=settings.seed)
+
+
 class _ImageDescriptors:
     """What similar images are found by: an extractor of another map, or VLAD of the map's own features."""
 
     def __init__(self, vlad: Vlad | None, descriptor: Descriptor | None) -> None:
         self._vlad, self._descriptor = vlad, descriptor
         self._held: dict[tuple[str, int], torch.Tensor] = {}
-
-    @classmethod
-    def of_map(cls, path: Path, device: torch.device) -> _ImageDescriptors:
-        return cls(None, Descriptor.from_bundle(read_map(path), device))
-
-    @classmethod
-    def of_features(cls, places: Mapping[str, _Place], settings: BuildSettings) -> _ImageDescriptors:
-        frames = [(place, row) for place in places.values() for row in range(len(place.model))]
-
-        def read(number: int) -> npt.NDArray[Any]:
-            place, row = frames[number]
-            return place.store.read(row).descriptors
-
-        return cls(fit_vlad(read, len(frames), settings.words, settings.image_dimension, seed=settings.seed), None)
 
     def files(
         self, models: Mapping[str, tuple[_Place, DescribedModel]]
@@ -262,8 +300,8 @@ class _ImageDescriptors:
                 found = self._vlad.describe(decode_descriptors(place.store.read(frame).descriptors))
             else:
                 assert self._descriptor is not None
-                sequence = place.sequences[int(place.model.drive[frame])]
-                found = self._descriptor.describe(Rectifier(sequence.camera).rectify(place.image(frame))[0])
+                sequence, number = place.frame(frame)
+                found = self._descriptor.describe(Rectifier(sequence.camera).rectify(sequence.image(number))[0])
             self._held[name, frame] = found.cpu()
         return self._held[name, frame]
 
@@ -282,59 +320,17 @@ class _Images:
         return sequence.image(number)
 
 
-def _folds(
-    places: Mapping[str, _Place],
-    calibration: Mapping[str, Sequence[PosedSequence]],
-    settings: BuildSettings,
-    detector: FeatureExtractor,
-    write: Any,
-    whole: Mapping[str, DescribedModel],
-    work: Path,
-    device: torch.device,
-) -> Iterator[tuple[Localizer, FrameSet]]:
-    """Localizers over maps that lack some frames, and those frames."""
-    changes = {"exclude_s": 0.0}
-    for name, place in places.items():
-        given = calibration.get(name)
-        if given:
-            frames = [(s, n) for s in given for n in range(len(s))]
-            chosen = np.unique(
-                np.linspace(0, len(frames) - 1, min(len(frames), settings.calibration_frames)).astype(int)
-            )
-            bundle = write(work / "uncalibrated", {name: whole[name]})
-            with FeaturesLocalizer.from_map(bundle, device, changes) as localizer:
-                for camera in dict.fromkeys(s.camera for s in given):
-                    yield localizer, _frame_set([frames[c] for c in chosen if frames[c][0].camera == camera], name)
-            continue
-        masks = held_out_folds(place.model.drive)
-        share = -(-settings.calibration_frames // len(masks))
-        for mask in masks:
-            rest = place.model.select(np.flatnonzero(~mask), settings.subsample.minimum_track)
-            model = adjusted(rest, settings.subsample.maximum_error_px)
-            if not len(model.points):
-                continue
-            bundle = write(work / "fold", {name: _described(place, model, settings, detector)})
-            held = np.flatnonzero(mask)
-            asked = held[np.unique(np.linspace(0, len(held) - 1, min(len(held), share)).astype(np.int64))]
-            with FeaturesLocalizer.from_map(bundle, device, changes) as localizer:
-                for index in np.unique(place.model.camera_index[asked]):
-                    mine = asked[place.model.camera_index[asked] == index]
-                    read = [(place.sequences[int(place.model.drive[f])], int(place.model.number[f])) for f in mine]
-                    yield localizer, _frame_set(read, name)
+def _frame_sets(read: Sequence[tuple[PosedSequence, int]], scene: str) -> Iterator[FrameSet]:
+    """Frames as the lens made them, those of each camera together."""
+    for camera in dict.fromkeys(drive.camera for drive, _ in read):
+        mine = [(drive, number) for drive, number in read if drive.camera == camera]
+        yield FrameSet(
+            _Images(mine),  # type: ignore[arg-type]
+            np.stack([drive.T_map_cam[number] for drive, number in mine]),
+            np.array([drive.stamps_ns[number] for drive, number in mine], dtype=np.int64),
+            camera,
+            scene,
+        )
 
 
-def _frame_set(read: Sequence[tuple[PosedSequence, int]], scene: str) -> FrameSet:
-    return FrameSet(
-        _Images(read),  # type: ignore[arg-type]
-        np.stack([s.T_map_cam[n] for s, n in read]),
-        np.array([s.stamps_ns[n] for s, n in read], dtype=np.int64),
-        read[0][0].camera,
-        scene,
-    )
-
-
-def _settings(name: str, changes: dict[str, Any] | None, where: str) -> BuildSettings:
-    return from_preset(PRESETS, name, changes, where)
-
-
-BUILDER = Trainer(tuple(PRESETS), _settings, build_features)
+BUILDER = FeaturesBuilder()

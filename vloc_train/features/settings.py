@@ -9,12 +9,13 @@ from vloc_ros.features.base import FeatureSettings
 from vloc_ros.settings import ranged
 from vloc_train.mapping.sfm import SfmSettings
 from vloc_train.mapping.subsample import SubsampleSettings
+from vloc_train.training.settings import RunSettings
 
-__all__ = ["PRESETS", "BuildSettings"]
+__all__ = ["BuildSettings"]
 
 
 @dataclass(frozen=True)
-class BuildSettings:
+class BuildSettings(RunSettings):
     """From drives with poses to points with descriptors.
 
     :param features: which local features; those of the queries will be the same.
@@ -29,9 +30,8 @@ class BuildSettings:
     :param sigma_px: standard deviation of an observation, for how well points are known.
     :param tile_points: points of a tile of descriptors.
     :param localizer: changes of the localizer's settings.
-    :param calibration_frames: frames that the covariance is calibrated on, each with a map that does not know the place
-        (blocks of the drive) or the pass (a drive among several); 0: no calibration.
-    :param seed: of the vocabulary.
+    :param calibration_frames: frames of the map, at most, that the covariance is calibrated on, besides those that are
+        held out: each with a map that lacks its place (blocks of the drive) or pass (a drive among several); 0: none.
     """
 
     features: FeatureSettings = field(default_factory=FeatureSettings)
@@ -49,7 +49,3 @@ class BuildSettings:
     tile_points: int = ranged(20_000, minimum=100)
     localizer: dict[str, Any] = field(default_factory=dict)
     calibration_frames: int = ranged(200, minimum=0)
-    seed: int = ranged(0, minimum=0)
-
-
-PRESETS = {"default": BuildSettings}

@@ -140,7 +140,9 @@ class PixLocBuilder(PixLocMaker[BuildSettings]):
     def frames(self, job: Job[BuildSettings], contents: Contents) -> dict[str, int]:
         return {name: len(model) for name, model in contents.more.models.items()}
 
-    def calibrate(self, job: Job[BuildSettings], bundle: MapBundle) -> tuple[dict[str, Any], dict[str, Any]]:
+    def calibrate(
+        self, job: Job[BuildSettings], bundle: MapBundle, contents: Contents
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
         with PixLocLocalizer.from_map(bundle, job.device) as localizer:
             return calibrate_scenes(localizer, job.held_by_scene, repeats=job.settings.calibration_repeats)
 

@@ -81,9 +81,8 @@ def test_drives_without_texture_say_so(tmp_path):
 def test_a_calibration_drive_is_localized_in_the_whole_map(tmp_path):
     other = tiny_features.unseen(24)
     drives = {"map": [tiny_features.lap()]}
-    bundle = build.build_features(
-        drives, tmp_path / "map", tiny_features.settings(), tiny_features.OPTIONS, {"map": [other]}
-    )
+    settings = tiny_features.settings(calibration_frames=0)
+    bundle = BUILDER.run(drives, tmp_path / "map", settings, tiny_features.OPTIONS, {"map": [other]})
     assert bundle.manifest.validation["map"]["frames"] == 24
     assert bundle.manifest.validation["map"]["median_translation_m"] < 0.05
     assert bundle.manifest.provenance["calibration_data"] == {"map": ["unseen"]}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,16 +15,12 @@ import torch
 from torch import Tensor
 
 from vloc_ros.errors import MapTensorError
-from vloc_ros.features.base import FeatureSettings
 from vloc_ros.geometry.vectors import to_vectors
-from vloc_ros.images.preprocess import Preprocess
-from vloc_ros.localizers.features.settings import FEATURES_SECTION, SECTION, FeaturesSettings
 from vloc_ros.localizers.features.store import POINTS_FILE, REFERENCES_FILE, tile_name
-from vloc_ros.maps import MapBundle, MapManifest, Scene, write_map
+from vloc_ros.maps import MapBundle, MapManifest, write_map
 from vloc_ros.maps.reader import files_below
 from vloc_ros.maps.tensors import encode_tensors
-from vloc_ros.settings import settings_to_mapping
-from vloc_ros.types import Array, CameraModel
+from vloc_ros.types import Array
 
 __all__ = ["PointModel", "TileContent", "write_features_map"]
 
@@ -75,26 +71,19 @@ def write_features_map(
     out: str | os.PathLike[str],
     models: Mapping[str, PointModel],
     content: Callable[[str, int, int], TileContent],
-    camera: CameraModel,
-    features: FeatureSettings,
-    identity: str,
-    *,
+    manifest: MapManifest,
+    tensors: Mapping[str, Mapping[str, Tensor]],
     tile_points: int = 20_000,
-    settings: FeaturesSettings | None = None,
-    sections: Mapping[str, Any] | None = None,
-    scenes: Sequence[Scene] = (),
-    tensors: Mapping[str, Mapping[str, Tensor]] | None = None,
-    provenance: Mapping[str, Any] | None = None,
-    validation: Mapping[str, Any] | None = None,
-    calibration: Mapping[str, Any] | None = None,
+    *,
     overwrite: bool = False,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> MapBundle:
     """Write a map.
 
+    :param models: by scene, in the order of the manifest.
     :param content: ``content(scene, begin, end)``: descriptors of these points; asked for once, in order.
-    :param features: what the descriptors are. :param identity: of the extractor that made them.
-    :param sections: more of the manifest's settings. :param tensors: more files: extractor or vocabulary, database.
+    :param tensors: more files: extractor or vocabulary, and the database.
+    :param tile_points: points of a tile.
     :param progress: called with (scene, points done, points).
     :raises MapTensorError: descriptors that do not agree with the points, or values that are not finite.
     :raises MapError: as :func:`vloc_ros.maps.write_map`.
@@ -134,25 +123,5 @@ def write_features_map(
                 (folder / names[-1]).write_bytes(encode_tensors(found.tensors(), names[-1]))
                 if progress is not None:
                     progress(scene, int(end), count)
-        manifest = MapManifest(
-            backend="features",
-            scenes=tuple(scenes) or tuple(_scene(name, model) for name, model in models.items()),
-            camera=camera,
-            preprocessing=Preprocess(camera.width, camera.height).settings(),
-            settings={
-                **(sections or {}),
-                FEATURES_SECTION: {**settings_to_mapping(features), "id": identity},
-                SECTION: settings_to_mapping(settings or FeaturesSettings()),
-            },
-            provenance=dict(provenance or {}),
-            validation=dict(validation or {}),
-            calibration=dict(calibration or {}),
-        )
-        files = {POINTS_FILE: points, REFERENCES_FILE: references, **(tensors or {})}
+        files = {POINTS_FILE: points, REFERENCES_FILE: references, **tensors}
         return write_map(out, manifest, files, extra_files=files_below(folder, names), overwrite=overwrite)
-
-
-def _scene(name: str, model: PointModel) -> Scene:
-    positions = np.asarray(model.T_map_cam)[:, :3, 3]
-    low, high = (tuple(float(v) for v in edge) for edge in (positions.min(axis=0), positions.max(axis=0)))
-    return Scene(name, "map", low, high)  # type: ignore[arg-type]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from vloc_ros.errors import ConfigError
 from vloc_ros.features.pose import Solver
 from vloc_ros.features.verification import JudgeSettings
+from vloc_ros.localizers.calibration import ConfidenceSettings
 from vloc_ros.settings import ranged
 
 __all__ = ["FEATURES_SECTION", "SECTION", "FeaturesSettings"]
@@ -18,9 +18,11 @@ FEATURES_SECTION = "local_features"
 
 
 @dataclass(frozen=True)
-class FeaturesSettings:
+class FeaturesSettings(ConfidenceSettings):
     """From an image to a pose. All of it may change at run time.
 
+    :param localized_sigma_m: a frame is LOCALIZED up to this standard deviation of position (largest axis).
+    :param lost_sigma_m: a frame is LOST beyond this standard deviation of position (largest axis).
     :param images: most similar images of the map that a pose is looked for in, without a prior.
     :param hypotheses: places that these images are of, at most; each gives a pose, and what they see decides.
     :param frames: frames of the map whose points are used around a pose.
@@ -40,12 +42,12 @@ class FeaturesSettings:
     :param exclude_s: images of the map this near to the query's stamp are not retrieved: for figures on the frames
         that the map was made of; 0 uses all.
     :param memory_mb: bound on the tiles of descriptors in memory, megabytes.
-    :param localized_sigma_m: a frame is LOCALIZED up to this standard deviation of position (largest axis).
-    :param lost_sigma_m: a frame is LOST beyond this standard deviation of position (largest axis).
     :param calibration_prior_m: standard deviations of the priors that a calibration simulates, smallest and largest.
     :param judge: when a pose is believed.
     """
 
+    localized_sigma_m: float = ranged(0.5, minimum=0.0)
+    lost_sigma_m: float = ranged(5.0, minimum=0.0)
     images: int = ranged(20, minimum=1, maximum=1000)
     hypotheses: int = ranged(3, minimum=1, maximum=32)
     frames: int = ranged(12, minimum=1, maximum=1000)
@@ -64,14 +66,5 @@ class FeaturesSettings:
     search_again: bool = True
     exclude_s: float = ranged(0.0, minimum=0.0)
     memory_mb: float = ranged(512.0, minimum=1.0)
-    localized_sigma_m: float = ranged(0.5, minimum=0.0)
-    lost_sigma_m: float = ranged(5.0, minimum=0.0)
     calibration_prior_m: tuple[float, float] = ranged((0.05, 1.0), minimum=1e-3, maximum=100.0)
     judge: JudgeSettings = field(default_factory=JudgeSettings)
-
-    def __post_init__(self) -> None:
-        if self.lost_sigma_m < self.localized_sigma_m:
-            raise ConfigError(
-                f"features: expected lost_sigma_m ({self.lost_sigma_m}) not to be below localized_sigma_m "
-                f"({self.localized_sigma_m})"
-            )

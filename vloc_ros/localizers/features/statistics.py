@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from vloc_ros.features.verification import Evidence, Hypothesis
+from vloc_ros.features.verification import Evidence, JudgedPose
 from vloc_ros.types import Array
 
 __all__ = ["SIGMAS", "STATISTICS", "camera_sigmas", "features_statistics"]
@@ -29,13 +29,13 @@ def camera_sigmas(covariance: Array, R_map_cam: Array) -> Array:
     return np.asarray(np.sqrt(np.maximum(np.concatenate([np.diag(part) for part in parts]), 1e-18)))
 
 
-def scaled_covariance(found: Hypothesis) -> Array:
+def scaled_covariance(found: JudgedPose) -> Array:
     """The fit's covariance times its residuals' scale, at least a tenth of what sigmas alone would say."""
     assert found.refined is not None
     return found.refined.covariance * max(found.refined.scale, _LEAST_SCALE) ** 2
 
 
-def features_statistics(found: Hypothesis, nearest_m: float, depth_m: float) -> Array:
+def features_statistics(found: JudgedPose, nearest_m: float, depth_m: float) -> Array:
     """The numbers of :data:`STATISTICS`."""
     assert found.refined is not None
     evidence: Evidence = found.evidence
