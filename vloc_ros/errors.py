@@ -27,7 +27,13 @@ __all__ = [
     "StampError",
     "TrainingError",
     "VlocError",
+    "printable",
 ]
+
+
+def printable(text: str) -> str:
+    """Text from a file as a terminal may show it: control characters, escape sequences among them, as ``\\x1b``."""
+    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
 
 
 class VlocError(Exception):

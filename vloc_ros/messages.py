@@ -85,10 +85,12 @@ def message_image(message: Any) -> RawImage | CompressedImage:
     return raw_image(message) if hasattr(message, "encoding") else compressed_image(message)
 
 
-def camera_model(message: Any, rectified: bool = False) -> CameraModel:
-    """The camera that a ``sensor_msgs/CameraInfo`` describes.
+def camera_model(message: Any, rectified: bool = False, image_size: tuple[int, int] | None = None) -> CameraModel:
+    """The camera that a ``sensor_msgs/CameraInfo`` describes, its region of interest and binning applied.
 
     :param rectified: the images are already rectified (``image_rect``): P is used, K and D are not.
+    :param image_size: width and height of the images in pixels. Some drivers state a binning and intrinsics that are
+        those of the binned image already: then the binning is not applied again.
     :raises CameraError: zero, non-finite or unsupported intrinsics.
     """
     try:
@@ -96,8 +98,14 @@ def camera_model(message: Any, rectified: bool = False) -> CameraModel:
     except AttributeError as error:
         raise CameraError(f"camera_info: {error}") from error
     d, k, r, p = values
+    width, height = int(message.width), int(message.height)
+    binning = int(getattr(message, "binning_x", 0)), int(getattr(message, "binning_y", 0))
+    roi = getattr(message, "roi", None)
+    window = None if roi is None else (int(roi.x_offset), int(roi.y_offset), int(roi.width), int(roi.height))
+    if image_size == (width, height):
+        binning, window = (0, 0), None
     return from_camera_info(
-        int(message.width), int(message.height), str(message.distortion_model), d, k, r, p, rectified=rectified
+        width, height, str(message.distortion_model), d, k, r, p, rectified=rectified, binning=binning, roi=window
     )
 
 

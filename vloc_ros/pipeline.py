@@ -21,7 +21,7 @@ from vloc_ros.errors import CameraError, CameraMismatchError, GeometryError, Ima
 from vloc_ros.frames import REFUSALS, Frame, FrameResult
 from vloc_ros.geometry.se3 import covariance_of_base, inverse
 from vloc_ros.images.content import MIN_STANDARD_DEVIATION, check_content
-from vloc_ros.images.decode import decode
+from vloc_ros.images.decode import decode, unused_bits
 from vloc_ros.images.rectify import Rectifier
 from vloc_ros.localizers.base import Localizer
 from vloc_ros.settings import Fixed, ranged
@@ -310,13 +310,23 @@ class Pipeline:
     def _image(self, frame: Frame, lens: _Lens, timings: dict[str, float]) -> tuple[RgbImage, CameraModel]:
         with _timed(timings, "decode"):
             with _refusing("bad_image", ImageError):
-                image = decode(frame.image, self.settings.bit_depth)
-            with _refusing("blank_image", ImageError):
+                image = decode(frame.image, self.settings.bit_depth, lens.camera.size)
+            try:
                 check_content(image)
+            except ImageError as problem:
+                raise _Refused("blank_image", f"{problem}{self._bits_hint(frame)}") from problem
         if lens.rectifier is None:
             return image, lens.camera
         with _timed(timings, "rectify"), _refusing("bad_image", ImageError):
             return lens.rectifier.rectify(image)
+
+    def _bits_hint(self, frame: Frame) -> str:
+        """A 12-bit sensor in 16-bit words is nearly black."""
+        depth = self.settings.bit_depth
+        unused = 0 if isinstance(frame.image, np.ndarray) else unused_bits(frame.image, depth)
+        return (
+            f"; the top {unused} of {depth} bits are never set: pipeline.bit_depth={depth - unused}" if unused else ""
+        )
 
     def _refusal_result(self, stamp_ns: int, refusal: _Refused, timings: dict[str, float]) -> FrameResult:
         self.counters["refused"] += 1

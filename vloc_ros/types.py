@@ -127,6 +127,16 @@ class CameraModel:
                 f"camera: expected positive focal lengths, found fx={self.fx}, fy={self.fy}; "
                 "an uncalibrated driver publishes zeros: calibrate the camera"
             )
+        largest = max(self.width, self.height)
+        if (
+            max(abs(self.cx), abs(self.cy)) > 100.0 * largest
+            or not largest / 1e4 <= min(self.fx, self.fy) <= max(self.fx, self.fy) <= 1e4 * largest
+            or max(map(abs, self.distortion), default=0.0) > 1e6
+        ):
+            raise CameraError(
+                f"camera: expected intrinsics of a {self.width}x{self.height} image in pixels, found {values}; "
+                "they are of no camera"
+            )
         counts = DISTORTION_COEFFICIENTS.get(self.distortion_model)
         if counts is None:
             raise CameraError(

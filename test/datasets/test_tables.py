@@ -10,7 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vloc_ros.datasets.problems import Problems
-from vloc_ros.datasets.tables import read_rows, stamp_in_ns, transform_from_matrix, transform_from_quaternion
+from vloc_ros.datasets.tables import (
+    in_order,
+    read_rows,
+    read_yaml,
+    stamp_in_ns,
+    transform_from_matrix,
+    transform_from_quaternion,
+)
 from vloc_ros.errors import DatasetError
 from vloc_ros.geometry.rotations import quaternion_to_matrix
 
@@ -153,3 +160,35 @@ def test_matrices_are_made_rigid_or_refused():
     np.testing.assert_array_equal(found[:3, 3], T[:3, 3])
     with pytest.raises(DatasetError, match=r"t\.txt:3: expected a rotation"):
         transform_from_matrix(np.diag([1.0, 1.0, -1.0, 1.0]), "t.txt:3")
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_row(tmp_path):
+    path = tmp_path / "t.txt"
+    path.write_bytes(b"\xef\xbb\xbf1.5 2.5\n")
+    (row,) = read_rows(path, Problems(), 2)
+    assert row.numbers(Problems()).tolist() == [1.5, 2.5]
+
+
+@pytest.mark.parametrize(
+    "text", ["a: !!int ''", "a: !!bool foo", f"a: {'9' * 5000}", "a: !!timestamp foo", "[1, 2", "- 1", "a: &b [*b]", ""]
+)
+def test_yaml_that_is_none_is_told_by_its_file(tmp_path, text):
+    path = tmp_path / "sensor.yaml"
+    path.write_text(text)
+    try:
+        read_yaml(path)
+    except DatasetError as problem:
+        assert str(path) in str(problem)
+    path.write_bytes(b"\xef\xbb\xbfa: 1\n")
+    assert read_yaml(path) == {"a": 1}
+    path.write_text("a: 1\n" * 400_000)
+    with pytest.raises(DatasetError, match="expected a calibration, found 2000000 bytes"):
+        read_yaml(path)
+
+
+def test_numbers_in_names_count_as_numbers():
+    names = [f"frame_{k}.png" for k in range(8, 20)]
+    assert in_order(sorted(names), "x") == names
+    assert in_order(["1.25.png", "1.50.png"], "x") == ["1.25.png", "1.50.png"]
+    with pytest.raises(DatasetError, match=r"x: .*1\.5\.png and 1\.25\.png"):
+        in_order(["1.25.png", "1.5.png"], "x")

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vloc_ros.errors import ImageError
-from vloc_ros.images.decode import CompressedImage, RawImage, decode, supported_encodings
+from vloc_ros.images.decode import CompressedImage, RawImage, decode, supported_encodings, unused_bits
 
 H, W = 6, 8
 RGB = np.random.default_rng(0).integers(0, 256, (H, W, 3), dtype=np.uint8)
@@ -124,7 +124,7 @@ def test_yuv422(encoding, order):
 
 
 def test_every_supported_encoding_is_tested_here():
-    tested = {*EIGHT_BIT, *SIXTEEN_BIT, "yuv422", "uyvy", "yuv422_yuy2", "yuyv"}
+    tested = {*EIGHT_BIT, *SIXTEEN_BIT, "yuv422", "uyvy", "yuv422_yuy2", "yuyv", "nv12", "nv21", "16SC1"}
     tested |= {f"bayer_{p}{b}" for p in PATTERNS for b in (8, 16)}
     assert set(supported_encodings()) == tested
 
@@ -282,7 +282,11 @@ def test_orientation_tags_do_not_turn_the_image():
     ("image", "message"),
     [
         (CompressedImage("jpeg", b""), "no data"),
-        (CompressedImage("jpeg", b"\x00" * 100), "cannot read"),
+        (CompressedImage("jpeg", b"\x00" * 100), "found 100 bytes that begin with"),
+        (CompressedImage("tiff", b"II*\0" + bytes(50)), "found TIFF"),
+        (CompressedImage("jp2", b"\0\0\0\x0cjP  \r\n\x87\n" + bytes(50)), "found JPEG 2000"),
+        (CompressedImage("avif", b"\0\0\0\x20ftypavif" + bytes(50)), "found AVIF"),
+        (CompressedImage("webp", b"RIFF\x40\0\0\0WEBPVP8 " + bytes(50)), "found WebP"),
         (CompressedImage("h264", b"\x00\x00\x00\x01\x67" + bytes(50)), "another codec"),
         (CompressedImage("16UC1; compressedDepth png", encoded(".png", wide(SMOOTH[..., 0]))), "depth"),
     ],
@@ -303,3 +307,60 @@ def test_rgb_arrays_pass_and_others_do_not():
     for bad in (RGB.astype(np.float32), RGB[..., 0], ALPHA, np.zeros((0, 4, 3), np.uint8), "image"):
         with pytest.raises(ImageError, match="expected"):
             decode(bad)
+
+
+@pytest.mark.parametrize(("encoding", "swapped"), [("nv12", False), ("nv21", True)])
+@pytest.mark.parametrize("padding", [0, 5])
+def test_planes_of_half_the_colour(encoding, swapped, padding):
+    """A plane of Y, then U and V in turns for every two by two pixels (nv21: V first)."""
+    rgb = np.repeat(np.repeat(np.array([[[200, 30, 30], [20, 180, 40]]], np.uint8), 4, 0), 4, 1)  # 4x8, two colours
+    i420 = cv2.cvtColor(rgb, cv2.COLOR_RGB2YUV_I420)
+    y, u, v = i420[:4], i420[4:5].reshape(2, 4), i420[5:].reshape(2, 4)
+    pairs = np.stack([v, u] if swapped else [u, v], axis=-1).reshape(2, 8)
+    message = raw(encoding, np.concatenate([y, pairs]), padding)
+    out = decode(RawImage(encoding, 8, 4, message.step, False, message.data))
+    np.testing.assert_allclose(out.astype(int), rgb, atol=4)
+    with pytest.raises(ImageError, match=r"expected \d+ bytes \(step \d+ x 6 rows\)"):
+        decode(RawImage(encoding, 8, 4, message.step, False, message.data[: message.step * 4]))
+
+
+@pytest.mark.parametrize("big_endian", [False, True])
+def test_signed_words(big_endian):
+    words = np.array([[-5, 0, 128, 32767]], dtype=np.int16)
+    data = words.astype(">i2" if big_endian else "<i2").tobytes()
+    out = decode(RawImage("16SC1", 4, 1, 8, big_endian, data))
+    np.testing.assert_array_equal(out[0, :, 0], [0, 0, 1, 255])
+
+
+def test_a_sensor_of_twelve_bits_in_sixteen_is_noticed():
+    words = np.random.default_rng(0).integers(0, 4096, (H, W), dtype=np.uint16)
+    words[0, 0] = 4095
+    for big_endian in (False, True):
+        image = raw("mono16", words, big_endian=big_endian)
+        assert unused_bits(image) == 4 and unused_bits(image, 12) == 0
+        np.testing.assert_array_equal(decode(image, 12)[..., 0], words >> 4)
+    assert unused_bits(raw("mono16", words // 64)) == 0  # dark, and no sign of a sensor
+    assert unused_bits(raw("rgb8", RGB)) == 0 and unused_bits(CompressedImage("png", b"")) == 0
+
+
+def test_an_image_of_another_size_than_the_cameras_is_refused_before_it_is_decoded(monkeypatch):
+    monkeypatch.setattr(cv2, "imdecode", None)  # must not be called
+    for image in (raw("rgb8", RGB), CompressedImage("png", encoded(".png", BGR)), RGB):
+        with pytest.raises(ImageError, match=r"expected 7x5 pixels as camera_info says, found \d+x\d+"):
+            decode(image, size=(7, 5))
+
+
+def test_files_that_claim_more_than_they_can_hold_are_refused_before_they_are_decoded(monkeypatch):
+    monkeypatch.setattr(cv2, "imdecode", None)
+    jpeg = bytearray(encoded(".jpg", BGR))
+    frame = jpeg.index(b"\xff\xc0")
+    jpeg[frame + 5 : frame + 9] = (30000).to_bytes(2, "big") * 2
+    with pytest.raises(ImageError, match=r"a file of \d+ bytes whose header says 30000x30000 pixels"):
+        decode(CompressedImage("jpeg", bytes(jpeg)))
+    png = bytearray(encoded(".png", BGR))
+    png[16:24] = (32000).to_bytes(4, "big") * 2
+    with pytest.raises(ImageError, match="32000x32000"):
+        decode(CompressedImage("png", bytes(png)))
+    png[16:20] = bytes(4)
+    with pytest.raises(ImageError, match="positive size"):
+        decode(CompressedImage("png", bytes(png)))

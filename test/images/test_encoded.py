@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
+
 import cv2
 import numpy as np
 import pytest
@@ -27,6 +30,17 @@ FILES = {
     "progressive jpeg": encoded(".jpg", IMAGE, cv2.IMWRITE_JPEG_PROGRESSIVE, 1),
     "jpeg with restarts": encoded(".jpg", IMAGE, cv2.IMWRITE_JPEG_RST_INTERVAL, 1),
 }
+
+
+def test_pngs_with_an_empty_or_a_huge_header_are_told():
+    head = b"\x89PNG\r\n\x1a\n"
+    empty = head + struct.pack(">I4sI", 0, b"IHDR", zlib.crc32(b"IHDR")) + struct.pack(">I4sI", 0, b"IEND", 0xAE426082)
+    with pytest.raises(ImageError, match="x: the PNG file breaks off after 32 bytes, or has no header"):
+        inspect_image(empty, "x")
+    body = b"IHDR" + struct.pack(">IIBBBBB", 2**31 - 1, 2**31 - 1, 8, 2, 0, 0, 0)
+    huge = head + struct.pack(">I", 13) + body + struct.pack(">I", zlib.crc32(body))
+    with pytest.raises(ImageError, match="whose header says 2147483647x2147483647 pixels"):
+        inspect_image(huge, "x")
 
 
 @pytest.mark.parametrize("name", FILES)

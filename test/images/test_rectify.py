@@ -6,8 +6,8 @@ import cv2
 import numpy as np
 import pytest
 
-from vloc_ros.errors import ImageError
-from vloc_ros.geometry.cameras import project
+from vloc_ros.errors import CameraError, ImageError
+from vloc_ros.geometry.cameras import project, unproject
 from vloc_ros.images.rectify import Rectifier
 from vloc_ros.types import CameraModel
 
@@ -69,3 +69,29 @@ def test_another_target_camera_warps_and_reports_its_coverage():
 def test_another_size_is_refused():
     with pytest.raises(ImageError, match="640x480"):
         Rectifier(TUM).rectify(np.zeros((240, 320, 3), np.uint8))
+
+
+def test_tables_are_made_in_bands_of_rows():
+    """6 bytes a pixel and some for a band: 72 MB for a lens of 12 megapixels."""
+    import tracemalloc
+
+    camera = CameraModel(2000, 1500, 1500.0, 1500.0, 999.5, 749.5, "plumb_bob", (-0.1, 0.02, 0.0, 0.0))
+    tracemalloc.start()
+    try:
+        rectifier = Rectifier(camera)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 6 * 3e6 + 150e6, peak
+    u, v = np.meshgrid(np.arange(0, 2000, 333), np.arange(0, 1500, 250))
+    wanted = project(camera, unproject(rectifier.target, np.stack([u, v], axis=-1).astype(float)))[0]
+    step = 1.0 / 32.0  # of cv2's fixed-point tables
+    found = rectifier._map1[v, u] + np.stack([rectifier._map2[v, u] % 32, rectifier._map2[v, u] // 32], -1) * step
+    np.testing.assert_allclose(found, wanted, atol=step)
+
+
+@pytest.mark.parametrize("size", [(60000, 60000), (40000, 1000)])
+def test_cameras_that_nobody_has_are_refused_before_anything_is_made(size):
+    camera = CameraModel(*size, 30000.0, 30000.0, size[0] / 2, size[1] / 2, "plumb_bob", (-0.1, 0.0, 0.0, 0.0))
+    with pytest.raises(CameraError, match=f"found {size[0]}x{size[1]}"):
+        Rectifier(camera)

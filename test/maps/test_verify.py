@@ -52,3 +52,19 @@ def test_description(map_dir: Path) -> None:
     for section in sections:
         console.print(section)
     assert "town" in console.export_text()
+
+
+def test_texts_of_a_map_move_no_cursor(tmp_path: Path, manifest, tensors) -> None:
+    from dataclasses import replace
+
+    from vloc_ros.maps import write_map
+
+    hostile = replace(manifest, provenance={"note\x1b[2J": "before\x1b[31mred\x07\u202e", "tag": "[bold]x[/bold]"})
+    write_map(tmp_path / "hostile", hostile, tensors)
+    sections = describe_map(read_map(tmp_path / "hostile"))
+    console = Console(width=200, record=True)
+    for section in sections:
+        console.print(section)
+        assert "\x1b" not in str(section) and "\x07" not in str(section)
+    text = console.export_text()
+    assert "\x1b" not in text and "\\x1b[31mred\\x07" in text and "[bold]x[/bold]" in text

@@ -13,7 +13,8 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -22,7 +23,9 @@ import yaml
 
 from vloc_ros.convert.messages import BagMessages, offered_qos
 from vloc_ros.convert.writer import Storage, check_output, plugin
+from vloc_ros.datasets.bag.metadata import INFORMATION, custom_data
 from vloc_ros.errors import BagError
+from vloc_ros.staging import unwritten
 
 __all__ = ["IDENTITY", "PART_BYTES", "PART_FRAMES", "PartedBag", "is_finished"]
 
@@ -33,7 +36,6 @@ _log = logging.getLogger(__name__)
 PART_BYTES, PART_FRAMES = 2 * 1024**3, 5000
 #: Where metadata.yaml says which conversion made the bag.
 IDENTITY = "vloc_convert"
-_INFORMATION = "rosbag2_bagfile_information"
 
 
 class PartedBag(BagMessages):
@@ -83,8 +85,9 @@ class PartedBag(BagMessages):
         return sum(int(part["bytes"]) for part in self._parts)
 
     def __enter__(self) -> PartedBag:
-        self._work.mkdir(parents=True, exist_ok=True)
-        self._claim()
+        with self._naming():
+            self._work.mkdir(parents=True, exist_ok=True)
+            self._claim()
         try:
             self._recover()
         except BaseException:
@@ -121,13 +124,18 @@ class PartedBag(BagMessages):
                 topic, msgtype, typestore=self._store, offered_qos_profiles=offered_qos(topic)
             )
         data = self._store.serialize_cdr(message, msgtype)
-        self._writer.write(self._connections[topic], stamp_ns, data)
+        with self._naming():
+            self._writer.write(self._connections[topic], stamp_ns, data)
         self.part_bytes += len(data)
 
     def end_part(self, state: Mapping[str, Any]) -> None:
         """Close the current part; a continued conversion goes on from ``state`` (anything that JSON holds)."""
         if self._writer is None:
             return
+        with self._naming():
+            self._end_part(state)
+
+    def _end_part(self, state: Mapping[str, Any]) -> None:
         writer, self._writer = self._writer, None
         writer.close()
         folder = Path(writer.path)
@@ -142,7 +150,7 @@ class PartedBag(BagMessages):
             {
                 "file": target.name,
                 "bytes": target.stat().st_size,
-                "information": metadata[_INFORMATION],
+                "information": metadata[INFORMATION],
                 "state": self.state,
             }
         )
@@ -231,9 +239,10 @@ class PartedBag(BagMessages):
 
         # The storage file is named after its folder.
         name = self.path.name if not self._parts else f"{self.path.name}_{len(self._parts)}"
-        (self._work / "part").mkdir(exist_ok=True)
-        self._writer = Writer(self._work / "part" / name, version=8, storage_plugin=plugin(self.storage))
-        self._writer.open()
+        with self._naming():
+            (self._work / "part").mkdir(exist_ok=True)
+            self._writer = Writer(self._work / "part" / name, version=8, storage_plugin=plugin(self.storage))
+            self._writer.open()
         self._connections = {}
         self.part_bytes = 0
 
@@ -256,15 +265,27 @@ class PartedBag(BagMessages):
             with path.open("rb") as file:
                 os.fsync(file.fileno())
 
+    @contextmanager
+    def _naming(self) -> Iterator[None]:
+        """What the system says of a full disk names no file."""
+        try:
+            yield
+        except OSError as problem:
+            raise BagError(unwritten(self.path, problem)) from problem
+
     def _finish(self) -> None:
         self.end_part(self.state)
         if not self._parts:
             raise BagError(f"{self.path}: expected something to write, found nothing")
+        with self._naming():
+            self._name_bag()
+
+    def _name_bag(self) -> None:
         information = self.information
         for part, name in zip(self._parts, information["relative_file_paths"], strict=True):
             (self._bag / part["file"]).replace(self._bag / name)
             part["file"] = name  # should the renaming below fail, the journal still fits
-        text = yaml.safe_dump({_INFORMATION: information}, sort_keys=False)
+        text = yaml.safe_dump({INFORMATION: information}, sort_keys=False)
         self._write_journal()
         (self._bag / "metadata.yaml").write_text(text, encoding="utf-8")
         self._flush(self._bag / "metadata.yaml")
@@ -275,11 +296,7 @@ class PartedBag(BagMessages):
 
 def is_finished(path: Path, identity: str) -> bool:
     """Whether a bag is there that this very conversion made."""
-    try:
-        found = yaml.safe_load((path / "metadata.yaml").read_text(encoding="utf-8"))[_INFORMATION]["custom_data"]
-        return bool(identity) and found[IDENTITY] == identity
-    except (OSError, KeyError, TypeError, yaml.YAMLError):
-        return False
+    return bool(identity) and custom_data(path).get(IDENTITY) == identity
 
 
 def _journal(path: Path) -> dict[str, Any]:

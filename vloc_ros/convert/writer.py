@@ -9,13 +9,14 @@ leaves half a bag under the name that was asked for.
 from __future__ import annotations
 
 import shutil
-import tempfile
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
 
 from vloc_ros.convert.messages import BagMessages, offered_qos
 from vloc_ros.errors import BagError
+from vloc_ros.staging import staging_beside, umask, unwritten
 
 __all__ = ["BagWriter", "Storage", "check_output", "plugin"]
 
@@ -26,6 +27,8 @@ def check_output(path: Path, storage: str, overwrite: bool) -> None:
     """:raises BagError: the destination exists (and may not, or is no bag), or there is no such storage."""
     if storage not in ("mcap", "sqlite3"):
         raise BagError(f"storage: expected mcap or sqlite3, found {storage!r}")
+    if storage == "sqlite3" and set("#?%") & set(str(path.absolute())):  # rosbags makes a URI of it, unescaped
+        raise BagError(f"{path}: expected a path without #, ? and % for sqlite3, found one; use mcap, or another path")
     if path.exists() and not overwrite:
         raise BagError(f"{path}: already exists; delete it, name another output, or --overwrite")
     if path.exists() and not (path / "metadata.yaml").exists():
@@ -50,31 +53,40 @@ class BagWriter(BagMessages):
         self.path = Path(path)
         self.storage = storage
         check_output(self.path, storage, overwrite)
-        from rosbags.rosbag2 import Writer
-
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._work = Path(tempfile.mkdtemp(prefix=f".{self.path.name}.", dir=self.path.parent))
-        self._work.chmod(0o755)
-        # The storage file is named after its folder, so the inner folder already carries the final name.
-        self._writer = Writer(self._work / self.path.name, version=8, storage_plugin=plugin(storage))
         self._connections: dict[str, Any] = {}
         self.counts: dict[str, int] = {}
 
     def __enter__(self) -> BagWriter:
-        self._writer.open()
+        from rosbags.rosbag2 import Writer
+
+        self._stack = ExitStack()
+        try:
+            work = self._stack.enter_context(staging_beside(self.path, folder=True))
+            # The storage file is named after its folder, so the inner folder already carries the final name.
+            self._work = work / self.path.name
+            self._writer = Writer(self._work, version=8, storage_plugin=plugin(self.storage))
+            self._writer.open()
+        except OSError as problem:
+            self._stack.close()
+            raise BagError(unwritten(self.path, problem)) from problem
+        except BaseException:
+            self._stack.close()
+            raise
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        try:
-            if kind is None:
-                self._writer.close()
-                if self.path.exists():
-                    shutil.rmtree(self.path)
-                (self._work / self.path.name).rename(self.path)
-        finally:
-            shutil.rmtree(self._work, ignore_errors=True)
+        with self._stack:
+            try:
+                if kind is None:
+                    self._writer.close()
+                    if self.path.exists():
+                        shutil.rmtree(self.path)
+                    self._work.chmod(0o777 & ~umask())
+                    self._work.rename(self.path)
+            except OSError as problem:
+                raise BagError(unwritten(self.path, problem)) from problem
 
     def write(self, topic: str, msgtype: str, stamp_ns: int, message: Any) -> None:
         """Write any message made of this bag's types."""
@@ -82,5 +94,8 @@ class BagWriter(BagMessages):
             self._connections[topic] = self._writer.add_connection(
                 topic, msgtype, typestore=self._store, offered_qos_profiles=offered_qos(topic)
             )
-        self._writer.write(self._connections[topic], stamp_ns, self._store.serialize_cdr(message, msgtype))
+        try:
+            self._writer.write(self._connections[topic], stamp_ns, self._store.serialize_cdr(message, msgtype))
+        except OSError as problem:
+            raise BagError(unwritten(self.path, problem)) from problem
         self.counts[topic] = self.counts.get(topic, 0) + 1

@@ -254,7 +254,7 @@ def _subset(record: _Record, subset: str) -> set[str]:
         raise DatasetError(f"{folder / f'{subset}.txt'}: no such file; found {found or 'no lists'}")
     listed = set()
     *above, own = record.name.split("/")
-    for line in files[0].read_text(encoding="utf-8", errors="replace").splitlines():
+    for line in files[0].read_text(encoding="utf-8-sig", errors="replace").splitlines():
         *folders, name = line.strip().split("/")
         name = name.partition(" ")[0]
         # Records of several days have equal names: where the line says the day, it counts.

@@ -118,7 +118,7 @@ def open_drives(path: Path, options: Options, problems: Problems) -> list[PosedS
 
 def _read(path: Path, options: Options, problems: Problems) -> list[_Listed]:
     if path.is_file():
-        with path.open(encoding="utf-8", errors="replace") as file:
+        with path.open(encoding="utf-8-sig", errors="replace") as file:
             for number, line in zip(range(1, HEADER_LINES + 1), file, strict=False):
                 if len(line.split()) == 8 and _is_number(line.split()[-1]):
                     raise DatasetError(

@@ -122,7 +122,7 @@ def _observed(x: Array, y: Array, ids: Ints) -> tuple[Array, Ints]:
 
 def _lines(path: Path) -> Iterator[tuple[str, str]]:
     """(``path:line``, text) of every line that is no comment."""
-    with path.open(encoding="utf-8", errors="replace") as file:
+    with path.open(encoding="utf-8-sig", errors="replace") as file:
         for number, line in enumerate(file, 1):
             if not line.startswith("#"):
                 yield f"{path}:{number}", line.strip()

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from vloc_ros.datasets.image_files import FolderImages, first_usable
 from vloc_ros.datasets.mounting import upright_base
@@ -28,6 +27,7 @@ from vloc_ros.datasets.tables import (
     listed_frames,
     pose_samples,
     read_rows,
+    read_yaml,
     track_of,
     transform_from_matrix,
 )
@@ -36,7 +36,7 @@ from vloc_ros.geometry.se3 import inverse
 from vloc_ros.settings import ranged
 from vloc_ros.types import Array, CameraModel
 
-__all__ = ["Options", "matches", "open_drives", "read_sensor"]
+__all__ = ["Options", "matches", "open_drives"]
 
 _DISTORTIONS = {"radial-tangential": "plumb_bob", "radtan": "plumb_bob", "equidistant": "equidistant", "none": "none"}
 
@@ -70,7 +70,7 @@ def open_drives(path: Path, options: Options, problems: Problems) -> list[PosedS
     if not (folder / "data.csv").is_file():
         found = ", ".join(sorted(p.parent.name for p in root.glob("cam*/data.csv")))
         raise DatasetError(f"{folder / 'data.csv'}: no such file; cameras with images: {found or 'none'}")
-    sensor = read_sensor(folder / "sensor.yaml")
+    sensor = read_yaml(folder / "sensor.yaml")
     camera = _camera(sensor, folder / "sensor.yaml")
     T_body_cam = _body_from(sensor, folder / "sensor.yaml")
     stamps, paths = listed_frames(read_rows(folder / "data.csv", problems, 2, ","), folder / "data", problems, "ns")
@@ -82,7 +82,7 @@ def open_drives(path: Path, options: Options, problems: Problems) -> list[PosedS
     track = track_of(samples, str(truth), problems, options.max_gap_s)
     kept, T_world_sensor = covered_frames(stamps, track, str(folder), problems)
     described = truth.with_name("sensor.yaml")
-    T_body_truth = _body_from(read_sensor(described), described) if described.is_file() else np.eye(4)
+    T_body_truth = _body_from(read_yaml(described), described) if described.is_file() else np.eye(4)
     T_base_body = _base(root, T_body_cam)
     return [
         PosedSequence(
@@ -98,22 +98,6 @@ def open_drives(path: Path, options: Options, problems: Problems) -> list[PosedS
     ]
 
 
-def read_sensor(path: Path) -> dict[str, Any]:
-    """A ``sensor.yaml`` as a mapping. :raises DatasetError: no such file, or no YAML mapping."""
-    if not path.is_file():
-        raise DatasetError(f"{path}: no such file; it holds the calibration: complete the data set")
-    text = path.read_text(encoding="utf-8", errors="replace")
-    if text.startswith("%YAML:"):  # as OpenCV writes it, which is no YAML
-        text = text.partition("\n")[2]
-    try:
-        content = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise DatasetError(f"{path}: expected YAML, found {' '.join(str(error).split())[:200]}") from error
-    if not isinstance(content, dict):
-        raise DatasetError(f"{path}: expected names with values, found {type(content).__name__}")
-    return content
-
-
 def _root(path: Path) -> Path:
     return path / "mav0" if (path / "mav0").is_dir() else path
 
@@ -123,7 +107,7 @@ def _numbers(content: Mapping[str, Any], key: str, count: int, path: Path) -> li
     if isinstance(values, (list, tuple)) and len(values) == count:
         try:
             numbers = [float(v) for v in values]
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             numbers = []
         if numbers and np.isfinite(numbers).all():
             return numbers
@@ -157,7 +141,7 @@ def _body_from(sensor: Mapping[str, Any], path: Path) -> Array:
 def _base(root: Path, T_body_cam: Array) -> Array:
     """``T_base_body`` by cam0, or by the camera at hand where cam0 has not been downloaded."""
     first = root / "cam0" / "sensor.yaml"
-    return upright_base(_body_from(read_sensor(first), first) if first.is_file() else T_body_cam)
+    return upright_base(_body_from(read_yaml(first), first) if first.is_file() else T_body_cam)
 
 
 def _rig(root: Path, camera: str, T_base_body: Array, problems: Problems) -> dict[str, Array]:
@@ -168,7 +152,7 @@ def _rig(root: Path, camera: str, T_base_body: Array, problems: Problems) -> dic
             continue
         try:
             rig[f"{name}_optical_frame" if name.startswith("cam") else name] = T_base_body @ _body_from(
-                read_sensor(path), path
+                read_yaml(path), path
             )
         except DatasetError as error:
             problems.fault("sensor with a faulty calibration", f"{error}; correct it, or --keep-going without it")

@@ -96,7 +96,7 @@ def option_values(fields: Iterable[str], where: str) -> dict[str, Any]:
             raise ConfigError(f"{where}: expected OPTION=VALUE between commas, found {field!r}")
         try:
             options[key.strip()] = yaml.safe_load(value)
-        except yaml.YAMLError as problem:
+        except (yaml.YAMLError, ValueError, LookupError, TypeError) as problem:
             raise ConfigError(f"{where}: {key}: expected a plain value, found {value!r}") from problem
     return options
 

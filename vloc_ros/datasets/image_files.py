@@ -50,7 +50,10 @@ def decoded(path: Path, flags: int) -> npt.NDArray[np.generic]:
     :raises DatasetError: it is missing, breaks off, or cannot be decoded.
     """
     data, _ = whole_file(path)
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    except cv2.error:  # a header with values that no image has
+        image = None
     if image is None:
         raise DatasetError(f"{path}: expected an image, found a file that cannot be decoded; copy the file again")
     return np.asarray(image)

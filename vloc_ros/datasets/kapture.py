@@ -134,7 +134,7 @@ def open_drives(path: Path, options: Options, problems: Problems) -> list[PosedS
 def _sensors(path: Path, problems: Problems) -> tuple[dict[str, str], dict[str, CameraModel], dict[str, str]]:
     """Kinds of all devices, the cameras that can be used, and the coordinate systems of receivers."""
     if path.is_file():
-        with path.open(encoding="utf-8", errors="replace") as file:
+        with path.open(encoding="utf-8-sig", errors="replace") as file:
             first = file.readline()
         version = first.partition("kapture format:")[2].strip()
         if version and version not in VERSIONS:

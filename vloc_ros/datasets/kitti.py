@@ -141,7 +141,7 @@ def read_poses(path: Path) -> Array:
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
     if not path.is_file():
         raise DatasetError(f"{path}: no such file")
-    with path.open(encoding="utf-8", errors="replace") as file:
+    with path.open(encoding="utf-8-sig", errors="replace") as file:
         for number, line in enumerate(file, 1):
             if line.strip():
                 yield number, line.strip()
@@ -271,7 +271,7 @@ def _projection(path: Path, images: str) -> Array:
         raise DatasetError(
             f"{path}: cannot tell which line is for {images!r} (known: {known}); give --intrinsics fx,fy,cx,cy"
         )
-    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
+    for number, line in enumerate(path.read_text(encoding="utf-8-sig", errors="replace").splitlines(), 1):
         name, _, rest = line.partition(":")
         if name.strip() == wanted:
             try:

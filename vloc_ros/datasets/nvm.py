@@ -41,7 +41,7 @@ def read_nvm(path: Path, problems: Problems) -> list[NvmCamera]:
     """
     if not path.is_file():
         raise DatasetError(f"{path}: no such file")
-    with path.open(encoding="utf-8", errors="replace") as file:
+    with path.open(encoding="utf-8-sig", errors="replace") as file:
         lines = ((number, line.strip()) for number, line in enumerate(file, 1) if line.strip())
         number, first = next(lines, (1, ""))
         if not first.startswith("NVM_V3"):

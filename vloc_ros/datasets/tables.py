@@ -10,10 +10,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+import yaml
 
 from vloc_ros.datasets.image_files import IMAGE_SUFFIXES
 from vloc_ros.datasets.problems import Problems
@@ -33,6 +34,7 @@ __all__ = [
     "natural_key",
     "pose_samples",
     "read_rows",
+    "read_yaml",
     "stamp_in_ns",
     "stamp_of",
     "track_of",
@@ -49,6 +51,8 @@ _DIGITS = {"s": 9, "ms": 6, "us": 3, "ns": 0}
 _DECIMAL = re.compile(r"([0-9]{1,40})(?:\.([0-9]*))?(?:[eE]([+-]?[0-9]{1,2}))?")
 #: A number with digits behind its point, as stamps in seconds have.
 _POINT = re.compile(r"[0-9]\.[0-9]")
+#: Calibrations are some kB.
+_LARGEST_YAML = 1 << 20
 _MISSING = "listed image that is missing"
 _XYZW = {"xyzw": [0, 1, 2, 3], "wxyz": [1, 2, 3, 0]}
 
@@ -104,7 +108,7 @@ def read_rows(
     if not path.is_file():
         raise DatasetError(f"{path}: no such file")
     allowed = (columns,) if isinstance(columns, int) else tuple(columns)
-    with path.open(encoding="utf-8", errors="replace") as file:
+    with path.open(encoding="utf-8-sig", errors="replace") as file:
         for number, line in enumerate(file, 1):
             text = line.split(comment)[0].strip() if comment else line.strip()
             if number <= header_lines or not text:
@@ -129,6 +133,24 @@ def _numbers_of(allowed: Sequence[int]) -> str:
 def _short(fields: Sequence[str]) -> str:
     text = " ".join(fields)
     return repr(text if len(text) <= 60 else text[:57] + "...")
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML mapping of a calibration. :raises DatasetError: no such file, one too large, or no YAML mapping."""
+    if not path.is_file():
+        raise DatasetError(f"{path}: no such file; it holds the calibration: complete the data set")
+    if path.stat().st_size > _LARGEST_YAML:
+        raise DatasetError(f"{path}: expected a calibration, found {path.stat().st_size} bytes")
+    text = path.read_text(encoding="utf-8-sig", errors="replace")
+    if text.startswith("%YAML:"):  # as OpenCV writes it, which is no YAML
+        text = text.partition("\n")[2]
+    try:
+        content = yaml.safe_load(text)
+    except Exception as error:  # constructors of YAML raise whatever a value makes them
+        raise DatasetError(f"{path}: expected YAML, found {' '.join(str(error).split())[:200]}") from error
+    if not isinstance(content, dict):
+        raise DatasetError(f"{path}: expected names with values, found {type(content).__name__}")
+    return content
 
 
 def stamp_in_ns(text: str, unit: str, where: str, *, since_1970: bool = True) -> int:

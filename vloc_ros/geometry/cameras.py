@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from vloc_ros.errors import CameraError
 from vloc_ros.geometry.distortion import distort, distort_with_jacobian, equidistant_theta, maximum_radius, undistort
-from vloc_ros.types import Array, CameraModel
+from vloc_ros.types import DISTORTION_COEFFICIENTS, Array, CameraModel
 
 __all__ = [
     "cropped",
@@ -205,8 +205,7 @@ def from_camera_info(
             raise CameraError("camera_info: K is all zero: the camera is not calibrated; calibrate it")
         fx, fy, cx, cy = k[0], k[4], k[2], k[5]
         model = _model_name(distortion_model, d)
-        if model == "none":
-            d = d[:0]
+        d = _trimmed(model, d)
     camera = CameraModel(int(width), int(height), fx, fy, cx, cy, model, tuple(d.tolist()))
     if roi is not None and roi[2] > 0 and roi[3] > 0:
         camera = cropped(camera, *roi)
@@ -223,6 +222,12 @@ def _values(values: npt.ArrayLike, count: int, name: str) -> list[float]:
     if not np.isfinite(out).all():
         raise CameraError(f"camera_info: expected finite values in {name}, found {out.tolist()}; check the publisher")
     return [float(v) for v in out]
+
+
+def _trimmed(model: str, d: Array) -> Array:
+    """The coefficients without zeros at the end that the model does not have: drivers pad their vectors."""
+    allowed = [count for count in DISTORTION_COEFFICIENTS[model] if count <= d.size]
+    return d[: allowed[-1]] if allowed and not d[allowed[-1] :].any() else d
 
 
 def _model_name(name: str, d: Array) -> str:

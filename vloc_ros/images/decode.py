@@ -16,9 +16,10 @@ import numpy as np
 import numpy.typing as npt
 
 from vloc_ros.errors import ImageError
+from vloc_ros.images.encoded import check_cost, format_of, header_of
 from vloc_ros.types import RgbImage
 
-__all__ = ["CompressedImage", "RawImage", "decode", "supported_encodings"]
+__all__ = ["CompressedImage", "RawImage", "decode", "supported_encodings", "unused_bits"]
 
 _U8 = npt.NDArray[np.uint8]
 
@@ -78,8 +79,22 @@ _LAYOUTS: dict[str, _Layout] = {
     **{f"{name}{8 * size}": _Layout(1, code, size) for name, code in _BAYER.items() for size in (1, 2)},
     **dict.fromkeys(("yuv422", "uyvy"), _Layout(2, cv2.COLOR_YUV2RGB_UYVY)),
     **dict.fromkeys(("yuv422_yuy2", "yuyv"), _Layout(2, cv2.COLOR_YUV2RGB_YUYV)),
+    # A plane of brightness, then one of colour with half as many rows.
+    "nv12": _Layout(1, cv2.COLOR_YUV2RGB_NV12),
+    "nv21": _Layout(1, cv2.COLOR_YUV2RGB_NV21),
+    # Signed words, of which 15 bits are brightness.
+    "16SC1": _Layout(1, cv2.COLOR_GRAY2RGB, 2),
 }
-_ALIASES = {"8UC": "8UC1", "16UC": "16UC1", "yuy2": "yuv422_yuy2", "mono": "mono8", "rgb": "rgb8", "bgr": "bgr8"}
+_PLANES = ("nv12", "nv21")
+_ALIASES = {
+    "8UC": "8UC1",
+    "16UC": "16UC1",
+    "16SC": "16SC1",
+    "yuy2": "yuv422_yuy2",
+    "mono": "mono8",
+    "rgb": "rgb8",
+    "bgr": "bgr8",
+}
 
 
 def supported_encodings() -> tuple[str, ...]:
@@ -87,26 +102,53 @@ def supported_encodings() -> tuple[str, ...]:
     return tuple(_LAYOUTS)
 
 
-def decode(image: RawImage | CompressedImage | RgbImage, bit_depth: int = 16) -> RgbImage:
+def decode(
+    image: RawImage | CompressedImage | RgbImage, bit_depth: int = 16, size: tuple[int, int] | None = None
+) -> RgbImage:
     """The image as (height, width, 3) uint8 RGB, C-contiguous.
 
     :param image: an uncompressed or compressed image; an RGB array is checked and passed through.
     :param bit_depth: significant bits of 16-bit encodings, 8 to 16; 12 for a 12-bit sensor in 16-bit words.
         The upper eight of them are kept.
+    :param size: the camera's width and height in pixels; an image of another size is refused before it is decoded.
     :raises ImageError: unknown encoding, sizes that disagree, data that is not an image.
     """
     if not 8 <= bit_depth <= 16:
         raise ImageError(f"image: expected a bit depth of 8 to 16, found {bit_depth}")
     if isinstance(image, RawImage):
-        return _decode_raw(image, bit_depth)
+        return _decode_raw(image, bit_depth, size)
     if isinstance(image, CompressedImage):
-        return _decode_compressed(image, bit_depth)
+        return _decode_compressed(image, bit_depth, size)
     if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         what = f"{image.dtype} of shape {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
         raise ImageError(f"image: expected uint8 RGB of shape (height, width, 3), found {what}")
     if image.size == 0:
         raise ImageError(f"image: expected pixels, found an empty image of shape {image.shape}")
+    _check_size(image.shape[1], image.shape[0], size, "image")
     return np.ascontiguousarray(image)
+
+
+def unused_bits(image: RawImage | CompressedImage, bit_depth: int = 16) -> int:
+    """How many of the top bits of a 16-bit image are never set, of ``bit_depth``: 4 for a 12-bit sensor.
+
+    0 for other images, for one that uses eight bits or fewer (it is dark), and for what cannot be read.
+    """
+    if not isinstance(image, RawImage) or image.encoding not in _LAYOUTS:
+        return 0
+    if _LAYOUTS[image.encoding].bytes_per_channel != 2:
+        return 0
+    words = _buffer(image.data, "image")
+    words = words[: words.size // 2 * 2].view(">u2" if image.is_bigendian else "<u2")
+    used = int(words.max(initial=0)).bit_length()
+    return bit_depth - used if 8 < used < bit_depth else 0
+
+
+def _check_size(width: int, height: int, size: tuple[int, int] | None, where: str) -> None:
+    if size is not None and (width, height) != size:
+        raise ImageError(
+            f"{where}: expected {size[0]}x{size[1]} pixels as camera_info says, found {width}x{height}; "
+            "image and camera_info are of different cameras, or one of them was resized"
+        )
 
 
 def _buffer(data: Any, what: str) -> _U8:
@@ -121,7 +163,7 @@ def _buffer(data: Any, what: str) -> _U8:
         raise ImageError(f"{what}: expected bytes, found {type(data).__name__}: {cause}") from cause
 
 
-def _decode_raw(image: RawImage, bit_depth: int) -> RgbImage:
+def _decode_raw(image: RawImage, bit_depth: int, size: tuple[int, int] | None) -> RgbImage:
     encoding = _ALIASES.get(image.encoding, image.encoding)
     layout = _LAYOUTS.get(encoding) or _LAYOUTS.get(encoding.lower())
     where = f"image {image.encoding!r} {image.width}x{image.height}"
@@ -129,22 +171,27 @@ def _decode_raw(image: RawImage, bit_depth: int) -> RgbImage:
         raise ImageError(f"{where}: unknown encoding; known: {', '.join(_LAYOUTS)}; convert it in the driver")
     if image.width <= 0 or image.height <= 0:
         raise ImageError(f"{where}: expected a positive size")
+    _check_size(image.width, image.height, size, where)
     row = image.width * layout.channels * layout.bytes_per_channel
     if image.step < row:
         raise ImageError(f"{where}: expected a step of at least {row} bytes, found {image.step}; check the publisher")
     data = _buffer(image.data, where)
+    height = image.height * 3 // 2 if encoding.lower() in _PLANES else image.height
     # Some drivers leave out the padding after the last row.
-    if data.size not in (image.step * image.height, image.step * (image.height - 1) + row):
+    if data.size not in (image.step * height, image.step * (height - 1) + row):
         raise ImageError(
-            f"{where}: expected {image.step * image.height} bytes (step {image.step} x height), found {data.size}; "
+            f"{where}: expected {image.step * height} bytes (step {image.step} x {height} rows), found {data.size}; "
             "step, height and data disagree in the message"
         )
-    if data.size < image.step * image.height:
+    if data.size < image.step * height:
         # A row view over the short buffer: the last row's padding is never read.
-        rows = np.lib.stride_tricks.as_strided(data, (image.height, row), (image.step, 1), writeable=False)
+        rows = np.lib.stride_tricks.as_strided(data, (height, row), (image.step, 1), writeable=False)
     else:
-        rows = data.reshape(image.height, image.step)[:, :row]
-    if layout.bytes_per_channel == 2:
+        rows = data.reshape(height, image.step)[:, :row]
+    if encoding.upper() == "16SC1":
+        signed = np.ascontiguousarray(rows).view(">i2" if image.is_bigendian else "<i2")
+        rows = _eight_bits(signed.clip(0).astype(np.uint16), min(bit_depth, 15))
+    elif layout.bytes_per_channel == 2:
         rows = _upper_byte(rows, bool(image.is_bigendian), bit_depth)
     pixels = rows.reshape(image.height, image.width, layout.channels) if layout.channels > 1 else rows
     return _to_rgb(pixels, encoding, layout.code, where)
@@ -171,7 +218,7 @@ def _to_rgb(pixels: _U8, encoding: str, code: int | None, where: str) -> RgbImag
         raise ImageError(f"{where}: cannot convert {encoding} of this size to RGB: {cause.err}") from cause
 
 
-def _decode_compressed(image: CompressedImage, bit_depth: int) -> RgbImage:
+def _decode_compressed(image: CompressedImage, bit_depth: int, size: tuple[int, int] | None) -> RgbImage:
     """See compressed_image_transport: "SOURCE; CODEC compressed TARGET", or just "CODEC".
 
     A Bayer source is stored either as the raw mosaic (one channel) or already converted to colour (three).
@@ -182,6 +229,13 @@ def _decode_compressed(image: CompressedImage, bit_depth: int) -> RgbImage:
     data = _buffer(image.data, where)
     if data.size == 0:
         raise ImageError(f"{where}: expected a JPEG or PNG file, found no data")
+    header = header_of(data)
+    if header is None:
+        raise ImageError(
+            f"{where}: expected a JPEG or PNG file, found {format_of(data)}; is the message cut off, or another codec?"
+        )
+    _check_size(header.width, header.height, size, where)
+    check_cost(header, data.size, where)
     try:
         # UNCHANGED keeps 16 bits and ignores the EXIF orientation, which would contradict the intrinsics.
         pixels = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)

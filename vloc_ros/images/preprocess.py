@@ -17,7 +17,7 @@ resolution of the same lens is the same view and passes; another field of view i
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import cv2
@@ -25,6 +25,7 @@ import numpy as np
 
 from vloc_ros.errors import CameraMismatchError, ConfigError, ImageError
 from vloc_ros.geometry.cameras import cropped, field_of_view, resized, undistorted_camera
+from vloc_ros.settings import settings_from_mapping, settings_to_mapping
 from vloc_ros.types import CameraModel, RgbImage
 
 if TYPE_CHECKING:
@@ -35,6 +36,8 @@ __all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "Preprocess"]
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 _FITS = ("squash", "crop", "pad")
+#: No network reads larger images, and no statistics of RGB in [0, 1] are beyond this or its inverse.
+_LARGEST_SIDE, _LARGEST_STATISTIC = 8192, 1e3
 
 
 @dataclass(frozen=True)
@@ -64,13 +67,20 @@ class Preprocess:
     def __post_init__(self) -> None:
         object.__setattr__(self, "mean", tuple(float(v) for v in self.mean))
         object.__setattr__(self, "std", tuple(float(v) for v in self.std))
-        if self.width <= 0 or self.height <= 0:
-            raise ConfigError(f"preprocessing: expected a positive size, found {self.width}x{self.height}")
+        if not (0 < self.width <= _LARGEST_SIDE and 0 < self.height <= _LARGEST_SIDE):
+            raise ConfigError(
+                f"preprocessing: expected a positive size, at most {_LARGEST_SIDE} pixels a side, found "
+                f"{self.width}x{self.height}"
+            )
         if self.fit not in _FITS:
             raise ConfigError(f"preprocessing: expected fit to be one of {', '.join(_FITS)}, found {self.fit!r}")
-        if len(self.mean) != 3 or len(self.std) != 3 or not all(v > 0 for v in self.std):
+        plain = all(abs(v) <= _LARGEST_STATISTIC for v in self.mean) and all(
+            1.0 / _LARGEST_STATISTIC <= v <= _LARGEST_STATISTIC for v in self.std
+        )
+        if len(self.mean) != 3 or len(self.std) != 3 or not plain:
             raise ConfigError(
-                f"preprocessing: expected three means and three positive deviations, found {self.mean} and {self.std}"
+                "preprocessing: expected three means and three positive deviations of RGB in [0, 1], found "
+                f"{self.mean} and {self.std}"
             )
         for name in ("fov_tolerance", "aspect_tolerance", "principal_tolerance"):
             if not getattr(self, name) >= 0:
@@ -80,24 +90,13 @@ class Preprocess:
     def from_settings(cls, settings: Mapping[str, Any]) -> Preprocess:
         """From the mapping that a map's manifest stores (see :meth:`settings`).
 
-        :raises ConfigError: an unknown key, a missing size, a value of the wrong type.
+        :raises ConfigError: an unknown key, a missing size, a value of the wrong type or out of range.
         """
-        known = {f.name for f in fields(cls)}
-        unknown = sorted(set(settings) - known)
-        if unknown:
-            raise ConfigError(
-                f"preprocessing: unknown keys {', '.join(map(str, unknown))}; known: {', '.join(sorted(known))}"
-            )
-        try:
-            return cls(**settings)
-        except (TypeError, ValueError) as cause:
-            raise ConfigError(f"preprocessing: {cause}") from cause
+        return settings_from_mapping(cls, settings, "preprocessing")
 
     def settings(self) -> dict[str, Any]:
         """Plain values for a manifest; :meth:`from_settings` reads them back."""
-        out = asdict(self)
-        out["mean"], out["std"] = list(self.mean), list(self.std)
-        return out
+        return settings_to_mapping(self)
 
     def check(self, camera_query: CameraModel, camera_map: CameraModel) -> None:
         """Refuse a query camera that sees too differently from the camera that the map was made with.

@@ -5,11 +5,17 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from vloc_ros.errors import ImageError
+from vloc_ros.errors import CameraError, ImageError
 from vloc_ros.geometry.cameras import project, undistorted_camera, unproject
 from vloc_ros.types import CameraModel, RgbImage
 
-__all__ = ["Rectifier"]
+__all__ = ["MAX_PIXELS", "Rectifier"]
+
+#: Larger cameras are mistakes of a camera_info.
+MAX_PIXELS = 100_000_000
+#: cv2 counts pixels of a table in 16 bits.
+_LARGEST_SIDE = 1 << 15
+_BAND_PIXELS = 1 << 18
 
 
 class Rectifier:
@@ -20,7 +26,7 @@ class Rectifier:
     :param camera: the distorted camera.
     :param target: the pinhole camera to produce, at any size and field of view;
         default: :func:`~vloc_ros.geometry.cameras.undistorted_camera`. What it sees beyond the source is black.
-    :raises CameraError: coefficients that are no lens.
+    :raises CameraError: coefficients that are no lens, or a size that no camera has.
     """
 
     def __init__(self, camera: CameraModel, target: CameraModel | None = None) -> None:
@@ -31,12 +37,26 @@ class Rectifier:
         self.coverage = 1.0
         if self._identity:
             return
-        v, u = np.indices((self.target.height, self.target.width), dtype=np.float64)
-        pixels, valid = project(camera, unproject(self.target, np.stack([u, v], axis=-1)))
-        self.coverage = float(valid.mean())
-        pixels = np.where(valid[..., None], pixels, -1e4).astype(np.float32)
-        # Fixed-point tables: less memory traffic than float ones, and remap is twice as fast.
-        self._map1, self._map2 = cv2.convertMaps(pixels[..., 0], pixels[..., 1], cv2.CV_16SC2)
+        width, height = self.target.size
+        for size in (camera.size, self.target.size):
+            if size[0] * size[1] > MAX_PIXELS or max(size) >= _LARGEST_SIDE:
+                raise CameraError(
+                    f"rectify: expected a camera of at most {MAX_PIXELS // 10**6} megapixels, below {_LARGEST_SIDE} "
+                    f"pixels a side, found {size[0]}x{size[1]}; check camera_info, or rectify smaller images"
+                )
+        # Fixed-point tables: less memory traffic than float ones, and remap is twice as fast. 6 bytes a pixel; made in
+        # bands of rows, for the mathematics takes some hundred.
+        self._map1 = np.empty((height, width, 2), np.int16)
+        self._map2 = np.empty((height, width), np.uint16)
+        band, seen = max(1, _BAND_PIXELS // width), 0
+        for top in range(0, height, band):
+            rows = slice(top, min(top + band, height))
+            v, u = np.mgrid[rows, :width].astype(np.float64)
+            pixels, valid = project(camera, unproject(self.target, np.stack([u, v], axis=-1)))
+            seen += int(valid.sum())
+            pixels = np.where(valid[..., None], pixels, -1e4).astype(np.float32)
+            self._map1[rows], self._map2[rows] = cv2.convertMaps(pixels[..., 0], pixels[..., 1], cv2.CV_16SC2)
+        self.coverage = seen / (width * height)
 
     def rectify(self, image: RgbImage) -> tuple[RgbImage, CameraModel]:
         """The rectified (H, W, 3) uint8 image and its pinhole camera.

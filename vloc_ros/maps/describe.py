@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vloc_ros.errors import MapError
+from vloc_ros.errors import MapError, printable
 from vloc_ros.maps.reader import MapBundle, read_map
 
 if TYPE_CHECKING:
@@ -82,12 +82,12 @@ class Section:
         for column in self.columns:
             table.add_column(column, overflow="fold")
         for row in self.rows:
-            # The map is untrusted: its texts are no markup.
-            table.add_row(*(Text(cell) for cell in row))
+            # The map is untrusted: its texts are no markup, and move no cursor.
+            table.add_row(*(Text(printable(cell)) for cell in row))
         return table
 
     def __str__(self) -> str:
-        return "\n".join([self.title, *("  " + "  ".join(row) for row in self.rows)])
+        return "\n".join([self.title, *("  " + "  ".join(map(printable, row)) for row in self.rows)])
 
 
 def describe_map(bundle: MapBundle) -> list[Section]:

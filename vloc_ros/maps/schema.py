@@ -35,6 +35,8 @@ MAX_MANIFEST_BYTES = 1 << 20
 MAX_FILES = 100_000
 MAX_PIXELS = 100_000_000
 _NESTING = 32
+#: Of an integer: what 64 bits hold, with a sign and separators.
+_DIGITS = 24
 
 
 @dataclass(frozen=True)
@@ -163,7 +165,7 @@ def parse_manifest(text: str | bytes, where: str) -> MapManifest:
         raise MapFormatError(f"{where}: expected at most {MAX_MANIFEST_BYTES} bytes, found {len(text)}")
     try:
         data = yaml.load(text, Loader=_ManifestLoader)
-    except (yaml.YAMLError, ValueError, RecursionError) as problem:
+    except (yaml.YAMLError, ValueError, LookupError, TypeError, ArithmeticError, RecursionError) as problem:
         reason = " ".join(str(problem).split())[:200] or type(problem).__name__
         raise MapFormatError(f"{where}: expected YAML, found text that does not parse: {reason}") from problem
     if not isinstance(data, dict):
@@ -238,13 +240,23 @@ def _distinct(what: str, names: list[str]) -> None:
 
 
 class _ManifestLoader(yaml.SafeLoader):
-    """SafeLoader without aliases (a few bytes could stand for gigabytes) and without repeated keys."""
+    """SafeLoader without aliases (a few bytes could stand for gigabytes), tags, repeated keys and endless integers."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.events.AliasEvent):
-            event = self.peek_event()  # type: ignore[no-untyped-call]
-            raise yaml.composer.ComposerError(None, None, "aliases are not allowed in a manifest", event.start_mark)
+        event: Any = self.peek_event()  # type: ignore[no-untyped-call]
+        mark: Any = event.start_mark
+        if isinstance(event, yaml.events.AliasEvent):
+            raise yaml.composer.ComposerError(None, None, "aliases are not allowed in a manifest", mark)
+        if getattr(event, "tag", None) is not None:
+            raise yaml.composer.ComposerError(None, None, f"the tag {event.tag[:40]} is not allowed", mark)
         return super().compose_node(parent, index)
+
+    def construct_yaml_int(self, node: Any) -> Any:
+        if len(node.value) > _DIGITS:
+            raise yaml.constructor.ConstructorError(
+                None, None, f"an integer of {len(node.value)} digits is not allowed", node.start_mark
+            )
+        return super().construct_yaml_int(node)
 
     def construct_mapping(self, node: Any, deep: bool = False) -> Any:
         seen: set[str] = set()
@@ -254,6 +266,9 @@ class _ManifestLoader(yaml.SafeLoader):
                 raise yaml.constructor.ConstructorError(None, None, f"field {key!r} stands twice", key_node.start_mark)
             seen.add(key)
         return super().construct_mapping(node, deep)
+
+
+_ManifestLoader.add_constructor("tag:yaml.org,2002:int", _ManifestLoader.construct_yaml_int)
 
 
 class _ManifestDumper(yaml.SafeDumper):

@@ -5,19 +5,19 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-import shutil
-import tempfile
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-
-import torch
+from typing import TYPE_CHECKING
 
 from vloc_ros.errors import MapError
 from vloc_ros.maps.checksums import file_entry
 from vloc_ros.maps.reader import MapBundle, files_of, read_map
 from vloc_ros.maps.schema import MANIFEST_NAME, MapManifest, check_file_name, dump_manifest
-from vloc_ros.maps.tensors import encode_tensors
+from vloc_ros.staging import staging_beside, umask, unwritten
+
+if TYPE_CHECKING:
+    import torch
 
 __all__ = ["check_target", "pack_map", "write_map"]
 
@@ -65,6 +65,8 @@ def write_map(
     target = Path(path).expanduser()
     check_target(target, overwrite)
     encoded: dict[str, bytes] = {}
+    from vloc_ros.maps.tensors import encode_tensors
+
     for name, group in tensors.items():
         encoded[check_file_name(name)] = encode_tensors(group, str(target / name))
     extra: Mapping[str, bytes] = extra_files or {}
@@ -81,7 +83,7 @@ def write_map(
         else:
             _write_directory(target, contents, overwrite)
     except OSError as problem:
-        raise MapError(f"{target}: cannot be written: {problem.strerror or problem}") from problem
+        raise MapError(unwritten(target, problem)) from problem
     return read_map(target)
 
 
@@ -104,7 +106,7 @@ def pack_map(
     try:
         _write_zip(file, contents, overwrite)
     except OSError as problem:
-        raise MapError(f"{file}: cannot be written: {problem.strerror or problem}") from problem
+        raise MapError(unwritten(file, problem)) from problem
     return file
 
 
@@ -145,25 +147,19 @@ def _sync_directory(path: Path) -> None:
 
 
 def _write_directory(target: Path, contents: Mapping[str, bytes], overwrite: bool) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent))
-    try:
+    with staging_beside(target, folder=True) as staging:
         for name, content in contents.items():
             file = staging / name
             file.parent.mkdir(parents=True, exist_ok=True)
             _write_file(file, content)
         for folder in sorted({(staging / name).parent for name in contents}):
             _sync_directory(folder)
-        mask = os.umask(0)
-        os.umask(mask)
-        staging.chmod(0o777 & ~mask)  # mkdtemp makes it private
+        staging.chmod(0o777 & ~umask())  # mkdtemp makes it private
         if overwrite and target.is_dir():
             _exchange(staging, target)  # staging now holds the old map
         else:
             os.rename(staging, target)
         _sync_directory(target.parent)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
 
 
 def _exchange(a: Path, b: Path) -> None:
@@ -190,11 +186,8 @@ def _exchange(a: Path, b: Path) -> None:
 
 
 def _write_zip(target: Path, contents: Mapping[str, bytes], overwrite: bool) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent)
-    staging = Path(name)
-    try:
-        with os.fdopen(descriptor, "wb") as stream:
+    with staging_beside(target, folder=False) as staging:
+        with staging.open("wb") as stream:
             with zipfile.ZipFile(stream, "w", zipfile.ZIP_STORED) as archive:
                 # The manifest first: it can be read without reading through the weights.
                 for entry in sorted(contents, key=lambda item: (item != MANIFEST_NAME, item)):
@@ -203,13 +196,9 @@ def _write_zip(target: Path, contents: Mapping[str, bytes], overwrite: bool) -> 
                     archive.writestr(info, contents[entry])
             stream.flush()
             os.fsync(stream.fileno())
-        mask = os.umask(0)
-        os.umask(mask)
-        staging.chmod(0o666 & ~mask)
+        staging.chmod(0o666 & ~umask())
         if overwrite:
             os.replace(staging, target)
         else:
             os.link(staging, target)  # fails if the target has appeared meanwhile, where rename would replace it
         _sync_directory(target.parent)
-    finally:
-        staging.unlink(missing_ok=True)

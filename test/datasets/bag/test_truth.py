@@ -329,13 +329,14 @@ def test_camera_file(sequence, tmp_path):
     ({"image_width": None}, "image_width"), ({"camera_matrix": "x"}, "camera_matrix: expected numbers"),
     ({"camera_matrix": [0.0] * 9}, "camera.yaml"),
     ({"distortion_model": "magic", "distortion_coefficients": [0.1, 0.2]}, "magic"),
+    ({"camera_matrix": [10**400] * 9}, "camera_matrix: expected numbers"),
 ])  # fmt: skip
 def test_bad_camera_files(tmp_path, change, told):
     content = {"image_width": 8, "image_height": 6, "camera_matrix": [7.0, 0, 4, 0, 7, 3, 0, 0, 1], **change}
     (tmp_path / "camera.yaml").write_text(yaml.safe_dump(content))
     with pytest.raises(CameraError, match=told):
         read_camera_file(tmp_path / "camera.yaml")
-    with pytest.raises(CameraError, match="expected a YAML file"):
+    with pytest.raises(CameraError, match=r"nothing\.yaml: no such file.*expected a file of camera_calibration"):
         read_camera_file(tmp_path / "nothing.yaml")
 
 
@@ -347,7 +348,9 @@ def test_images_of_another_size(sequence, tmp_path):
         for at, T in zip([*sequence.stamps_ns.tolist(), stamp], [*sequence.T_map_base, np.eye(4)], strict=True):
             bag.pose("/reference/pose", at, "map", T)
     found = open_bag_sequence(tmp_path / "bag")
-    with pytest.raises(BagError, match=rf"image 12 \(stamp {stamp} ns\): expected 8x6 as camera_info says, found 10x6"):
+    with pytest.raises(
+        BagError, match=rf"image 12 \(stamp {stamp} ns\): .*expected 8x6 pixels as camera_info says, found 10x6"
+    ):
         found.image(12)
 
 

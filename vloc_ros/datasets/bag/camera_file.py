@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from vloc_ros.errors import CameraError
+from vloc_ros.datasets.tables import read_yaml
+from vloc_ros.errors import CameraError, DatasetError
 from vloc_ros.geometry.cameras import from_camera_info
 from vloc_ros.types import CameraModel
 
@@ -27,18 +26,19 @@ def read_camera_file(path: str | Path, rectified: bool = False) -> CameraModel:
     :raises CameraError: no such file, no YAML, a field that is missing, or intrinsics that are none.
     """
     try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as problem:
-        raise CameraError(f"{path}: expected a YAML file of camera_calibration, found: {problem}") from problem
-    if not isinstance(content, dict):
-        raise CameraError(f"{path}: expected a mapping with image_width, camera_matrix, ..., found {content!r:.60}")
+        content = read_yaml(Path(path))
+    except DatasetError as problem:
+        raise CameraError(f"{problem}; expected a file of camera_calibration") from problem
 
     def numbers(name: str, default: list[float] | None = None) -> list[float]:
         value: Any = content.get(name, default)
         value = value.get("data") if isinstance(value, dict) else value
-        if not isinstance(value, list) or not all(isinstance(v, (int, float)) for v in value):
-            raise CameraError(f"{path}: {name}: expected numbers, or a mapping with data, found {value!r:.60}")
-        return [float(v) for v in value]
+        try:
+            if isinstance(value, list) and all(isinstance(v, (int, float)) for v in value):
+                return [float(v) for v in value]
+        except OverflowError:  # an integer of hundreds of digits
+            pass
+        raise CameraError(f"{path}: {name}: expected numbers, or a mapping with data, found {str(value)[:60]}")
 
     width, height = content.get("image_width"), content.get("image_height")
     if not (isinstance(width, int) and isinstance(height, int) and width > 0 and height > 0):

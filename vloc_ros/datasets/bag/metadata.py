@@ -11,7 +11,7 @@ import yaml
 
 from vloc_ros.errors import BagError
 
-__all__ = ["FILE_NAME", "Metadata", "custom_data", "read_metadata"]
+__all__ = ["FILE_NAME", "INFORMATION", "Metadata", "custom_data", "read_metadata"]
 
 FILE_NAME = "metadata.yaml"
 INFORMATION = "rosbag2_bagfile_information"

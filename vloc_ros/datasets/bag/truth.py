@@ -1,13 +1,14 @@
-"""Poses from a satellite receiver and a heading: NavSatFix to east-north-up at a datum, the antenna to the base.
+"""Where the vehicle of a bag really was: which topics can say so, on which clock, and where that is on the Earth.
 
-A receiver says where its antenna is, not how the vehicle is turned. The heading comes from an IMU or another topic
-with an orientation, or from the course of motion, which assumes that the vehicle drives forwards.
+A satellite receiver says where its antenna is, not how the vehicle is turned. The heading comes from an IMU or another
+topic with an orientation, or from the course of motion, which assumes that the vehicle drives forwards.
 """
 
 from __future__ import annotations
 
 import logging
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,9 +16,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import yaml
 
 from vloc_ros import messages as msgs
+from vloc_ros.datasets.bag.metadata import FILE_NAME, custom_data
 from vloc_ros.datasets.bag.reader import BagReader
 from vloc_ros.datasets.sequence import T_BODY_OPTICAL, GnssTrack, PosedSequence
 from vloc_ros.errors import BagError, ConfigError, GeometryError
@@ -43,13 +44,20 @@ __all__ = [
     "read_datum",
     "read_places",
     "read_world",
+    "stated_covariance",
     "world_as_text",
 ]
 
 
-# Which topics of a bag can say where the vehicle was, and whether their clock is that of the images.
+_log = logging.getLogger(__name__)
 
-
+DATUM_TOPIC, GNSS_TOPIC = "/map/datum", "/gnss/fix"
+_ORIGIN, _WORLD = "vloc_origin_m", "vloc_T_world_map"
+_KNOWN_DIAGONAL, _KNOWN = 2, 3
+#: ``heading`` that means the course of motion.
+COURSE = "course"
+#: The course is taken from positions this far before and behind (s).
+COURSE_HALF_WINDOW_S = 0.5
 #: Message types of a reference; the first two may be taken without being named.
 POSE_TYPES = ("PoseStamped", "PoseWithCovarianceStamped", "TransformStamped", "Odometry")
 #: A receiver says where it is; a heading comes from elsewhere.
@@ -57,6 +65,8 @@ TRUTH_TYPES = (*POSE_TYPES, "NavSatFix")
 #: Message types that a heading can come from.
 HEADING_TYPES = ("Imu", "QuaternionStamped", "PoseStamped", "PoseWithCovarianceStamped", "Odometry", "TransformStamped")
 
+#: Square metres that no publisher means: the Earth's radius, squared.
+_LARGEST_VARIANCE = 1e14
 #: A quaternion further from length 1 than this was not meant as one (float32 publishers stay below 1e-6).
 _UNIT_TOLERANCE = 1e-2
 
@@ -71,18 +81,35 @@ def candidates(reader: BagReader) -> str:
     return ", ".join(found)
 
 
-def check_quaternion(message: Any) -> None:
-    """:raises GeometryError: the orientation in a pose message is no unit quaternion."""
+def _orientation(message: Any) -> Array:
+    """The quaternion (4,) xyzw in any message that has one; NaN where it has none."""
     inner = message
     for name in ("transform", "pose", "pose", "rotation", "orientation", "quaternion"):
         inner = getattr(inner, name, inner)
-    q = np.array([getattr(inner, axis, np.nan) for axis in "xyzw"], dtype=np.float64)
+    return np.array([getattr(inner, axis, np.nan) for axis in "xyzw"], dtype=np.float64)
+
+
+def check_quaternion(message: Any) -> None:
+    """:raises GeometryError: the orientation in a pose message is no unit quaternion."""
+    q = _orientation(message)
     length = math.hypot(*q)  # numbers of a damaged message may be too large to square
     if not abs(length - 1.0) <= _UNIT_TOLERANCE:
         raise GeometryError(
             f"expected a unit quaternion, found xyzw {[round(float(v), 6) for v in q]} of length {length:.6g}; "
             "is the orientation set, and in the order x, y, z, w?"
         )
+
+
+def stated_covariance(message: Any) -> Array | None:
+    """The 6x6 covariance that a pose message states; None where that is none: zeros, -1 for "unknown", absurd numbers.
+
+    A pose is not worse for a covariance that nobody filled in.
+    """
+    try:
+        covariance = msgs.pose_covariance(message)
+    except (GeometryError, ValueError, np.linalg.LinAlgError):
+        return None
+    return None if covariance is None or float(np.abs(covariance).max()) > _LARGEST_VARIANCE else covariance
 
 
 def mounting_of(values: Sequence[float]) -> Array:
@@ -115,18 +142,25 @@ class ClockGap:
     """How far two topics' clocks are apart, judged by when their messages were recorded.
 
     A message is recorded within a fraction of a second of what it stamps; a clock that is an hour off is off by an
-    hour in every message.
+    hour in every message. Stamps of zero are no clock, and counted apart.
     """
 
     def __init__(self) -> None:
+        self._stamps: dict[str, list[int]] = {}
         self._late: dict[str, list[int]] = {}
-        self._span: dict[str, tuple[int, int]] = {}
+        self._zero: Counter[str] = Counter()
 
     def add(self, name: str, stamp_ns: int, time_ns: int) -> None:
         """One message: its own stamp and the time when it was recorded."""
+        if stamp_ns <= 0:
+            self._zero[name] += 1
+            return
+        self._stamps.setdefault(name, []).append(stamp_ns)
         self._late.setdefault(name, []).append(stamp_ns - time_ns)
-        low, high = self._span.get(name, (stamp_ns, stamp_ns))
-        self._span[name] = min(low, stamp_ns), max(high, stamp_ns)
+
+    def has(self, name: str | None) -> bool:
+        """Whether a topic has a message with a stamp."""
+        return name in self._stamps
 
     def offset_s(self, images: str, poses: str) -> float | None:
         """Seconds to add to the stamps of the poses; None where either has no message."""
@@ -136,32 +170,39 @@ class ClockGap:
         middle = [int(np.median(np.asarray(self._late[n], dtype=np.int64))) for n in (images, poses)]
         return (middle[0] - middle[1]) * 1e-9
 
-    def in_words(self, images: str, poses: str, given_s: float = 0.0) -> str:
-        """Why no image has a pose: the two spans, and which offset would bring them together.
+    def in_words(self, images: str, poses: str, given_s: float = 0.0, max_gap_s: float = 0.5) -> str:
+        """Why no image has a pose, and what would help.
 
         :param given_s: the offset that is in the stamps of the poses already.
+        :param max_gap_s: poses further apart are not interpolated between.
         """
-        if images not in self._span or poses not in self._span:
-            return f"there is not one usable message of {poses if images in self._span else images}"
-        (a, b), (c, d) = self._span[images], self._span[poses]
+        for name in (images, poses):
+            if name not in self._stamps:
+                if self._zero[name]:
+                    return (
+                        f"all {self._zero[name]} messages of {name} have the stamp 0; let its publisher stamp them "
+                        "(header.stamp), and record again"
+                    )
+                return f"there is not one usable message of {name}"
+        (a, b), (c, d) = ((min(self._stamps[n]), max(self._stamps[n])) for n in (images, poses))
         text = f"images are from {a} to {b} ns, {poses} from {c} to {d} ns"
         offset = self.offset_s(images, poses)
-        if offset is not None and abs(offset) > 0.05:
+        if offset is not None and abs(offset) > 0.05 + max_gap_s:
             return (
                 f"{text}; by the times of recording the clock of {poses} is {abs(offset):.3f} s "
                 f"{'behind' if offset > 0 else 'ahead'}: --time-offset {given_s + offset:.3f}"
             )
         if d < a or b < c:
             return f"{text}; if they are of the same drive: --time-offset {given_s + (a - c) * 1e-9:.3f}"
+        apart = float(np.median(np.diff(np.unique(np.asarray(self._stamps[poses], dtype=np.int64))))) * 1e-9
+        if apart > max_gap_s:
+            return (
+                f"{text}; the poses are {apart:.3g} s apart, expected at most {max_gap_s:g} s to interpolate between "
+                f"them: a larger max_gap_s ({1.5 * apart:.2g}) does, if the vehicle moves evenly"
+            )
+        if offset is not None and abs(offset) > 0.05:
+            return f"{text}; their clocks are {abs(offset):.3f} s apart: --time-offset {given_s + offset:.3f}"
         return text
-
-
-# Where a bag is on the Earth, and what else is mounted on the vehicle: datum, GNSS fixes and the rig.
-
-
-DATUM_TOPIC, GNSS_TOPIC = "/map/datum", "/gnss/fix"
-_ORIGIN, _WORLD = "vloc_origin_m", "vloc_T_world_map"
-_KNOWN_DIAGONAL, _KNOWN = 2, 3
 
 
 def read_datum(reader: BagReader) -> Datum | None:
@@ -203,14 +244,10 @@ def read_world(path: str | Path) -> dict[str, Any]:
 
     :raises BagError: it is not as many finite numbers as it should be.
     """
-    file = Path(path) / "metadata.yaml"
-    try:
-        found = yaml.safe_load(file.read_text(encoding="utf-8"))["rosbag2_bagfile_information"]["custom_data"]
-    except (OSError, KeyError, TypeError, UnicodeDecodeError, yaml.YAMLError):
-        return {}  # whether the bag is one is for its reader to say
+    found = custom_data(Path(path))
     out: dict[str, Any] = {}
     for key, name, count in ((_ORIGIN, "origin_m", 3), (_WORLD, "T_world_map", 16)):
-        text = found.get(key) if isinstance(found, dict) else None
+        text = found.get(key)
         if text is None:
             continue
         try:
@@ -219,7 +256,8 @@ def read_world(path: str | Path) -> dict[str, Any]:
             values = np.empty(0)
         if len(values) != count or not np.isfinite(values).all():
             raise BagError(
-                f"{file}: {key}: expected {count} numbers, found {text!r}; delete the line, or convert again"
+                f"{Path(path) / FILE_NAME}: {key}: expected {count} numbers, found {text!r}; delete the line, or "
+                "convert again"
             )
         out[name] = tuple(values.tolist()) if count == 3 else values.reshape(4, 4)
     return out
@@ -248,14 +286,6 @@ def _read(reader: BagReader, topics: list[str]) -> tuple[Datum | None, GnssTrack
     variance_m2 = table[:, 3:] if known else None
     track = GnssTrack(np.array(stamps, dtype=np.int64), table[:, 0], table[:, 1], table[:, 2], variance_m2, frame_id)
     return datum, track
-
-
-#: ``heading`` that means the course of motion.
-COURSE = "course"
-#: The course is taken from positions this far before and behind (s).
-COURSE_HALF_WINDOW_S = 0.5
-
-_log = logging.getLogger(__name__)
 
 
 def course_of(
@@ -324,13 +354,7 @@ class FixTrack:
                 "the Imu says that it has no orientation (orientation_covariance[0] = -1); name another --heading"
             )
         check_quaternion(message)
-        inner = message
-        for name in ("transform", "pose", "pose", "rotation", "orientation", "quaternion"):
-            inner = getattr(inner, name, inner)
-        q = np.array([inner.x, inner.y, inner.z, inner.w], dtype=np.float64)
-        T = np.eye(4)
-        T[:3, :3] = quaternion_to_matrix(q / np.linalg.norm(q))
-        self._headings[stamp_ns] = T
+        self._headings[stamp_ns] = make_transform(quaternion_to_matrix(_orientation(message)), np.zeros(3))
 
     def poses(self, topic: str, heading: str, t_base_antenna: Array, R_base_heading: Array) -> list[tuple[int, Array]]:
         """``(stamp_ns, T_map_base)`` of every fix that has a heading.
@@ -364,9 +388,7 @@ class FixTrack:
             self._count(why, int((~known).sum()))
         if not known.any():
             raise BagError(f"{topic}: expected a heading for the fixes, found none ({why}); name another --heading")
-        out = np.tile(np.eye(4), (len(stamps), 1, 1))
-        out[:, :3, :3] = R
-        out[:, :3, 3] = enu - R @ t_base_antenna
+        out = make_transform(R, enu - R @ t_base_antenna)
         return [(int(s), T) for s, T, good in zip(stamps, out, known, strict=True) if good]
 
     def _count(self, kind: str, count: int = 1) -> None:

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from vloc_ros.datasets.problems import Problems
 from vloc_ros.datasets.tables import (
+    read_yaml,
     transform_from_matrix,
     transform_from_quaternion,
 )
@@ -59,7 +59,7 @@ def read_transformations(path: Path) -> Transformations:
         raise DatasetError(f"{path}: no such file; without it the poses have no place on the Earth")
     found: dict[str, Array] = {}
     name = ""
-    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
+    for number, line in enumerate(path.read_text(encoding="utf-8-sig", errors="replace").splitlines(), 1):
         where, text = f"{path}:{number}", line.strip()
         if text.startswith("#"):
             name = text.lstrip("# ").partition(":")[0].strip()
@@ -105,7 +105,7 @@ def read_camera(path: Path, undistorted: bool) -> CameraModel:
     """
     if not path.is_file():
         raise DatasetError(f"{path}: no such file; it holds the intrinsics")
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    lines = path.read_text(encoding="utf-8-sig", errors="replace").splitlines()
     model, _, rest = (lines[0] if lines else "").strip().partition(" ")
     wanted = "Pinhole" if undistorted else "Equidistant"
     if model.lower() != wanted.lower():
@@ -128,7 +128,7 @@ def read_stereo(path: Path) -> Array:
     if not path.is_file():
         raise DatasetError(f"{path}: no such file; it holds where cam1 is")
     rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
+    for number, line in enumerate(path.read_text(encoding="utf-8-sig", errors="replace").splitlines(), 1):
         if line.strip():
             rows.append(_numbers(line.replace(",", " "), None, 4, f"{path}:{number}", "a row of a 4x4 matrix"))
     if len(rows) != 4:
@@ -155,10 +155,7 @@ def distorted_from_undistorted(folder: Path, camera: str, T_undistorted_imu: Arr
             f"{path}: no such file; poses are those of the undistorted cameras, and only its T_cam_imu tells how the "
             "distorted ones are turned: complete the calibration, or take images=undistorted"
         )
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8", errors="replace"))
-    except yaml.YAMLError as error:
-        raise DatasetError(f"{path}: expected YAML, found {' '.join(str(error).split())[:200]}") from error
+    content = read_yaml(path)
     T_distorted_imu = _kalibr(content, camera, path)
     T = np.eye(4)
     T[:3, :3] = T_distorted_imu[:3, :3] @ T_undistorted_imu[:3, :3].T
@@ -186,7 +183,7 @@ def _kalibr(content: Any, camera: str, path: Path) -> Array:
 def _matrix(value: Any, where: str) -> Array:
     try:
         T = np.asarray(value, dtype=np.float64)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         T = np.zeros(0)
     if T.shape != (4, 4):
         raise DatasetError(f"{where}: expected a 4x4 matrix, found {str(value)[:60]}")

@@ -131,7 +131,7 @@ def key_frame_poses(folder: Path, problems: Problems) -> list[PoseSample]:
 def _cam_to_world(path: Path) -> Row | None:
     """The line below the comment; what comes after it, a point cloud, is not read."""
     tagged = False
-    with path.open(encoding="utf-8", errors="replace") as file:
+    with path.open(encoding="utf-8-sig", errors="replace") as file:
         for number, line in enumerate(file, 1):
             text = line.strip()
             if text.startswith("#"):

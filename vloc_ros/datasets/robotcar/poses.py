@@ -235,8 +235,8 @@ def _table(
 def _header(path: Path) -> list[str]:
     if not path.is_file():
         raise DatasetError(f"{path}: no such file")
-    with path.open(encoding="utf-8", errors="replace") as file:
-        return [name.strip() for name in file.readline().lstrip("\ufeff").split(",")]
+    with path.open(encoding="utf-8-sig", errors="replace") as file:
+        return [name.strip() for name in file.readline().split(",")]
 
 
 def _plausible(numbers: Array, where: str, datum: Datum, problems: Problems) -> bool:
