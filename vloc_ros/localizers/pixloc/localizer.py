@@ -185,9 +185,10 @@ class PixLocLocalizer(Localizer):
         if two_steps:
             # References around a start on one side of the truth pull the pose to that side: others around the best.
             if result.success:
-                again, near, _ = self._points(replace(start, T_map_cam=result.T_map_cam), camera, query.stamp_ns)
+                begun = replace(start, T_map_cam=result.T_map_cam)
+                again, second, _ = self._points(begun, camera, query.stamp_ns)
                 if again is not None:
-                    batch, nearest = again, near
+                    batch, nearest = again, second
                 clock.lap("references")
             T_map_cam = np.linalg.inv(refinement.T_cam_map.cpu().numpy())
             result, full = self._aligner.align(pyramid, camera, batch, T_map_cam, slice(1, None))
