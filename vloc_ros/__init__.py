@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from vloc_ros.localizers.base import load_localizer
     from vloc_ros.types import CameraModel, Estimate, LocalizationState, PosePrior, Query
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = ["CameraModel", "Estimate", "LocalizationState", "PosePrior", "Query", "__version__", "load_localizer"]
 
