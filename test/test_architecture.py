@@ -199,7 +199,7 @@ def test_imports_go_down_the_layers_only(package):
     assert not any(found.values()), report(found)
 
 
-@pytest.mark.parametrize("package", ["vloc_train"])
+@pytest.mark.parametrize("package", RANKS)
 def test_no_modules_import_each_other(package):
     assert not circles(graph(package))
 

@@ -59,6 +59,12 @@ def test_levels(change: dict[str, object], age_s: int, level: Level, word: str) 
     assert word in found.message
 
 
+def test_a_slow_camera_has_patience_of_its_own() -> None:
+    slow = DiagnosticSettings(no_frame_warn_s=20.0, no_frame_error_s=60.0)
+    for age_s, level in ((9, Level.OK), (30, Level.WARN), (61, Level.ERROR)):
+        assert diagnose(GOOD, slow, now_ns=(100 + age_s) * SECOND).level is level
+
+
 def test_slow_is_a_warning_by_setting() -> None:
     assert diagnose(GOOD, DiagnosticSettings(latency_warn_ms=10.0)).level is Level.WARN
     assert diagnose(GOOD, DiagnosticSettings(latency_warn_ms=100.0)).level is Level.OK

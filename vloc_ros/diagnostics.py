@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
+from typing import ClassVar
 
-from vloc_ros.settings import ranged
+from vloc_ros.settings import Fixed, ranged
 from vloc_ros.types import LocalizationState
 
 __all__ = ["KEYS", "Diagnostic", "DiagnosticSettings", "Level", "Snapshot", "diagnose"]
@@ -35,7 +36,7 @@ KEYS: dict[str, str] = {
     "published": "frames whose pose was published",
     "refused": "frames refused before or instead of an estimate",
     "refused_<reason>": "the same by reason (docs/diagnostics.md lists the reasons)",
-    "recent_refused_share": "share of the last 50 frames that were refused; WARN and ERROR by setting",
+    "recent_refused_share": "share of the last 50 frames that were refused; WARN above 0.1, ERROR above 0.5",
     "last_refusal": "why the last refused frame was refused",
     "seconds_since_frame": "time since the stamp of the last frame; WARN and ERROR by setting",
     "seconds_since_pose": "time since the stamp of the last accepted estimate",
@@ -52,21 +53,25 @@ KEYS: dict[str, str] = {
 }
 
 
+#: Shares of refused frames among the last 50: five frames are no accident, and half of them leave no track to follow.
+REFUSED_WARN_SHARE, REFUSED_ERROR_SHARE = 0.1, 0.5
+
+
 @dataclass(frozen=True)
 class DiagnosticSettings:
-    """When a value is worth a warning.
+    """When a value is worth a warning; what the frame rate and the processor of a vehicle decide.
 
     :param no_frame_warn_s: seconds without a frame.
     :param no_frame_error_s: the same for an error.
-    :param refused_warn_share: share of refused frames among the last 50.
-    :param refused_error_share: the same for an error.
     :param latency_warn_ms: 95th percentile of a frame's processing time; 0: no limit.
     """
 
+    FORMER: ClassVar[Mapping[str, str | Fixed]] = {
+        "refused_warn_share": Fixed(REFUSED_WARN_SHARE), "refused_error_share": Fixed(REFUSED_ERROR_SHARE)
+    }  # fmt: skip
+
     no_frame_warn_s: float = ranged(1.0, minimum=0.0)
     no_frame_error_s: float = ranged(5.0, minimum=0.0)
-    refused_warn_share: float = ranged(0.1, minimum=0.0, maximum=1.0)
-    refused_error_share: float = ranged(0.5, minimum=0.0, maximum=1.0)
     latency_warn_ms: float = ranged(0.0, minimum=0.0)
 
 
@@ -142,7 +147,7 @@ def diagnose(
         values["last_refusal"] = snapshot.last_refusal
     if share > 0:
         text = f"{100 * share:.0f} % of recent frames refused ({snapshot.last_refusal})"
-        _graded(findings, share, limits.refused_warn_share, limits.refused_error_share, text)
+        _graded(findings, share, REFUSED_WARN_SHARE, REFUSED_ERROR_SHARE, text)
 
     if now_ns is not None:
         if snapshot.last_frame_ns is None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+import time
 from importlib import metadata
 from types import SimpleNamespace
 
@@ -22,6 +24,7 @@ from vloc_ros.datasets import open_sequence
 from vloc_ros.errors import ConfigError
 from vloc_ros.maps import MapManifest, Scene, write_map
 from vloc_ros.plugins import API_VERSION
+from vloc_ros.resources import share_path
 from vloc_ros.types import CameraModel
 
 
@@ -49,6 +52,47 @@ def test_version_and_help(capsys):
     assert code == 0
     for name in ("convert", "replay", "map", "demo", "train", "bench"):
         assert name in out
+
+
+def started(*arguments, **environment) -> subprocess.Popen:
+    """``vloc`` in a process of its own."""
+    command = [sys.executable, "-m", "vloc_ros.cli.main", *(str(a) for a in arguments)]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "errors": "replace"}
+    return subprocess.Popen(command, env={**os.environ, **environment}, **pipes)
+
+
+def test_a_terminal_without_the_letters_of_a_name(flat, tmp_path):
+    ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": "ascii"}
+    process = started("convert", "kitti", flat, tmp_path / "naïve", "--intrinsics", "30,30,15.5,8.5", **ascii_only)
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0 and "Traceback" not in err
+    assert out.strip() and out.isascii() and (tmp_path / "naïve").is_dir()
+
+
+def test_sigterm_ends_like_an_interrupt(tmp_path):
+    process = started("convert", "town", tmp_path / "town", "--traversals", "1", "--loop-m", "2000", "--no-resume")
+    hidden = tmp_path / "town" / ".traversal_0.convert"
+    deadline = time.monotonic() + 300
+    while not hidden.exists() and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.05)
+    process.terminate()
+    _, err = process.communicate(timeout=300)
+    assert (process.returncode, err.splitlines()[-1]) == (1, "vloc: interrupted")
+    assert not list((tmp_path / "town").iterdir())
+
+
+def test_a_package_that_cannot_be_imported_is_one_line(monkeypatch, capsys):
+    def broken(*args, **kwargs):
+        raise ImportError("libGL.so.1: cannot open shared object file\nand more")
+
+    monkeypatch.setattr("vloc_ros.maps.read_map", broken)
+    code, _, err = run("map", "info", "x", capsys=capsys)
+    assert code == 1 and err == "vloc: libGL.so.1: cannot open shared object file and more\n"
+
+
+def test_names_with_escapes_move_no_cursor(tmp_path, capsys):
+    code, _, err = run("map", "info", tmp_path / "a\x1b[2Jb", capsys=capsys)
+    assert code == 1 and "\x1b" not in err and "a\\x1b[2Jb" in err
 
 
 def test_convert_kitti(flat, tmp_path, capsys):
@@ -221,3 +265,24 @@ def test_a_command_nobody_provides(monkeypatch):
     monkeypatch.setattr(metadata, "entry_points", lambda group: [])
     with pytest.raises(ConfigError, match=plugins.COMMANDS.group):
         plugins.run_plugin("teleport", [], "vloc teleport")
+
+
+def test_help_and_maps_are_quick_because_nothing_heavy_is_imported():
+    """Imports are looked at, not the clock: each of these takes longer to import than the command to run."""
+    text = """
+import sys
+from vloc_ros.cli.main import main
+heavy = {heavy!r}
+try:
+    main({arguments!r})
+except SystemExit as stop:
+    assert not stop.code, stop.code
+found = sorted(heavy & {{name.split('.')[0] for name in sys.modules}})
+assert not found, found
+"""
+    arguments = (["--help"], {"numpy", "torch", "cv2", "timm", "scipy", "matplotlib", "rosbags", "pycolmap"})
+    info = (["map", "info", str(share_path("models", "town_demo"))], {"torch", "timm", "cv2", "scipy", "matplotlib"})
+    for words, heavy in (arguments, info):
+        program = text.format(heavy=heavy, arguments=words)
+        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr

@@ -250,3 +250,32 @@ def test_nothing_to_write_is_an_error(tmp_path):
     with pytest.raises(BagError, match="found nothing"), PartedBag(tmp_path / "bag", "mcap", False):
         pass
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_full_disk_is_one_line_with_the_bags_name(make, tmp_path, monkeypatch, resume):
+    import errno
+
+    from rosbags.rosbag2 import Writer
+
+    written, write = [], Writer.write
+
+    def filling(self, *arguments):
+        written.append(1)
+        if len(written) > 30:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(self, *arguments)
+
+    monkeypatch.setattr(Writer, "write", filling)
+    options = {"identity": "x", "resume": resume, "part_frames": 2}
+    with pytest.raises(
+        BagError, match=rf"{tmp_path}/bag: cannot be written: No space left on device \(\d+ MB are free"
+    ):
+        write_drive(make(12), tmp_path / "bag", **options)
+    assert not (tmp_path / "bag").exists()
+    there = {p.name for p in tmp_path.iterdir()} - {"images"}
+    assert there == ({".bag.convert"} if resume else set())
+    monkeypatch.undo()
+    summary = write_drive(make(12), tmp_path / "bag", **options)
+    assert summary.frames == 12 and (summary.resumed > 0) == resume
+    assert {p.name for p in tmp_path.iterdir()} - {"images"} == {"bag"}

@@ -139,6 +139,8 @@ def test_coarse_then_fine(cascade):
         ({"Fine.state": LOST}, {}, "fine_lost"),
         ({"Fine.moved": (4.5, 0.0, 0.0)}, {}, "outside_gate"),
         ({"Fine.moved": (2.0, 0.0, 0.0)}, {"gate_sigmas": 1.0}, "outside_gate"),
+        ({"Coarse.sigma": 0.02, "Fine.sigma": 0.01}, {"gate_floor_m": 0.3}, "outside_gate"),
+        ({"Fine.turned": 1.5, "Coarse.sigma": 0.005, "Fine.sigma": 0.001}, {"gate_floor_deg": 1.0}, "outside_gate"),
         ({"Fine.turned": 10.0, "Coarse.sigma": 0.02}, {}, "outside_gate"),
         ({"Fine.sigma": 1.5}, {}, "less_sure"),
     ],

@@ -61,6 +61,9 @@ def test_uncertainty_grows_without_measurements() -> None:
     track = Track.start(np.eye(4), np.eye(6) * 0.01, SECOND, None, "", SETTINGS)
     traces = [np.trace(track.predicted(SECOND + dt * SECOND // 10, None, SETTINGS).pose_covariance) for dt in range(10)]
     assert np.all(np.diff(traces) > 0)
+    livelier = TrackerSettings(acceleration_mps2=9.0)
+    grown = [track.predicted(2 * SECOND, None, s).pose_covariance[0, 0] - 0.01 for s in (SETTINGS, livelier)]
+    assert grown[1] > 1.5 * grown[0], "a vehicle that accelerates more is soon less well known"
 
 
 def test_speed_bound() -> None:

@@ -9,7 +9,6 @@ from typing import Annotated
 import typer
 
 from vloc_ros.cli.progress import progress_bar
-from vloc_ros.settings import assigned
 
 __all__ = ["align"]
 
@@ -33,6 +32,7 @@ def align(
 ) -> None:
     """Show how PixLoc aligns: reprojections, confidences, residuals by level, and from how far off it converges."""
     from vloc_ros.evaluation.basin import align_drive
+    from vloc_ros.settings import assigned
 
     settings = assigned(set_ or [], "--set")
     with progress_bar("aligning") as progress:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from vloc_ros.errors import ConfigError
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 __all__ = ["bench"]
 
@@ -90,13 +90,18 @@ def bench(
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(json.dumps(result, indent=2) + "\n")
-        Console().print(f"written: {out}", markup=False)
+        typer.echo(f"written: {out}")
 
 
 def _show(result: dict[str, Any], backend: str) -> None:
-    title = Text(f"{result['map']} on {result['device']}")
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=Text(f"{result['map']} on {result['device']}"))
+    (_add_searches if backend == "retrieval" else _add_stages)(table, result)
     console = Console()
-    console.print(_searches(result, title) if backend == "retrieval" else _stages(result, title))
+    console.print(table)
     for key in (
         "precision", "speedup_vs_naive", "max_abs_difference", "pose_difference_float64", "pose_difference_default_m",
         "precision_m", "error_m", "floor_ms", "times_floor", "memory_bytes", "bytes_per_observation", "parameters",
@@ -106,16 +111,16 @@ def _show(result: dict[str, Any], backend: str) -> None:
             console.print(f"{key}: {result[key]}", markup=False)
 
 
-def _stages(result: dict[str, Any], title: Text) -> Table:
-    table = Table("stage", "p50 ms", "p95 ms", "max ms", title=title)
+def _add_stages(table: Table, result: dict[str, Any]) -> None:
+    for head in ("stage", "p50 ms", "p95 ms", "max ms"):
+        table.add_column(head)
     for row in result["rows"]:
         table.add_row(row["name"], *(f"{row[key]:.2f}" for key in ("ms_p50", "ms_p95", "ms_max")))
-    return table
 
 
-def _searches(result: dict[str, Any], title: Text) -> Table:
+def _add_searches(table: Table, result: dict[str, Any]) -> None:
     """What searching costs and finds, a row a size and index."""
-    table = Table(title=title, caption="r@1: recall@1 of exact search; m: median error of the position; *: computed")
+    table.caption = "r@1: recall@1 of exact search; m: median error of the position; *: computed"
     for head in ("rows", "index", "p50 ms", "r@1", "m", "build s", "MB", "regr."):
         table.add_column(head, no_wrap=True, justify="left" if head == "index" else "right")
 
@@ -127,7 +132,6 @@ def _searches(result: dict[str, Any], title: Text) -> Table:
         found = (shown(row, "recall_at_1", ".3f"), shown(row, "median_m", ".2f"))
         cost = (shown(row, "build_s", ".1f"), shown(row, "index_bytes", ".0f", 1e-6))
         table.add_row(size, row["index"], f"{row['ms_p50']:.2f}", *found, *cost, shown(row, "regressed_share", ".1%"))
-    return table
 
 
 def _find_benches() -> None:

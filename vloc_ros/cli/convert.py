@@ -15,6 +15,7 @@ import yaml
 from typer.core import TyperCommand
 
 from vloc_ros.cli.progress import progress_bar
+from vloc_ros.cli.replay import StorageName
 from vloc_ros.convert.source import Conversion, convert_source
 from vloc_ros.datasets.formats import FORMATS, Source, detect
 from vloc_ros.errors import ConfigError
@@ -25,13 +26,6 @@ __all__ = ["app", "format_options"]
 app = typer.Typer(
     no_args_is_help=True, help="Turn a data set into a rosbag2 with images, CameraInfo, TF and reference poses."
 )
-
-
-class StorageName(str, Enum):
-    """Storage plugins of rosbag2."""
-
-    mcap = "mcap"
-    sqlite3 = "sqlite3"
 
 
 class ImageFormatName(str, Enum):

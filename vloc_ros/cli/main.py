@@ -5,18 +5,38 @@ Exit codes: 0 done, 1 failed (one line on stderr says why), 2 wrong usage.
 
 from __future__ import annotations
 
+import io
+import signal
 import sys
+import threading
 from collections.abc import Callable
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
+from typer.core import TyperGroup
 
 import vloc_ros
-from vloc_ros.cli import align, bench, convert, demo, maps, replay, trajectory
+from vloc_ros.cli import align, bench, demo, maps, replay, trajectory
 from vloc_ros.cli.plugins import foreign_commands, run_plugin
-from vloc_ros.errors import VlocError
+from vloc_ros.errors import VlocError, printable
 
 __all__ = ["app", "main"]
+
+
+class _Convert(TyperGroup):
+    """``vloc convert``: the readers of its layouts are imported when its commands are asked for."""
+
+    @property
+    def commands(self) -> Any:
+        """By name."""
+        from vloc_ros.cli.convert import app as layouts
+
+        return typer.main.get_command(layouts).commands  # type: ignore[attr-defined]
+
+    @commands.setter
+    def commands(self, _: Any) -> None:
+        pass  # the base class begins with none
+
 
 app = typer.Typer(
     name="vloc",
@@ -25,7 +45,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Visual localization: a vehicle's camera in, a trustworthy pose out.",
 )
-app.add_typer(convert.app, name="convert")
+_CONVERT = "Turn a data set into a rosbag2 with images, CameraInfo, TF and reference poses."
+app.add_typer(typer.Typer(cls=_Convert, no_args_is_help=True, help=_CONVERT), name="convert")
 app.add_typer(maps.app, name="map")
 app.command()(replay.replay)
 app.command()(demo.demo)
@@ -95,11 +116,16 @@ def _root(
 
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Run the command line and exit with its code."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal that cannot show a name shows its escapes
+            stream.reconfigure(errors="backslashreplace")
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _terminated)
     try:
         _add_foreign_commands()
         app(args=arguments, prog_name="vloc")
-    except (VlocError, OSError) as error:
-        print(f"vloc: {' '.join(str(error).split())}", file=sys.stderr)
+    except (VlocError, OSError, ImportError) as error:  # a package that is missing or broken is told like a file
+        print(f"vloc: {printable(' '.join(str(error).split()))}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
         _interrupted()
@@ -108,6 +134,11 @@ def main(arguments: list[str] | None = None) -> NoReturn:
             _interrupted()
         raise
     sys.exit(0)
+
+
+def _terminated(*_: object) -> NoReturn:
+    """SIGTERM ends like Ctrl-C: what a writer has begun is removed or kept to go on with, as it says."""
+    raise KeyboardInterrupt
 
 
 def _interrupted() -> NoReturn:

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from vloc_ros.cli.plugins import run_plugin
 from vloc_ros.errors import MapError
@@ -22,6 +21,8 @@ MapArgument = Annotated[Path, typer.Argument(metavar="MAP", help="A map director
 @app.command()
 def info(path: MapArgument) -> None:
     """Explain a map: what it is for, how it was made, how good it is."""
+    from rich.console import Console
+
     from vloc_ros.maps import read_map
     from vloc_ros.maps.describe import describe_map
 
@@ -33,6 +34,8 @@ def info(path: MapArgument) -> None:
 @app.command()
 def verify(path: MapArgument) -> None:
     """Check every file of a map: sizes, checksums, tensors. Exit code 1 when a check fails."""
+    from rich.console import Console
+
     from vloc_ros.maps import verify_map
     from vloc_ros.maps.describe import describe_checks
 

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from enum import Enum
 from pathlib import Path
 from typing import Annotated, cast
 
 import typer
 
-from vloc_ros.cli.convert import StorageName
 from vloc_ros.cli.progress import progress_bar
-from vloc_ros.settings import assigned, numbers_of
 
-__all__ = ["replay"]
+__all__ = ["StorageName", "replay"]
+
+
+class StorageName(str, Enum):
+    """Storage plugins of rosbag2."""
+
+    mcap = "mcap"
+    sqlite3 = "sqlite3"
 
 
 def replay(
@@ -81,12 +87,13 @@ def replay(
     ] = None,
 ) -> None:
     """Localize a recorded drive: result bag, trajectory.tum, report.json, report.md and plots."""
-    settings = assigned(set_ or [], "--set")
-
     from vloc_ros.datasets.bag.drive import BagOptions
     from vloc_ros.evaluation.report import print_table
     from vloc_ros.replay import replay as run
     from vloc_ros.replay.initial_poses import parse_sigma
+    from vloc_ros.settings import assigned, numbers_of
+
+    settings = assigned(set_ or [], "--set")
 
     options = BagOptions(
         image=image,

@@ -6,11 +6,15 @@ bundle is executed or unpickled.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 from vloc_ros.maps.describe import Check, verify_map
 from vloc_ros.maps.reader import MapBundle, read_map
 from vloc_ros.maps.schema import FORMAT_VERSION, MANIFEST_NAME, FileEntry, MapManifest, Scene
-from vloc_ros.maps.tensors import expect
 from vloc_ros.maps.writer import pack_map, write_map
+
+if TYPE_CHECKING:
+    from vloc_ros.maps.tensors import expect
 
 __all__ = [
     "FORMAT_VERSION",
@@ -26,3 +30,12 @@ __all__ = [
     "verify_map",
     "write_map",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    # Tensors need torch, which takes seconds to import; `vloc map info` does without.
+    if name == "expect":
+        from vloc_ros.maps.tensors import expect
+
+        return expect
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -5,14 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-
-import torch
+from typing import TYPE_CHECKING
 
 from vloc_ros.errors import MapFormatError, MapNotFoundError
 from vloc_ros.maps.checksums import bundle_id, check_content
 from vloc_ros.maps.schema import MANIFEST_NAME, FileEntry, MapManifest, parse_manifest
 from vloc_ros.maps.source import Source, open_source
-from vloc_ros.maps.tensors import check_finite, decode_tensors, dequantise_tensors
+
+if TYPE_CHECKING:
+    import torch
 
 __all__ = ["LazyFiles", "MapBundle", "files_below", "files_of", "read_map"]
 #: Larger files are refused before a byte of them is read; tile a map that needs more.
@@ -82,6 +83,8 @@ class MapBundle:
     def stored_tensors(self, name: str) -> dict[str, torch.Tensor]:
         """Checked tensors exactly as stored: int8 weights stay pairs."""
         where = self._source.where(name)
+        from vloc_ros.maps.tensors import check_finite, decode_tensors
+
         tensors = decode_tensors(self.read(name), where)
         check_finite(tensors, where)
         return tensors
@@ -98,6 +101,8 @@ class MapBundle:
         :raises MapTensorError: a tensor is not finite, or an int8 weight lacks its scale.
         """
         where = self._source.where(name)
+        from vloc_ros.maps.tensors import check_finite, decode_tensors, dequantise_tensors
+
         tensors = dequantise_tensors(decode_tensors(self.read(name), where), where)
         check_finite(tensors, where)
         return tensors

@@ -8,15 +8,16 @@ import os
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-
-import torch
+from typing import TYPE_CHECKING
 
 from vloc_ros.errors import MapError
 from vloc_ros.maps.checksums import file_entry
 from vloc_ros.maps.reader import MapBundle, files_of, read_map
 from vloc_ros.maps.schema import MANIFEST_NAME, MapManifest, check_file_name, dump_manifest
-from vloc_ros.maps.tensors import encode_tensors
 from vloc_ros.staging import staging_beside, umask, unwritten
+
+if TYPE_CHECKING:
+    import torch
 
 __all__ = ["check_target", "pack_map", "write_map"]
 
@@ -64,6 +65,8 @@ def write_map(
     target = Path(path).expanduser()
     check_target(target, overwrite)
     encoded: dict[str, bytes] = {}
+    from vloc_ros.maps.tensors import encode_tensors
+
     for name, group in tensors.items():
         encoded[check_file_name(name)] = encode_tensors(group, str(target / name))
     extra: Mapping[str, bytes] = extra_files or {}

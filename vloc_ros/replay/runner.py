@@ -7,7 +7,7 @@ written, and the result says what was wrong.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -29,7 +29,7 @@ from vloc_ros.evaluation.trajectory import write_tum
 from vloc_ros.localizers.base import Localizer, load_localizer
 from vloc_ros.localizers.device import device_name
 from vloc_ros.maps import MapBundle, read_map
-from vloc_ros.pipeline import REFUSALS, Frame, FrameResult, Pipeline, PipelineSettings
+from vloc_ros.pipeline import Frame, FrameResult, Pipeline, PipelineSettings
 from vloc_ros.replay.about import map_references, plain_settings
 from vloc_ros.replay.initial_poses import InitialPoses, initial_poses
 from vloc_ros.replay.output import ResultBag
@@ -109,7 +109,7 @@ def replay(
         names = (frame_id, drive.options.odom_frame, drive.options.base_frame, drive.camera_frame)
         with ResultBag(out / "result", storage, names, drive.has_odometry, bundle.id) as result_bag:
             run.all_frames(result_bag, indices, progress)
-        problem = _problem(drive, run.records)
+        problem = _problem(drive, run.records, tuple(run.refusals.values()))
         cameras = np.concatenate([np.zeros((0, 4, 4)), *references.values()])
         metrics = evaluate(run.records, cameras, drive.T_base_cam)
         about = {
@@ -157,6 +157,8 @@ class _Run:
     references: dict[str, Array]
     initial: InitialPoses
     records: list[FrameRecord] = field(default_factory=list)
+    #: The first sentence of each kind of refusal.
+    refusals: dict[str, str] = field(default_factory=dict)
 
     def all_frames(self, result_bag: ResultBag, indices: set[int], progress: Callable[[int, int], None] | None) -> None:
         """Localize frame by frame, writing as it goes."""
@@ -174,11 +176,13 @@ class _Run:
         self.initial.offer(self.pipeline, drive, bag_frame)
         T_odom_base = drive.T_odom_base(stamp)
         image, camera = bag_frame.image, bag_frame.camera
-        frame = Frame(stamp, image, camera, bool(drive.rectified), drive.T_base_cam, T_odom_base)
+        frame = Frame(stamp, image, camera, bool(drive.rectified), bag_frame.T_base_cam, T_odom_base)
         if camera is None and bag_frame.problem != "no camera_info":
             result = self.pipeline.refuse(stamp, "bad_camera_info", bag_frame.problem)
         else:
             result = self.pipeline.process(frame)
+        if result.refused:
+            self.refusals.setdefault(result.refused, f"{result.refused}: {result.message}")
         # A stamp that was refused for itself is no query: the frame it repeats or precedes has been counted.
         is_query = not (result.refused or "").startswith("stamp_")
         T_reference = drive.T_map_base(stamp) if is_query else None
@@ -188,7 +192,7 @@ class _Run:
         else:
             result_bag.frame(result, diagnostic, T_odom_base, T_reference)
         if self.samples is not None and result.estimate is not None:
-            T_map_cam = None if T_reference is None else T_reference @ drive.T_base_cam
+            T_map_cam = None if T_reference is None else T_reference @ bag_frame.T_base_cam
             self.samples.offer(len(self.records), frame, T_map_cam)
         self.records.append(self._record(result, T_reference, drive.truth_covariance(stamp)))
 
@@ -252,7 +256,8 @@ def _indices(total: int, wanted: str | None) -> set[int]:
     return set(select_frames(total, wanted).tolist()) if wanted else set(range(total))
 
 
-def _problem(drive: BagDrive, records: list[FrameRecord]) -> str:
+def _problem(drive: BagDrive, records: list[FrameRecord], sentences: Sequence[str] = ()) -> str:
+    """What was wrong with the drive, in one line. :param sentences: one for each kind of refusal."""
     path = drive.reader.path
     posed = sum(r.published for r in records)
     done = f"{posed} of {len(records)} frames were localized and written"
@@ -261,8 +266,7 @@ def _problem(drive: BagDrive, records: list[FrameRecord]) -> str:
     if not drive.has_truth and drive.options.truth != NO_TRUTH:
         return f"{path}: the bag has images but no truth, so errors are unknown; {done} (intended? say --truth none)"
     if drive.has_truth and records and not any(r.T_reference is not None for r in records):
-        return f"{path}: no image has a reference pose: truth and images do not overlap in time; {done}"
-    reasons = sorted({r.refused for r in records})
-    if records and all(reasons):
-        return f"{path}: every frame was refused ({', '.join(f'{key}: {REFUSALS[key]}' for key in reasons)})"
+        return f"{path}: no image has a reference pose: {drive.missing_truth()}; {done}"
+    if records and all(r.refused for r in records):
+        return f"{path}: every frame was refused: {'; '.join(sentences) or 'no reason'}"
     return ""

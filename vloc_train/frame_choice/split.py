@@ -314,6 +314,8 @@ def _finished(kind: str, drives: tuple[PosedSequence, ...], parts: Parts) -> Spl
             nearest = int(distance.argmin())
             metres.append(float(distance[nearest]))
             seconds.append(abs(int(stamps[nearest]) - int(drive.stamps_ns[index])) * 1e-9)
+    if not metres:  # fewer frames than the n of every n-th
+        return Split(kind, drives, tuple(parts))
     return Split(kind, drives, tuple(parts), float(np.median(metres)), float(np.median(seconds)))
 
 

@@ -197,6 +197,10 @@ def test_retrieval_stands_in_for_the_prior(tmp_path):
             assert estimate.diagnostics["prior_source"] == 1.0
             assert np.linalg.norm(pose_error(estimate.T_map_cam, references[5])[:3]) < 0.1
         assert localizer.localize(asked(references[5])).diagnostics["prior_source"] == 0.0
+    # A desk is not a street: how wrong the most similar image's pose may be is how far references may be.
+    with opened(bundle, retrieval_sigma_m=0.02, radius_m=0.1, references=100) as near, opened(bundle) as far:
+        first, second = (found.localize(asked(references[5], covariance=None)) for found in (near, far))
+    assert first.diagnostics["points"] < second.diagnostics["points"]
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
@@ -225,6 +229,13 @@ def test_priors_that_lead_nowhere(localizer, offset, covariance, why):
     start = T.copy()
     start[:3, 3] += offset
     assert lost(localizer.localize(asked(T, start, covariance)), why)
+
+
+def test_how_wide_a_prior_may_be_and_how_far_to_read_ahead_are_settings(bundle):
+    T = tiny_pixloc.lap()[7]
+    with opened(bundle, max_prior_sigma_m=0.1, prefetch_m=0.0) as localizer:
+        assert lost(localizer.localize(asked(T)), "wide_prior")  # 0.2 m
+        assert localizer.localize(asked(T, covariance=0.2 * SURE)).diagnostics["failure"] == 0.0
 
 
 def test_points_behind_the_camera(localizer):

@@ -13,7 +13,7 @@ from vloc_ros.errors import MapError, MapTensorError
 from vloc_ros.localizers.base import load_localizer
 from vloc_ros.localizers.retrieval.database import Database
 from vloc_ros.localizers.retrieval.localizer import RetrievalLocalizer
-from vloc_ros.types import LocalizationState, Query
+from vloc_ros.types import LocalizationState, PosePrior, Query
 
 DRIVE = tiny_drive.drive(40)
 
@@ -98,3 +98,13 @@ def test_images_added_later_are_found(localizer):
     estimate = ask(localizer.with_database("map", grown), DRIVE.image(33))
     np.testing.assert_allclose(estimate.T_map_cam, DRIVE.T_map_cam[33], atol=1e-5)
     assert torch.equal(grown.anchor, torch.arange(40, dtype=torch.int32)) and isinstance(grown, Database)
+
+
+def test_a_prior_can_limit_the_search(bundle):
+    """Of two places that look alike the prior's is taken; where the prior knows no reference, it is not asked."""
+    here, covariance = DRIVE.T_map_cam[5], np.diag([0.25] * 3 + [0.01] * 3)
+    nowhere = here.copy()
+    nowhere[:3, 3] += 500.0
+    with load_localizer(bundle.path, device="cpu", settings={"prior_gate_sigmas": 3.0}) as loaded:
+        found = [ask(loaded, DRIVE.image(30), prior=PosePrior(T, covariance)) for T in (here, nowhere)]
+    assert [int(e.diagnostics["nearest_reference"]) for e in found] == [5, 30]

@@ -105,15 +105,16 @@ class BagReader:
     """A bag, opened. Use as a context manager.
 
     ``topics`` maps topic to message type, ``counts`` topic to the number of messages that the bag says it has, and
-    ``unreadable`` those topics to a reason that cannot be read at all. ``problem`` is None for a whole bag, or one line
-    that says why only a part of it can be read; reading may find more.
+    ``unreadable`` those topics to a reason that cannot be read at all.
 
     :raises BagError: missing, empty, not a bag, or the ``replay`` extra is not installed.
     """
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        self.problem: str | None = None
+        self._problems: list[str] = []
+        self._missing: dict[str, int] = {}
+        self._reasons: list[str] = []
         _require_rosbags()
         if not self.path.exists():
             raise BagError(f"{self.path}: no such bag; expected a rosbag2 directory, or an .mcap, .db3 or .bag file")
@@ -176,18 +177,22 @@ class BagReader:
                     continue
                 read[topic] += 1
                 yield BagMessage(topic, msgtype, time, message)
-        found = [text for source in self._sources for text in source.problems]
-        self._say(*found)
+        for source in self._sources:
+            self._say(*source.problems)
+        self._reasons += [reason for reason in lost if reason not in self._reasons]
         if start is None and stop is None:
-            missing = {
-                t: self.counts[t] - read[t] for t in sorted(wanted & set(self.counts)) if read[t] < self.counts[t]
-            }
-            if missing:
-                numbers = ", ".join(f"{count} of {self.counts[t]} messages on {t}" for t, count in missing.items())
-                why = f" ({'; '.join(lost[:_REASONS])})" if lost else ""
-                self._say(f"the bag is damaged and can be read only in part: {numbers} could not be read{why}")
-        elif lost:
-            self._say(f"the bag is damaged and can be read only in part ({'; '.join(lost[:_REASONS])})")
+            self._missing.update({t: self.counts[t] - read[t] for t in wanted if read[t] < self.counts.get(t, 0)})
+
+    @property
+    def problem(self) -> str | None:
+        """What is wrong, as far as the bag has been read: one line, or None."""
+        parts = list(self._problems)
+        if self._missing or self._reasons:
+            numbers = [f"{count} of {self.counts[t]} messages on {t}" for t, count in sorted(self._missing.items())]
+            what = f"{', '.join(numbers)} could not be read" if numbers else "some messages could not be read"
+            why = f" ({'; '.join(self._reasons[:_REASONS])})" if self._reasons else ""
+            parts.append(f"the bag is damaged and can be read only in part: {what}{why}")
+        return "; ".join(parts) or None
 
     def of_type(self, *kinds: str) -> list[str]:
         """Topics with messages whose type's last part is one of ``kinds`` (``Image``, ``Odometry``, ...), sorted."""
@@ -219,9 +224,7 @@ class BagReader:
         self.close()
 
     def _say(self, *problems: str) -> None:
-        for problem in problems:
-            if problem not in (self.problem or ""):
-                self.problem = problem if not self.problem else f"{self.problem}; {problem}"
+        self._problems += [problem for problem in problems if problem not in self._problems]
 
     def _open(self) -> tuple[list[_Source], Mapping[str, int]]:
         if not self.path.is_dir():
@@ -238,7 +241,7 @@ class BagReader:
             except BagError as error:
                 if not files:
                     raise BagError(f"{self.path}: the bag cannot be opened: {error}") from error
-                self._say(f"the bag is unfinished or damaged ({error})")
+                self._say(f"the bag is unfinished or damaged ({str(error).removeprefix(str(self.path) + chr(47))})")
         elif files and files[0].suffix != ".bag":
             self._say(f"the bag is unfinished: {FILE_NAME} is missing (`ros2 bag reindex` rebuilds it)")
         if metadata is not None:

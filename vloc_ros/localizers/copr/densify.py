@@ -22,7 +22,7 @@ from vloc_ros.localizers.copr.regressors import (
     plane_weights,
     two_trajectories,
 )
-from vloc_ros.localizers.copr.settings import DensifySettings
+from vloc_ros.localizers.copr.settings import PLANE_ANCHORS, PLANE_TOLERANCE, DensifySettings
 from vloc_ros.localizers.copr.targets import Targets, targets_of, trajectories
 from vloc_ros.localizers.retrieval.database import EXTRAPOLATED, IMAGE, INTERPOLATED, Database
 from vloc_ros.types import Array
@@ -144,8 +144,8 @@ def _regress(
         both = None
         if settings.plane.per_trajectory:
             both = two_trajectories(at[:, :3], positions, numbers, settings.plane.per_trajectory)
-        rows = both if both is not None else nearest_anchors(at[:, :3], positions, settings.plane.anchors)[1]
-        weights = plane_weights(at[:, :3], positions[rows], settings.plane.tolerance, settings.plane.ridge_m)
+        rows = both if both is not None else nearest_anchors(at[:, :3], positions, PLANE_ANCHORS)[1]
+        weights = plane_weights(at[:, :3], positions[rows], PLANE_TOLERANCE, settings.plane.ridge_m)
     else:
         assert regressor is not None
         return _by_network(at, rows, descriptors, poses, settings.blend, regressor, reach_m)

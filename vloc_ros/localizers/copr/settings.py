@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from vloc_ros.errors import ConfigError
-from vloc_ros.settings import ranged, settings_to_mapping
+from vloc_ros.settings import Fixed, ranged, settings_to_mapping
 
-__all__ = ["DensifySettings", "PlaneSettings", "RegressorSettings", "TargetSettings"]
+__all__ = [
+    "PLANE_ANCHORS",
+    "PLANE_TOLERANCE",
+    "DensifySettings",
+    "PlaneSettings",
+    "RegressorSettings",
+    "TargetSettings",
+]
+
+
+#: O, nearest references that a plane is fitted to: the paper's, the fewest that fix it.
+PLANE_ANCHORS = 4
+#: Directions in which the anchors spread less than this share of their largest spread carry no slope: anchors along a
+#: road lie on a line, and the plane is then the one of least norm.
+PLANE_TOLERANCE = 0.05
 
 
 @dataclass(frozen=True)
@@ -88,17 +103,16 @@ class TargetSettings:
 class PlaneSettings:
     """Linear regression by a local plane (Section III-C2).
 
-    :param anchors: O nearest references that the plane is fitted to (paper: 4, the fewest that fix it).
     :param per_trajectory: take so many nearest references of each of the two nearest trajectories instead (paper: 2 on
-        Station Escalator); 0: the O nearest of all.
-    :param tolerance: directions in which the anchors spread less than this share of their largest spread carry no
-        slope: anchors along a road lie on a line, and the plane is then the one of least norm.
+        Station Escalator); 0: the four nearest of all.
     :param ridge_m: strength of a ridge penalty on the slopes, in metres of spread; 0: least squares.
     """
 
-    anchors: int = ranged(4, minimum=1, maximum=1000)
+    FORMER: ClassVar[Mapping[str, str | Fixed]] = {
+        "anchors": Fixed(PLANE_ANCHORS), "tolerance": Fixed(PLANE_TOLERANCE)
+    }  # fmt: skip
+
     per_trajectory: int = ranged(0, minimum=0, maximum=500)
-    tolerance: float = ranged(0.05, minimum=0.0, maximum=1.0)
     ridge_m: float = ranged(0.0, minimum=0.0, maximum=1e6)
 
 
