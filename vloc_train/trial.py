@@ -279,9 +279,8 @@ def _write(
         )
         for number, (words, sequence, index, estimate) in enumerate(shown):
             path = folder / f"matches_{number}.jpg"
-            picture = _picture(sequence, index, estimate, parts)
             path.parent.mkdir(parents=True, exist_ok=True)
-            cv2.imwrite(str(path), cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+            cv2.imwrite(str(path), cv2.cvtColor(_picture(sequence, index, estimate, parts), cv2.COLOR_RGB2BGR))
             document.picture(path, words)
     document.heading("Along the way")
     for picture in pictures:
