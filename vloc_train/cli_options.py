@@ -193,7 +193,10 @@ class MakeOptions(DriveOptions):
     ] = None
     extractor: Annotated[
         Path | None,
-        typer.Option(help="A map whose extractor or network to use (retrieval, irpnet, copr, camnet, pixloc)."),
+        typer.Option(
+            help="A map whose extractor or network to use (retrieval, irpnet, copr, camnet, pixloc). "
+            "Default of map build pixloc: the one shipped."
+        ),
     ] = None
     preset: Annotated[
         str | None,

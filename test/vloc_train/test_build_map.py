@@ -151,6 +151,8 @@ def test_every_backend_has_a_maker():
     assert maker_for("retrieval") is find(BUILDERS, "retrieval", "")
     assert maker_for("retrieval", "small") is find(TRAINERS, "retrieval", "")
     assert maker_for("camnet") is find(TRAINERS, "camnet", "")
+    assert maker_for("pixloc") is find(BUILDERS, "pixloc", "")  # with the network that is shipped
+    assert maker_for("pixloc", "paper") is find(TRAINERS, "pixloc", "")
     assert maker_for("camnet", None, True) is find(BUILDERS, "camnet", "")
     with pytest.raises(ConfigError, match="found 'copr', which has no map build"):
         find(BUILDERS, "copr", "map build")

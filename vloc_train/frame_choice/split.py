@@ -252,7 +252,7 @@ def _cut(drives: tuple[PosedSequence, ...], length_m: float, guard_m: float, sha
         return None
     parts = []
     for drive in drives:
-        along = metres_along(drive.T_map_cam)
+        along = _without_holes(metres_along(drive.T_map_cam), length_m)
         total = float(along[-1]) if len(along) else 0.0
         count = max(1, round(total / period)) if total > 2 * length_m else 0
         part = np.full(len(drive), USED, dtype=np.uint8)
@@ -272,6 +272,18 @@ def _cut(drives: tuple[PosedSequence, ...], length_m: float, guard_m: float, sha
     if not any((p == USED).any() for p in parts):
         return None
     return parts
+
+
+def _without_holes(along: Array, length_m: float) -> Array:
+    """Metres along a drive (N,) on which a hole is one usual step.
+
+    A drive out of which gaps were taken before is cut in what is left of it: new gaps do not fall into the old ones.
+    """
+    steps = np.diff(along)
+    if not len(steps):
+        return along
+    whole = np.where(steps > length_m, np.minimum(steps, np.median(steps)), steps)
+    return np.concatenate([along[:1], along[0] + np.cumsum(whole)])
 
 
 def _guard_along(drive: PosedSequence, part: npt.NDArray[np.uint8], guard_m: float) -> None:

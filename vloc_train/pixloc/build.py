@@ -98,6 +98,7 @@ class PixLocBuilder(PixLocMaker[BuildSettings]):
     """
 
     needs = "a map with a trained PixLoc network"
+    shipped_extractor = "pixloc_features"
     builds = True
     settings_class = BuildSettings
 

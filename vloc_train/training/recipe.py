@@ -28,6 +28,7 @@ from vloc_ros.images.rectify import Rectifier
 from vloc_ros.localizers.base import backend_class
 from vloc_ros.maps import MapBundle, MapManifest, Scene, read_map, write_map
 from vloc_ros.maps.writer import check_target
+from vloc_ros.resources import share_path
 from vloc_ros.settings import settings_to_mapping
 from vloc_ros.types import CameraModel
 from vloc_train.frame_choice.settings import HoldOutSettings
@@ -198,6 +199,8 @@ class Trainer(ABC, Generic[S]):
     temporary: ClassVar[bool] = False
     #: What ``--extractor`` must be, for the message when it is missing; None: it may be left out.
     needs: ClassVar[str | None] = None
+    #: The shipped map (its name in ``models/``) that is taken where ``--extractor`` names none.
+    shipped_extractor: ClassVar[str | None] = None
     #: ``none``: takes no extractor; ``own``: a map of this backend; ``any``: of any that has what it needs.
     takes: ClassVar[Literal["none", "own", "any"]] = "none"
     #: Whether it uses several devices.
@@ -333,6 +336,10 @@ class Trainer(ABC, Generic[S]):
         return f"map build {self.backend}" if self.builds else f"train {self.backend}"
 
     def _extractor(self, path: Path | None) -> MapBundle | None:
+        if path is None and self.shipped_extractor is not None:
+            path = share_path("models", self.shipped_extractor)
+            _log.info("%s: with the network of %s, which comes with the package; another: --extractor MAP",
+                      self._doing, self.shipped_extractor)  # fmt: skip
         if path is None:
             if self.needs is not None:
                 raise ConfigError(f"{self._doing}: expected --extractor MAP, {self.needs}, found none")

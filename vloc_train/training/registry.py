@@ -61,8 +61,8 @@ def maker_for(backend: str, preset: str | None = None, with_extractor: bool = Fa
     builder = find(BUILDERS, backend, "map build")
     if backend not in TRAINERS:
         return builder
-    # Without a trained network there is nothing to build with, but for public weights.
-    can_build = with_extractor or builder.needs is None
+    # Without a trained network there is nothing to build with, but for public weights and what is shipped.
+    can_build = with_extractor or builder.needs is None or builder.shipped_extractor is not None
     if can_build and (preset is None or preset in builder.presets):
         return builder
     trainer = find(TRAINERS, backend, "map build")

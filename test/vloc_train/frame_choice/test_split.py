@@ -216,3 +216,14 @@ def test_a_second_drive_the_other_way_is_not_held_out_as_a_whole():
 def test_a_reference_that_jumps():
     made = split([drive(np.concatenate([line(100), line(100, offset=(400.0, 30.0))]))], HoldOutSettings())
     assert made.kind == "gaps" and nearest(made).min() >= 1.5
+
+
+@pytest.mark.parametrize("frames", (60, 130, 400))
+def test_what_is_left_of_a_drive_can_be_parted_again(frames):
+    """Gaps at even distances would all fall into those that were taken out before."""
+    first = split([drive(line(frames))], HoldOutSettings())
+    second = split(first.training, HoldOutSettings())
+    assert first.kind == second.kind == "gaps"
+    held = sum(map(len, second.held_out))
+    assert 0.03 * frames < held < 0.25 * frames
+    assert nearest(second).min() > 0.2

@@ -22,6 +22,7 @@ from vloc_ros.images.rectify import Rectifier
 from vloc_ros.localizers.pixloc.bundle import write_pixloc_map
 from vloc_ros.maps import read_map
 from vloc_ros.maps.describe import verify_map
+from vloc_ros.resources import share_path
 from vloc_ros.settings import settings_to_mapping
 from vloc_ros.types import CameraModel, LocalizationState, PosePrior, Query
 from vloc_train.pixloc import build as build_module
@@ -251,3 +252,10 @@ def test_another_resolution_of_the_same_lens_is_the_same_view(network, tmp_path)
 def test_the_builder_is_registered():
     assert find(BUILDERS, "pixloc", "map build") is BUILDER
     assert replace(BUILDER.settings("default", None, ""), seed=3).seed == 3
+
+
+def test_the_shipped_network_is_the_default():
+    """A newcomer names none, and nothing is looked for in a network."""
+    found = BUILDER._extractor(None)
+    assert found is not None and found.path == share_path("models", "pixloc_features")
+    assert found.manifest.backend == "pixloc"
