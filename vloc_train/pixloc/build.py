@@ -37,9 +37,9 @@ from vloc_train.mapping.depth_model import DepthSettings, depth_model, with_dept
 from vloc_train.mapping.points import SparseModel
 from vloc_train.mapping.report import write_quality_report
 from vloc_train.mapping.sfm import SfmSettings, reconstruct
-from vloc_train.mapping.sfm_frames import Progress, digest_of
+from vloc_train.mapping.sfm_frames import Progress, digest_of, shown_progress
 from vloc_train.mapping.subsample import SubsampleSettings, subsample
-from vloc_train.pixloc.export import Parts, PixLocMaker, shown_progress
+from vloc_train.pixloc.export import Parts, PixLocMaker
 from vloc_train.retrieval.database import database_of
 from vloc_train.training.calibration import calibrate_scenes
 from vloc_train.training.frames import FrameSet, cache_drives, join
