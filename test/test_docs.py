@@ -156,12 +156,12 @@ def example(page: str, marker: str) -> str:
 
 
 def test_library_snippet_runs(monkeypatch, capsys):
-    code = example("README.md", "snippet: library")
+    code = example("docs/using.md", "snippet: library")
     path = re.search(r'load_localizer\("([^"]+)"', code)[1]
     if not (ROOT / path).exists():
         pytest.skip(f"the demo map {path} is not in this checkout")
     monkeypatch.chdir(ROOT)
-    exec(compile(code, "README.md", "exec"), {})
+    exec(compile(code, "docs/using.md", "exec"), {})
     assert capsys.readouterr().out.startswith(("LOCALIZED", "DEGRADED", "LOST"))
 
 
