@@ -31,8 +31,8 @@ from vloc_ros.localizers.pixloc.optimizer import OptimizerSettings
 from vloc_ros.localizers.pixloc.selection import choose_points
 from vloc_ros.localizers.pixloc.settings import NetworkSettings
 from vloc_ros.localizers.pixloc.store import LevelFeatures, PointBatch, ReferenceStore
-from vloc_ros.localizers.pixloc.tiles import Tile, TileCache
 from vloc_ros.maps import read_map
+from vloc_ros.maps.tiles import Tile, TileCache
 from vloc_ros.settings import settings_from_mapping
 from vloc_ros.town.renderer import Renderer, default_camera
 from vloc_ros.town.town import Town

@@ -158,8 +158,8 @@ class Steps:
             return
         if plan.step.cascade is not None:
             # The members are named by their paths from here: a cache can move as a whole.
-            coarse, fine = (parents[role].path for role in ("coarse", "fine"))
-            write_cascade(out, coarse, fine, plan.settings, overwrite=out.exists())
+            members = [parents[f"cascade.{place}"].path for place in range(len(plan.step.cascade))]
+            write_cascade(out, members, plan.settings, overwrite=out.exists())
             return
         extractor = parents["extractor"].path if "extractor" in parents else None
         maps = {name: str(parents[f"maps.{name}"].path) for name in plan.step.maps}

@@ -56,7 +56,7 @@ class CamNetBuilder(Trainer[BuildSettings]):
         inference = settings_from_mapping(InferenceSettings, {**stored, **job.settings.inference}, "camnet inference")
         return map_contents(network, job.by_scene, inference, job.preprocess, job.settings.keyframe_every)
 
-    def without_held_out(self, job: Job[BuildSettings]) -> tuple[dict[str, Any], dict[str, Any]]:
+    def without_held_out(self, job: Job[BuildSettings], contents: Contents) -> tuple[dict[str, Any], dict[str, Any]]:
         assert job.extractor is not None
         return {n: c for n, c in job.extractor.manifest.calibration.items() if n in job.splits}, {}
 

@@ -74,7 +74,9 @@ class IRPNetTrainer(Trainer[TrainSettings]):
         files = {EXTRACTOR_FILE: descriptor.tensors(), WEIGHTS_FILE: weights, REFERENCES_FILE: references}
         return Contents(files, settings_mapping(descriptor, settings.network, settings.inference))
 
-    def calibrate(self, job: Job[TrainSettings], bundle: MapBundle) -> tuple[dict[str, Any], dict[str, Any]]:
+    def calibrate(
+        self, job: Job[TrainSettings], bundle: MapBundle, contents: Contents
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
         """Each scene has models for both values of the setting ``covariance``."""
         wanted = job.settings.inference.covariance
         other = "dropout" if wanted == "residuals" else "residuals"

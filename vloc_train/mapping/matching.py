@@ -8,12 +8,14 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from vloc_ros.features.base import decode_descriptors
+from vloc_ros.features.matching import match_descriptors
 from vloc_ros.geometry.rotations import skew
 from vloc_ros.geometry.se3 import inverse
 from vloc_ros.types import Array
 from vloc_train.mapping.keypoints import Features
 
-__all__ = ["Matched", "agree_with_poses", "match_descriptors", "match_pair"]
+__all__ = ["Matched", "agree_with_poses", "match_pair"]
 
 Ints = npt.NDArray[np.int64]
 
@@ -24,25 +26,6 @@ class Matched:
 
     pairs: Ints
     asked: int
-
-
-def match_descriptors(
-    first: npt.NDArray[np.uint8], second: npt.NDArray[np.uint8], ratio: float, device: torch.device | None = None
-) -> Ints:
-    """Mutual nearest neighbours (M, 2) whose distance is below ``ratio`` times that of the second nearest (Lowe)."""
-    if not len(first) or not len(second):
-        return np.zeros((0, 2), dtype=np.int64)
-    a, b = (torch.from_numpy(d).to(device or "cpu", torch.float32) for d in (first, second))
-    a, b = (torch.nn.functional.normalize(d, dim=1) for d in (a, b))
-    similarity = a @ b.T
-    values, columns = similarity.topk(min(2, len(b)), dim=1)
-    back = similarity.argmax(dim=0)
-    rows = torch.arange(len(a), device=a.device)
-    good = back[columns[:, 0]] == rows
-    if len(b) > 1:
-        distance = (2.0 - 2.0 * values).clamp_min(0.0).sqrt()
-        good &= distance[:, 0] < ratio * distance[:, 1]
-    return np.stack([rows[good].cpu().numpy(), columns[good, 0].cpu().numpy()], axis=1).astype(np.int64)
 
 
 def agree_with_poses(
@@ -89,6 +72,8 @@ def match_pair(
     device: torch.device | None = None,
 ) -> Matched:
     """Features of two frames that are the same. ``pixels`` as in :func:`agree_with_poses`."""
-    pairs = match_descriptors(a.descriptors, b.descriptors, ratio, device)
+    pairs, _ = match_descriptors(
+        decode_descriptors(a.descriptors, device), decode_descriptors(b.descriptors, device), ratio
+    )
     good = agree_with_poses(a.plane[pairs[:, 0]], b.plane[pairs[:, 1]], T_map_a, T_map_b, pixels)
     return Matched(pairs[good], len(pairs))

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
@@ -43,6 +44,8 @@ class SparseModel:
     :ivar cameras: the cameras of the images as they are on disk.
     :ivar drive: (R,) int64, which of the scene's drives the frame is of.
     :ivar number: (R,) int64, which frame of that drive.
+    :ivar features: (O,) int64, the number of the observation's feature in the store it was found in
+        (:class:`~vloc_train.mapping.keypoints.FeatureStore`); None where points do not come from features.
     :raises DatasetError: arrays that do not fit together, values that are not finite, ids out of range.
     """
 
@@ -58,6 +61,7 @@ class SparseModel:
     cameras: tuple[CameraModel, ...]
     drive: Ints
     number: Ints
+    features: Ints | None = None
 
     def __post_init__(self) -> None:
         P, R, O = len(self.points), len(self.T_map_cam), len(self.point_ids)  # noqa: E741
@@ -69,6 +73,8 @@ class SparseModel:
             found = np.shape(getattr(self, name))
             if found != shape:
                 raise DatasetError(f"sparse model: expected {name} of shape {shape}, found {found}")
+        if self.features is not None and self.features.shape != (O,):
+            raise DatasetError(f"sparse model: expected features of shape {(O,)}, found {self.features.shape}")
         for name in ("points", "error", "pixels", "T_map_cam"):
             if not np.isfinite(getattr(self, name)).all():
                 raise DatasetError(f"sparse model: expected finite {name}, found NaN or infinity")
@@ -150,6 +156,7 @@ class SparseModel:
             offsets=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
             point_ids=row[self.point_ids[observations]].astype(np.int64),
             pixels=self.pixels[observations],
+            features=None if self.features is None else self.features[observations],
         )
 
     def select(self, frames: npt.ArrayLike, minimum_track: int = 1) -> SparseModel:
@@ -177,9 +184,11 @@ class SparseModel:
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f".{path.stem}.partial.npz")
         text = yaml.safe_dump([{**asdict(c), "distortion": list(c.distortion)} for c in self.cameras])
+        known: dict[str, Any] = {} if self.features is None else {"features": self.features}
         np.savez(
             partial,
             cameras=np.frombuffer(text.encode(), dtype=np.uint8),
+            **known,
             **{name: getattr(self, name) for name in _ARRAYS},
         )
         partial.replace(path)
@@ -190,7 +199,7 @@ class SparseModel:
         """Read what :meth:`save` wrote. :raises DatasetError: it is not that, or is damaged."""
         try:
             with np.load(path, allow_pickle=False) as file:
-                arrays = {name: file[name] for name in _ARRAYS}
+                arrays = {name: file[name] for name in (*_ARRAYS, *(n for n in file.files if n == "features"))}
                 listed = yaml.safe_load(bytes(file["cameras"]).decode())
                 cameras = tuple(CameraModel(**entry) for entry in listed)
         except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile, CameraError, yaml.YAMLError) as problem:
@@ -207,9 +216,11 @@ _ARRAYS = (
 def observations_csr(frames: Ints, point_ids: Ints, pixels: Array, count: int) -> tuple[Ints, Ints, Array]:
     """Observations in any order to ``(offsets, point_ids, pixels)`` by frame, points rising within a frame.
 
+    What else stands in further columns of ``pixels`` travels with them.
+
     Of several observations of a point in one frame the first is kept.
 
-    :param frames: (O,) frame of each. :param point_ids: (O,). :param pixels: (O, 2). :param count: frames R.
+    :param frames: (O,) frame of each. :param point_ids: (O,). :param pixels: (O, 2 or more). :param count: frames R.
     """
     order = np.lexsort((point_ids, frames))
     frames, point_ids, pixels = frames[order], point_ids[order], pixels[order]
@@ -244,4 +255,7 @@ def joined(models: Sequence[SparseModel]) -> SparseModel:
         cameras=tuple(c for m in models for c in m.cameras),
         drive=np.concatenate([m.drive + d for m, d in zip(models, drives, strict=False)]),
         number=np.concatenate([m.number for m in models]),
+        features=np.concatenate([m.features for m in models if m.features is not None])
+        if all(m.features is not None for m in models)
+        else None,
     )

@@ -17,6 +17,7 @@ import torch
 
 from vloc_ros.datasets import PosedSequence
 from vloc_ros.errors import CameraMismatchError, DatasetError
+from vloc_ros.features.base import FeatureExtractor
 from vloc_train.mapping import colmap
 from vloc_train.mapping.keypoints import FeatureStore, make_detector
 from vloc_train.mapping.matching import match_pair
@@ -25,7 +26,7 @@ from vloc_train.mapping.points import SparseModel
 from vloc_train.mapping.sfm_blocks import triangulated
 from vloc_train.mapping.sfm_frames import Frames, Progress, SfmSettings, chosen_frames, digest_of
 
-__all__ = ["SfmSettings", "reconstruct"]
+__all__ = ["SfmSettings", "reconstruct", "reconstruct_features"]
 
 Ints = npt.NDArray[np.int64]
 
@@ -46,7 +47,21 @@ def reconstruct(
     progress: Progress | None = None,
     device: torch.device | None = None,
 ) -> SparseModel:
-    """Triangulate the drives of one scene.
+    """Triangulate the drives of one scene; see :func:`reconstruct_features`."""
+    return reconstruct_features(sequences, settings, work, progress, device)[0]
+
+
+def reconstruct_features(
+    sequences: Sequence[PosedSequence],
+    settings: SfmSettings,
+    work: Path,
+    progress: Progress | None = None,
+    device: torch.device | None = None,
+    extractor: FeatureExtractor | None = None,
+) -> tuple[SparseModel, FeatureStore]:
+    """Triangulate the drives of one scene, and keep the features that the points come from.
+
+    :param extractor: finds them, instead of the SIFT that the settings name.
 
     :param work: where features, matches and points lie; the same call continues from them.
     :param device: where descriptors are compared.
@@ -63,7 +78,7 @@ def reconstruct(
             f"apart, found {len(frames)} of {sum(len(s) for s in sequences)}; structure needs parallax, or depth "
             "(source=depth)"
         )
-    store = _detected(frames, settings, work, report)
+    store = _detected(frames, settings, work, report, extractor)
     pairs = neighbour_pairs(
         frames.T_map_cam,
         frames.drive,
@@ -86,18 +101,21 @@ def reconstruct(
             f"{settings.angle_deg:g} deg within {settings.error_px:g} px; is there texture, and sideways movement "
             "(a camera that looks where it drives needs near points)?"
         )
-    return model
+    return model, store
 
 
 def _picked(settings: SfmSettings, names: Sequence[str]) -> list[Any]:
     return [getattr(settings, name) for name in names]
 
 
-def _detected(frames: Frames, settings: SfmSettings, work: Path, report: Progress) -> FeatureStore:
+def _detected(
+    frames: Frames, settings: SfmSettings, work: Path, report: Progress, extractor: FeatureExtractor | None
+) -> FeatureStore:
     ends = [np.flatnonzero(frames.drive == d)[[0, -1]] for d in np.unique(frames.drive)]
     seen = [frames.sequences[frames.drive[f]].image(int(frames.number[f])) for e in ends for f in e]
     digest = digest_of(
         _picked(settings, _DETECTION),
+        None if extractor is None else (extractor.identity, extractor.settings),
         [(s.name, s.camera, len(s)) for s in frames.sequences],
         frames.stamps_ns.tobytes(),
         *(np.ascontiguousarray(image).tobytes() for image in seen),
@@ -109,7 +127,9 @@ def _detected(frames: Frames, settings: SfmSettings, work: Path, report: Progres
     report("features", len(frames) - len(missing), len(frames))
     if not len(missing):
         return store
-    detect = make_detector(settings.detector, settings.features, settings.peak)
+    detect = (
+        make_detector(settings.detector, settings.features, settings.peak) if extractor is None else extractor.extract
+    )
     done = len(frames) - len(missing)
     for drive in np.unique(frames.drive[missing]):
         mine = missing[frames.drive[missing] == drive]

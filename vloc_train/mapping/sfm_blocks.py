@@ -131,13 +131,14 @@ def _assembled(frames: Frames, store: FeatureStore, parts: Sequence[Path], setti
                 T = stored["T_map_cam"]
         before += len(points[-1])
     frame_of, feature = np.concatenate(seen_by), np.concatenate(features)
-    pixels = np.zeros((len(frame_of), 2))
+    pixels = np.zeros((len(frame_of), 3))
+    pixels[:, 2] = feature  # travels with its observation
     order = np.argsort(frame_of, kind="stable")
     edges = np.searchsorted(frame_of[order], np.arange(len(frames) + 1))
     for frame in range(len(frames)):
         mine = order[edges[frame] : edges[frame + 1]]
         if len(mine):
-            pixels[mine] = store.pixels(frame)[feature[mine]]
+            pixels[mine, :2] = store.pixels(frame)[feature[mine]]
     offsets, point_ids, pixels = observations_csr(frame_of, np.concatenate(ids), pixels, len(frames))
     raw = SparseModel(
         np.concatenate(points),
@@ -145,13 +146,14 @@ def _assembled(frames: Frames, store: FeatureStore, parts: Sequence[Path], setti
         np.zeros(before, dtype=np.float32),
         offsets,
         point_ids,
-        pixels,
+        np.ascontiguousarray(pixels[:, :2]),
         T,
         frames.stamps_ns,
         frames.camera_index,
         frames.cameras,
         frames.drive,
         frames.number,
+        pixels[:, 2].astype(np.int64),
     )
     return with_statistics(raw, settings.error_px, 2 if settings.two_view else 3)
 

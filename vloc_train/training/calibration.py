@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from vloc_ros.maps.reader import files_of
 from vloc_ros.types import Array, Estimate, PosePrior, Query
 from vloc_train.training.frames import FrameSet, cache_frames
 
-__all__ = ["calibrate_scenes", "describe_errors", "recalibrate", "simulated_prior"]
+__all__ = ["calibrate_folds", "calibrate_scenes", "describe_errors", "recalibrate", "simulated_prior"]
 
 
 @dataclass
@@ -76,51 +76,76 @@ def calibrate_scenes(
     :param localizer: over the map as it will be, without calibration.
     :param repeats: how often a localizer that needs a prior is asked each frame, from another prior each time.
     """
-    names, prior = localizer.statistics, localizer.prior_changes_statistics
+    return calibrate_folds(((localizer, frames) for frames in held_out), seed, repeats)
+
+
+@dataclass
+class _SceneSample:
+    """All that the held-out frames of one scene gave, in whatever map they were localized."""
+
+    free: _Sample
+    guided: _Sample
+    prior: bool
+    scores: list[float] = field(default_factory=list)
+    errors: list[Array] = field(default_factory=list)
+
+
+def calibrate_folds(
+    folds: Iterable[tuple[Localizer, FrameSet]], seed: int = 0, repeats: int = 1
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """As :func:`calibrate_scenes`, with maps that lack other frames each: their held-out frames count together.
+
+    :param folds: localizers of one backend and the frames that their maps lack; asked for one at a time.
+    """
     rng = np.random.default_rng(seed)
-    calibration: dict[str, Any] = {}
-    validation: dict[str, Any] = {}
-    for frames in held_out:
-        free, guided = (_Sample(names, localizer.whitening) for _ in range(2))
-        scores, found = [], []
+    samples: dict[str, _SceneSample] = {}
+    for localizer, frames in folds:
+        free, guided = (_Sample(localizer.statistics, localizer.whitening) for _ in range(2))
+        sample = samples.setdefault(frames.scene, _SceneSample(free, guided, localizer.prior_changes_statistics))
         asked = np.repeat(np.arange(len(frames)), repeats if localizer.needs_prior else 1)
         for index, truth in zip(asked, frames.T_map_cam[asked], strict=True):
             image, stamp = np.array(frames.images[int(index)]), int(frames.stamps_ns[index])
             start = simulated_prior(truth, rng, localizer.simulated_prior) if localizer.needs_prior else None
             estimate = localizer.localize(Query(image, frames.camera, stamp, start, frames.scene))
-            found.append(pose_error(estimate.T_map_cam, truth))
-            scores.append(estimate.score if free.add(estimate, truth) else np.nan)
-            if prior:
+            sample.errors.append(pose_error(estimate.T_map_cam, truth))
+            sample.scores.append(estimate.score if sample.free.add(estimate, truth) else np.nan)
+            if sample.prior:
                 guess = simulated_prior(truth, rng, localizer.simulated_prior)
-                guided.add(localizer.localize(Query(image, frames.camera, stamp, guess, frames.scene)), truth)
-        if not scores:
-            continue
-        errors = np.asarray(found)
-        validation[frames.scene] = describe_errors(errors)
-        if not names:
-            continue
-        try:
-            models = {"covariance": free.fit(), **({"covariance_prior": guided.fit()} if prior else {})}
-        except CalibrationError as problem:
-            validation[frames.scene]["calibration"] = f"none: {problem}"
-            continue
-        if not prior:
-            models["covariance_prior"] = models["covariance"]
-        distance = np.linalg.norm(errors[:, :3], axis=1)
-        near = distance <= max(2.0, 3.0 * float(np.median(distance)))
-        good = np.asarray(scores)[near & np.isfinite(scores)]
-        if not len(good):
-            validation[frames.scene]["calibration"] = "none: no held-out frame was localized well"
-            continue
-        calibration[frames.scene] = {
-            **models,
-            "score_mean": float(good.mean()),
-            "score_spread": float(max(good.std(), 1e-3)),
-            # Half of what the weakest good frame scored: below it a frame does not look like this map.
-            "min_score": float(0.5 * np.quantile(good, 0.01)),
-            "lowest_score": float(good.min()),
-        }
+                sample.guided.add(localizer.localize(Query(image, frames.camera, stamp, guess, frames.scene)), truth)
+    calibration: dict[str, Any] = {}
+    validation: dict[str, Any] = {}
+    for scene, sample in samples.items():
+        if sample.scores:
+            validation[scene], found = _scene_sections(sample)
+            if found is not None:
+                calibration[scene] = found
     return calibration, validation
+
+
+def _scene_sections(sample: _SceneSample) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """A scene's ``validation`` and ``calibration``; None where it cannot be calibrated."""
+    errors = np.asarray(sample.errors)
+    told = describe_errors(errors)
+    if not sample.free.names:
+        return told, None
+    try:
+        models = {"covariance": sample.free.fit()}
+        models["covariance_prior"] = sample.guided.fit() if sample.prior else models["covariance"]
+    except CalibrationError as problem:
+        return {**told, "calibration": f"none: {problem}"}, None
+    distance = np.linalg.norm(errors[:, :3], axis=1)
+    near = distance <= max(2.0, 3.0 * float(np.median(distance)))
+    good = np.asarray(sample.scores)[near & np.isfinite(sample.scores)]
+    if not len(good):
+        return {**told, "calibration": "none: no held-out frame was localized well"}, None
+    return told, {
+        **models,
+        "score_mean": float(good.mean()),
+        "score_spread": float(max(good.std(), 1e-3)),
+        # Half of what the weakest good frame scored: below it a frame does not look like this map.
+        "min_score": float(0.5 * np.quantile(good, 0.01)),
+        "lowest_score": float(good.min()),
+    }
 
 
 def recalibrate(

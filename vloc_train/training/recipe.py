@@ -228,7 +228,7 @@ class Trainer(ABC, Generic[S]):
         """The manifest's camera: that of the prepared images. :raises CameraMismatchError: drives of other lenses."""
         return job.preprocess.camera(job.common_camera(lambda drive: Rectifier(drive.camera).target))
 
-    def calibrate(self, job: Job[S], bundle: MapBundle) -> tuple[dict[str, Any], dict[str, Any]]:
+    def calibrate(self, job: Job[S], bundle: MapBundle, contents: Contents) -> tuple[dict[str, Any], dict[str, Any]]:
         """The manifest's sections ``calibration`` and ``validation``, from what is held out.
 
         :param bundle: the map without covariance.
@@ -236,7 +236,7 @@ class Trainer(ABC, Generic[S]):
         with backend_class(bundle.manifest.backend).from_map(bundle, job.device) as localizer:
             return calibrate_scenes(localizer, job.held_by_scene)
 
-    def without_held_out(self, job: Job[S]) -> tuple[dict[str, Any], dict[str, Any]]:
+    def without_held_out(self, job: Job[S], contents: Contents) -> tuple[dict[str, Any], dict[str, Any]]:
         """The same sections where nothing is held out."""
         return {}, {}
 
@@ -321,10 +321,10 @@ class Trainer(ABC, Generic[S]):
                 manifest = replace(manifest, validation=dict(contents.validation))
             elif any(parts.held_out for parts in splits.values()):
                 staged = self.write(job, contents, manifest, work / "uncalibrated")
-                found, validation = self.calibrate(job, staged)
+                found, validation = self.calibrate(job, staged, contents)
                 manifest = replace(manifest, calibration=found, validation=validation)
             else:
-                found, validation = self.without_held_out(job)
+                found, validation = self.without_held_out(job, contents)
                 manifest = replace(manifest, calibration=found, validation=validation)
             return self.write(job, contents, manifest, out)
 

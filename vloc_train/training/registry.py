@@ -28,6 +28,7 @@ TRAINERS = {
 BUILDERS = {
     "retrieval": "vloc_train.retrieval.build:BUILDER",
     "camnet": "vloc_train.camnet.build:BUILDER",
+    "features": "vloc_train.features.build:BUILDER",
     "pixloc": "vloc_train.pixloc.build:BUILDER",
 }
 

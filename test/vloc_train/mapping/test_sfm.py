@@ -15,7 +15,7 @@ from vloc_ros.geometry.se3 import inverse, se3_exp
 from vloc_ros.types import CameraModel
 from vloc_train.mapping import sfm
 from vloc_train.mapping.keypoints import make_detector
-from vloc_train.mapping.matching import agree_with_poses, match_descriptors, match_pair
+from vloc_train.mapping.matching import agree_with_poses, match_pair
 from vloc_train.mapping.neighbours import blocks, neighbour_pairs
 from vloc_train.mapping.sfm import SfmSettings, reconstruct
 from vloc_train.mapping.sfm_frames import chosen_frames
@@ -198,10 +198,10 @@ def test_detectors_put_pixel_centres_at_integers():
     v, u = np.indices((120, 160), dtype=np.float64)
     image = 40 + 180 * np.exp(-((u - 70.25) ** 2 + (v - 60.5) ** 2) / (2 * 3.0**2))
     for kind in ("colmap", "opencv", "auto"):
-        pixels, descriptors = make_detector(kind, 200, 0.0067)(image.astype(np.uint8))
-        assert np.linalg.norm(pixels - (70.25, 60.5), axis=1).min() < 0.15, kind
-        np.testing.assert_allclose(np.linalg.norm(descriptors, axis=1), 1.0, atol=1e-3)
-    assert len(make_detector("opencv", 200, 0.0067)(np.zeros((40, 40), np.uint8))[0]) == 0
+        found = make_detector(kind, 200, 0.0067)(np.repeat(image.astype(np.uint8)[..., None], 3, axis=2))
+        assert np.linalg.norm(found.pixels - (70.25, 60.5), axis=1).min() < 0.15, kind
+        assert found.descriptors.shape == (len(found), 128) and found.descriptors.dtype == np.uint8
+    assert len(make_detector("opencv", 200, 0.0067)(np.zeros((40, 40, 3), np.uint8))) == 0
 
 
 def test_opencv_takes_the_place_of_a_missing_pycolmap(monkeypatch):
@@ -211,16 +211,6 @@ def test_opencv_takes_the_place_of_a_missing_pycolmap(monkeypatch):
     assert make_detector("auto", 100, 0.0067) is not None
     with pytest.raises(ConfigError, match="maps"):
         make_detector("colmap", 100, 0.0067)
-
-
-def test_descriptors_match_mutually_and_distinctly():
-    rng = np.random.default_rng(0)
-    a = rng.integers(0, 256, (50, 128)).astype(np.uint8)
-    order = rng.permutation(50)
-    pairs = match_descriptors(a, a[order], 0.8)
-    assert len(pairs) == 50 and (order[pairs[:, 1]] == pairs[:, 0]).all()
-    assert len(match_descriptors(a, np.concatenate([a, a]), 0.8)) == 0  # nothing tells the copies apart
-    assert match_descriptors(a[:0], a, 0.8).shape == (0, 2)
 
 
 def test_matches_must_lie_on_epipolar_lines_in_front():

@@ -20,9 +20,9 @@ from torch import Tensor
 
 from vloc_ros.errors import MapTensorError
 from vloc_ros.geometry.vectors import from_vectors
-from vloc_ros.localizers.pixloc.tiles import Tile, TileCache, TileCounters
 from vloc_ros.maps import MapBundle
 from vloc_ros.maps.tensors import expect
+from vloc_ros.maps.tiles import Tile, TileCache, TileCounters
 from vloc_ros.types import Array
 
 __all__ = [

@@ -1,0 +1,83 @@
+"""Matches by descriptor alone and near projections, against plain loops."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from tiny_points import CAMERA, described, points_of, unit
+
+from vloc_ros.features.matching import alike_pairs, match_descriptors, match_points
+from vloc_ros.features.points import MapPoints
+from vloc_ros.geometry.cameras import project
+
+
+def test_mutual_neighbours_with_a_clear_second():
+    a = unit(60, 0)
+    order = torch.from_numpy(np.random.default_rng(1).permutation(60))
+    pairs, quotients = match_descriptors(a, a[order], 0.8)
+    assert len(pairs) == 60 and (order.numpy()[pairs[:, 1]] == pairs[:, 0]).all()
+    assert (np.diff(quotients) >= 0).all()
+    assert len(match_descriptors(a, torch.cat([a, a]), 0.8)[0]) == 0  # nothing tells the copies apart
+    assert match_descriptors(a[:0], a)[0].shape == (0, 2) and len(match_descriptors(a, a[:1])[0]) == 1
+
+
+def test_groups_do_not_spoil_each_other_and_several_descriptors_of_a_point_are_one_point():
+    a = unit(40, 2)
+    query = described(a, np.zeros((40, 2)))
+    # The same 40 places twice, and every point of the second copy knows another look of itself as well.
+    twice = torch.cat([a, a, unit(40, 3)])
+    owner = torch.cat([torch.arange(80), torch.arange(40, 80)])
+    points = MapPoints(
+        np.arange(80), np.zeros((80, 3)), np.zeros((80, 3, 3)), np.full(80, np.nan), twice, owner, (80, 120)
+    )
+    first, second = np.arange(40), np.arange(40, 80)
+    for group, (pairs, _) in zip((first, second), match_points(query, points, 0.8, [first, second]), strict=True):
+        assert len(pairs) == 40 and (group[pairs[:, 0]] == pairs[:, 1]).all()
+    assert len(match_points(query, points, 0.8, [np.arange(80)])[0][0]) == 0
+    # By its other look a point is found just as well, and its own two looks do not compete.
+    other = described(twice[80:], np.zeros((40, 2)))
+    assert len(match_points(other, points, 0.8, [second])[0][0]) == 40
+
+
+def test_candidates_near_a_pose_agree_with_a_loop():
+    rng = np.random.default_rng(4)
+    points = np.column_stack([rng.uniform(-3, 3, 200), rng.uniform(-2, 2, 200), rng.uniform(2, 9, 200)])
+    projected, valid = project(CAMERA, points)
+    rows = np.flatnonzero(valid)
+    look = unit(200, 5)
+    # Features near their points, some far off, in another order, and each place once more with a stranger's look.
+    chosen = rng.permutation(rows)[:80]
+    pixels = projected[chosen] + rng.normal(0, 4.0, (len(chosen), 2))
+    query = described(torch.cat([look[chosen], unit(len(chosen), 6)]), np.concatenate([pixels, pixels]))
+    candidates = alike_pairs(query, points_of(look, points), 0.7)
+    pairs, distance, cosines = candidates.near(np.eye(4), CAMERA, query, points_of(look, points), 6.0, 1.0)
+    expected = [
+        (point, number)
+        for number, point in enumerate(chosen)
+        if np.linalg.norm(query.features.pixels[number] - projected[point]) <= 6.0
+    ]
+    assert sorted(map(tuple, pairs.tolist())) == sorted(expected)
+    assert (distance <= 6.0).all() and (cosines > 0.99).all()
+    assert (np.diff(pairs[:, 0]) > 0).all()
+
+
+def test_a_feature_of_another_size_than_the_point_should_have_is_none():
+    look, pixels = unit(1, 7), np.array([[159.5, 119.5]])
+    at = np.array([[0.0, 0.0, 5.0]])  # 0.16 m there are 8 px
+    for extent, expected in ((0.16, 1), (0.3, 1), (0.5, 0), (0.05, 0), (np.nan, 1)):
+        points, query = points_of(look, at, extent), described(look, pixels)
+        near = alike_pairs(query, points, 0.9).near(np.eye(4), CAMERA, query, points, 3.0, 1.0)
+        assert len(near[0]) == expected, extent
+
+
+def test_selected_points_keep_their_own_descriptors():
+    look = unit(9, 8)
+    owner = torch.tensor([0, 1, 2, 3, 4, 1, 3, 4, 3])
+    points = MapPoints(
+        np.arange(10, 15), np.arange(15.0).reshape(5, 3), np.zeros((5, 3, 3)), np.arange(5.0), look, owner, (5, 8, 9)
+    )
+    part = points.select(np.array([1, 3]))
+    assert part.ids.tolist() == [11, 13] and part.rounds == (2, 4, 5)
+    assert part.owner.tolist() == [0, 1, 0, 1, 1]
+    torch.testing.assert_close(part.prototypes, look[[1, 3, 5, 6, 8]])
+    assert list(part.further()) == [(2, 4), (4, 5)]

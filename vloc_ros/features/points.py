@@ -1,0 +1,72 @@
+"""Points of a map as a query meets them: where they are, how well that is known, and what they look like."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from vloc_ros.geometry.cameras import project
+from vloc_ros.geometry.se3 import inverse
+from vloc_ros.types import Array, CameraModel
+
+__all__ = ["MapPoints", "in_view"]
+
+#: Nearer to the camera than this (m) nothing is in view.
+_LEAST_DEPTH = 0.02
+
+
+@dataclass(frozen=True)
+class MapPoints:
+    """N points of one scene with their descriptors.
+
+    :ivar ids: (N,) rows of the scene's points, ascending.
+    :ivar points: (N, 3) float64 m, map frame.
+    :ivar roots: (N, 3, 3) roots L of the covariances L L^T of their positions, m.
+    :ivar extents: (N,) diameter of what a descriptor describes, m; NaN where features have no scale.
+    :ivar prototypes: (M, D) unit vectors on the device, M >= N: first one of every point in order, then second ones,
+        then third ones.
+    :ivar owner: (M,) int64 on the device, the point of each.
+    :ivar rounds: ends of the first ones, the second ones, ...: rising from N to M.
+    """
+
+    ids: npt.NDArray[np.int64]
+    points: Array
+    roots: Array
+    extents: Array
+    prototypes: Tensor
+    owner: Tensor
+    rounds: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def further(self) -> Iterator[tuple[int, int]]:
+        """Begin and end of the second descriptors, of the third ones, ...; a point is in none of them twice."""
+        yield from zip(self.rounds[:-1], self.rounds[1:], strict=True)
+
+    def select(self, rows: npt.NDArray[np.int64]) -> MapPoints:
+        """Some of them, rows ascending."""
+        device = self.prototypes.device
+        place = torch.full((len(self),), -1, dtype=torch.int64, device=device)
+        chosen = torch.from_numpy(rows).to(device)
+        place[chosen] = torch.arange(len(rows), device=device)
+        owner = place[self.owner]
+        kept = torch.nonzero(owner >= 0)[:, 0]
+        edges = torch.tensor([0, *self.rounds], device=device)
+        ends = torch.searchsorted(kept, edges)[1:].tolist()
+        return MapPoints(
+            self.ids[rows], self.points[rows], self.roots[rows], self.extents[rows], self.prototypes[kept],
+            owner[kept], tuple(int(e) for e in ends),
+        )  # fmt: skip
+
+
+def in_view(T_map_cam: Array, camera: CameraModel, points: Array) -> npt.NDArray[np.int64]:
+    """Rows of the points (N, 3) that project into the image of a camera at this pose."""
+    T = inverse(T_map_cam)
+    local = points @ T[:3, :3].T + T[:3, 3]
+    return np.flatnonzero(project(camera, local)[1] & (local[:, 2] > _LEAST_DEPTH))

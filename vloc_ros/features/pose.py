@@ -1,0 +1,268 @@
+"""The pose of a camera from points that it sees: robustly from nothing, then exactly, with a covariance.
+
+Any calibrated lens: the search works on rays, the refinement on pixels of the image as it is, distortion included.
+Everything is float64.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from vloc_ros.errors import ConfigError
+from vloc_ros.geometry.cameras import project, projection_jacobian, unproject
+from vloc_ros.geometry.rotations import skew
+from vloc_ros.geometry.se3 import inverse, se3_exp
+from vloc_ros.types import Array, CameraModel
+
+__all__ = ["RefinedPose", "Solver", "absolute_pose", "refine_pose", "solver_name"]
+
+Solver = Literal["auto", "poselib", "opencv"]
+#: Rays further off the axis than this have no place on the plane that solvers work on.
+_STEEPEST = np.tan(np.radians(75.0))
+#: No pose without this many points in agreement: three fix a pose, the others must confirm it.
+MINIMAL = 6
+
+
+@functools.cache
+def solver_name(wanted: Solver) -> str:
+    """``poselib`` where it is asked for or ``auto`` finds it installed, else ``opencv``.
+
+    :raises ConfigError: it is asked for and not installed.
+    """
+    there = importlib.util.find_spec("poselib") is not None
+    if wanted == "poselib" and not there:
+        raise ConfigError("solver: expected poselib to be installed, found none: pip install poselib, or solver: auto")
+    return "poselib" if there and wanted != "opencv" else "opencv"
+
+
+def absolute_pose(
+    camera: CameraModel,
+    pixels: Array,
+    points: Array,
+    threshold_px: float,
+    solver: Solver = "auto",
+    iterations: int = 10_000,
+    seed: int = 0,
+) -> tuple[Array, npt.NDArray[np.bool_]] | None:
+    """``T_map_cam`` (4, 4) that most matches agree with, and which these are (N,); None where there is none.
+
+    P3P in RANSAC with local optimisation: PoseLib's (Larsson), or OpenCV's USAC. The same input gives the same pose.
+
+    :param pixels: (N, 2) of the image, lens and all, the surest matches first. :param points: (N, 3) m, map frame.
+    :param threshold_px: largest reprojection error of a match in agreement.
+    """
+    if len(pixels) < MINIMAL:
+        return None
+    plane = unproject(camera, pixels)[:, :2]
+    usable = np.flatnonzero(np.nan_to_num(np.abs(plane), nan=np.inf).max(axis=1) < _STEEPEST)
+    if len(usable) < MINIMAL:
+        return None
+    focal = 0.5 * (camera.fx + camera.fy)
+    # Large map coordinates cost digits in the solvers' polynomials.
+    centre = np.median(points[usable], axis=0)
+    local = points[usable] - centre
+    find = _poselib if solver_name(solver) == "poselib" else _opencv
+    found = find(plane[usable] * focal, local, focal, threshold_px, iterations, seed)
+    if found is None or not np.isfinite(found[0]).all():
+        return None
+    T_map_cam = inverse(found[0])
+    T_map_cam[:3, 3] += centre
+    inside = np.zeros(len(pixels), dtype=bool)
+    inside[usable[found[1]]] = True
+    return (T_map_cam, inside) if inside.sum() >= MINIMAL else None
+
+
+def _poselib(
+    plane: Array, points: Array, focal: float, threshold_px: float, iterations: int, seed: int
+) -> tuple[Array, npt.NDArray[np.bool_]] | None:
+    import poselib
+
+    camera = {"model": "SIMPLE_PINHOLE", "width": 1, "height": 1, "params": [focal, 0.0, 0.0]}
+    options = {
+        "max_reproj_error": threshold_px,
+        "max_iterations": iterations,
+        "min_iterations": 100,
+        "success_prob": 0.9999,
+        "seed": seed,
+        "progressive_sampling": True,
+    }
+    pose, told = poselib.estimate_absolute_pose(plane, points, camera, options, {"loss_type": "TRUNCATED"})
+    inside = np.asarray(told.get("inliers", []), dtype=bool)
+    if len(inside) != len(points):
+        return None
+    T = np.eye(4)
+    T[:3] = pose.Rt
+    return T, inside
+
+
+def _opencv(
+    plane: Array, points: Array, focal: float, threshold_px: float, iterations: int, seed: int
+) -> tuple[Array, npt.NDArray[np.bool_]] | None:
+    usac: Any = cv2.UsacParams()
+    usac.threshold, usac.maxIterations, usac.confidence = threshold_px, iterations, 0.9999
+    usac.isParallel, usac.randomGeneratorState = False, seed
+    usac.sampler, usac.score = cv2.SAMPLING_UNIFORM, cv2.SCORE_METHOD_MSAC
+    usac.loMethod, usac.loIterations, usac.loSampleSize = cv2.LOCAL_OPTIM_INNER_LO, 10, 14
+    K = np.diag([focal, focal, 1.0])
+    try:
+        good, _, rotation, shift, rows = cv2.solvePnPRansac(
+            points[:, None], np.ascontiguousarray(plane[:, None]), K, None, params=usac
+        )
+    except cv2.error:  # all matches in one place, and the like
+        return None
+    if not good or rows is None:
+        return None
+    T = np.eye(4)
+    T[:3, :3], T[:3, 3] = cv2.Rodrigues(rotation)[0], shift.ravel()
+    inside = np.zeros(len(points), dtype=bool)
+    inside[np.asarray(rows).ravel()] = True
+    return T, inside
+
+
+@dataclass(frozen=True)
+class RefinedPose:
+    """A pose by least squares on N matches.
+
+    :ivar T_map_cam: (4, 4).
+    :ivar covariance: (6, 6), map axes as everywhere: of the pose if every match erred as its sigma says.
+    :ivar scale: median-based standard deviation of the normalised residuals: 1 where sigmas are right.
+    :ivar errors_px: (N,) reprojection errors; infinite behind the camera.
+    :ivar normalised: (N,) lengths of the residuals in units of their own standard deviation.
+    :ivar weights: (N,) robust weights in [0, 1].
+    :ivar well_posed: the matches determine all six parameters.
+    """
+
+    T_map_cam: Array
+    covariance: Array
+    scale: float
+    errors_px: Array
+    normalised: Array
+    weights: Array
+    well_posed: bool
+
+
+#: Eigenvalues of the scaled Hessian below this share of the largest are rounding, not knowledge.
+_RANK = 1e-9
+_WIDE = np.diag([1e6, 1e6, 1e6, np.pi**2, np.pi**2, np.pi**2])
+
+
+def refine_pose(
+    T_map_cam: Array,
+    camera: CameraModel,
+    points: Array,
+    pixels: Array,
+    sigma_px: Array | float = 1.0,
+    point_roots: Array | None = None,
+    cut: float = 2.5,
+    iterations: int = 15,
+) -> RefinedPose:
+    """Levenberg-Marquardt on all matches with Cauchy's robust loss; wrong ones lose their weight.
+
+    A match's residual is divided by its own standard deviation: of the pixel, and of the point as the camera sees it
+    (``J P J^T``), so that far points whose depth nobody knows do not pretend to.
+
+    :param points: (N, 3) m. :param pixels: (N, 2). :param sigma_px: of the pixels, for all or each (N,).
+    :param point_roots: (N, 3, 3) roots L of the points' covariances L L^T, map frame, m; None: points are exact.
+    :param cut: residuals beyond this many standard deviations are outliers' more than not.
+    """
+    T = inverse(T_map_cam)
+    centre = np.asarray(T_map_cam[:3, 3], dtype=np.float64)
+    variance = np.broadcast_to(np.asarray(sigma_px, dtype=np.float64) ** 2, (len(points),))
+    damping = 1e-6
+    state = _evaluate(T, camera, points, pixels, variance, point_roots, cut)
+    for _ in range(iterations):
+        H, g = state.normal_equations()
+        d = np.sqrt(np.maximum(np.diag(H), 1e-12))
+        scaled = H / np.outer(d, d)
+        step = np.linalg.lstsq(scaled + damping * np.eye(6), -g / d, rcond=None)[0] / d
+        if not np.isfinite(step).all():
+            break
+        tried = _evaluate(se3_exp(step) @ T, camera, points, pixels, variance, point_roots, cut)
+        if tried.cost <= state.cost:
+            moved, turned = float(np.linalg.norm(step[:3])), float(np.linalg.norm(step[3:]))
+            done = moved < 1e-7 * (1.0 + float(np.linalg.norm(centre))) and turned < 1e-9
+            gain = state.cost - tried.cost
+            T, state, damping = se3_exp(step) @ T, tried, max(damping * 0.1, 1e-9)
+            if done or gain < 1e-9 * max(state.cost, 1e-12):
+                break
+        else:
+            damping *= 10.0
+            if damping > 1e6:
+                break
+    H, _ = state.normal_equations()
+    d = np.sqrt(np.maximum(np.diag(H), 1e-12))
+    values, vectors = np.linalg.eigh(H / np.outer(d, d))
+    posed = bool(len(points) >= 3 and values[0] > _RANK * max(values[-1], 1e-12) and (np.diag(H) > 1e-9).all())
+    T_out = inverse(T)
+    covariance = _WIDE.copy()
+    if posed:
+        local = ((vectors / values) @ vectors.T) / np.outer(d, d)
+        turn = np.zeros((6, 6))
+        turn[:3, :3] = turn[3:, 3:] = T_out[:3, :3]
+        covariance = turn @ local @ turn.T
+        covariance = 0.5 * (covariance + covariance.T)
+    inner = state.normalised[state.weights > 0.3]
+    # The median length of a two-dimensional standard normal is 1.1774.
+    scale = float(np.median(inner) / 1.1774) if len(inner) else 0.0
+    return RefinedPose(T_out, covariance, scale, state.errors_px, state.normalised, state.weights, posed)
+
+
+@dataclass(frozen=True)
+class _State:
+    """Residuals at a pose: ``whitened`` (N, 2), Jacobians (N, 2, 6) whitened alike, and what they cost."""
+
+    whitened: Array
+    jacobian: Array
+    normalised: Array
+    errors_px: Array
+    weights: Array
+    cost: float
+
+    def normal_equations(self) -> tuple[Array, Array]:
+        J = (self.jacobian * np.sqrt(self.weights)[:, None, None]).reshape(-1, 6)
+        r = (self.whitened * np.sqrt(self.weights)[:, None]).reshape(-1)
+        return J.T @ J, J.T @ r
+
+
+def _evaluate(
+    T_cam_map: Array,
+    camera: CameraModel,
+    points: Array,
+    pixels: Array,
+    variance: Array,
+    point_roots: Array | None,
+    cut: float,
+) -> _State:
+    R = T_cam_map[:3, :3]
+    local = points @ R.T + T_cam_map[:3, 3]
+    front = local[:, 2] > 1e-3
+    seen, _ = project(camera, local)
+    difference = np.where(front[:, None], seen - pixels, 0.0)
+    J_point = projection_jacobian(camera, np.where(front[:, None], local, (0.0, 0.0, 1.0)))
+    # Left perturbation: a point moves by rho + phi x p.
+    J = np.concatenate([J_point, -J_point @ skew(local)], axis=-1)
+    S = np.zeros((len(points), 2, 2))
+    S[:, 0, 0] = S[:, 1, 1] = variance
+    if point_roots is not None:
+        across = J_point @ R @ point_roots
+        S += across @ np.swapaxes(across, 1, 2)
+    # Inverse of the lower Cholesky factor of 2x2 matrices, by hand: N of them at once.
+    a, b, c = S[:, 0, 0], S[:, 0, 1], S[:, 1, 1]
+    l11 = np.sqrt(a)
+    l21 = b / l11
+    l22 = np.sqrt(np.maximum(c - l21**2, 1e-12))
+    W = np.zeros_like(S)
+    W[:, 0, 0], W[:, 1, 1], W[:, 1, 0] = 1.0 / l11, 1.0 / l22, -l21 / (l11 * l22)
+    whitened = (W @ difference[..., None])[..., 0]
+    length = np.linalg.norm(whitened, axis=1)
+    weights = np.where(front, 1.0 / (1.0 + (length / cut) ** 2), 0.0)
+    cost = float(np.where(front, cut**2 * np.log1p((length / cut) ** 2), 4.0 * cut**2).sum())
+    errors = np.where(front, np.linalg.norm(difference, axis=1), np.inf)
+    return _State(whitened, W @ J, np.where(front, length, np.inf), errors, weights, cost)

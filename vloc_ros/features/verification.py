@@ -1,0 +1,252 @@
+"""The judge: whether a pose is supported by map points that are seen where it says they are.
+
+Whatever proposed the pose (a network, a similar image, an alignment of features, a tracker), the evidence is
+independent of it: local features of the image near projected points of the map that look like them. Three things
+follow from it: how many points agree beyond what chance explains, how exactly, and how they lie in the image. A place
+that looks the same elsewhere in the map gives the same evidence there: then neither is believed
+(:func:`decide`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+import numpy as np
+import numpy.typing as npt
+
+from vloc_ros.features.base import Described
+from vloc_ros.features.matching import Candidates, alike_pairs
+from vloc_ros.features.points import MapPoints, in_view
+from vloc_ros.features.pose import MINIMAL, RefinedPose, refine_pose
+from vloc_ros.geometry.rotations import so3_log
+from vloc_ros.settings import ranged
+from vloc_ros.types import Array, CameraModel
+
+__all__ = ["Decision", "Evidence", "JudgeSettings", "JudgedPose", "Support", "decide", "judge", "refine_and_judge"]
+
+Ints = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class JudgeSettings:
+    """When a pose is believed.
+
+    :param radius_px: a point agrees when a feature like it lies this near to its projection.
+    :param wide_px: features like it are looked for up to here; those beyond ``radius_px`` tell how many agree by
+        chance.
+    :param octaves: how far the size of a feature may be from that of the projected point.
+    :param least_matches: points in agreement, beyond chance, that a pose needs.
+    :param least_share: of the points in view that must agree, beyond chance.
+    :param least_cells: of 8 x 6 parts of the image that must hold a point in agreement.
+    :param weak_matches: with fewer than ``least_matches`` but at least this many a pose is weakly supported.
+    :param rival: a pose elsewhere with this share of the best one's evidence makes both unsure.
+    """
+
+    radius_px: float = ranged(3.0, minimum=0.5, maximum=50.0)
+    wide_px: float = ranged(10.0, minimum=1.0, maximum=200.0)
+    octaves: float = ranged(1.0, minimum=0.1, maximum=10.0)
+    least_matches: int = ranged(20, minimum=6)
+    least_share: float = ranged(0.04, minimum=0.0, maximum=1.0)
+    least_cells: int = ranged(6, minimum=1, maximum=48)
+    weak_matches: int = ranged(10, minimum=4)
+    rival: float = ranged(0.6, minimum=0.0, maximum=1.0)
+
+
+class Support(Enum):
+    """How well a pose is supported: ``STRONG`` may be LOCALIZED, ``WEAK`` at most DEGRADED, ``NONE`` is LOST."""
+
+    NONE = 0
+    WEAK = 1
+    STRONG = 2
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What an image says about a pose.
+
+    :ivar visible: points of the map that the pose has in view.
+    :ivar matched: of them with a feature like it within ``radius_px``.
+    :ivar accidental: as many are expected by chance, by the density of such features further off.
+    :ivar share: ``(matched - accidental) / visible``.
+    :ivar cells: of 8 x 6 parts of the image that hold a matched point.
+    :ivar flat: the matched points lie on a line of the image: the smaller standard deviation over the image's height.
+    :ivar error_px: median distance of the matched points from their features.
+    :ivar ids, features: (matched,) which points of the scene, and which features.
+    """
+
+    visible: int
+    matched: int
+    accidental: float
+    share: float
+    cells: int
+    flat: float
+    error_px: float
+    ids: Ints
+    features: Ints
+
+    @property
+    def surplus(self) -> float:
+        """Matched points beyond chance, at least 0: what poses are compared by."""
+        return max(self.matched - self.accidental, 0.0)
+
+    def support(self, settings: JudgeSettings) -> Support:
+        """See :class:`Support`. Four standard deviations of chance, a share, a spread and a number."""
+        significant = self.surplus >= 4.0 * np.sqrt(self.accidental + 1.0)
+        spread = self.cells >= settings.least_cells and self.flat >= 0.02
+        if significant and spread and self.surplus >= settings.least_matches and self.share >= settings.least_share:
+            return Support.STRONG
+        return Support.WEAK if significant and self.surplus >= settings.weak_matches else Support.NONE
+
+    def score(self, settings: JudgeSettings) -> float:
+        """In [0, 1]: 0.5 where a pose begins to be believed."""
+        return float(self.surplus / (self.surplus + settings.least_matches))
+
+
+def judge(
+    T_map_cam: Array,
+    camera: CameraModel,
+    query: Described,
+    points: MapPoints,
+    alike: float,
+    settings: JudgeSettings | None = None,
+) -> Evidence:
+    """The evidence for a pose; nothing is refined.
+
+    :param camera: of the image as it is, distorted or not. :param query: the features of that image.
+    :param points: of the map, at least all around the pose.
+    :param alike: cosine of descriptors that may be of one place
+        (:attr:`~vloc_ros.features.base.FeatureExtractor.alike`).
+    """
+    settings = settings or JudgeSettings()
+    return _evidence(T_map_cam, camera, query, points, settings, alike_pairs(query, points, alike))
+
+
+def _evidence(
+    T_map_cam: Array,
+    camera: CameraModel,
+    query: Described,
+    points: MapPoints,
+    settings: JudgeSettings,
+    candidates: Candidates,
+) -> Evidence:
+    visible = len(in_view(T_map_cam, camera, points.points))
+    pairs, distance, _ = candidates.near(T_map_cam, camera, query, points, settings.wide_px, settings.octaves)
+    inner = distance <= settings.radius_px
+    ring = settings.wide_px**2 - settings.radius_px**2
+    accidental = float((~inner).sum()) * settings.radius_px**2 / max(ring, 1e-9)
+    matched = int(inner.sum())
+    at = query.features.pixels[pairs[inner, 1]].astype(np.float64)
+    cell = np.clip((at + 0.5) / (camera.width, camera.height) * (8, 6), 0, (7, 5)).astype(np.int64)
+    flat = 0.0
+    if matched > 2:
+        flat = float(np.sqrt(max(np.linalg.eigvalsh(np.cov(at.T))[0], 0.0))) / camera.height
+    return Evidence(
+        visible,
+        matched,
+        accidental,
+        max(matched - accidental, 0.0) / max(visible, 1),
+        len(np.unique(cell[:, 1] * 8 + cell[:, 0])),
+        flat,
+        float(np.median(distance[inner])) if matched else float("inf"),
+        points.ids[pairs[inner, 0]],
+        pairs[inner, 1],
+    )
+
+
+@dataclass(frozen=True)
+class JudgedPose:
+    """A pose with what speaks for it: ``refined`` by its matched points, ``evidence`` at the refined pose."""
+
+    T_map_cam: Array
+    refined: RefinedPose | None
+    evidence: Evidence
+
+
+#: Standard deviation of a feature's place, pixels.
+SIGMA_PX = 0.7
+#: Residuals beyond this many standard deviations are outliers more than not.
+_CUT = 2.0
+
+
+def refine_and_judge(
+    T_map_cam: Array,
+    camera: CameraModel,
+    query: Described,
+    points: MapPoints,
+    alike: float,
+    settings: JudgeSettings | None = None,
+    radius_px: float | Array | None = None,
+) -> JudgedPose:
+    """Improve a pose by the points that are seen near where it says, then judge it.
+
+    Two passes: features within ``radius_px``, then within the judge's radius of the better pose; each ends in a robust
+    least-squares fit.
+
+    :param radius_px: how far off points may be at first; default: the judge's wide radius.
+    """
+    settings = settings or JudgeSettings()
+    T, refined = np.asarray(T_map_cam, dtype=np.float64), None
+    candidates = alike_pairs(query, points, alike)
+    for radius in (settings.wide_px if radius_px is None else radius_px, settings.radius_px):
+        pairs, _, _ = candidates.near(T, camera, query, points, radius, settings.octaves)
+        found = fitted(T, camera, query, points, pairs)
+        if found is None:
+            break
+        T, refined = found.T_map_cam, found
+    return JudgedPose(T, refined, _evidence(T, camera, query, points, settings, candidates))
+
+
+def fitted(
+    T_map_cam: Array, camera: CameraModel, query: Described, points: MapPoints, pairs: Ints
+) -> RefinedPose | None:
+    """The pose by least squares on matches (K, 2) of points and features; None where they do not fix it."""
+    if len(pairs) < MINIMAL:
+        return None
+    at = query.features.pixels[pairs[:, 1]].astype(np.float64)
+    rows = pairs[:, 0]
+    found = refine_pose(T_map_cam, camera, points.points[rows], at, SIGMA_PX, points.roots[rows], _CUT)
+    return found if found.well_posed and np.isfinite(found.T_map_cam).all() else None
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Which of several poses is believed, and how much.
+
+    :ivar best: number of the best one. :ivar support: its own, lowered where a rival stands against it.
+    :ivar rival: number of the strongest pose elsewhere; -1: none. :ivar rivalry: its share of the best one's evidence.
+    """
+
+    best: int
+    support: Support
+    rival: int
+    rivalry: float
+
+
+def decide(
+    found: Sequence[tuple[Array, Evidence]],
+    settings: JudgeSettings | None = None,
+    apart_m: float = 1.0,
+    apart_deg: float = 10.0,
+) -> Decision:
+    """The best of several judged poses. Two that are apart and nearly as well supported are both not believed.
+
+    :param found: ``T_map_cam`` and evidence of each; at least one.
+    :param apart_m: poses nearer than this and turned by less than ``apart_deg`` are the same.
+    """
+    settings = settings or JudgeSettings()
+    surplus = np.array([evidence.surplus for _, evidence in found])
+    best = int(surplus.argmax())
+    T_best, evidence = found[best]
+    rival, most = -1, 0.0
+    for number, (T, other) in enumerate(found):
+        turned = np.degrees(np.linalg.norm(so3_log(T[:3, :3] @ T_best[:3, :3].T)))
+        if number != best and (np.linalg.norm(T[:3, 3] - T_best[:3, 3]) > apart_m or turned > apart_deg):
+            if other.support(settings) is not Support.NONE and other.surplus > most:
+                rival, most = number, other.surplus
+    rivalry = most / max(evidence.surplus, 1e-9)
+    support = evidence.support(settings)
+    if rivalry >= settings.rival:
+        support = Support.NONE
+    return Decision(best, support, rival, rivalry)

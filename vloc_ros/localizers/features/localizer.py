@@ -1,0 +1,389 @@
+"""Structure-based localization as a backend: an image in, its pose by the map's points and what they look like out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from vloc_ros.errors import MapBackendError, MapError
+from vloc_ros.features import make_extractor
+from vloc_ros.features.base import Described, FeatureExtractor, FeatureSettings
+from vloc_ros.features.matching import alike_pairs, match_points
+from vloc_ros.features.points import MapPoints, in_view
+from vloc_ros.features.pose import absolute_pose
+from vloc_ros.features.verification import Decision, Evidence, JudgedPose, Support, decide, judge, refine_and_judge
+from vloc_ros.geometry.cameras import projection_jacobian
+from vloc_ros.geometry.rotations import skew
+from vloc_ros.geometry.se3 import inverse
+from vloc_ros.localizers.base import Hypothesis, Localizer, SimulatedPrior
+from vloc_ros.localizers.calibration import Confidence, section
+from vloc_ros.localizers.device import Clock
+from vloc_ros.localizers.features.retrieval import ImageSearch
+from vloc_ros.localizers.features.settings import FEATURES_SECTION, SECTION, FeaturesSettings
+from vloc_ros.localizers.features.statistics import (
+    SIGMAS,
+    STATISTICS,
+    camera_sigmas,
+    features_statistics,
+    scaled_covariance,
+)
+from vloc_ros.localizers.features.store import PointStore
+from vloc_ros.localizers.pixloc.selection import choose_points
+from vloc_ros.maps import MapBundle
+from vloc_ros.settings import settings_from_mapping
+from vloc_ros.types import Array, CameraModel, CandidateStep, Estimate, LocalizationState, Matches, PosePrior, Query
+
+__all__ = ["FAILURES", "FeaturesLocalizer", "Found"]
+
+Ints = npt.NDArray[np.int64]
+#: Why a frame is LOST: the values of the diagnostic ``failure``.
+FAILURES = {
+    "none": 0.0,
+    "no_features": 1.0,
+    "no_pose": 2.0,
+    "unsupported": 3.0,
+    "ambiguous": 4.0,
+    "ill_posed": 5.0,
+}
+#: Standard deviations of a pose that nobody knows.
+_NOWHERE = np.diag([1e6, 1e6, 1e6, np.pi**2, np.pi**2, np.pi**2])
+#: What an uncalibrated fit is off by at least: features do not err independently, nor do the map's poses.
+_UNCALIBRATED_FACTOR = 9.0
+_UNCALIBRATED_FLOOR = np.diag([0.1**2] * 3 + [np.radians(0.5) ** 2] * 3)
+#: Poses nearer than this share of the scene's depth are one place.
+_SAME_PLACE = 0.25
+_SAME_DEG = 15.0
+
+
+@dataclass(frozen=True)
+class Found:
+    """A judged pose: the scene it is in, and where it came from (0: the prior, 1: similar images)."""
+
+    scene: int
+    judged: JudgedPose
+    source: float
+
+
+class FeaturesLocalizer(Localizer):
+    """Local features matched with the points of the map. See the backend's README for every setting.
+
+    With a prior the map's points are looked for where they should be; without one, or where that fails, in the
+    images of the map that are most similar. Every pose is judged by the points that it explains
+    (:mod:`vloc_ros.features.verification`), and two places that explain the image alike are both not believed. Any
+    calibrated lens is taken, distorted or not. The diagnostic ``failure`` (:data:`FAILURES`) says why a frame is LOST.
+    """
+
+    backend: ClassVar[str] = "features"
+    settings_class = FeaturesSettings
+    _settings: FeaturesSettings
+    settings_section: ClassVar[str] = SECTION
+    statistics = STATISTICS
+    whitening: ClassVar[tuple[str, ...]] = SIGMAS
+    shared_floor: ClassVar[Array] = _UNCALIBRATED_FLOOR
+    offers_candidates = True
+
+    @classmethod
+    def merged_settings(cls, bundle: MapBundle, changes: Mapping[str, Any]) -> FeaturesSettings:
+        """As the base's; those of the judge are changed one by one."""
+        where = f"{bundle.path}: settings"
+        stored = section(section(bundle.manifest.settings, SECTION, where), "judge", f"{where}.{SECTION}")
+        changed = changes.get("judge", {})
+        merged = {**changes, "judge": {**stored, **changed}} if isinstance(changed, Mapping) else changes
+        settings: FeaturesSettings = super().merged_settings(bundle, merged)
+        return settings
+
+    def load(self, bundle: MapBundle) -> None:
+        self._extractor = _extractor_of(bundle, self._device)
+        names = [scene.name for scene in bundle.manifest.scenes]
+        kind, share = self._extractor, self._settings.memory_mb / len(names)
+        self._stores = [PointStore(bundle, name, self._device, kind.dimension, kind.signed, share) for name in names]
+        self._search = ImageSearch(bundle, self._device, self._stores)
+        self._proposals: tuple[tuple[PosePrior, ...], bool] | None = None
+
+    def release(self) -> None:
+        for store in self._stores:
+            store.close()
+
+    @property
+    def takes_distorted(self) -> bool:
+        return True
+
+    @property
+    def simulated_prior(self) -> SimulatedPrior:
+        return SimulatedPrior(self._settings.calibration_prior_m)
+
+    def check_camera(self, camera: CameraModel) -> None:
+        """Every calibrated camera is taken."""
+
+    @property
+    def extractor(self) -> FeatureExtractor:
+        """What finds the features of a query."""
+        return self._extractor
+
+    def store(self, scene: str | None = None) -> PointStore:
+        """The points of a scene (default: the first)."""
+        return self._stores[self.scene_index(scene)]
+
+    def reference_poses(self, scene: str | None = None) -> Array:
+        return self.store(scene).T_map_cam
+
+    # -- what others build on ---------------------------------------------------------------------
+
+    def describe(self, query: Query, limit: int = 0) -> Described:
+        """The features of a query. :param limit: at most; 0: as the settings say."""
+        wanted = limit or self._settings.feature_limit or self._extractor.settings.limit
+        return Described.of(self._extractor.extract(query.image_rgb, wanted), self._device)
+
+    def points_near(self, T_map_cam: Array, camera: CameraModel, scene: int = 0, most: int = 0) -> MapPoints:
+        """The map's points that a camera near this pose may see. :param most: at most; 0: as the settings say."""
+        store = self._stores[scene]
+        ids, observers = store.observed(store.near(T_map_cam, self._settings.frames))
+        priority = observers.astype(np.int64) * 100_000 + store.track_length[ids]
+        rows = choose_points(store.points[ids], priority, T_map_cam, camera, most or self._settings.max_points)
+        return store.load(ids[rows])
+
+    def judge(self, T_map_cam: Array, query: Query, described: Described, scene: int = 0) -> Evidence:
+        """The evidence for a pose, whatever proposed it; nothing is refined."""
+        points = self.points_near(T_map_cam, query.camera, scene)
+        return judge(T_map_cam, query.camera, described, points, self._extractor.alike, self._settings.judge)
+
+    def improve(
+        self, T_map_cam: Array, query: Query, described: Described, scene: int = 0, covariance: Array | None = None
+    ) -> JudgedPose:
+        """A proposed pose refined by the points seen near where it says, and judged.
+
+        :param covariance: (6, 6) of the proposal: how far off points may be; None: a few pixels.
+        """
+        if covariance is None:
+            points = self.points_near(T_map_cam, query.camera, scene)
+            return self._refined(T_map_cam, query.camera, described, points)
+        return self._from_prior(PosePrior(T_map_cam, covariance), query.camera, described, scene)
+
+    def decide(self, found: Sequence[tuple[Array, Evidence]], scene: int = 0) -> Decision:
+        """Which of several judged poses of one scene is believed (:func:`vloc_ros.features.verification.decide`)."""
+        return decide(found, self._settings.judge, _SAME_PLACE * self._stores[scene].depth_m, _SAME_DEG)
+
+    # -- localizing -------------------------------------------------------------------------------
+
+    def localize_from(
+        self, query: Query, proposals: Sequence[PosePrior], keep_candidates: bool = False, search: bool = False
+    ) -> Estimate:
+        """Decide between proposed poses, each first improved by what the image shows.
+
+        :param proposals: of any origin, in the scene of the query. They take the place of the query's prior.
+        :param search: look for the place in similar images, too; otherwise only when no proposal is supported and
+            the settings allow it.
+        """
+        with self._lock:
+            self._check_open()
+            self._proposals = (tuple(proposals), search)
+            try:
+                return self.localize(query, keep_candidates)
+            finally:
+                self._proposals = None
+
+    def find(self, query: Query, clock: Clock, keep_candidates: bool) -> Hypothesis:
+        """All poses that were judged are candidates."""
+        settings = self._settings
+        proposals, search = self._proposals or (() if query.prior is None else (query.prior,), False)
+        named = None if query.scene is None else self.scene_index(query.scene)
+        described = self.describe(query, settings.prior_features if proposals and not search else 0)
+        clock.lap("features")
+        found: list[Found] = []
+        for proposal in proposals:
+            scene = self._scene_near(proposal.T_map_cam, named)
+            found.append(Found(scene, self._from_prior(proposal, query.camera, described, scene), 0.0))
+        if proposals:
+            clock.lap("prior")
+        again = not proposals or settings.search_again
+        if search or (again and not any(self._supported(f) for f in found)):
+            if proposals and not search and settings.prior_features < self._extractor.settings.limit:
+                described = self.describe(query)
+                clock.lap("features_again")
+            found += self._from_images(query, described, named, clock)
+        out = self._hypothesis(query, described, found)
+        if keep_candidates and found:
+            poses = np.stack([f.judged.T_map_cam for f in found])
+            scores = np.array([f.judged.evidence.score(settings.judge) for f in found])
+            step = CandidateStep(poses, scores, np.array([int(scores.argmax())], dtype=np.int64))
+            out = replace(out, candidates=(step,))
+        clock.lap("decide")
+        return out
+
+    def assess(self, query: Query, found: Hypothesis) -> Confidence:
+        """What is weakly supported is DEGRADED at best, however sure the fit is."""
+        confidence = super().assess(query, found)
+        weak = found.diagnostics.get("support", 0.0) < Support.STRONG.value
+        if weak and confidence.state is LocalizationState.LOCALIZED:
+            return replace(confidence, state=LocalizationState.DEGRADED)
+        return confidence
+
+    def _supported(self, found: Found) -> bool:
+        fine = found.judged.refined is not None
+        return fine and found.judged.evidence.support(self._settings.judge) is not Support.NONE
+
+    def _scene_near(self, T_map_cam: Array, named: int | None) -> int:
+        if named is not None or len(self._stores) == 1:
+            return named or 0
+        position = T_map_cam[:3, 3]
+        return int(np.argmin([np.linalg.norm(s.T_map_cam[:, :3, 3] - position, axis=1).min() for s in self._stores]))
+
+    def _refined(self, T: Array, camera: CameraModel, described: Described, points: MapPoints) -> JudgedPose:
+        return refine_and_judge(T, camera, described, points, self._extractor.alike, self._settings.judge)
+
+    def _from_prior(self, prior: PosePrior, camera: CameraModel, described: Described, scene: int) -> JudgedPose:
+        """Points where the prior has them, as far off as it may be; a robust pose of these; the guided passes."""
+        settings, alike = self._settings, self._extractor.alike
+        T, points = prior.T_map_cam, self.points_near(prior.T_map_cam, camera, scene, settings.prior_points)
+        reach = _reach(prior, camera, points.points, settings.prior_sigmas) + settings.judge.radius_px
+        rows = in_view(T, camera, points.points)
+        if len(rows) and float(np.median(reach[rows])) > settings.judge.wide_px:
+            reach = np.minimum(reach, settings.prior_reach_px)
+            pairs, _, cosines = alike_pairs(described, points, alike).near(
+                T, camera, described, points, reach, settings.judge.octaves
+            )
+            pairs = pairs[np.argsort(-cosines, kind="stable")]  # the most alike first: the solver draws from these
+            at = described.features.pixels[pairs[:, 1]].astype(np.float64)
+            solved = absolute_pose(
+                camera, at, points.points[pairs[:, 0]], settings.threshold_px, settings.solver, settings.iterations
+            )
+            T = T if solved is None else solved[0]
+        return self._refined(T, camera, described, points)
+
+    def _from_images(self, query: Query, described: Described, named: int | None, clock: Clock) -> list[Found]:
+        """Places that the most similar images are of; matches, pose and guided passes in each."""
+        settings, out = self._settings, []
+        groups = self._search.places(
+            query.image_rgb, described, settings.images, settings.hypotheses, named, query.stamp_ns, settings.exclude_s
+        )
+        clock.lap("retrieval")
+        first = described.strongest(settings.match_features)
+        for scene in dict.fromkeys(scene for scene, _ in groups):
+            store = self._stores[scene]
+            seen = [self._most_observed(store, images) for of, images in groups if of == scene]
+            ids = np.unique(np.concatenate(seen))
+            if not len(ids):
+                continue
+            points = store.load(ids)
+            matches = match_points(first, points, settings.ratio, [np.searchsorted(ids, s) for s in seen])
+            clock.lap("match")
+            for pairs, _ in matches:
+                at = described.features.pixels[pairs[:, 0]].astype(np.float64)
+                solved = absolute_pose(
+                    query.camera, at, points.points[pairs[:, 1]], settings.threshold_px, settings.solver,
+                    settings.iterations,
+                )  # fmt: skip
+                clock.lap("pose")
+                if solved is not None:
+                    around = self.points_near(solved[0], query.camera, scene)
+                    out.append(Found(scene, self._refined(solved[0], query.camera, described, around), 1.0))
+                    clock.lap("refine")
+        return out
+
+    def _most_observed(self, store: PointStore, images: Ints) -> Ints:
+        """Points that most of some images saw, so many of them as the settings allow; ascending."""
+        ids, observers = store.observed(images)
+        if len(ids) <= self._settings.match_points:
+            return ids
+        order = np.lexsort((ids, -store.track_length[ids], -observers))[: self._settings.match_points]
+        return np.sort(ids[order])
+
+    def _hypothesis(self, query: Query, described: Described, found: Sequence[Found]) -> Hypothesis:
+        """The best of the judged poses, with what speaks for and against it."""
+        diagnostics = {"features": float(len(described)), "places": float(len(found))}
+        usable = [f for f in found if f.judged.refined is not None]
+        if not usable:
+            failure = "no_features" if not len(described) else "no_pose" if not found else "ill_posed"
+            return self._lost(query, None, failure, diagnostics)
+        best = max(usable, key=lambda f: f.judged.evidence.surplus)
+        store = self._stores[best.scene]
+        # Places of different scenes are apart, whatever their coordinates say.
+        apart = np.zeros((4, 4))
+        apart[0, 3] = 1e6
+        poses = [f.judged.T_map_cam + (f.scene != best.scene) * apart for f in usable]
+        decision = self.decide(list(zip(poses, (f.judged.evidence for f in usable), strict=True)), best.scene)
+        T, evidence = best.judged.T_map_cam, best.judged.evidence
+        nearest = store.near(T, 1)
+        diagnostics.update(
+            nearest_reference=float(nearest[0]) if len(nearest) else -1.0,
+            source=best.source,
+            visible_points=float(evidence.visible),
+            matched_points=float(evidence.matched),
+            accidental_points=evidence.accidental,
+            matched_share=evidence.share,
+            cells=float(evidence.cells),
+            error_px=evidence.error_px if np.isfinite(evidence.error_px) else -1.0,
+            rivalry=decision.rivalry,
+            support=float(decision.support.value),
+        )
+        if decision.support is Support.NONE:
+            strong = evidence.support(self._settings.judge) is not Support.NONE
+            return self._lost(query, best, "ambiguous" if strong else "unsupported", diagnostics)
+        diagnostics["failure"] = FAILURES["none"]
+        distance = float(np.linalg.norm(store.T_map_cam[:, :3, 3] - T[:3, 3], axis=1).min())
+        own = scaled_covariance(best.judged)
+        pixels = described.features.pixels[evidence.features].astype(np.float64)
+        return Hypothesis(
+            store.scene,
+            T,
+            evidence.score(self._settings.judge),
+            features_statistics(best.judged, distance, store.depth_m),
+            camera_sigmas(own, T[:3, :3]),
+            # Without a calibration: the fit's idea, widened.
+            _UNCALIBRATED_FACTOR * own + _UNCALIBRATED_FLOOR,
+            diagnostics=diagnostics,
+            matches=Matches(store.points[evidence.ids], pixels, np.ones(len(pixels), dtype=bool)),
+        )
+
+    def _lost(self, query: Query, best: Found | None, failure: str, diagnostics: dict[str, float]) -> Hypothesis:
+        """A frame that was not localized; the best pose there was stays for tools to show."""
+        scene = best.scene if best is not None else 0 if query.scene is None else self.scene_index(query.scene)
+        store = self._stores[scene]
+        T, covariance = store.T_map_cam[0], _NOWHERE
+        if best is not None:
+            T = best.judged.T_map_cam
+        elif query.prior is not None:
+            T, covariance = query.prior.T_map_cam, query.prior.covariance
+        return Hypothesis(
+            store.scene, T, 0.0, covariance=covariance, state=LocalizationState.LOST,
+            diagnostics={"nearest_reference": -1.0, **diagnostics, "failure": FAILURES[failure]},
+        )  # fmt: skip
+
+
+def _reach(prior: PosePrior, camera: CameraModel, points: Array, sigmas: float) -> Array:
+    """(N,) pixels that points may be off by when a prior is off by so many standard deviations."""
+    T = inverse(prior.T_map_cam)
+    R = T[:3, :3]
+    local = points @ R.T + T[:3, 3]
+    local[:, 2] = np.maximum(local[:, 2], 1e-3)
+    J = projection_jacobian(camera, local)
+    # The pose's error is [t; r] in map axes; a point in the camera's moves by -R_cam_map (t + r x (p - t_cam)).
+    arm = points - prior.T_map_cam[:3, 3]
+    by_pose = np.concatenate([-J @ R, J @ R @ skew(arm)], axis=-1)
+    moved = by_pose @ prior.covariance @ np.swapaxes(by_pose, 1, 2)
+    return np.asarray(sigmas * np.sqrt(np.maximum(np.linalg.eigvalsh(moved)[:, -1], 0.0)))
+
+
+def _extractor_of(bundle: MapBundle, device: torch.device) -> FeatureExtractor:
+    """The extractor whose descriptors the map holds.
+
+    :raises MapBackendError: this installation makes other descriptors. :raises ConfigError: a package is missing.
+    """
+    where = f"{bundle.path}: settings"
+    stored = dict(section(bundle.manifest.settings, FEATURES_SECTION, where))
+    identity = stored.pop("id", None)
+    if not isinstance(identity, str):
+        raise MapError(f"{where}.{FEATURES_SECTION}: expected the id of the descriptors, found {identity!r}")
+    settings = settings_from_mapping(FeatureSettings, stored, f"{where}.{FEATURES_SECTION}", error=MapError)
+    extractor = make_extractor(replace(settings), device)
+    if extractor.identity != identity:
+        raise MapBackendError(
+            f"{bundle.path}: expected descriptors of {extractor.identity[:40]!r}, as this installation makes them of "
+            f"kind {settings.kind!r}, found {identity[:40]!r}; install the package of then, or build the map again"
+        )
+    return extractor

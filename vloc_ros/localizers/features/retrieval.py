@@ -1,0 +1,116 @@
+"""Which places of the map an image may be of: the most similar images, gathered by where they were taken."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from vloc_ros.errors import MapError
+from vloc_ros.features.base import Described
+from vloc_ros.localizers.features.store import PointStore
+from vloc_ros.localizers.features.vlad import VLAD_FILE, Vlad
+from vloc_ros.localizers.retrieval.database import read_databases
+from vloc_ros.localizers.retrieval.descriptor import Descriptor
+from vloc_ros.localizers.retrieval.index import Index, build_index
+from vloc_ros.maps import MapBundle
+from vloc_ros.types import Array, RgbImage
+
+__all__ = ["ImageSearch", "gathered"]
+
+Ints = npt.NDArray[np.int64]
+#: Images nearer to each other than this many depths of the scene, and turned by less than this, show one place.
+_LINK = 1.0
+_LINK_DEG = 60.0
+
+
+class ImageSearch:
+    """Similar images by the map's database, whose descriptors are VLAD of local features or an extractor's.
+
+    :raises MapError: the database is missing, or of another descriptor than the map's.
+    """
+
+    def __init__(self, bundle: MapBundle, device: torch.device, stores: Sequence[PointStore]) -> None:
+        self._stores = stores
+        self._vlad: Vlad | None = None
+        self._descriptor: Descriptor | None = None
+        if bundle.manifest.file(VLAD_FILE) is not None:
+            self._vlad = Vlad.from_tensors(bundle.tensors(VLAD_FILE), device, f"{bundle.path}/{VLAD_FILE}")
+            identity = self._vlad.identity
+        else:
+            self._descriptor = Descriptor.from_bundle(bundle, device)
+            identity = self._descriptor.identity
+        self._indices: list[Index] = []
+        for store, (scene, database) in zip(stores, read_databases(bundle).items(), strict=True):
+            if database.extractor_id != identity or len(database) != len(store):
+                raise MapError(
+                    f"{bundle.path}: scene {scene!r}: expected {len(store)} rows of the map's own image descriptor, "
+                    f"found {len(database)} of {database.extractor_id[:16]}...; build the map again"
+                )
+            self._indices.append(build_index(database, device, "auto", 0.98))
+
+    def vector(self, image_rgb: RgbImage, described: Described) -> Tensor:
+        """The image's descriptor (D,)."""
+        if self._vlad is not None:
+            return self._vlad.describe(described.unit)
+        assert self._descriptor is not None
+        return self._descriptor.describe(image_rgb)
+
+    def places(
+        self,
+        image_rgb: RgbImage,
+        described: Described,
+        images: int,
+        most: int,
+        scene: int | None = None,
+        stamp_ns: int = 0,
+        exclude_s: float = 0.0,
+    ) -> list[tuple[int, Ints]]:
+        """The places that the most similar images show, the most similar first.
+
+        :param images: looked at, in all scenes together. :param most: places at most.
+        :param scene: only there. :param exclude_s: images this near to ``stamp_ns`` are left out; 0: none.
+        :returns: for each the number of its scene and rows of images.
+        """
+        if not len(described):
+            return []
+        vector = self.vector(image_rgb, described)[None]
+        found: list[tuple[float, int, int]] = []
+        for number, (store, index) in enumerate(zip(self._stores, self._indices, strict=True)):
+            if scene is not None and number != scene:
+                continue
+            if exclude_s > 0:
+                allowed = np.flatnonzero(np.abs(store.stamps_ns - stamp_ns) > exclude_s * 1e9)
+                if not len(allowed):
+                    continue
+                distances, rows = index.search_among(vector, images, torch.from_numpy(allowed))
+            else:
+                distances, rows = index.search(vector, images)
+            found += [(float(d), number, int(r)) for d, r in zip(distances[0].tolist(), rows[0].tolist(), strict=True)]
+        found = sorted(found)[:images]
+        places: list[tuple[float, int, Ints]] = []
+        for number in dict.fromkeys(n for _, n, _ in found):
+            store = self._stores[number]
+            mine = [(d, r) for d, n, r in found if n == number]
+            rows_of = np.array([r for _, r in mine], dtype=np.int64)
+            for group in gathered(store.T_map_cam[rows_of], _LINK * store.depth_m, _LINK_DEG):
+                places.append((mine[int(group[0])][0], number, rows_of[group]))
+        places.sort(key=lambda place: place[0])
+        return [(number, rows) for _, number, rows in places[:most]]
+
+
+def gathered(T_map_cam: Array, link_m: float, link_deg: float) -> list[Ints]:
+    """Numbers of poses (N, 4, 4) in groups whose members are linked; each ascending, ordered by their first."""
+    t, axis = T_map_cam[:, :3, 3], T_map_cam[:, :3, 2]
+    near = np.linalg.norm(t[:, None] - t[None], axis=-1) <= link_m
+    near &= axis @ axis.T >= np.cos(np.radians(link_deg))
+    label = np.arange(len(t))
+    while True:  # every pose takes the smallest label of its neighbours until none changes
+        smaller = np.where(near, label[None], len(t)).min(axis=1)
+        if (smaller == label).all():
+            break
+        label = smaller
+    return [np.flatnonzero(label == first) for first in np.unique(label)]

@@ -1,0 +1,51 @@
+"""What a frame says about its own certainty: the diagnostics that the covariance is corrected by."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from vloc_ros.features.verification import Evidence, JudgedPose
+from vloc_ros.types import Array
+
+__all__ = ["SIGMAS", "STATISTICS", "camera_sigmas", "features_statistics"]
+
+#: Natural logarithms where they say so. ``log_surplus``: of the points in agreement beyond chance. ``log_share``: of
+#: their share of those in view. ``log_scale``: of the residuals in units of what they should be. ``log_sigma``: of the
+#: position's own standard deviation over the scene's depth (largest axis). ``log_distance``: of the way to the nearest
+#: image of the map over the scene's depth.
+STATISTICS = ("log_surplus", "log_share", "log_scale", "log_sigma", "log_distance")
+#: The frame's own standard deviations along the camera's axes, by the inverse Hessian and the residuals.
+SIGMAS = (
+    "fit_sigma_x_m", "fit_sigma_y_m", "fit_sigma_z_m",
+    "fit_sigma_rx_rad", "fit_sigma_ry_rad", "fit_sigma_rz_rad",
+)  # fmt: skip
+#: Residuals are never this much better than they should be by more than luck.
+_LEAST_SCALE = 0.3
+
+
+def camera_sigmas(covariance: Array, R_map_cam: Array) -> Array:
+    """(6,) standard deviations along the camera's axes of a 6x6 covariance in map axes."""
+    parts = [R_map_cam.T @ block @ R_map_cam for block in (covariance[:3, :3], covariance[3:, 3:])]
+    return np.asarray(np.sqrt(np.maximum(np.concatenate([np.diag(part) for part in parts]), 1e-18)))
+
+
+def scaled_covariance(found: JudgedPose) -> Array:
+    """The fit's covariance times its residuals' scale, at least a tenth of what sigmas alone would say."""
+    assert found.refined is not None
+    return found.refined.covariance * max(found.refined.scale, _LEAST_SCALE) ** 2
+
+
+def features_statistics(found: JudgedPose, nearest_m: float, depth_m: float) -> Array:
+    """The numbers of :data:`STATISTICS`."""
+    assert found.refined is not None
+    evidence: Evidence = found.evidence
+    sigma = float(np.sqrt(max(np.linalg.eigvalsh(scaled_covariance(found)[:3, :3])[-1], 1e-18)))
+    return np.array(
+        [
+            np.log1p(evidence.surplus),
+            np.log(evidence.share + 1e-3),
+            np.log(max(found.refined.scale, _LEAST_SCALE)),
+            np.log(sigma / depth_m + 1e-6),
+            np.log(nearest_m / depth_m + 1e-2),
+        ]
+    )

@@ -1,0 +1,1 @@
+"""Builds maps of the backend ``features``: points with descriptors, of drives with poses; nothing is trained."""
