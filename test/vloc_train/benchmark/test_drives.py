@@ -131,7 +131,7 @@ def test_a_map_that_exists_serves_and_its_absence_costs_its_rows(root, tmp_path,
     drive = drives(root, tmp_path, chess=source).part(Selection("chess", drive=0)).frames()
     (root / "maps").mkdir()
     settings = thumbnails.Settings()
-    thumbnails.run({"map": [drive]}, root / "maps" / "given", settings, OPTIONS)
+    thumbnails.TRAINER.run({"map": [drive]}, root / "maps" / "given", settings, OPTIONS)
     again = evaluate_protocol(protocol, root, tmp_path / "cache", tmp_path / "out", OPTIONS)
     assert not again.failed
     ours, given = (r["localizer_median_translation_m"] for r in again.rows if r["method"] in ("built", "given"))
