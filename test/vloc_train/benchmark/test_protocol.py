@@ -32,6 +32,7 @@ GOOD = {
         {"method": "plane", "map": "dense", "splits": ["sparse"], "against": "nearest"},
     ],
     "claims": [{"text": "t", "split": "sparse", "method": "plane", "against": "nearest", "factor": 0.7}],
+    "untrained": [],
 }
 
 
@@ -181,14 +182,14 @@ def test_files_and_built_in_names(tmp_path):
 def test_every_split_has_the_rows_of_methods_that_need_no_training(monkeypatch):
     builders = {"features": "", "auto": "", "retrieval": ""}
     monkeypatch.setattr(protocols, "BUILDERS", builders)
-    found = parse(changed(), "good")
+    found = parse(changed(untrained=None), "good")
     assert [row.method for row in found.rows] == ["nearest", "plane", "features (SIFT)"]
     assert found.rows[-1].splits == ("full", "sparse") and found.steps[found.rows[-1].map].build == "features"
     both = parse(changed(untrained=["features", "auto"]), "good")
     assert [row.method for row in both.rows[2:]] == ["features (SIFT)", "auto"]
     assert len(parse(changed(untrained=[]), "good").rows) == 2
     own = {"method": "features (SIFT)", "map": "map", "splits": ["full"]}
-    mixed = parse(changed(rows=[*GOOD["rows"], own]), "good")
+    mixed = parse(changed(rows=[*GOOD["rows"], own], untrained=None), "good")
     assert [row.splits for row in mixed.rows if row.method == "features (SIFT)"] == [("full",), ("sparse",)]
     with pytest.raises(ConfigError, match="untrained"):
         parse(changed(untrained=["nothing"]), "bad")
