@@ -8,6 +8,8 @@ VENV ?= .venv
 PYTHON ?= $(shell for p in python3 python3.12 python3.11 python3.10 python3.13; do \
 	if $$p -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null; then command -v $$p; break; fi; done)
 EXTRAS ?= all
+# Processes of the tests; a file's tests stay together, since they share what is slow to make.
+WORKERS ?= auto
 STAMP := $(VENV)/.vloc_setup
 BIN := $(VENV)/bin
 
@@ -34,7 +36,7 @@ demo: setup
 	$(BIN)/vloc demo
 
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 bench: setup
 	for backend in imposing pixloc retrieval irpnet; do $(BIN)/vloc bench $$backend || exit 1; done

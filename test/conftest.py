@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 # Before torch and OpenCV load: small tensors are slower on many threads, and tests share the machine.
-os.environ.setdefault("OMP_NUM_THREADS", "2")
+os.environ.setdefault("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else "2")
 
 from collections.abc import Callable
 from pathlib import Path

@@ -23,7 +23,7 @@ LAYERS: list[set[str]] = [
     {"settings", "resources", "staging", "plugins"},
     {"geometry"},
     {"images"},
-    {"maps", "messages", "town"},
+    {"features", "maps", "messages", "town"},
     {"tracking"},
     {"localizers"},
     {"frames", "diagnostics"},
@@ -44,6 +44,7 @@ TRAIN_LAYERS: list[set[str]] = [
     {"camnet", "copr", "features", "imposing", "irpnet", "pixloc"},
     {"map_report"},
     {"build_map"},
+    {"trial"},
     {"benchmark", "cli_options"},
     {"cli"},
 ]

@@ -1,4 +1,4 @@
-"""``vloc train``, ``vloc map build``, ``calibrate``, ``add`` and ``densify``, which the command line finds by name."""
+"""``vloc try``, ``train``, ``map build``, ``calibrate``, ``add``, ``densify``: what the command line finds by name."""
 
 from __future__ import annotations
 
@@ -16,7 +16,20 @@ from vloc_ros.datasets.problems import Problems
 from vloc_ros.errors import ConfigError, DatasetError
 from vloc_ros.maps import MapBundle, read_map
 from vloc_ros.settings import assigned
-from vloc_train.cli_options import AnyDevice, Data, DriveOptions, MakeOptions, More, Other, Truth, command
+from vloc_train.cli_options import (
+    AnyDevice,
+    Assign,
+    Data,
+    DriveOptions,
+    DriveSet,
+    HoldOut,
+    MakeOptions,
+    More,
+    Other,
+    Truth,
+    command,
+    drive_settings,
+)
 from vloc_train.training.scenes import (
     by_scene,
     check_bag_options,
@@ -29,7 +42,7 @@ from vloc_train.training.scenes import (
 if TYPE_CHECKING:
     from vloc_train.training.recipe import Trainer
 
-__all__ = ["add", "build", "calibrate", "densify", "train"]
+__all__ = ["add", "build", "calibrate", "densify", "train", "try_drive"]
 
 _log = logging.getLogger(__name__)
 MapArgument = Annotated[Path, typer.Argument(metavar="MAP", help="A map: a folder, or a .vmap file.")]
@@ -153,6 +166,52 @@ def calibrate(options: CalibrateOptions) -> None:
             f"{options.map_path}: expected poses in the map's frame at {datum}, found a drive at {found}"
         )
     _summary(recalibrate(options.map_path, drives, options.out or options.map_path, options.device))
+
+
+@dataclass(kw_only=True)
+class TryOptions(DriveOptions):
+    """Those of ``vloc try``."""
+
+    drives: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="DRIVE",
+            help="Bag, data-set folder or town:FIELD=VALUE,... Of one, a part is held out; of several, the last.",
+        ),
+    ]
+    out: Annotated[Path, typer.Option("--out", help="Folder for the map, the report and the pictures.")] = Path(
+        "out/try"
+    )
+    backend: Annotated[str, typer.Option(help="What kind of map, see vloc map build; it must need no training.")] = (
+        "features"
+    )
+    hold_out: HoldOut = None
+    drive_set: DriveSet = None
+    assign: Assign = None
+    queries: Annotated[int, typer.Option(min=1, help="Frames to ask at most, evenly taken.")] = 200
+    device: AnyDevice = "auto"
+
+
+@command
+def try_drive(options: TryOptions) -> None:
+    """Try it on your own recording: a part of it becomes a map, the rest is localized, and a page says how well."""
+    from vloc_train.training.registry import BUILDERS, find
+    from vloc_train.trial import print_trial, try_drives
+
+    show_progress()
+    maker = find(BUILDERS, options.backend, "map build")
+    problems = Problems(options.keep_going)
+    bag = options.bag_options()
+    check_bag_options(bag, options.drives)
+    scenes = by_scene(options.drives, options.truth, bag, problems)
+    if list(scenes) != ["map"]:
+        raise ConfigError(f"vloc try: expected drives of one place, found the scenes {', '.join(scenes)}")
+    settings = maker.settings(maker.presets[0], assigned(options.assign or [], "--set"), "command line")
+    trial = try_drives(
+        maker, scenes["map"], options.out, settings=settings, own=drive_settings(options.drive_set, options.hold_out),
+        queries=options.queries, device=options.device, problems=problems,
+    )  # fmt: skip
+    print_trial(trial)
 
 
 def add(

@@ -16,7 +16,7 @@ from vloc_train.frame_choice.settings import OwnDriveSettings, hold_out_changes
 if TYPE_CHECKING:
     from vloc_train.training.run import RunOptions
 
-__all__ = ["DriveOptions", "MakeOptions", "command"]
+__all__ = ["DriveOptions", "MakeOptions", "command", "drive_settings"]
 
 Options = TypeVar("Options")
 
@@ -233,15 +233,19 @@ class MakeOptions(DriveOptions):
         return RunOptions(**{f.name: getattr(self, f.name) for f in fields(RunOptions)})
 
     def drive_settings(self) -> OwnDriveSettings:
-        """``--drive-set`` with the options that have names of their own on top.
+        """What to do with the drives. :raises ConfigError: see :func:`drive_settings`."""
+        return drive_settings(self.drive_set, self.hold_out, spacing_m=self.spacing_m, spacing_deg=self.spacing_deg)
 
-        :raises ConfigError: unknown name, or a value out of range.
-        """
-        texts = list(self.drive_set or [])
-        for name in ("spacing_m", "spacing_deg"):
-            if getattr(self, name) is not None:
-                texts.append(f"selection.{name}={getattr(self, name)}")
-        changes = assigned(texts, "--drive-set")
-        if self.hold_out is not None:
-            changes["hold_out"] = {**changes.get("hold_out", {}), **hold_out_changes(self.hold_out)}
-        return settings_from_mapping(OwnDriveSettings, changes, "--drive-set")
+
+def drive_settings(drive_set: list[str] | None, hold_out: str | None, **selection: float | None) -> OwnDriveSettings:
+    """``--drive-set`` with the options that have names of their own on top.
+
+    :param selection: settings of the choice of frames; None: not given.
+    :raises ConfigError: unknown name, or a value out of range.
+    """
+    texts = list(drive_set or [])
+    texts += [f"selection.{name}={value}" for name, value in selection.items() if value is not None]
+    changes = assigned(texts, "--drive-set")
+    if hold_out is not None:
+        changes["hold_out"] = {**changes.get("hold_out", {}), **hold_out_changes(hold_out)}
+    return settings_from_mapping(OwnDriveSettings, changes, "--drive-set")

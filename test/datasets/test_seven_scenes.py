@@ -108,6 +108,8 @@ def test_depth_is_in_metres_and_unknown_where_it_is_0_or_65535(scene):
     (same,) = open_source(f"seven_scenes:{folder / 'seq-01'},{TINY}")  # two equal cameras at one place
     np.testing.assert_array_equal(same.source.depth(2), found)
     assert same.select(np.array([2])).source.depth(0)[3, 3] == np.float32(1.002)
+    (other,) = open_source(f"seven_scenes:{folder / 'seq-01'},{TINY},depth_intrinsics=[14,14,3.5,2.5]")
+    assert np.isfinite(other.source.depth(2)).sum() < np.isfinite(found).sum()  # half the view
     (none,) = open_source(f"seven_scenes:{folder / 'seq-01'},{TINY},depth=none")
     assert not hasattr(none.source, "depth")
 

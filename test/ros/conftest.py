@@ -1,12 +1,13 @@
 """Runs the tests of this folder with a ROS 2, or skips them with the reason.
 
 Most people start pytest without a sourced ROS 2. Then the tests run in a second pytest with the environment of
-the installation that is in its usual place (/opt/ros/<distro>), all in one process, and their results are
-reported here. The interpreter is the same; it must be the one that ROS was built for.
+the installation that is in its usual place (/opt/ros/<distro>), the tests of a file in one process, and their results
+are reported here. The interpreter is the same; it must be the one that ROS was built for.
 """
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import json
 import os
@@ -25,6 +26,7 @@ RESULTS = "VLOC_ROS_TEST_RESULTS"
 SILENCE_S = 600
 
 
+@functools.cache
 def _sourced_environment() -> dict[str, str] | str:
     """The environment of a ROS 2 for this interpreter, or why there is none."""
     if os.environ.get("AMENT_PREFIX_PATH") and importlib.util.find_spec("rclpy"):
@@ -92,18 +94,20 @@ def live(ros_session, tmp_path):
 
 
 class _Elsewhere:
-    """The process with ROS: started once in a run, whatever comes of it, and read as its tests end."""
+    """The process with ROS for a file's tests: started once, whatever comes of it, and read as its tests end."""
 
-    def __init__(self, session: pytest.Session) -> None:
+    def __init__(self, session: pytest.Session, file: Path) -> None:
         self.found: dict[str, dict[str, str]] = {}
         self.over = ""  # why no more results come
-        wanted = [item.nodeid for item in session.items if "live" in getattr(item, "fixturenames", ())]
+        mine = [item for item in session.items if item.path == file]
+        wanted = [item.nodeid for item in mine if "live" in getattr(item, "fixturenames", ())]
         base = Path(session.config._tmp_path_factory.getbasetemp())  # type: ignore[attr-defined]
-        self.results, self.log = base / "ros_results.jsonl", base / "ros.log"
+        self.results, self.log = base / f"{file.stem}_results.jsonl", base / f"{file.stem}.log"
         environment = _sourced_environment()
         self.skip = environment if isinstance(environment, str) else ""
         if isinstance(environment, str):
             return
+        environment = {**environment}
         environment.update(
             {
                 RESULTS: str(self.results),
@@ -165,7 +169,7 @@ def pytest_collection_modifyitems(items):
             item.add_marker("ros")
 
 
-ELSEWHERE: pytest.StashKey[_Elsewhere] = pytest.StashKey()
+ELSEWHERE: pytest.StashKey[dict[Path, _Elsewhere]] = pytest.StashKey()
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -173,12 +177,13 @@ def pytest_pyfunc_call(pyfuncitem):
     """In the outer process, replace the test's body by its result in the process with ROS."""
     if _in_child() or "live" not in pyfuncitem.fixturenames or HERE not in Path(pyfuncitem.path).parents:
         return None
-    stash = pyfuncitem.config.stash
-    if ELSEWHERE not in stash:
-        stash[ELSEWHERE] = _Elsewhere(pyfuncitem.session)
-    if stash[ELSEWHERE].skip:
-        pytest.skip(stash[ELSEWHERE].skip)
-    row = stash[ELSEWHERE].result(pyfuncitem.nodeid)
+    processes = pyfuncitem.config.stash.setdefault(ELSEWHERE, {})
+    file = Path(pyfuncitem.path)
+    if file not in processes:
+        processes[file] = _Elsewhere(pyfuncitem.session, file)
+    if processes[file].skip:
+        pytest.skip(processes[file].skip)
+    row = processes[file].result(pyfuncitem.nodeid)
     if row["outcome"] == "skipped":
         pytest.skip(row["text"])
     if row["outcome"] != "passed":

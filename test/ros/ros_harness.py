@@ -52,7 +52,10 @@ class Session:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.next_domain = 10 + os.getpid() % 80
+        # Tests may run in several processes at once: a third of the domains for each of the first three.
+        worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % 3
+        self.domains = range(10 + 30 * worker, 40 + 30 * worker)
+        self.used = os.getpid() % len(self.domains)
         site = folder / "site"
         info = site / "vloc_fake-1.0.dist-info"
         info.mkdir(parents=True)
@@ -82,8 +85,8 @@ class Session:
 
     def domain(self) -> int:
         """A DDS domain that no earlier test of this run used, so that no left-over is heard."""
-        self.next_domain = 10 + (self.next_domain - 9) % 90
-        return self.next_domain
+        self.used += 1
+        return self.domains[self.used % len(self.domains)]
 
 
 class Process:

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+ROOT = Path(__file__).resolve().parents[2]
+
 
 @pytest.fixture
 def params(live):
@@ -234,3 +236,45 @@ def test_the_shipped_map_live(live):
     assert worked_on > 10, live.values()
     errors = [np.hypot(heard[s].x - truth[s].x, heard[s].y - truth[s].y) for s in heard]
     assert np.median(errors) < 1.0
+
+
+def test_rviz_and_robot_localization_follow_namespace_name_and_frames(live):
+    """What the launch file would start: neither has to be installed for that."""
+    from runpy import run_path
+
+    import rclpy
+    import yaml
+    from launch import LaunchContext
+
+    shared, context = run_path(str(ROOT / "launch" / "localizer.launch.py")), LaunchContext()
+    for entity in shared["generate_launch_description"]().entities[:-1]:
+        entity.execute(context)  # the declared arguments
+    context.launch_configurations.update(
+        namespace="robot1", name="eye", map_frame="yard", relative_tf="true", ekf="true", rviz="true"
+    )
+    nodes = shared["start"](context)
+    given = []
+    for node in nodes:
+        node._perform_substitutions(context)
+        assert node.expanded_node_namespace == "/robot1"
+        assert {("/tf", "tf"), ("/tf_static", "tf_static")} <= set(node.expanded_remapping_rules)
+        files = [Path(value) for value, is_file in node._Node__expanded_parameter_arguments if is_file]
+        sections = [section for file in files for section in yaml.safe_load(file.read_text()).values()]
+        given.append({name: value for section in sections for name, value in section["ros__parameters"].items()})
+    eye, rviz, ekf = given
+    assert (nodes[0].node_name, nodes[2].node_name) == ("/robot1/eye", "/robot1/ekf_filter_node_map")
+    assert eye["tf_mode"] == "none" and ekf["world_frame"] == ekf["map_frame"] == "yard" and ekf["pose0"] == "eye/pose"
+    assert ("vloc_localizer/pose", "eye/pose") in nodes[1].expanded_remapping_rules and "use_sim_time" in rviz
+    displays = yaml.safe_load((ROOT / "config" / "vloc.rviz").read_text())["Visualization Manager"]
+    topics = [d["Topic"]["Value"] for d in [*displays["Displays"], *displays["Tools"]] if "Topic" in d]
+    assert len(topics) == 4 and not any(topic.startswith("/") for topic in topics)
+    # The key of the parameter file matches its node in any namespace.
+    made = rclpy.create_node(
+        "ekf_filter_node_map", namespace="/a/b", context=live.context,
+        cli_args=["--ros-args", "--params-file", str(ROOT / "config" / "robot_localization_ekf.yaml")],
+        automatically_declare_parameters_from_overrides=True,
+    )  # fmt: skip
+    try:
+        assert made.get_parameter("pose0_rejection_threshold").value == 4.0
+    finally:
+        made.destroy_node()

@@ -14,6 +14,9 @@ import numpy as np
 from vloc_ros.localizers.base import Hypothesis, Localizer
 from vloc_ros.types import CandidateStep, LocalizationState
 
+#: The interface that it was made for, as a backend of another package declares it.
+VLOC_ROS_API = 1
+
 WIDTH, HEIGHT = 64, 48
 
 

@@ -47,6 +47,6 @@ def tiny_map(backend: str) -> Path:
         tiny_pixloc.lap_map(folder)
         return recalibrate(folder, {"map": [tiny_drive.drive(40)]}, folder, "cpu").path
     if backend == "cascade":
-        return write_cascade(folder, tiny_map("retrieval"), tiny_map("pixloc")).path
+        return write_cascade(folder, [tiny_map("retrieval"), tiny_map("pixloc")]).path
     tiny_camnet.written(folder, [tiny_camnet.lap(40)])
     return recalibrate(folder, _other_lap(), folder, "cpu").path

@@ -59,6 +59,12 @@ INTERRUPTED = 130
 _PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 
+@app.command("try", context_settings=_PASS_ON, add_help_option=False)
+def try_drive(context: typer.Context) -> None:
+    """Try it on your own recording: vloc try DRIVE (vloc try --help)."""
+    run_plugin("try", context.args, "vloc try")
+
+
 @app.command(context_settings=_PASS_ON, add_help_option=False)
 def train(context: typer.Context) -> None:
     """Train a map: vloc train BACKEND --data SRC... --out MAP (vloc train --help)."""

@@ -62,21 +62,27 @@ def pack(
 
 @app.command()
 def cascade(
-    coarse: Annotated[Path, typer.Argument(metavar="COARSE", help="The map that says where (for example ImPosing).")],
-    fine: Annotated[Path, typer.Argument(metavar="FINE", help="The map that refines (PixLoc).")],
-    out: Annotated[Path, typer.Option("--out", help="The cascade to write; it names both by relative path.")],
+    members: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="MAP MAP [MAP]",
+            help="Two or three maps in the order of the chain: one that proposes places (ImPosing, retrieval, ...), "
+            "one of features that judges, one that refines (PixLoc).",
+        ),
+    ],
+    out: Annotated[Path, typer.Option("--out", help="The cascade to write; it names its maps by relative path.")],
     assign: Annotated[
-        list[str] | None, typer.Option("--set", help="One setting, for example gate_sigmas=3 or fine.references=3.")
+        list[str] | None, typer.Option("--set", help="One setting, for example hypotheses=3 or fine.references=3.")
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing cascade.")] = False,
 ) -> None:
-    """Make one map of two: the coarse localizer's pose and covariance are where the fine one searches."""
+    """Make one map of two or three: places are proposed, judged by the map's points in the image, and refined."""
     from vloc_ros.localizers.cascade.bundle import write_cascade
     from vloc_ros.localizers.cascade.settings import CascadeSettings
     from vloc_ros.settings import assigned, settings_from_mapping
 
     settings = settings_from_mapping(CascadeSettings, assigned(assign or [], "--set", {}), "--set")
-    typer.echo(write_cascade(out, coarse, fine, settings, overwrite=overwrite).path)
+    typer.echo(write_cascade(out, members, settings, overwrite=overwrite).path)
 
 
 _PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True}

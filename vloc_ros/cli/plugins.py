@@ -27,6 +27,7 @@ def _wrong(made: Any) -> str | None:
 COMMANDS = PluginGroup(
     "vloc_ros.commands",
     {
+        "try": "vloc_train.cli:try_drive",
         "train": "vloc_train.cli:train",
         "calibrate": "vloc_train.cli:calibrate",
         "build": "vloc_train.cli:build",

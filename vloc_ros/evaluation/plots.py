@@ -20,6 +20,7 @@ from vloc_ros.evaluation.figure import (
     REFERENCE,
     STATE_COLOURS,
     new_figure,
+    plain_ticks,
     save,
 )
 from vloc_ros.evaluation.metrics import (
@@ -224,10 +225,13 @@ def draw_nees(records: Sequence[FrameRecord], path: Path) -> Path:
         for edge in np.quantile(sigma, (1 / 3, 2 / 3)):
             low.axvline(float(edge), color="#888888", lw=0.8)
         thirds = ", ".join(f"{100 * s:.0f} %" for s in figures.thirds)
-        low.set_title(
-            f"Within the limit in each third of sigma: {thirds}; rank correlation {figures.rank_correlation:.2f}"
-        )
+        told = f"rank correlation {figures.rank_correlation:.2f}"
+        if figures.constant:
+            told = "sigma is nearly constant: no information"
+        low.set_title(f"Within the limit in each third of sigma: {thirds}; {told}")
         low.legend(fontsize=8)
+    if len(sigma):
+        plain_ticks(low.xaxis)
     low.set_xlabel("predicted position sigma [m]")
     low.set_ylabel("translation error [m]")
     low.grid(alpha=0.3, which="both")
@@ -244,21 +248,26 @@ def draw_recall(records: Sequence[FrameRecord], path: Path) -> Path:
         distances, shares = recall_curve(records, limit)
         label = f"within {limit:g} deg" if np.isfinite(limit) else "any rotation"
         if len(distances):
-            floor = min(floor, max(float(distances[0]), 1e-4))
+            floor = min(floor, max(float(distances[0]), 1e-3))
             end = max(end, float(distances[-1]))
         x = np.concatenate([[1e-4], np.maximum(distances, 1e-4), [1e6]])
         y = np.concatenate([[0.0], shares, shares[-1:] if len(shares) else [0.0]])
         axes.step(x, y, where="post", color=colour, lw=1.5, label=label)
-    for metres, degrees in RECALL_THRESHOLDS:
+    for number, (metres, degrees) in enumerate(RECALL_THRESHOLDS):
         distances, shares = recall_curve(records, degrees)
         reached = int(np.searchsorted(distances, metres, side="right"))
         share = float(shares[reached - 1]) if reached else 0.0
         axes.plot(metres, share, "o", color=REFERENCE, ms=4)
         axes.annotate(
-            f"{metres:g} m, {degrees:g} deg", (metres, share), xytext=(4, -10), textcoords="offset points", fontsize=7
+            f"{metres:g} m, {degrees:g} deg",
+            (metres, share),
+            xytext=(4, -10 - 9 * (number % 2) if share > 0.1 else 5 + 9 * (number % 2)),  # neighbours do not overlap
+            textcoords="offset points",
+            fontsize=7,
         )
     axes.set_xscale("log")
     axes.set_xlim(floor, end)
+    plain_ticks(axes.xaxis)
     axes.set_ylim(0.0, 1.02)
     axes.set_xlabel("translation error at most [m]")
     axes.set_ylabel("share of the frames with a reference")

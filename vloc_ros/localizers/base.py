@@ -158,6 +158,9 @@ class Localizer(ABC):
     #: Six diagnostics with a frame's own standard deviations in the camera's axes (position, m, then rotation, rad),
     #: which the calibration corrects; empty for a backend that has no idea of its own.
     whitening: ClassVar[tuple[str, ...]] = ()
+    #: 6x6, the part of the covariance without calibration that stands for errors of the map's poses and of the camera:
+    #: other methods in maps of the same drive make the same ones.
+    shared_floor: ClassVar[Array | None] = None
     #: Whether estimates carry candidates when they are asked for.
     offers_candidates: bool = False
     #: Candidates nearer to a better one than this (m, deg) are the same hypothesis.
@@ -223,6 +226,11 @@ class Localizer(ABC):
         # A name of before in one of the two must meet today's name in the other.
         now = {**current_names(cls.settings_class, stored, where), **current_names(cls.settings_class, changes, asked)}
         return settings_from_mapping(cls.settings_class, now, asked)
+
+    def is_familiar(self, estimate: Estimate) -> bool:
+        """Whether the image of one of its estimates looks like the map, by what images of the place score."""
+        calibration = self._calibration.get(estimate.scene)
+        return calibration is None or estimate.score >= calibration.min_score
 
     def read_calibration(self, bundle: MapBundle, scene: str) -> SceneCalibration:
         """The calibration of a scene. :raises ConfigError: it was made from other statistics."""

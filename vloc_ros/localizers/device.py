@@ -50,8 +50,9 @@ class Clock:
         self._last = now
 
     def take(self, part: str, laps: Mapping[str, float]) -> None:
-        """The laps of a part that has a clock of its own, as ``<part>_<name>``."""
-        self.laps.update({f"{part}_{name}": value for name, value in laps.items()})
+        """The laps of a part that has a clock of its own, as ``<part>_<name>``; those of a part that runs twice add."""
+        for name, value in laps.items():
+            self.laps[f"{part}_{name}"] = self.laps.get(f"{part}_{name}", 0.0) + value
         self._last = time.perf_counter()
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from vloc_ros.geometry.vectors import from_vectors
 from vloc_ros.localizers.base import Localizer
-from vloc_ros.localizers.cascade.bundle import open_members, scene_pairs
+from vloc_ros.localizers.cascade.bundle import open_members, scene_names
 from vloc_ros.maps import MapBundle
 from vloc_ros.types import Array
 
@@ -23,13 +23,13 @@ def map_references(bundle: MapBundle) -> dict[str, Array]:
 
     By convention they are the tensors ``<scene>.poses`` (M, 7: x y z qx qy qz qw) of the first of
     :data:`REFERENCE_FILES` that the map has; ``nearest_reference`` of an estimate counts their rows. In a densified
-    database poses of regressed descriptors are among them. A cascade has those of its fine map.
+    database poses of regressed descriptors are among them. A cascade has those of its last map.
     """
     if bundle.manifest.backend == "cascade":
-        coarse, fine = open_members(bundle)
-        theirs = map_references(fine.bundle)
-        pairs = scene_pairs(coarse.bundle, fine.bundle)
-        return {name: theirs[other] for name, other in pairs.items() if other in theirs}
+        members = open_members(bundle)
+        last, theirs = members[-1], map_references(members[-1].bundle)
+        names = {name: by_role[last.role] for name, by_role in scene_names(members).items()}
+        return {name: theirs[other] for name, other in names.items() if other in theirs}
     file = next((name for name in REFERENCE_FILES if bundle.manifest.file(name) is not None), None)
     if file is None:
         return {}

@@ -20,11 +20,10 @@ import numpy as np
 import vloc_ros
 from vloc_ros.datasets import PosedSequence
 from vloc_ros.errors import ConfigError
-from vloc_ros.geometry.vectors import from_vectors
 from vloc_ros.localizers.cascade.bundle import open_members, write_cascade
 from vloc_ros.localizers.cascade.settings import CascadeSettings
-from vloc_ros.localizers.pixloc.store import REFERENCES_FILE
 from vloc_ros.maps import MapBundle, read_map
+from vloc_ros.replay.about import map_references
 from vloc_ros.resources import share_path
 from vloc_ros.settings import settings_from_mapping, settings_to_mapping
 from vloc_ros.types import Array
@@ -159,8 +158,8 @@ class Steps:
             return
         if plan.step.cascade is not None:
             # The members are named by their paths from here: a cache can move as a whole.
-            coarse, fine = (parents[role].path for role in ("coarse", "fine"))
-            write_cascade(out, coarse, fine, plan.settings, overwrite=out.exists())
+            members = [parents[f"cascade.{place}"].path for place in range(len(plan.step.cascade))]
+            write_cascade(out, members, plan.settings, overwrite=out.exists())
             return
         extractor = parents["extractor"].path if "extractor" in parents else None
         maps = {name: str(parents[f"maps.{name}"].path) for name in plan.step.maps}
@@ -274,13 +273,8 @@ def reference_cameras(bundle: MapBundle) -> Array | None:
 
     None where it has none.
     """
-    bundle = _members(bundle)[-1]
-    file = next((name for name in (REFERENCES_FILE, _DATABASE) if bundle.manifest.file(name) is not None), None)
-    if file is None:
-        return None
-    tensors = bundle.tensors(file)
-    poses = [tensors[name] for name in sorted(tensors) if name.endswith(_POSES)]
-    return np.concatenate([from_vectors(p.float()) for p in poses]) if poses else None
+    found = list(map_references(bundle).values())
+    return np.concatenate(found) if found else None
 
 
 def map_figures(bundles: Sequence[MapBundle]) -> dict[str, Any]:

@@ -49,7 +49,7 @@ _PROTOCOLS = resources.files("vloc_train.benchmark").joinpath("protocols")
 
 @dataclass(frozen=True)
 class Step:
-    """One map: trained, built with what another one has learned, densified, or a cascade of two others.
+    """One map: trained, built with what another one has learned, densified, or a cascade of others.
 
     In selections ``$map`` stands for the split's map frames, and ``$left_out`` for those of the same drives that a fold
     leaves out of its map (``apart_frames``). ``$query_left_out`` are the frames of the query drives at the moments of
@@ -58,7 +58,7 @@ class Step:
     :param train: a backend of ``vloc train``.
     :param build: a backend of ``vloc map build``.
     :param densify: the step whose map to densify, as ``vloc map densify`` does.
-    :param cascade: the steps whose maps are the coarse and the fine one, as ``vloc map cascade`` takes them.
+    :param cascade: the steps of its two or three maps in the order of the chain, as ``vloc map cascade`` takes them.
     :param existing: a map that is there already, its folder below ``--root``; rows that need it fail without it.
     :param shipped: a map that comes with the package, by its name in ``models``.
     :param get: where to get an existing map.
@@ -76,7 +76,7 @@ class Step:
     train: str | None = None
     build: str | None = None
     densify: str | None = None
-    cascade: tuple[str, str] | None = None
+    cascade: tuple[str, ...] | None = None
     existing: str | None = None
     shipped: str | None = None
     get: str = ""
@@ -130,9 +130,8 @@ class Step:
 
     def parents(self) -> dict[str, str]:
         """The steps that must be made before, by what they are for."""
-        coarse, fine = self.cascade or (None, None)
         own = {"densify": self.densify, "extractor": self.extractor, "regressor": self.regressor}
-        own |= {"coarse": coarse, "fine": fine}
+        own |= {f"cascade.{place}": name for place, name in enumerate(self.cascade or ())}
         maps = {f"maps.{setting}": name for setting, name in self.maps.items()}
         return {**{kind: name for kind, name in own.items() if name is not None}, **maps}
 

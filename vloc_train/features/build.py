@@ -37,10 +37,9 @@ from vloc_train.features.settings import BuildSettings
 from vloc_train.mapping.keypoints import FeatureStore
 from vloc_train.mapping.points import SparseModel
 from vloc_train.mapping.sfm import SfmSettings, reconstruct_features
-from vloc_train.mapping.sfm_frames import chosen_frames
+from vloc_train.mapping.sfm_frames import chosen_frames, shown_progress
 from vloc_train.mapping.subsample import subsample
 from vloc_train.mapping.uncertainty import adjusted
-from vloc_train.pixloc.export import shown_progress
 from vloc_train.training.calibration import calibrate_folds
 from vloc_train.training.frames import FrameSet
 from vloc_train.training.provenance import frame_id_of, scene_of

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
+from vloc_ros.cli.progress import progress_bar
 from vloc_ros.datasets import PosedSequence
 from vloc_ros.errors import DatasetError
 from vloc_ros.settings import ranged
 from vloc_ros.types import Array, CameraModel, check_transform
 from vloc_train.training.frames import DatabaseChoice, spaced
 
-__all__ = ["Frames", "Progress", "SfmSettings", "chosen_frames", "digest_of"]
+__all__ = ["Frames", "Progress", "SfmSettings", "chosen_frames", "digest_of", "shown_progress"]
 
 Ints = npt.NDArray[np.int64]
 #: Called with (stage, done, total).
@@ -122,3 +124,13 @@ def digest_of(*parts: object) -> str:
     for part in parts:
         digest.update(part if isinstance(part, bytes) else repr(part).encode())
     return digest.hexdigest()[:12]
+
+
+@contextmanager
+def shown_progress(shown: bool, prefix: str) -> Iterator[Progress]:
+    """One bar after another, a stage each."""
+    if not shown:
+        yield lambda *_: None
+        return
+    with progress_bar(prefix) as update:
+        yield lambda _, done, total: update(done, total)

@@ -37,9 +37,9 @@ from vloc_train.mapping.depth_model import DepthSettings, depth_model, with_dept
 from vloc_train.mapping.points import SparseModel
 from vloc_train.mapping.report import write_quality_report
 from vloc_train.mapping.sfm import SfmSettings, reconstruct
-from vloc_train.mapping.sfm_frames import Progress, digest_of
+from vloc_train.mapping.sfm_frames import Progress, digest_of, shown_progress
 from vloc_train.mapping.subsample import SubsampleSettings, subsample
-from vloc_train.pixloc.export import Parts, PixLocMaker, shown_progress
+from vloc_train.pixloc.export import Parts, PixLocMaker
 from vloc_train.retrieval.database import database_of
 from vloc_train.training.calibration import calibrate_scenes
 from vloc_train.training.frames import FrameSet, cache_drives, join
@@ -73,10 +73,13 @@ class BuildSettings(RunSettings):
     """
 
     source: Literal["sfm", "depth", "colmap"] = "sfm"
-    sfm: SfmSettings = field(default_factory=SfmSettings)
+    # Of few photos most points are seen by two alone; where there are more, those of long tracks come first.
+    sfm: SfmSettings = field(
+        default_factory=lambda: SfmSettings(features=4096, two_view=True, error_px=3.0, epipolar_px=3.0)
+    )
     depth: DepthSettings = field(default_factory=DepthSettings)
     colmap: ColmapSettings = field(default_factory=ColmapSettings)
-    subsample: SubsampleSettings = field(default_factory=SubsampleSettings)
+    subsample: SubsampleSettings = field(default_factory=lambda: SubsampleSettings(minimum_track=2))
     map: MapSettings = field(default_factory=MapSettings)
     image_width: int = ranged(0, minimum=0, maximum=8192)
     image_height: int = ranged(0, minimum=0, maximum=8192)

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from vloc_ros.cli.progress import progress_bar
 from vloc_ros.localizers.pixloc.bundle import MapSettings, write_pixloc_map
 from vloc_ros.localizers.pixloc.model import PixLocModel
 from vloc_ros.maps import MapBundle, MapManifest
 from vloc_ros.types import CameraModel
 from vloc_train.mapping.points import SparseModel
-from vloc_train.mapping.sfm_frames import Progress
+from vloc_train.mapping.sfm_frames import shown_progress
 from vloc_train.training.recipe import Contents, Job, Trainer
 from vloc_train.training.settings import RunSettings
 
-__all__ = ["Parts", "PixLocMaker", "shown_progress"]
+__all__ = ["Parts", "PixLocMaker"]
 
 S = TypeVar("S", bound=RunSettings)
 
@@ -56,13 +54,3 @@ class PixLocMaker(Trainer[S]):
                 tensors=contents.files, provenance=manifest.provenance, validation=manifest.validation,
                 calibration=manifest.calibration, staging=parts.staging, overwrite=target.exists(), progress=report,
             )  # fmt: skip
-
-
-@contextmanager
-def shown_progress(shown: bool, prefix: str) -> Iterator[Progress]:
-    """One bar after another, a stage each."""
-    if not shown:
-        yield lambda *_: None
-        return
-    with progress_bar(prefix) as update:
-        yield lambda _, done, total: update(done, total)

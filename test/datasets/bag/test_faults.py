@@ -219,7 +219,7 @@ class TestCounts:
             frames = [frame.stamp_ns for frame in drive.frames()]
             lost = len(sequence) - len(frames)
             assert 0 < lost < 8 and set(frames) <= set(sequence.stamps_ns.tolist())
-            assert f"{lost} of 24 messages on /camera/image could not be read" in drive.reader.problem
+            assert f"{lost} of 24 messages on /camera/image" in drive.reader.problem
             assert "is damaged (its checksum is wrong)" in drive.reader.problem
         with pytest.raises(BagError, match="could not be read"):
             open_sequence(path)
@@ -321,6 +321,17 @@ class TestFiles:
             assert {m.topic for m in reader.messages()} == set(reader.topics) - {"/odometry"}
         with pytest.raises(BagError, match="/odometry cannot be read"):
             BagDrive(path, BagOptions(odometry="/odometry"))
+
+    def test_messages_that_are_not_what_their_type_says(self, sequence, write):
+        path = write(sequence)
+        file = path / "bag.mcap"
+        file.write_bytes(file.read_bytes().replace(b"string distortion_model", b"string distortion_motel"))
+        with pytest.raises(BagError, match="no attribute 'distortion_model'"):
+            open_sequence(path)
+        with BagDrive(path) as drive:
+            assert (
+                len(list(drive.frames())) == len(sequence) and "some messages could not be read" in drive.reader.problem
+            )
 
     def test_a_file_that_the_metadata_names_and_is_gone(self, make, write, tmp_path):
         whole = make(20)

@@ -102,6 +102,19 @@ def test_a_reference_image_is_found_exactly(bundle):
     np.testing.assert_allclose(estimate.candidates[-1].T_map_cam[0], estimate.T_map_cam, atol=1e-6)
 
 
+def test_references_are_chosen_again_where_the_small_image_leads(bundle):
+    T, beside = tiny_pixloc.lap()[7], tiny_pixloc.lap()[8]
+    assert np.linalg.norm(T[:3, 3] - beside[:3, 3]) > 0.05
+    errors = {}
+    for again in (True, False):
+        with opened(bundle, references=1, reselect=again) as localizer:
+            estimate = localizer.localize(asked(T, beside, np.diag([1.0] * 3 + [0.1] * 3)), keep_candidates=True)
+        assert estimate.diagnostics["nearest_reference"] == (7.0 if again else 8.0)
+        assert len(estimate.candidates) == 6
+        errors[again] = float(np.linalg.norm(pose_error(estimate.T_map_cam, T)[:3]))
+    assert errors[True] < 5e-3 < errors[False], "the image of the reference itself is found exactly"
+
+
 def test_another_resolution_of_the_same_lens(localizer):
     camera = CameraModel(256, 144, 168.0, 168.0, 127.5, 71.5)
     T = tiny_pixloc.lap()[7]

@@ -221,6 +221,8 @@ class BagDrive:
                     self._add_pose(item)
             except VlocError as error:
                 self._skip(item, error)
+            except _NOT_ITS_TYPE as error:
+                reader.cannot_use(item, error)
         if options.camera_info is not None and is_camera_file(options.camera_info):
             infos = {0: read_camera_file(options.camera_info, bool(self.rectified))}
         for stamp in sorted(infos):
@@ -235,9 +237,12 @@ class BagDrive:
         first = next(self.reader.messages([str(self.image_topic)]), None)
         if first is None:
             raise BagError(f"{self.reader.path}: not one image can be read: {self.reader.problem}")
-        self._first = msgs.stamp_ns(first.message), first.time_ns
-        self.camera_frame = msgs.frame_id(first.message)
-        self.image_size = _size(msgs.message_image(first.message))
+        try:
+            self._first = msgs.stamp_ns(first.message), first.time_ns
+            self.camera_frame = msgs.frame_id(first.message)
+            self.image_size = _size(msgs.message_image(first.message))
+        except _NOT_ITS_TYPE as error:
+            raise BagError(f"{self.reader.path}: {self.image_topic}: expected images, found others: {error}") from error
 
     def _camera(self, message: object) -> CameraModel | str:
         try:
@@ -442,13 +447,17 @@ class BagDrive:
     def frames(self, start: int | None = None, stop: int | None = None) -> Iterator[BagFrame]:
         """The recorded images in order, ``start <= record time < stop``."""
         for item in self.reader.messages([str(self.image_topic)], start, stop):
-            stamp = msgs.stamp_ns(item.message)
+            try:
+                stamp, image = msgs.stamp_ns(item.message), msgs.message_image(item.message)
+            except _NOT_ITS_TYPE as error:
+                self.reader.cannot_use(item, error)
+                continue
             self.clocks.add(str(self.image_topic), stamp, item.time_ns)
             camera = self.infos.at(stamp)
             problem = camera if isinstance(camera, str) else ""
             model = None if isinstance(camera, str) else camera
             T_base_cam = self.mounting(stamp, item.time_ns)
-            yield BagFrame(stamp, item.time_ns, msgs.message_image(item.message), model, problem, T_base_cam)
+            yield BagFrame(stamp, item.time_ns, image, model, problem, T_base_cam)
 
     def close(self) -> None:
         """Close the bag."""
@@ -461,6 +470,8 @@ class BagDrive:
         self.close()
 
 
+#: What accessors raise for a message whose fields are not those of its type's name.
+_NOT_ITS_TYPE = (AttributeError, TypeError, ValueError, OverflowError)
 _EXTRINSICS = "--extrinsics x,y,z,roll,pitch,yaw (of a camera that looks ahead, on the base: 0,0,0,0,0,0)"
 
 

@@ -202,6 +202,10 @@ class BagReader:
             if kind.split("/")[-1] in kinds and self.counts.get(topic) and topic not in self.unreadable
         )
 
+    def cannot_use(self, item: BagMessage, error: Exception) -> None:
+        """A message that could be decoded and is not what its type's name promises (fields of other names)."""
+        self._reasons.append(f"{item.topic} at {item.time_ns} ns: {_one_line(error)}")
+
     def require_complete(self) -> None:
         """:raises BagError: the bag is unfinished or damaged."""
         if self.problem:

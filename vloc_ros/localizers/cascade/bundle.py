@@ -1,31 +1,36 @@
-"""The map of a cascade: a manifest, and a file that names two other maps by relative path and SHA-256.
+"""The map of a cascade: a manifest, and a file that names two or three other maps by relative path and SHA-256.
 
-``members.yaml`` says for ``coarse`` and ``fine`` a ``path``, relative to the folder that the cascade lies in, and the
-``sha256`` over the member's backend and the checksums of its files: a member that was calibrated anew is the same
-member, one with other tensors is not.
+``members.yaml`` says for each of ``coarse``, ``features`` and ``fine`` that the chain has a ``path``, relative to the
+folder that the cascade lies in, and the ``sha256`` over the member's backend and the checksums of its files: a member
+that was calibrated anew is the same member, one with other tensors is not.
 """
 
 from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 import yaml
 
-from vloc_ros.errors import MapChecksumError, MapFormatError
+from vloc_ros.errors import MapChecksumError, MapFormatError, MapNotFoundError
 from vloc_ros.localizers.cascade.settings import SECTION, CascadeSettings
 from vloc_ros.maps import MapBundle, MapManifest, Scene, read_map, write_map
 from vloc_ros.maps.checksums import content_digest
 from vloc_ros.settings import settings_to_mapping
 
-__all__ = ["MEMBERS_FILE", "ROLES", "Member", "open_members", "scene_pairs", "write_cascade"]
+__all__ = ["JUDGE", "MEMBERS_FILE", "ROLES", "Member", "open_members", "scene_names", "write_cascade"]
 
 MEMBERS_FILE = "members.yaml"
-ROLES = ("coarse", "fine")
+#: In the order of the chain. What each backend can be: ``features`` judges, anything else proposes or refines.
+ROLES = ("coarse", "features", "fine")
+#: The backend whose maps judge poses by matched points.
+JUDGE = "features"
 _LARGEST = 1 << 16
 
 
@@ -39,40 +44,60 @@ class Member:
 
 def write_cascade(
     out: str | os.PathLike[str],
-    coarse: str | os.PathLike[str],
-    fine: str | os.PathLike[str],
+    members: Sequence[str | os.PathLike[str]],
     settings: CascadeSettings | None = None,
     *,
     overwrite: bool = False,
 ) -> MapBundle:
-    """Make a cascade of two maps, which stay where they are.
+    """Make a cascade of two or three maps, which stay where they are.
 
-    :raises MapError: a member does not open, the two have no scene in common, or their frames differ.
+    :param members: in the order of the chain. A map of ``features`` judges; the one before it proposes, the one behind
+        it refines. Two maps without one are the coarse and the fine one.
+    :raises MapError: a member does not open, they have no scene in common, or their frames differ.
     """
     target = Path(out).expanduser()
     folder = target.absolute().parent
-    members, entries = {}, {}
-    for role, path in zip(ROLES, (coarse, fine), strict=True):
-        bundle = members[role] = read_map(path)
-        if bundle.manifest.backend == "cascade":
-            raise MapFormatError(f"{bundle.path}: expected a map of a single backend, found another cascade")
-        relative = Path(os.path.relpath(bundle.path.absolute(), folder)).as_posix()
-        entries[role] = {"path": relative, "sha256": _digest(bundle)}
-    pairs = scene_pairs(members["coarse"], members["fine"])
-    first = members["coarse"].manifest
+    chain = _roles([read_map(path) for path in members])
+    entries = {
+        m.role: {
+            "path": Path(os.path.relpath(m.bundle.path.absolute(), folder)).as_posix(),
+            "sha256": _digest(m.bundle),
+        }
+        for m in chain
+    }
+    names = scene_names(chain)
+    first = chain[0].bundle.manifest
     manifest = MapManifest(
         backend="cascade",
-        scenes=tuple(scene for scene in first.scenes if scene.name in pairs),
+        scenes=tuple(scene for scene in first.scenes if scene.name in names),
         camera=first.camera,
         settings={SECTION: settings_to_mapping(settings or CascadeSettings())},
-        provenance={role: {"backend": members[role].manifest.backend, **entries[role]} for role in ROLES},
+        provenance={m.role: {"backend": m.bundle.manifest.backend, **entries[m.role]} for m in chain},
     )
     text = yaml.safe_dump(entries, sort_keys=True)
     return write_map(target, manifest, {}, extra_files={MEMBERS_FILE: text.encode()}, overwrite=overwrite)
 
 
-def open_members(bundle: MapBundle) -> tuple[Member, Member]:
-    """The coarse and the fine map of a cascade.
+def _roles(bundles: Sequence[MapBundle]) -> tuple[Member, ...]:
+    """The members by what their backends can be. :raises MapFormatError: no chain can be made of them."""
+    for bundle in bundles:
+        _check_single(bundle, "cascade")
+    kinds = [bundle.manifest.backend for bundle in bundles]
+    judges = kinds.count(JUDGE)
+    where = kinds.index(JUDGE) if judges else 1
+    # Without a judge the second map refines; with one there is at most one map on either side.
+    roles = ("coarse",) * (where if judges else 1) + ((JUDGE,) if judges else ())
+    roles += ("fine",) * (len(kinds) - len(roles))
+    if len(kinds) < 2 or judges > 1 or len(set(roles)) < len(roles):
+        raise MapFormatError(
+            f"cascade: expected a coarse map, one of {JUDGE}, and a fine one, or two of these in this order; found "
+            f"{', '.join(kinds) or 'none'}"
+        )
+    return tuple(Member(role, bundle) for role, bundle in zip(roles, bundles, strict=True))
+
+
+def open_members(bundle: MapBundle) -> tuple[Member, ...]:
+    """The maps of a cascade, in the order of the chain.
 
     :raises MapFormatError: ``members.yaml`` is not what it should be. :raises MapNotFoundError: a member is not there.
     :raises MapChecksumError: a member is another map than the one that the cascade was made of.
@@ -84,36 +109,48 @@ def open_members(bundle: MapBundle) -> tuple[Member, Member]:
         stored = yaml.safe_load(bundle.read(MEMBERS_FILE))
     except (yaml.YAMLError, UnicodeDecodeError) as problem:
         raise MapFormatError(f"{where}: expected YAML: {' '.join(str(problem).split())[:200]}") from problem
-    if not isinstance(stored, dict) or set(stored) != set(ROLES):
-        raise MapFormatError(f"{where}: expected members {' and '.join(ROLES)}, found {str(stored)[:80]}")
-    coarse, fine = (_open(bundle, role, stored[role], where) for role in ROLES)
-    return coarse, fine
+    if not isinstance(stored, dict) or len(stored) < 2 or not set(stored) <= set(ROLES):
+        raise MapFormatError(f"{where}: expected two or more members of {', '.join(ROLES)}, found {str(stored)[:80]}")
+    return tuple(_open(bundle, role, stored[role], where) for role in ROLES if role in stored)
 
 
-def scene_pairs(coarse: MapBundle, fine: MapBundle) -> dict[str, str]:
-    """Scenes of the coarse map and what the fine one calls them: by name, or the only one of each.
+def scene_names(members: Sequence[Member]) -> dict[str, dict[str, str]]:
+    """Scenes of the first member that all have, and what each calls them (by role): by name, or the only one of each.
 
     :raises MapFormatError: they have none in common, or the frames of a scene differ.
     """
-    ours, theirs = ({s.name: s for s in b.manifest.scenes} for b in (coarse, fine))
-    pairs = {name: name for name in ours if name in theirs}
-    if not pairs and len(ours) == len(theirs) == 1:
-        pairs = {next(iter(ours)): next(iter(theirs))}
-    if not pairs:
-        raise MapFormatError(
-            f"cascade: expected maps with a scene in common, found {', '.join(ours)} in {coarse.path} and "
-            f"{', '.join(theirs)} in {fine.path}"
-        )
-    for name, other in pairs.items():
-        _check_frames(ours[name], theirs[other], coarse, fine)
-    return pairs
+    scenes = [{s.name: s for s in m.bundle.manifest.scenes} for m in members]
+    common = [name for name in scenes[0] if all(name in other for other in scenes)]
+    names: dict[str, dict[str, str]] = {name: {m.role: name for m in members} for name in common}
+    if not names and all(len(other) == 1 for other in scenes):
+        names = {next(iter(scenes[0])): {m.role: next(iter(o)) for m, o in zip(members, scenes, strict=True)}}
+    if not names:
+        told = "; ".join(f"{', '.join(o)} in {m.bundle.path}" for m, o in zip(members, scenes, strict=True))
+        raise MapFormatError(f"cascade: expected maps with a scene in common, found {told}")
+    for by_role in names.values():
+        _check_chain(members, scenes, by_role)
+    return names
+
+
+def _check_chain(members: Sequence[Member], scenes: Sequence[Mapping[str, Scene]], by_role: Mapping[str, str]) -> None:
+    places = [(m.bundle, own[by_role[m.role]]) for m, own in zip(members, scenes, strict=True)]
+    # A map without a datum stands between two that have one: all of them are compared with the first that does.
+    for (a, one), (b, other) in pairwise(places):
+        _check_frames(one, other, a, b)
+    known = [(bundle, scene) for bundle, scene in places if scene.datum is not None]
+    for bundle, scene in known[1:]:
+        if scene.datum != known[0][1].datum:
+            raise MapFormatError(
+                f"cascade: expected one datum, found {known[0][1].datum} ({known[0][0].path}) and {scene.datum} "
+                f"({bundle.path})"
+            )
 
 
 def _check_frames(a: Scene, b: Scene, coarse: MapBundle, fine: MapBundle) -> None:
     if a.frame_id != b.frame_id:
-        raise MapFormatError(f"cascade: expected one frame, found {a.frame_id!r} ({coarse.path}) and {b.frame_id!r}")
-    if a.datum is not None and b.datum is not None and a.datum != b.datum:
-        raise MapFormatError(f"cascade: expected one datum, found {a.datum} ({coarse.path}) and {b.datum}")
+        raise MapFormatError(
+            f"cascade: expected one frame, found {a.frame_id!r} ({coarse.path}) and {b.frame_id!r} ({fine.path})"
+        )
     low = np.maximum(np.asarray(a.area_min), np.asarray(b.area_min)) - 10.0
     high = np.minimum(np.asarray(a.area_max), np.asarray(b.area_max)) + 10.0
     if (low > high).any():
@@ -132,9 +169,19 @@ def _open(bundle: MapBundle, role: str, entry: Any, where: str) -> Member:
     plain = isinstance(path, str) and 0 < len(path) <= 1024 and not re.search(r"[\\\x00-\x1f]", path)
     if not isinstance(path, str) or not plain or PurePosixPath(path).is_absolute() or not isinstance(sha256, str):
         raise MapFormatError(f"{where}: {role}: expected a relative path and sha256, found {str(entry)[:80]}")
-    member = read_map(bundle.path.absolute().parent / path)
-    if member.manifest.backend == "cascade":
-        raise MapFormatError(f"{where}: {role}: expected a map of a single backend, found another cascade")
+    try:
+        member = read_map(bundle.path.absolute().parent / path)
+    except MapNotFoundError as problem:
+        raise MapNotFoundError(
+            f"{where}: {role}: expected a map at {path}, as seen from the cascade's folder, found none; put it back, "
+            f"or make the cascade again (vloc map cascade): {problem}"
+        ) from problem
+    _check_single(member, f"{where}: {role}")
+    if (role == JUDGE) != (member.manifest.backend == JUDGE):
+        raise MapFormatError(
+            f"{where}: {role}: expected {'a map of ' + JUDGE if role == JUDGE else 'no map of ' + JUDGE}, found one of "
+            f"{member.manifest.backend!r} at {member.path}"
+        )
     found = _digest(member)
     if found != sha256:
         raise MapChecksumError(
@@ -142,3 +189,8 @@ def _open(bundle: MapBundle, role: str, entry: Any, where: str) -> Member:
             "it was replaced or built anew: make the cascade again (vloc map cascade)"
         )
     return Member(role, member)
+
+
+def _check_single(bundle: MapBundle, where: str) -> None:
+    if bundle.manifest.backend == "cascade":
+        raise MapFormatError(f"{where}: expected a map of a single backend, found another cascade at {bundle.path}")

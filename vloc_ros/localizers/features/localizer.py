@@ -84,6 +84,7 @@ class FeaturesLocalizer(Localizer):
     settings_section: ClassVar[str] = SECTION
     statistics = STATISTICS
     whitening: ClassVar[tuple[str, ...]] = SIGMAS
+    shared_floor: ClassVar[Array] = _UNCALIBRATED_FLOOR
     offers_candidates = True
 
     @classmethod

@@ -22,6 +22,8 @@ from vloc_ros.types import Array, CameraModel, RgbImage
 
 __all__ = ["Aligned", "Aligner", "AlignmentResult"]
 
+_ALL = slice(None)
+
 
 @dataclass(frozen=True)
 class AlignmentResult:
@@ -102,24 +104,33 @@ class Aligner:
 
     @torch.inference_mode()
     def align(
-        self, pyramid: list[PyramidScale], camera: CameraModel, batch: PointBatch, starts: Array
+        self,
+        pyramid: list[PyramidScale],
+        camera: CameraModel,
+        batch: PointBatch,
+        starts: Array,
+        scales: slice = _ALL,
     ) -> tuple[AlignmentResult, Refinement]:
         """Align the points of ``batch`` from every starting pose.
 
         :param camera: of the preprocessed image.
         :param starts: (S, 4, 4) T_map_cam.
+        :param scales: which of the pyramid's.
         """
-        levels = self.levels(pyramid, camera, batch)
+        levels = self.levels(pyramid, camera, batch, scales)
         points = torch.from_numpy(batch.points)[None].to(self._device)
         T = torch.from_numpy(np.stack([inverse(start) for start in starts])).to(self._device)
         refinement = refine(T, points, levels, settings=self._settings)
         return _to_host(refinement, len(batch)), refinement
 
-    def levels(self, pyramid: list[PyramidScale], camera: CameraModel, batch: PointBatch) -> list[Level]:
-        """The levels of all scales in the order in which they are aligned."""
+    def levels(
+        self, pyramid: list[PyramidScale], camera: CameraModel, batch: PointBatch, scales: slice = _ALL
+    ) -> list[Level]:
+        """The levels of some scales in the order in which they are aligned."""
         out = []
         # A pyramid without its small images goes with the last scales of the map.
-        for scale, stored in zip(pyramid, batch.levels[len(batch.levels) - len(pyramid) :], strict=True):
+        own = batch.levels[len(batch.levels) - len(pyramid) :]
+        for scale, stored in zip(pyramid[scales], own[scales], strict=True):
             cameras = self._level_cameras(camera, scale)
             for level, at, found, damping in zip(scale.levels, cameras, stored, self._damping, strict=True):
                 field = GridField(level.features, level.confidence)

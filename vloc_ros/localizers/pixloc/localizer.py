@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -73,6 +73,7 @@ class PixLocLocalizer(Localizer):
     settings_section: ClassVar[str] = SECTION
     statistics = STATISTICS
     whitening: ClassVar[tuple[str, ...]] = SIGMAS
+    shared_floor: ClassVar[Array] = _UNCALIBRATED_FLOOR
     offers_candidates = True
 
     @classmethod
@@ -178,8 +179,23 @@ class PixLocLocalizer(Localizer):
         starts = starting_poses(
             start.T_map_cam, start.covariance, self._settings.starts, self._settings.start_spacing_m
         )
-        result, refinement = self._aligner.align(pyramid, camera, batch, starts)
+        two_steps = self._settings.reselect and len(pyramid) > 1
+        result, refinement = self._aligner.align(pyramid, camera, batch, starts, slice(0, 1 if two_steps else None))
         clock.lap("align")
+        if two_steps:
+            # References around a start on one side of the truth pull the pose to that side: others around the best.
+            if result.success:
+                begun = replace(start, T_map_cam=result.T_map_cam)
+                again, second, _ = self._points(begun, camera, query.stamp_ns)
+                if again is not None:
+                    batch, nearest = again, second
+                clock.lap("references")
+            T_map_cam = np.linalg.inv(refinement.T_cam_map.cpu().numpy())
+            result, full = self._aligner.align(pyramid, camera, batch, T_map_cam, slice(1, None))
+            levels = (*refinement.levels, *full.levels)
+            result = replace(result, iterations=int(sum(level.iterations[result.start] for level in levels)))
+            refinement = replace(full, levels=levels)
+            clock.lap("align")
         return start, nearest, "none", Aligned(result, refinement, pyramid, batch, camera, starts)
 
     def _start(self, query: Query) -> tuple[_Start, str]:

@@ -32,6 +32,7 @@ class PixLocSettings(ConfidenceSettings):
     :param references: reference images whose points and features are used (paper: 5).
     :param max_points: most points that are aligned, chosen for many observations and all over the image; 0: all.
     :param pyramid: start on the small image of the map's pyramid; otherwise only the whole image is used.
+    :param reselect: choose references and points again around the pose that the small image has given.
     :param radius_m: references farther from the prior are not used, unless its covariance is wider.
     :param starts: poses that the alignment starts from, spread over the prior's covariance; the best of them counts.
     :param start_spacing_m: a prior whose position is surer than this (largest axis) needs a single start.
@@ -60,6 +61,7 @@ class PixLocSettings(ConfidenceSettings):
     references: int = ranged(5, minimum=1, maximum=1000)
     max_points: int = ranged(1000, minimum=0, maximum=1_000_000)
     pyramid: bool = True
+    reselect: bool = True
     radius_m: float = ranged(20.0, minimum=0.1)
     starts: int = ranged(1, minimum=1, maximum=64)
     start_spacing_m: float = ranged(0.75, minimum=0.01)
