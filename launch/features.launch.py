@@ -9,4 +9,4 @@ from pathlib import Path
 from runpy import run_path
 
 shared = run_path(str(Path(__file__).with_name("localizer.launch.py")))
-generate_launch_description = shared["launch_file_of"]("retrieval")
+generate_launch_description = shared["launch_file_of"]("features")

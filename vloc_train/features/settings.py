@@ -21,7 +21,8 @@ class BuildSettings(RunSettings):
     :param features: which local features; those of the queries will be the same.
     :param sfm: of the points; its ``detector``, ``features`` and ``peak`` do not count here. Without a ``spacing_m``
         of its own (0) frames are as far apart as leaves ``least_frames`` of them, ``widest_spacing_m`` at most.
-    :param widest_spacing_m: see ``sfm``. :param least_frames: see ``sfm``.
+    :param widest_spacing_m: see ``sfm``.
+    :param least_frames: see ``sfm``.
     :param subsample: what the map keeps of the points.
     :param prototypes: descriptors of a point at most: one, and more where frames saw it differently.
     :param prototype_cosine: descriptors of a point that are less alike than this are kept apart.
