@@ -49,3 +49,18 @@ def test_sequence_and_evaluate(drive):
     out = run("evaluate.py", drive)  # which runs sequence.py
     assert "LOCALIZED" in out, "sequence.py"
     assert "within 5 m 10 deg" in out and "inside the 95 % ellipsoid" in out
+
+
+def test_own_backend(drive):
+    assert run("own_backend.py", drive).startswith("DEGRADED: 0.00 m off")
+
+
+def test_bag_to_map(tmp_path):
+    """A drive that is long enough for something to be held out of it."""
+    pytest.importorskip("pycolmap", reason="points need the extra [maps]")
+    pytest.importorskip("rosbags", reason="bags need the extra [replay]")
+    from vloc_ros.convert.town import convert_town
+
+    convert_town(tmp_path, seed=1, loop_m=120.0, traversals=1, width=160, height=96, frames="0:90:1")
+    out = run("bag_to_map.py", tmp_path / "traversal_0", tmp_path / "map")
+    assert "held-out frames" in out and (tmp_path / "map" / "map.yaml").is_file()
