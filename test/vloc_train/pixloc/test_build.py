@@ -210,11 +210,15 @@ def test_a_retrieval_map_gives_the_first_pose(network, tmp_path):
         assert np.linalg.norm(estimate.T_map_cam[:3, 3] - drive.T_map_cam[2, :3, 3]) < 0.05
 
 
+def test_without_a_network_the_shipped_one_makes_the_features(tmp_path):
+    bundle = build([tiny_street.drive(4)], tmp_path / "m", settings())
+    shipped = read_map(share_path("models", "pixloc_features"))
+    assert bundle.manifest.provenance["extractor"]["id"] == shipped.id
+
+
 def test_refusals(network, tmp_path):
     drive = tiny_street.drive(4)
     out = tmp_path / "m"
-    with pytest.raises(ConfigError, match="--extractor"):
-        build([drive], out, settings())
     other = tmp_path / "other"
     tiny_map = read_map(network)
     import shutil
