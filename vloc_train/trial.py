@@ -23,7 +23,7 @@ from vloc_ros.datasets.problems import Problems
 from vloc_ros.datasets.sequence import PosedSequence
 from vloc_ros.errors import DatasetError
 from vloc_ros.evaluation.document import Document, write_json
-from vloc_ros.evaluation.metrics import FrameRecord, evaluate, frame_errors
+from vloc_ros.evaluation.metrics import FrameRecord, evaluate, frame_errors, nearest
 from vloc_ros.evaluation.plots import draw_all
 from vloc_ros.evaluation.report import build_report, print_rows, table_rows
 from vloc_ros.geometry.cameras import project
@@ -201,12 +201,11 @@ def _advice(
             "drive with. " + _reasons(estimates)
         )
     else:
-        out.append(
-            f"{100 * localized.mean():.0f} % of the {len(records)} frames that were asked are LOCALIZED, each for "
-            "itself. With odometry and a track more will be: vloc replay BAG --map MAP."
-        )
+        told = f"{100 * localized.mean():.0f} % of {len(records)} frames that were asked are LOCALIZED, each by itself."
+        more = "" if localized.all() else " With odometry and a track more will be: vloc replay BAG --map MAP."
+        out.append(told + more)
     places = np.array([record.T_reference[:3, 3] for record in records if record.T_reference is not None])
-    distance = np.linalg.norm(places[:, None] - cameras[None, :, :3, 3], axis=2).min(axis=1)
+    distance, _ = nearest(places, cameras[:, :3, 3])
     far = distance > _FAR * np.median(distance)
     if far.any() and (~far).any() and localized[~far].mean() - localized[far].mean() > 0.2:
         out.append(
@@ -219,14 +218,14 @@ def _advice(
     if wrong.any():
         out.append(
             f"{wrong.sum()} LOCALIZED frames are off by {errors[wrong].min():.2f} to {errors[wrong].max():.2f} m, far "
-            "more than the others. Where their points agree with the picture, the reference poses are wrong there."
+            "more than the others: look at the worst below. Either the map is wrong there, or the reference poses are."
         )
     if parts.kind in ("gaps", "every"):
         out.append(
             "The way was driven once, in one light, so that this says nothing of another day. Record it again and give "
             "both: vloc try FIRST SECOND."
         )
-    dropped = {name: n for drive in parts.training for name, n in drive.dropped.items()}
+    dropped = sum((Counter(drive.dropped) for drive in parts.training), Counter())
     if dropped:
         out.append("Frames that could not be used: " + ", ".join(f"{n} {name}" for name, n in dropped.items()) + ".")
     return out

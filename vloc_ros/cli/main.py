@@ -9,7 +9,6 @@ import io
 import signal
 import sys
 import threading
-from collections.abc import Callable
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -17,7 +16,7 @@ from typer.core import TyperGroup
 
 import vloc_ros
 from vloc_ros.cli import align, bench, demo, maps, replay, trajectory
-from vloc_ros.cli.plugins import foreign_commands, run_plugin
+from vloc_ros.cli.plugins import add_command, foreign_commands
 from vloc_ros.errors import VlocError, printable
 
 __all__ = ["app", "main"]
@@ -56,36 +55,17 @@ app.command()(trajectory.trajectory)
 
 #: What typer exits with after Ctrl-C.
 INTERRUPTED = 130
-_PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 
-@app.command("try", context_settings=_PASS_ON, add_help_option=False)
-def try_drive(context: typer.Context) -> None:
-    """Try it on your own recording: vloc try DRIVE (vloc try --help)."""
-    run_plugin("try", context.args, "vloc try")
-
-
-@app.command(context_settings=_PASS_ON, add_help_option=False)
-def train(context: typer.Context) -> None:
-    """Train a map: vloc train BACKEND --data SRC... --out MAP (vloc train --help)."""
-    run_plugin("train", context.args, "vloc train")
-
-
-@app.command(context_settings=_PASS_ON, add_help_option=False)
-def evaluate(context: typer.Context) -> None:
-    """A whole table, methods x splits: vloc evaluate NAME|FILE --out DIR (vloc evaluate --help)."""
-    run_plugin("evaluate", context.args, "vloc evaluate")
-
+for _name, _about in {
+    "try": "Try it on your own recording: vloc try DRIVE (vloc try --help).",
+    "train": "Train a map: vloc train BACKEND --data SRC... --out MAP (vloc train --help).",
+    "evaluate": "A whole table, methods x splits: vloc evaluate NAME|FILE --out DIR (vloc evaluate --help).",
+}.items():
+    add_command(app, _name, f"vloc {_name}", _about)
 
 #: Commands of other packages that ``app`` has.
 _foreign: set[str] = set()
-
-
-def _passed_on(name: str) -> Callable[[typer.Context], None]:
-    def run(context: typer.Context) -> None:
-        run_plugin(name, context.args, f"vloc {name}")
-
-    return run
 
 
 def _add_foreign_commands() -> None:
@@ -95,8 +75,7 @@ def _add_foreign_commands() -> None:
         if name in _foreign:
             continue
         _foreign.add(name)
-        about = f"A command of another package (vloc {name} --help)."
-        app.command(name, help=about, context_settings=_PASS_ON, add_help_option=False)(_passed_on(name))
+        add_command(app, name, f"vloc {name}", f"A command of another package (vloc {name} --help).")
 
 
 def _version(asked: bool) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from vloc_ros.cli.plugins import run_plugin
+from vloc_ros.cli.plugins import add_command
 from vloc_ros.errors import MapError
 
 __all__ = ["app"]
@@ -85,28 +85,10 @@ def cascade(
     typer.echo(write_cascade(out, members, settings, overwrite=overwrite).path)
 
 
-_PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
-
-
-@app.command(context_settings=_PASS_ON, add_help_option=False)
-def calibrate(context: typer.Context) -> None:
-    """Fit a map's covariance to another drive: vloc map calibrate MAP --data SRC (vloc map calibrate --help)."""
-    run_plugin("calibrate", context.args, "vloc map calibrate")
-
-
-@app.command(context_settings=_PASS_ON, add_help_option=False)
-def build(context: typer.Context) -> None:
-    """Build a map without training: vloc map build BACKEND --data SRC... --extractor MAP0 --out MAP."""
-    run_plugin("build", context.args, "vloc map build")
-
-
-@app.command(context_settings=_PASS_ON, add_help_option=False)
-def add(context: typer.Context) -> None:
-    """Add a drive's images to a retrieval map: vloc map add MAP --data SRC (vloc map add --help)."""
-    run_plugin("add", context.args, "vloc map add")
-
-
-@app.command(context_settings=_PASS_ON, add_help_option=False)
-def densify(context: typer.Context) -> None:
-    """Add regressed descriptors to a descriptor map: vloc map densify MAP --scheme ... --step ... --span ..."""
-    run_plugin("densify", context.args, "vloc map densify")
+for _name, _about in {
+    "calibrate": "Fit a map's covariance to another drive: vloc map calibrate MAP --data SRC.",
+    "build": "Build a map of drives: vloc map build BACKEND --data SRC... --out MAP (vloc map build --help).",
+    "add": "Add a drive's images to a retrieval map: vloc map add MAP --data SRC (vloc map add --help).",
+    "densify": "Add regressed descriptors to a descriptor map: vloc map densify MAP --scheme ... --step ... --span ...",
+}.items():
+    add_command(app, _name, f"vloc map {_name}", _about)

@@ -17,7 +17,7 @@ import typer
 from vloc_ros.errors import ConfigError
 from vloc_ros.plugins import PluginGroup
 
-__all__ = ["COMMANDS", "command_of", "foreign_commands", "run_plugin"]
+__all__ = ["COMMANDS", "add_command", "command_of", "foreign_commands", "run_plugin"]
 
 
 def _wrong(made: Any) -> str | None:
@@ -62,6 +62,19 @@ def run_plugin(name: str, arguments: list[str], usage: str) -> None:
         command(args=arguments, prog_name=usage)
     except ModuleNotFoundError as error:  # a command may import what it needs when it runs
         raise ConfigError(f"{name} needs {error.name or error}: pip install 'vloc_ros[{COMMANDS.extra}]'") from error
+
+
+def add_command(app: typer.Typer, name: str, usage: str, about: str) -> None:
+    """Let ``app`` have command ``name``, which is found and imported when it runs.
+
+    :param usage: the command as typed, for example ``vloc map build``. :param about: its line of help.
+    """
+
+    def run(context: typer.Context) -> None:
+        run_plugin(name, context.args, usage)
+
+    passed_on = {"allow_extra_args": True, "ignore_unknown_options": True}
+    app.command(name, help=about, context_settings=passed_on, add_help_option=False)(run)
 
 
 def foreign_commands(own: Collection[str]) -> list[str]:
