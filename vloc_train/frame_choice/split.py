@@ -280,7 +280,7 @@ def _without_holes(along: Array, length_m: float) -> Array:
     A drive out of which gaps were taken before is cut in what is left of it: new gaps do not fall into the old ones.
     """
     steps = np.diff(along)
-    if not len(steps):
+    if not (steps > length_m).any():  # no sum twice: a frame on a gap's edge would change sides by rounding
         return along
     whole = np.where(steps > length_m, np.minimum(steps, np.median(steps)), steps)
     return np.concatenate([along[:1], along[0] + np.cumsum(whole)])
