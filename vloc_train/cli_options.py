@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_type_hints
 
 import typer
 
-from vloc_ros.settings import assigned, numbers_of, settings_from_mapping
-from vloc_train.frame_choice.settings import OwnDriveSettings, hold_out_changes
+from vloc_ros.settings import assigned, numbers_of, settings_from_mapping, settings_to_mapping
+from vloc_train.frame_choice.route import extent
+from vloc_train.frame_choice.settings import OwnDriveSettings, hold_out_changes, scale_of
+from vloc_train.training.settings import merged
 
 if TYPE_CHECKING:
+    from vloc_ros.datasets.sequence import PosedSequence
     from vloc_train.training.run import RunOptions
 
 __all__ = ["DriveOptions", "MakeOptions", "command", "drive_settings"]
@@ -182,7 +185,10 @@ class MakeOptions(DriveOptions):
 
     backend: Annotated[
         str,
-        typer.Argument(help="imposing, retrieval, irpnet, camnet, copr, pixloc, or that of an installed package."),
+        typer.Argument(
+            help="imposing, retrieval, irpnet, camnet, copr, features, pixloc, or that of an installed package. "
+            "vloc map build takes auto, too: features and PixLoc as one map, without training."
+        ),
     ]
     more: More = None
     data: Data
@@ -235,15 +241,21 @@ class MakeOptions(DriveOptions):
 
         return RunOptions(**{f.name: getattr(self, f.name) for f in fields(RunOptions)})
 
-    def drive_settings(self) -> OwnDriveSettings:
+    def drive_settings(self, drives: Sequence[PosedSequence] = ()) -> OwnDriveSettings:
         """What to do with the drives. :raises ConfigError: see :func:`drive_settings`."""
-        return drive_settings(self.drive_set, self.hold_out, spacing_m=self.spacing_m, spacing_deg=self.spacing_deg)
+        spacing = {"spacing_m": self.spacing_m, "spacing_deg": self.spacing_deg}
+        return drive_settings(self.drive_set, self.hold_out, drives, **spacing)
 
 
-def drive_settings(drive_set: list[str] | None, hold_out: str | None, **selection: float | None) -> OwnDriveSettings:
-    """``--drive-set`` with the options that have names of their own on top.
+def drive_settings(
+    drive_set: list[str] | None,
+    hold_out: str | None,
+    drives: Sequence[PosedSequence] = (),
+    **selection: float | None,
+) -> OwnDriveSettings:
+    """``--drive-set`` with the options that have names of their own on top, over defaults for places of this size.
 
-    :param selection: settings of the choice of frames; None: not given.
+    :param drives: what is to be mapped. :param selection: settings of the choice of frames; None: not given.
     :raises ConfigError: unknown name, or a value out of range.
     """
     texts = list(drive_set or [])
@@ -251,4 +263,6 @@ def drive_settings(drive_set: list[str] | None, hold_out: str | None, **selectio
     changes = assigned(texts, "--drive-set")
     if hold_out is not None:
         changes["hold_out"] = {**changes.get("hold_out", {}), **hold_out_changes(hold_out)}
-    return settings_from_mapping(OwnDriveSettings, changes, "--drive-set")
+    scale = max((scale_of(extent(drive.T_map_cam[:, :3, 3])) for drive in drives), default=1.0)
+    defaults = settings_to_mapping(OwnDriveSettings().scaled(scale))
+    return settings_from_mapping(OwnDriveSettings, merged(defaults, changes), "--drive-set")

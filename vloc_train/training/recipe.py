@@ -288,7 +288,7 @@ class Trainer(ABC, Generic[S]):
         check_target(out, overwrite=True)  # now, not after the training
         start = self._extractor(extractor)
         if options.devices > 1 and not self.several_devices:
-            raise ConfigError(f"{self._doing}: expected one device for a network this small, found {options.devices}")
+            raise ConfigError(f"{self.doing}: expected one device for a network this small, found {options.devices}")
         if isinstance(hold_out, str):
             hold_out = HoldOutSettings.named(hold_out)
         splits = splits_of(scenes, calibration, hold_out) if isinstance(hold_out, HoldOutSettings) else hold_out
@@ -332,20 +332,21 @@ class Trainer(ABC, Generic[S]):
             return self.write(job, contents, manifest, out)
 
     @property
-    def _doing(self) -> str:
+    def doing(self) -> str:
+        """The command, for messages."""
         return f"map build {self.backend}" if self.builds else f"train {self.backend}"
 
     def _extractor(self, path: Path | None) -> MapBundle | None:
         if path is None and self.shipped_extractor is not None:
             path = share_path("models", self.shipped_extractor)
             _log.info("%s: with the network of %s, which comes with the package; another: --extractor MAP",
-                      self._doing, self.shipped_extractor)  # fmt: skip
+                      self.doing, self.shipped_extractor)  # fmt: skip
         if path is None:
             if self.needs is not None:
-                raise ConfigError(f"{self._doing}: expected --extractor MAP, {self.needs}, found none")
+                raise ConfigError(f"{self.doing}: expected --extractor MAP, {self.needs}, found none")
             return None
         if self.takes == "none":
-            raise ConfigError(f"{self._doing}: has no extractor; leave out --extractor")
+            raise ConfigError(f"{self.doing}: has no extractor; leave out --extractor")
         bundle = read_map(path)
         if self.takes == "own" and bundle.manifest.backend != self.backend:
             raise MapBackendError(
