@@ -104,6 +104,10 @@ DatumOption = Annotated[
         "--datum", help="With NavSatFix: lat,lon,alt of the map's origin (default: /map/datum, else the first fix)."
     ),
 ]
+Origin = Annotated[
+    str | None,
+    _option("--origin", help="With poses in large coordinates (UTM): x,y,z (m) of the map's origin in them."),
+]
 KeepGoing = Annotated[bool, _option("--keep-going", help="Leave faulty poses and images out and count them.")]
 Select = Annotated[
     bool | None,
@@ -160,6 +164,7 @@ class DriveOptions:
     heading_min_speed: HeadingMinSpeed = None
     antenna: Antenna = None
     datum: DatumOption = None
+    origin: Origin = None
     keep_going: KeepGoing = False
 
     def bag_options(self) -> dict[str, Any]:
@@ -174,6 +179,7 @@ class DriveOptions:
             "extrinsics": numbers_of("--extrinsics", self.extrinsics, (6, 12, 16)),
             "antenna": numbers_of("--antenna", self.antenna, (3,)),
             "datum": numbers_of("--datum", self.datum, (3,)),
+            "origin": numbers_of("--origin", self.origin, (3,)),
         }  # fmt: skip
         # Lists, as settings are read from YAML.
         return {k: list(v) if isinstance(v, tuple) else v for k, v in made.items() if v is not None}
