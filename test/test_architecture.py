@@ -42,7 +42,7 @@ TRAIN_LAYERS: list[set[str]] = [
     {"mapping"},
     {"retrieval"},
     {"camnet", "copr", "features", "imposing", "irpnet", "pixloc"},
-    {"map_report"},
+    {"auto", "map_report"},
     {"build_map"},
     {"trial"},
     {"benchmark", "cli_options"},

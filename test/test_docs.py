@@ -204,6 +204,8 @@ def settings_table(key: str) -> str:
     rows.append("|---|" + "---|" * len(presets) + "---|---|")
     first = next(iter(presets))
     for row in describe_settings(type(presets[first])):
+        if key == "build auto" and row.name.startswith(("features.", "pixloc.")):
+            continue  # those of the members have tables of their own
         cells = [value(mapping, row.name) for mapping in values.values()]
         cells[1:] = ["same" if cell == cells[0] else cell for cell in cells[1:]]
         kind = f"{row.kind}, {row.range}" if row.range else row.kind

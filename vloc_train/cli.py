@@ -14,6 +14,7 @@ from rich.console import Console
 from vloc_ros.cli.progress import show_progress
 from vloc_ros.datasets.problems import Problems
 from vloc_ros.errors import ConfigError, DatasetError
+from vloc_ros.localizers.cascade.bundle import open_members, whole_size
 from vloc_ros.maps import MapBundle, read_map
 from vloc_ros.settings import assigned
 from vloc_train.cli_options import (
@@ -101,11 +102,12 @@ def _make(options: MakeOptions, maker: Trainer[Any], select: bool) -> None:
         known = datum_option(scenes)
         more = bag if known is None else {"datum": known, **bag}
         calibration = of_known_scenes(by_scene(options.calibration_data, options.truth, more, problems), list(scenes))
+    own = options.drive_settings([drive for many in scenes.values() for drive in many])
     report = options.report
     if report is None and select:
         report = options.out.with_name(f"{options.out.name.removesuffix('.vmap')}-report")
     bundle = make_map(
-        maker, scenes, options.out, settings, options.run_options(), options.drive_settings(), select=select,
+        maker, scenes, options.out, settings, options.run_options(), own, select=select,
         report=report, calibration=calibration, about=_changes(None, options.about or [], "--about"),
         extractor=options.extractor, problems=problems,
     )  # fmt: skip
@@ -207,8 +209,9 @@ def try_drive(options: TryOptions) -> None:
     if list(scenes) != ["map"]:
         raise ConfigError(f"vloc try: expected drives of one place, found the scenes {', '.join(scenes)}")
     settings = maker.settings(maker.presets[0], assigned(options.assign or [], "--set"), "command line")
+    own = drive_settings(options.drive_set, options.hold_out, scenes["map"])
     trial = try_drives(
-        maker, scenes["map"], options.out, settings=settings, own=drive_settings(options.drive_set, options.hold_out),
+        maker, scenes["map"], options.out, settings=settings, own=own,
         queries=options.queries, device=options.device, problems=problems,
     )  # fmt: skip
     print_trial(trial)
@@ -305,6 +308,17 @@ def densify(
 def _summary(bundle: MapBundle) -> None:
     """The figures of held-out frames, and what else these frames decided."""
     console = Console()
+    if bundle.manifest.backend == "cascade":
+        for member in open_members(bundle):
+            console.print(f"{member.bundle.manifest.backend}, by itself:", markup=False)
+            _held_out(console, member.bundle)
+    else:
+        _held_out(console, bundle)
+    size = f"{whole_size(bundle) / 1e6:.2f} MB"
+    console.print(f"map: {bundle.path} ({size}); vloc map info {bundle.path}", markup=False)
+
+
+def _held_out(console: Console, bundle: MapBundle) -> None:
     provenance = bundle.manifest.provenance
     kinds = provenance.get("hold_out", {})
     also = [use for use in provenance.get("held_out_frames_used_for", ()) if use != "validation"]
@@ -319,5 +333,3 @@ def _summary(bundle: MapBundle) -> None:
             "nothing",
             markup=False,
         )
-    size = f"{bundle.size_bytes / 1e6:.2f} MB"
-    console.print(f"map: {bundle.path} ({size}); vloc map info {bundle.path}", markup=False)

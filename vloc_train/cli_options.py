@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_type_hints
 
 import typer
 
-from vloc_ros.settings import assigned, numbers_of, settings_from_mapping
-from vloc_train.frame_choice.settings import OwnDriveSettings, hold_out_changes
+from vloc_ros.settings import assigned, numbers_of, settings_from_mapping, settings_to_mapping
+from vloc_train.frame_choice.route import extent
+from vloc_train.frame_choice.settings import OwnDriveSettings, hold_out_changes, scale_of
+from vloc_train.training.settings import merged
 
 if TYPE_CHECKING:
+    from vloc_ros.datasets.sequence import PosedSequence
     from vloc_train.training.run import RunOptions
 
 __all__ = ["DriveOptions", "MakeOptions", "command", "drive_settings"]
@@ -101,6 +104,10 @@ DatumOption = Annotated[
         "--datum", help="With NavSatFix: lat,lon,alt of the map's origin (default: /map/datum, else the first fix)."
     ),
 ]
+Origin = Annotated[
+    str | None,
+    _option("--origin", help="With poses in large coordinates (UTM): x,y,z (m) of the map's origin in them."),
+]
 KeepGoing = Annotated[bool, _option("--keep-going", help="Leave faulty poses and images out and count them.")]
 Select = Annotated[
     bool | None,
@@ -157,6 +164,7 @@ class DriveOptions:
     heading_min_speed: HeadingMinSpeed = None
     antenna: Antenna = None
     datum: DatumOption = None
+    origin: Origin = None
     keep_going: KeepGoing = False
 
     def bag_options(self) -> dict[str, Any]:
@@ -171,6 +179,7 @@ class DriveOptions:
             "extrinsics": numbers_of("--extrinsics", self.extrinsics, (6, 12, 16)),
             "antenna": numbers_of("--antenna", self.antenna, (3,)),
             "datum": numbers_of("--datum", self.datum, (3,)),
+            "origin": numbers_of("--origin", self.origin, (3,)),
         }  # fmt: skip
         # Lists, as settings are read from YAML.
         return {k: list(v) if isinstance(v, tuple) else v for k, v in made.items() if v is not None}
@@ -182,7 +191,10 @@ class MakeOptions(DriveOptions):
 
     backend: Annotated[
         str,
-        typer.Argument(help="imposing, retrieval, irpnet, camnet, copr, pixloc, or that of an installed package."),
+        typer.Argument(
+            help="imposing, retrieval, irpnet, camnet, copr, features, pixloc, or that of an installed package. "
+            "vloc map build takes auto, too: features and PixLoc as one map, without training."
+        ),
     ]
     more: More = None
     data: Data
@@ -235,15 +247,21 @@ class MakeOptions(DriveOptions):
 
         return RunOptions(**{f.name: getattr(self, f.name) for f in fields(RunOptions)})
 
-    def drive_settings(self) -> OwnDriveSettings:
+    def drive_settings(self, drives: Sequence[PosedSequence] = ()) -> OwnDriveSettings:
         """What to do with the drives. :raises ConfigError: see :func:`drive_settings`."""
-        return drive_settings(self.drive_set, self.hold_out, spacing_m=self.spacing_m, spacing_deg=self.spacing_deg)
+        spacing = {"spacing_m": self.spacing_m, "spacing_deg": self.spacing_deg}
+        return drive_settings(self.drive_set, self.hold_out, drives, **spacing)
 
 
-def drive_settings(drive_set: list[str] | None, hold_out: str | None, **selection: float | None) -> OwnDriveSettings:
-    """``--drive-set`` with the options that have names of their own on top.
+def drive_settings(
+    drive_set: list[str] | None,
+    hold_out: str | None,
+    drives: Sequence[PosedSequence] = (),
+    **selection: float | None,
+) -> OwnDriveSettings:
+    """``--drive-set`` with the options that have names of their own on top, over defaults for places of this size.
 
-    :param selection: settings of the choice of frames; None: not given.
+    :param drives: what is to be mapped. :param selection: settings of the choice of frames; None: not given.
     :raises ConfigError: unknown name, or a value out of range.
     """
     texts = list(drive_set or [])
@@ -251,4 +269,6 @@ def drive_settings(drive_set: list[str] | None, hold_out: str | None, **selectio
     changes = assigned(texts, "--drive-set")
     if hold_out is not None:
         changes["hold_out"] = {**changes.get("hold_out", {}), **hold_out_changes(hold_out)}
-    return settings_from_mapping(OwnDriveSettings, changes, "--drive-set")
+    scale = max((scale_of(extent(drive.T_map_cam[:, :3, 3])) for drive in drives), default=1.0)
+    defaults = settings_to_mapping(OwnDriveSettings().scaled(scale))
+    return settings_from_mapping(OwnDriveSettings, merged(defaults, changes), "--drive-set")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 
+import numpy as np
 import pytest
 from bag_copies import copy_without
 
@@ -105,6 +106,26 @@ def test_truth_of_another_frame_is_noted(run, make_drive, tmp_path):
             bag.image("/camera/image", stamp, "camera", sequence.image(i))
     code, out, _ = run(tmp_path / "bag")
     assert code == 0 and "'utm'" in out
+
+
+def test_truth_in_utm_coordinates_needs_the_maps_origin(run, make_drive, tmp_path):
+    sequence, origin = make_drive(), np.array([691_000.0, 5_334_000.0, 510.0])
+    with BagWriter(tmp_path / "bag") as bag:
+        stamp0 = int(sequence.stamps_ns[0])
+        bag.transforms("/tf_static", stamp0, [("base_link", "camera", stamp0, sequence.T_base_cam)])
+        for i, stamp in enumerate(sequence.stamps_ns.tolist()):
+            T = sequence.T_map_base[i].copy()
+            T[:3, 3] += origin
+            bag.camera_info("/camera/camera_info", stamp, "camera", sequence.camera)
+            bag.pose("/reference/pose", stamp, "map", T)
+            bag.image("/camera/image", stamp, "camera", sequence.image(i))
+    report = tmp_path / "out" / "report.json"
+    assert run(tmp_path / "bag", "--origin", "691000,5334000,510")[0] == 0
+    assert json.loads(report.read_text())["median_translation_m"] < 1.0
+    assert run(tmp_path / "bag")[0] == 0
+    assert json.loads(report.read_text())["median_translation_m"] > 5e6
+    code, _, err = run(tmp_path / "bag", "--origin", "691000,5334000")
+    assert code == 1 and "--origin: expected 3 numbers" in err
 
 
 def test_demo_renders_a_drive_localizes_it_and_says_where_things_are(

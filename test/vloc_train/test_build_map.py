@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import tiny_drive
 import tiny_extractor
+import tiny_route
 from typer.testing import CliRunner
 
 from vloc_ros.convert.sequence import write_sequence
@@ -21,7 +22,9 @@ from vloc_ros.maps import read_map
 from vloc_train import cli
 from vloc_train.build_map import make_map
 from vloc_train.cli_options import DriveOptions, MakeOptions
-from vloc_train.frame_choice.settings import HoldOutSettings, OwnDriveSettings, SelectionSettings
+from vloc_train.frame_choice.route import extent
+from vloc_train.frame_choice.settings import HoldOutSettings, OwnDriveSettings, SelectionSettings, scale_of
+from vloc_train.frame_choice.split import split
 from vloc_train.imposing.train import TRAINER
 from vloc_train.training.registry import BUILDERS, TRAINERS, find, maker_for
 from vloc_train.training.run import RunOptions
@@ -206,6 +209,27 @@ def test_settings_of_drives():
     for text in ("every:x", "gaps:3"):
         with pytest.raises(ConfigError, match=r"expected every:N"):
             drive_settings(hold_out=text)
+
+
+def test_lengths_shrink_with_the_place_and_named_ones_do_not():
+    room = [tiny_route.drive(tiny_drive.circle(60, radius=1.5))]
+    options = MakeOptions(backend="imposing", data=["x"], out=Path("y"), drive_set=["hold_out.pass_m=2.0"])
+    own = options.drive_settings(room)
+    scale = scale_of(extent(room[0].T_map_cam[:, :3, 3]))
+    assert scale == pytest.approx(3.0 * 2**0.5 / 50.0, rel=0.02)
+    assert own.hold_out.near_m == pytest.approx(4.0 * scale) and own.hold_out.pass_m == 2.0
+    assert own.selection.spacing_m == pytest.approx(0.5 * scale) and own.selection.spacing_deg == 5.0
+    assert own.report.far_m == pytest.approx(20.0 * scale)
+    street = [tiny_route.drive(tiny_route.line(200))]
+    assert options.drive_settings(street) == options.drive_settings()
+
+
+def test_a_hand_held_camera_that_comes_by_again_is_held_out_by_passes():
+    """Three rounds of a radius of half a metre, in 30 seconds each."""
+    rounds = np.concatenate([tiny_drive.circle(150, radius=0.5)] * 3)
+    own = OwnDriveSettings().scaled(scale_of(extent(rounds[:, :3, 3])))
+    made = split([tiny_route.drive(rounds)], own.hold_out)
+    assert made.kind == "pass" and made.nearest_m < 0.1 and made.nearest_s > 5.0
 
 
 def test_the_old_setting_of_the_hold_out_is_still_read(caplog):

@@ -70,10 +70,15 @@ def cascade(
             "one of features that judges, one that refines (PixLoc).",
         ),
     ],
-    out: Annotated[Path, typer.Option("--out", help="The cascade to write; it names its maps by relative path.")],
+    out: Annotated[
+        Path, typer.Option("--out", help="The cascade to write; it names its maps by relative path, unless --inside.")
+    ],
     assign: Annotated[
         list[str] | None, typer.Option("--set", help="One setting, for example hypotheses=3 or fine.references=3.")
     ] = None,
+    inside: Annotated[
+        bool, typer.Option("--inside", help="Copy the maps into the cascade: one folder to pass on.")
+    ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing cascade.")] = False,
 ) -> None:
     """Make one map of two or three: places are proposed, judged by the map's points in the image, and refined."""
@@ -82,7 +87,7 @@ def cascade(
     from vloc_ros.settings import assigned, settings_from_mapping
 
     settings = settings_from_mapping(CascadeSettings, assigned(assign or [], "--set", {}), "--set")
-    typer.echo(write_cascade(out, members, settings, overwrite=overwrite).path)
+    typer.echo(write_cascade(out, members, settings, inside=inside, overwrite=overwrite).path)
 
 
 for _name, _about in {

@@ -57,6 +57,10 @@ def replay(
         str | None, typer.Option(metavar="TOPIC", help="With --truth of NavSatFix: a topic, or course.")
     ] = None,
     antenna: Annotated[str | None, typer.Option(help="With --truth of NavSatFix: x,y,z of the antenna.")] = None,
+    origin: Annotated[
+        str | None,
+        typer.Option(metavar="X,Y,Z", help="With --truth in large coordinates (UTM): the map's origin in them, m."),
+    ] = None,
     base_frame: Annotated[str, typer.Option("--base-frame", help="The frame whose pose is published.")] = "base_link",
     odom_frame: Annotated[str, typer.Option("--odom-frame", help="The frame that odometry drifts in.")] = "odom",
     rectified: Annotated[
@@ -108,6 +112,7 @@ def replay(
         extrinsics=numbers_of("--extrinsics", extrinsics, (6, 12, 16)),
         heading=heading,
         antenna=cast("tuple[float, float, float] | None", numbers_of("--antenna", antenna, (3,))),
+        origin=cast("tuple[float, float, float] | None", numbers_of("--origin", origin, (3,))),
     )
     with progress_bar("localizing") as progress:
         result = run(

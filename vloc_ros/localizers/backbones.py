@@ -52,6 +52,8 @@ __all__ = [
 _log = logging.getLogger(__name__)
 
 Pretrained = bool | str | Path
+#: What the hub calls a network's weights, the first that is there.
+_HUB_FILES = ("model.safetensors", "pytorch_model.bin")
 
 #: Options of ``timm.create_model`` that read files or addresses, and those that are ours to set.
 _RESERVED = {
@@ -198,12 +200,10 @@ def _hub_obstacle(name: str) -> str | None:
     config = timm.get_pretrained_cfg(name)
     if config is None or not (config.hf_hub_id or config.url or config.file):
         return "timm knows no public weights of it"
-    from huggingface_hub import constants, try_to_load_from_cache
+    from huggingface_hub import constants
 
-    if config.hf_hub_id:
-        for file in ("model.safetensors", "pytorch_model.bin"):
-            if isinstance(try_to_load_from_cache(config.hf_hub_id, file), str):
-                return None
+    if _hub_file(name) is not None:
+        return None
     if constants.HF_HUB_OFFLINE:
         return "the hub is switched off (HF_HUB_OFFLINE) and its cache does not hold them"
     if any(os.environ.get(variable) for variable in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")):
@@ -337,7 +337,7 @@ def vgg_convolutions(
 
 def weights_origin(name: str, pretrained: Pretrained) -> dict[str, str]:
     """Where :func:`make_backbone` takes a network's weights from, for a map's provenance: ``network``, ``weights``, and
-    for a file its ``sha256``."""
+    of a file, timm's hub's in its cache too, the ``sha256``."""
     base = name.partition(".")[0]
     file: Path | None
     if pretrained is True or pretrained == "auto":
@@ -346,7 +346,9 @@ def weights_origin(name: str, pretrained: Pretrained) -> dict[str, str]:
             distribution = PACKAGES[base].distribution
             text = f"{distribution} {metadata.version(distribution)}"
         else:
-            text = "timm's hub" if pretrained is True or _hub_obstacle(name) is None else "random"
+            file = _hub_file(name)
+            known = pretrained is True or file is not None or _hub_obstacle(name) is None
+            text = "timm's hub" if known else "random"
     else:
         file = Path(pretrained).expanduser() if pretrained else None
         text = file.name if file is not None else "random"
@@ -354,3 +356,18 @@ def weights_origin(name: str, pretrained: Pretrained) -> dict[str, str]:
     if file is not None and file.is_file():
         found["sha256"] = hashlib.sha256(file.read_bytes()).hexdigest()
     return found
+
+
+def _hub_file(name: str) -> Path | None:
+    """The file of a network's public weights in the hub's cache, if it was ever loaded."""
+    import timm
+    from huggingface_hub import try_to_load_from_cache
+
+    config = timm.get_pretrained_cfg(name)
+    if config is None or not config.hf_hub_id:
+        return None
+    for file in _HUB_FILES:
+        found = try_to_load_from_cache(config.hf_hub_id, file)
+        if isinstance(found, str):
+            return Path(found)
+    return None

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 
 from vloc_ros.errors import MapFormatError, MapNotFoundError
 from vloc_ros.maps.checksums import bundle_id, check_content
-from vloc_ros.maps.schema import MANIFEST_NAME, FileEntry, MapManifest, parse_manifest
-from vloc_ros.maps.source import Source, open_source
+from vloc_ros.maps.schema import MANIFEST_NAME, FileEntry, MapManifest, dump_manifest, parse_manifest
+from vloc_ros.maps.source import PartSource, Source, open_source
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["LazyFiles", "MapBundle", "files_below", "files_of", "read_map"]
+__all__ = ["LazyFiles", "MapBundle", "files_as_part", "files_below", "files_of", "read_map"]
 #: Larger files are refused before a byte of them is read; tile a map that needs more.
 MAX_FILE_BYTES = 16 << 30
 
@@ -107,6 +107,15 @@ class MapBundle:
         check_finite(tensors, where)
         return tensors
 
+    def part(self, folder: str) -> MapBundle:
+        """The map in a folder of this one; its files are files of this map, too.
+
+        :raises MapNotFoundError: no manifest is listed there. :raises MapChecksumError: it was altered.
+        :raises MapFormatError: it is malformed. :raises MapVersionError: another format version.
+        """
+        name = f"{folder}/{MANIFEST_NAME}"
+        return MapBundle(PartSource(self._source, folder), parse_manifest(self.read(name), self._source.where(name)))
+
     def unlisted_files(self) -> list[str]:
         """Files that lie in the bundle without being listed; they are never read."""
         listed = {entry.name for entry in self.manifest.files}
@@ -132,6 +141,19 @@ class LazyFiles(Mapping[str, bytes]):
 
     def __len__(self) -> int:
         return len(self._names)
+
+
+def files_as_part(bundle: MapBundle, folder: str) -> LazyFiles:
+    """Every file of a map, its manifest too, for a map that holds it in a folder (:meth:`MapBundle.part`)."""
+
+    def read(name: str) -> bytes:
+        inner = name.removeprefix(f"{folder}/")
+        if inner == MANIFEST_NAME:
+            return dump_manifest(bundle.manifest, str(bundle.path / MANIFEST_NAME)).encode()
+        return bundle.read(inner)
+
+    names = [MANIFEST_NAME, *(entry.name for entry in bundle.manifest.files)]
+    return LazyFiles([f"{folder}/{name}" for name in names], read)
 
 
 def files_of(bundle: MapBundle) -> LazyFiles:

@@ -11,7 +11,7 @@ from pathlib import Path
 from vloc_ros.errors import MapChecksumError, MapFormatError, MapNotFoundError
 from vloc_ros.maps.schema import MANIFEST_NAME, MAX_FILES, MAX_MANIFEST_BYTES, check_file_name
 
-__all__ = ["DirectorySource", "Source", "ZipSource", "open_source"]
+__all__ = ["DirectorySource", "PartSource", "Source", "ZipSource", "open_source"]
 
 
 class Source(ABC):
@@ -114,6 +114,22 @@ class ZipSource(Source):
             raise MapChecksumError(
                 f"{self.where(name)}: cannot be read ({problem}); the file is truncated or altered: copy the map again"
             ) from problem
+
+
+class PartSource(Source):
+    """A map in a folder of another one, wherever that lies."""
+
+    def __init__(self, whole: Source, folder: str) -> None:
+        super().__init__(whole.path / folder)
+        self._whole, self._folder = whole, folder
+
+    def names(self) -> list[str]:
+        start = f"{self._folder}/"
+        own = [name.removeprefix(start) for name in self._whole.names() if name.startswith(start)]
+        return [name for name in own if name != MANIFEST_NAME]
+
+    def read(self, name: str, size: int) -> bytes:
+        return self._whole.read(f"{self._folder}/{name}", size)
 
 
 def open_source(path: str | os.PathLike[str]) -> Source:

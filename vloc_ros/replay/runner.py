@@ -27,6 +27,7 @@ from vloc_ros.evaluation.metrics import FrameRecord, evaluate
 from vloc_ros.evaluation.report import build_report, write_report
 from vloc_ros.evaluation.trajectory import write_tum
 from vloc_ros.localizers.base import Localizer, load_localizer
+from vloc_ros.localizers.cascade.bundle import whole_size
 from vloc_ros.localizers.device import device_name
 from vloc_ros.maps import MapBundle, read_map
 from vloc_ros.pipeline import Frame, FrameResult, Pipeline, PipelineSettings
@@ -123,7 +124,7 @@ def replay(
             "prior": pipeline.prior,
             "initial_pose": start.description,
             "notes": [*_notes(drive, bundle), *_start_notes(start)],
-            "map_bytes": bundle.size_bytes,
+            "map_bytes": whole_size(bundle),
             "settings": plain_settings(localizer),
             "skipped_messages": len(drive.skipped),
             "version": vloc_ros.__version__,

@@ -20,7 +20,7 @@ import numpy as np
 import vloc_ros
 from vloc_ros.datasets import PosedSequence
 from vloc_ros.errors import ConfigError
-from vloc_ros.localizers.cascade.bundle import open_members, write_cascade
+from vloc_ros.localizers.cascade.bundle import whole_size, write_cascade
 from vloc_ros.localizers.cascade.settings import CascadeSettings
 from vloc_ros.maps import MapBundle, read_map
 from vloc_ros.replay.about import map_references
@@ -279,8 +279,7 @@ def reference_cameras(bundle: MapBundle) -> Array | None:
 
 def map_figures(bundles: Sequence[MapBundle]) -> dict[str, Any]:
     """Means over the folds' maps: ``map_bytes``, and where there is a database ``descriptors``, ``regressed_share``."""
-    sizes = [sum(b.size_bytes for b in {bundle.path: bundle for bundle in (one, *_members(one))}.values())
-             for one in bundles]  # fmt: skip
+    sizes = [whole_size(bundle) for bundle in bundles]
     out: dict[str, Any] = {"map_bytes": round(float(np.mean(sizes)))}
     counts, regressed = [], 0
     for bundle in bundles:
@@ -291,10 +290,3 @@ def map_figures(bundles: Sequence[MapBundle]) -> dict[str, Any]:
         regressed += sum(int((t > 0).sum()) for name, t in tensors.items() if name.endswith(_ORIGIN))
     total = sum(counts)
     return {**out, "descriptors": total / len(counts), "regressed_share": regressed / total if total else 0.0}
-
-
-def _members(bundle: MapBundle) -> tuple[MapBundle, ...]:
-    """The maps that a cascade names, coarse and fine; of any other map itself."""
-    if bundle.manifest.backend != "cascade":
-        return (bundle,)
-    return tuple(member.bundle for member in open_members(bundle))

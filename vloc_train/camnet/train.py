@@ -29,6 +29,9 @@ class CamNetTrainer(Trainer[TrainSettings]):
     settings_class = TrainSettings
     takes = "own"
 
+    def encoder(self, settings: TrainSettings) -> str | None:
+        return settings.network.backbone
+
     def prepare(self, job: Job[TrainSettings]) -> Preprocess:
         s = job.settings
         return preprocess_of(s.network.backbone, s.image_width, s.image_height)

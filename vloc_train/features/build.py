@@ -76,8 +76,13 @@ class FeaturesBuilder(Trainer[BuildSettings]):
 
     def prepare(self, job: Job[BuildSettings]) -> Preprocess:
         settings_from_mapping(FeaturesSettings, job.settings.localizer, "map build features: localizer")
-        camera = next(iter(job.splits.values())).drives[0].camera
-        return Preprocess(camera.width, camera.height)
+        camera, descriptor = self.camera(job), self.image_descriptor(job)
+        base = Preprocess(camera.width, camera.height) if descriptor is None else descriptor.preprocess
+        return replace(base, width=camera.width, height=camera.height)
+
+    def image_descriptor(self, job: Job[BuildSettings]) -> Descriptor | None:
+        """What similar images are found by; None: VLAD of the map's own local features."""
+        return None if job.extractor is None else Descriptor.from_bundle(job.extractor, job.device)
 
     def camera(self, job: Job[BuildSettings]) -> CameraModel:
         """The first drive's own; drives of other cameras belong in as well."""
@@ -87,10 +92,8 @@ class FeaturesBuilder(Trainer[BuildSettings]):
         settings = job.settings
         detector = make_extractor(settings.features, job.device)
         places = {name: _place(name, job, detector) for name in job.splits}
-        if job.extractor is not None:
-            images = _ImageDescriptors(None, Descriptor.from_bundle(job.extractor, job.device))
-        else:
-            images = _ImageDescriptors(_vocabulary(places, settings), None)
+        descriptor = self.image_descriptor(job)
+        images = _ImageDescriptors(_vocabulary(places, settings) if descriptor is None else None, descriptor)
         models = {name: _described(place, place.model, settings, detector) for name, place in places.items()}
         job.notes["points"] = {name: len(m.sparse.points) for name, m in models.items()}
         job.notes["observations"] = {name: len(m.sparse.point_ids) for name, m in models.items()}

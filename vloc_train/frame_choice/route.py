@@ -7,24 +7,32 @@ import numpy.typing as npt
 
 from vloc_ros.types import Array
 
-__all__ = ["Nearby", "metres_along", "runs", "turned_deg"]
+__all__ = ["Nearby", "extent", "metres_along", "runs", "turned_deg"]
 
 
 #: Positions this close to the last one that counted add no road: the noise of a standing vehicle's would be metres.
-_NOISE_M = 0.5
+#: Where a camera is carried through a room, it is this share of the room.
+_NOISE_M, _NOISE_SHARE = 0.5, 0.02
+
+
+def extent(positions: Array) -> float:
+    """Diagonal (m) of the box around (N, 3) positions."""
+    return float(np.linalg.norm(np.ptp(positions, axis=0))) if len(positions) else 0.0
 
 
 def metres_along(T: Array) -> Array:
     """(N,) metres driven from the first of (N, 4, 4) poses to each, never decreasing.
 
-    Measured from place to place at least half a metre apart; in between by the distance from the last one.
+    Measured from place to place at least half a metre apart (in a room less); in between by the distance from the last
+    one.
     """
+    noise = min(_NOISE_M, _NOISE_SHARE * extent(T[:, :3, 3]))
     out = np.zeros(len(T))
     road, here = 0.0, T[0, :3, 3] if len(T) else np.zeros(3)
     for index, place in enumerate(T[:, :3, 3]):
         moved = float(np.linalg.norm(place - here))
         out[index] = road + moved
-        if moved >= _NOISE_M:
+        if moved >= noise:
             road, here = road + moved, place
     return np.asarray(np.maximum.accumulate(out)) if len(T) else out
 

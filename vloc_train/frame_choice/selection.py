@@ -112,14 +112,14 @@ def _space(T: Array, reason: npt.NDArray[np.uint8], settings: SelectionSettings,
 
 
 def surroundings(values: Array, along_m: Array, good: npt.NDArray[np.bool_], window_m: float) -> Array:
-    """(N,) the median of the values within half a window of road on either side; one for each half metre counts.
+    """(N,) the median of the values within half a window of road on either side; one for each 200th of it counts.
 
     Frames of a standing vehicle would outvote those that moved.
     """
     out = np.full(len(values), 0.0)
     if not good.any():
         return out
-    cells = np.floor(along_m / 0.5).astype(np.int64)
+    cells = np.floor(along_m / (window_m / 200.0)).astype(np.int64)
     chosen = np.flatnonzero(good)
     chosen = chosen[np.unique(cells[chosen], return_index=True)[1]]
     at = along_m[chosen]

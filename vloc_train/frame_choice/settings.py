@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar, Literal
 
 from vloc_ros.errors import ConfigError
@@ -16,8 +16,11 @@ __all__ = [
     "ReportSettings",
     "SelectionSettings",
     "hold_out_changes",
+    "scale_of",
 ]
 
+#: From this extent on lengths are those of streets; they shrink with the place down to a two-hundredth.
+_STREET_M, _SMALLEST = 50.0, 0.005
 HoldOutKind = Literal["auto", "drive", "pass", "gaps", "stretches", "every", "none"]
 
 
@@ -43,7 +46,7 @@ class SelectionSettings:
     spacing_m: float = ranged(0.5, minimum=0.0, maximum=100.0)
     spacing_deg: float = ranged(5.0, minimum=0.0, maximum=180.0)
     blur: float = ranged(0.3, minimum=0.0, maximum=1.0)
-    blur_window_m: float = ranged(100.0, minimum=1.0)
+    blur_window_m: float = ranged(100.0, minimum=0.001)
     blur_floor: float = ranged(0.4, minimum=0.0, maximum=1.0)
     dark_grey: float = ranged(30.0, minimum=0.0, maximum=255.0)
     bright_share: float = ranged(0.5, minimum=0.0, maximum=1.0)
@@ -79,11 +82,11 @@ class HoldOutSettings:
     kind: HoldOutKind = "auto"
     every: int = ranged(10, minimum=2)
     share: float = ranged(0.2, minimum=0.01, maximum=0.5)
-    near_m: float = ranged(4.0, minimum=0.1)
+    near_m: float = ranged(4.0, minimum=0.001)
     near_deg: float = ranged(45.0, minimum=1.0, maximum=180.0)
-    pass_m: float = ranged(30.0, minimum=0.1)
-    gap_m: float = ranged(3.0, minimum=0.1)
-    stretch_m: float = ranged(30.0, minimum=0.1)
+    pass_m: float = ranged(30.0, minimum=0.001)
+    gap_m: float = ranged(3.0, minimum=0.001)
+    stretch_m: float = ranged(30.0, minimum=0.001)
     coverage: float = ranged(0.9, minimum=0.0, maximum=1.0)
     frames: int = ranged(500, minimum=20)
 
@@ -107,7 +110,7 @@ def hold_out_changes(text: str) -> dict[str, Any]:
 class ReportSettings:
     """What the map-quality report looks at.
 
-    Lengths are for streets; a room wants a tenth of them.
+    Lengths are for streets, see :meth:`OwnDriveSettings.scaled`.
 
     :param segment_m: the route is judged in segments of this length.
     :param sparse_m: a segment is sparse when its frames are further apart than this on average.
@@ -121,11 +124,11 @@ class ReportSettings:
         "piece_m": "segment_m", "dropped_share": Fixed(0.3), "weak_times": Fixed(3.0), "similar": Fixed(1.0)
     }  # fmt: skip
 
-    segment_m: float = ranged(20.0, minimum=1.0)
-    sparse_m: float = ranged(2.0, minimum=0.1)
+    segment_m: float = ranged(20.0, minimum=0.001)
+    sparse_m: float = ranged(2.0, minimum=0.001)
     weak_m: float = ranged(0.5, minimum=0.0)
-    far_m: float = ranged(20.0, minimum=1.0)
-    near_m: float = ranged(4.0, minimum=0.1)
+    far_m: float = ranged(20.0, minimum=0.001)
+    near_m: float = ranged(4.0, minimum=0.001)
     pictures: bool = True
 
 
@@ -136,3 +139,18 @@ class OwnDriveSettings:
     selection: SelectionSettings = field(default_factory=SelectionSettings)
     hold_out: HoldOutSettings = field(default_factory=HoldOutSettings)
     report: ReportSettings = field(default_factory=ReportSettings)
+
+    def scaled(self, scale: float) -> OwnDriveSettings:
+        """With every length times ``scale``: the defaults are for streets."""
+
+        def smaller(part: Any) -> Any:
+            lengths = [f.name for f in fields(part) if f.name.endswith("_m")]
+            return replace(part, **{name: scale * getattr(part, name) for name in lengths})
+
+        return OwnDriveSettings(smaller(self.selection), smaller(self.hold_out), smaller(self.report))
+
+
+def scale_of(extent_m: float) -> float:
+    """How much smaller than a street a place of this extent (:func:`vloc_train.frame_choice.route.extent`) is: 1 from
+    50 m on; of a room of 5 m a tenth, whatever is carried through it comes so much nearer to where it has been."""
+    return float(min(1.0, max(extent_m / _STREET_M, _SMALLEST)))

@@ -55,8 +55,8 @@ MEANING = {
 }
 #: Fewer frames than this calibrate nothing.
 _MINIMUM = 30
-#: Shorter routes get shorter gaps, in proportion.
-_FULL_LENGTH_M = 200.0
+#: Routes that are shorter than so many gaps get shorter ones, in proportion: 200 m with gaps of 3 m.
+_FULL_LENGTH = 200.0 / 3.0
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ class Split:
         if guard:
             text += f", {guard} beside them are not used (guard)"
         if np.isfinite(self.nearest_m):
-            text += f"; the nearest frame of the map is {self.nearest_m:.1f} m away"
+            text += f"; the nearest frame of the map is {self.nearest_m:.{1 if self.nearest_m >= 1.0 else 2}f} m away"
             text += f" and {_seconds(self.nearest_s)} apart (medians)" if np.isfinite(self.nearest_s) else " (median)"
         return text + "."
 
@@ -166,8 +166,9 @@ Parts = list[npt.NDArray[np.uint8]]
 #: Guards as shares of what they guard: 5 m beside 30 m of road, 1.5 m beside a gap of 3 m. The next frame used is then
 #: as far away as the map's frames are from a vehicle that comes by another time.
 _GUARD_OF_PASS, _GUARD_OF_GAP = 1 / 6, 1 / 2
-#: Passages of a place lie this far apart in time: a vehicle that turns at a junction comes back sooner.
-_APART_S = 20.0
+#: Passages of a place lie this far apart in time: a vehicle that turns at a junction comes back sooner. It is of
+#: passages of 30 m; a room is walked through slower than a street is driven, for its size.
+_APART_S, _APART_PASS_M = 20.0, 30.0
 
 
 def _by_drive(drives: tuple[PosedSequence, ...], settings: HoldOutSettings) -> Parts | None:
@@ -194,13 +195,14 @@ def _by_pass(drives: tuple[PosedSequence, ...], settings: HoldOutSettings) -> Pa
     stamps = np.concatenate([d.stamps_ns for d in drives])
     along = np.concatenate([metres_along(d.T_map_cam) for d in drives])
     nearby = Nearby(T, settings.near_m, settings.near_deg)
+    apart_s = _APART_S * min(1.0, settings.pass_m / _APART_PASS_M) ** 0.5
     before = np.zeros(len(T), dtype=bool)
     for index in range(len(T)):
         rows = nearby.of(T[index])
         same = number[rows] == number[index]
         gone = np.where(
             same,
-            (stamps[index] - stamps[rows] >= _APART_S * 1e9) & (along[index] - along[rows] >= settings.pass_m),
+            (stamps[index] - stamps[rows] >= apart_s * 1e9) & (along[index] - along[rows] >= settings.pass_m),
             number[rows] < number[index],
         )
         before[index] = bool(gone.any())
@@ -232,7 +234,7 @@ def _by_pass(drives: tuple[PosedSequence, ...], settings: HoldOutSettings) -> Pa
 
 def _by_gaps(drives: tuple[PosedSequence, ...], settings: HoldOutSettings) -> Parts | None:
     along = [metres_along(d.T_map_cam) for d in drives if len(d)]
-    scale = min(1.0, sum(float(metres[-1]) for metres in along) / _FULL_LENGTH_M)
+    scale = min(1.0, sum(float(metres[-1]) for metres in along) / (_FULL_LENGTH * settings.gap_m))
     steps = np.concatenate([np.diff(metres) for metres in along])
     # Where frames are farther apart than a gap is long, it must still hold one.
     spacing = float(np.median(steps[steps > 0])) if (steps > 0).any() else 0.0

@@ -21,6 +21,9 @@ class ImPosingTrainer(Trainer[TrainSettings]):
     backend = "imposing"
     settings_class = TrainSettings
 
+    def encoder(self, settings: TrainSettings) -> str | None:
+        return settings.network.backbone
+
     def prepare(self, job: Job[TrainSettings]) -> Preprocess:
         s = job.settings
         return preprocess_of(s.network.backbone, s.image_width, s.image_height)

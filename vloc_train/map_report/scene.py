@@ -12,6 +12,7 @@ import numpy as np
 from vloc_ros.datasets.sequence import PosedSequence
 from vloc_ros.evaluation.metrics import CHI2_95_6
 from vloc_ros.localizers.base import load_localizer
+from vloc_ros.localizers.cascade.bundle import calibration_of
 from vloc_ros.maps import MapBundle
 from vloc_train.frame_choice.selection import Choice
 from vloc_train.frame_choice.settings import ReportSettings
@@ -121,7 +122,7 @@ def scene_reports(
                 poses = np.concatenate([c.used.T_map_cam for c in mine])
                 described = poses, thumbnail_descriptors(thumbnails), "small grey pictures"
             ambiguity = ambiguous_places(*described, settings)
-            calibrated = bool(bundle.manifest.calibration.get(name))
+            calibrated = bool(calibration_of(bundle).get(name))
             segments = segments_of(mine, splits[name], found, settings)
             words = advice(mine, splits[name], found, segments, ambiguity, calibrated)
             out.append(

@@ -119,7 +119,7 @@ class PixLocBuilder(PixLocMaker[BuildSettings]):
         network = read_model(source).eval().requires_grad_(False).to(job.device)
         sections = _sections(source, settings)
         drives = {name: job.drives(name) for name in job.splits}
-        models = {name: _kept_points(name, job) for name in drives}
+        models = {name: _kept_points(name, self.points(name, job), settings) for name in drives}
         if settings.report:
             told = write_quality_report(job.out.with_name(job.out.name + ".report"), models, drives, settings.source)
             _log.info("quality of the points: %s", told)
@@ -135,6 +135,15 @@ class PixLocBuilder(PixLocMaker[BuildSettings]):
         job.notes["observations"] = {name: len(m.point_ids) for name, m in models.items()}
         parts = Parts(network, models, features, stored, job.work / f"tiles-{identity}")
         return Contents(tensors, {**sections, **more}, parts)
+
+    def points(self, name: str, job: Job[BuildSettings]) -> SparseModel:
+        """The points of a scene, with the frames that see them, not yet subsampled."""
+        settings = job.settings
+        with shown_progress(job.options.progress, f"{name}: points") as report:
+            folder = job.work / f"{settings.source}-{name}"
+            whole = scene_model(name, job.drives(name), settings, folder, report, job.device)
+        whole.save(job.work / f"{name}.npz")  # for training, and for other maps of the same points
+        return whole
 
     def scenes(self, job: Job[BuildSettings], contents: Contents) -> Iterator[Scene]:
         frame_id = frame_id_of({name: parts.drives for name, parts in job.splits.items()})
@@ -173,13 +182,8 @@ def _add_depth(job: Job[BuildSettings]) -> None:
     job.splits = splits
 
 
-def _kept_points(name: str, job: Job[BuildSettings]) -> SparseModel:
+def _kept_points(name: str, whole: SparseModel, settings: BuildSettings) -> SparseModel:
     """The points of a scene that the map keeps, with the frames that see them."""
-    settings = job.settings
-    with shown_progress(job.options.progress, f"{name}: points") as report:
-        folder = job.work / f"{settings.source}-{name}"
-        whole = scene_model(name, job.drives(name), settings, folder, report, job.device)
-    whole.save(job.work / f"{name}.npz")  # for training, and for other maps of the same points
     small = subsample(whole, settings.subsample)
     kept = small.select(np.flatnonzero(np.diff(small.offsets)))
     if not len(kept.points):

@@ -42,6 +42,9 @@ class PixLocTrainer(PixLocMaker[TrainSettings]):
 
     settings_class = TrainSettings
 
+    def encoder(self, settings: TrainSettings) -> str | None:
+        return settings.network.encoder
+
     def prepare(self, job: Job[TrainSettings]) -> Preprocess:
         settings = job.settings
         unknown = sorted({*settings.sizes, *settings.points.models} - set(job.splits))

@@ -22,6 +22,9 @@ class RetrievalBuilder(Trainer[BuildSettings]):
     takes = "any"
     builds = temporary = True
 
+    def encoder(self, settings: BuildSettings) -> str | None:
+        return None if settings.extractor.kind == "hub" else settings.extractor.backbone
+
     def prepare(self, job: Job[BuildSettings]) -> Preprocess:
         if job.extractor is not None:
             return extractor_of(job).preprocess

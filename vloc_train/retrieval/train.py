@@ -34,6 +34,9 @@ class RetrievalTrainer(Trainer[TrainSettings]):
     settings_class = TrainSettings
     takes = "any"
 
+    def encoder(self, settings: TrainSettings) -> str | None:
+        return None if settings.extractor.kind == "hub" else settings.extractor.backbone
+
     def prepare(self, job: Job[TrainSettings]) -> Preprocess:
         if job.extractor is None:
             return preprocess_for(job.settings.extractor)

@@ -25,6 +25,7 @@ from vloc_ros.datasets import PosedSequence
 from vloc_ros.errors import CameraMismatchError, ConfigError, DatasetError, MapBackendError
 from vloc_ros.images.preprocess import Preprocess
 from vloc_ros.images.rectify import Rectifier
+from vloc_ros.localizers.backbones import weights_origin
 from vloc_ros.localizers.base import backend_class
 from vloc_ros.maps import MapBundle, MapManifest, Scene, read_map, write_map
 from vloc_ros.maps.writer import check_target
@@ -223,6 +224,10 @@ class Trainer(ABC, Generic[S]):
     def make(self, job: Job[S]) -> Contents:
         """Fit or build: the long part."""
 
+    def encoder(self, settings: S) -> str | None:
+        """The network that the setting ``pretrained`` brings weights for, by timm's name; None where it brings none."""
+        return None
+
     def identity(self, job: Job[S]) -> dict[str, Any]:
         """What else tells this run from another one, whose checkpoints it must not continue."""
         return {"extractor": job.extractor.id} if job.extractor is not None else {}
@@ -288,7 +293,7 @@ class Trainer(ABC, Generic[S]):
         check_target(out, overwrite=True)  # now, not after the training
         start = self._extractor(extractor)
         if options.devices > 1 and not self.several_devices:
-            raise ConfigError(f"{self._doing}: expected one device for a network this small, found {options.devices}")
+            raise ConfigError(f"{self.doing}: expected one device for a network this small, found {options.devices}")
         if isinstance(hold_out, str):
             hold_out = HoldOutSettings.named(hold_out)
         splits = splits_of(scenes, calibration, hold_out) if isinstance(hold_out, HoldOutSettings) else hold_out
@@ -304,6 +309,7 @@ class Trainer(ABC, Generic[S]):
                 claim(work, job.identity, options.resume)
             lightning.seed_everything(int(getattr(settings, "seed", 0)), workers=True, verbose=False)
             contents = self.make(job)
+            self._note_weights(job)
             made = provenance(
                 {name: parts.training for name, parts in splits.items()},
                 values,
@@ -332,20 +338,31 @@ class Trainer(ABC, Generic[S]):
             return self.write(job, contents, manifest, out)
 
     @property
-    def _doing(self) -> str:
+    def doing(self) -> str:
+        """The command, for messages."""
         return f"map build {self.backend}" if self.builds else f"train {self.backend}"
+
+    def _note_weights(self, job: Job[S]) -> None:
+        """Say in the map which public weights it began with, or the map that it took its network from."""
+        name = self.encoder(job.settings)
+        if job.extractor is not None:
+            found = job.extractor.manifest.provenance.get("pretrained")
+        else:
+            found = None if name is None else weights_origin(name, getattr(job.settings, "pretrained", False))
+        if found is not None:
+            job.notes.setdefault("pretrained", found)
 
     def _extractor(self, path: Path | None) -> MapBundle | None:
         if path is None and self.shipped_extractor is not None:
             path = share_path("models", self.shipped_extractor)
             _log.info("%s: with the network of %s, which comes with the package; another: --extractor MAP",
-                      self._doing, self.shipped_extractor)  # fmt: skip
+                      self.doing, self.shipped_extractor)  # fmt: skip
         if path is None:
             if self.needs is not None:
-                raise ConfigError(f"{self._doing}: expected --extractor MAP, {self.needs}, found none")
+                raise ConfigError(f"{self.doing}: expected --extractor MAP, {self.needs}, found none")
             return None
         if self.takes == "none":
-            raise ConfigError(f"{self._doing}: has no extractor; leave out --extractor")
+            raise ConfigError(f"{self.doing}: has no extractor; leave out --extractor")
         bundle = read_map(path)
         if self.takes == "own" and bundle.manifest.backend != self.backend:
             raise MapBackendError(

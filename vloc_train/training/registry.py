@@ -30,6 +30,7 @@ BUILDERS = {
     "camnet": "vloc_train.camnet.build:BUILDER",
     "features": "vloc_train.features.build:BUILDER",
     "pixloc": "vloc_train.pixloc.build:BUILDER",
+    "auto": "vloc_train.auto:BUILDER",
 }
 
 

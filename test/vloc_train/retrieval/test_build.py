@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import logging
 
 import numpy as np
@@ -10,9 +11,11 @@ import tiny_extractor
 import tiny_job
 import torch
 import typer.testing
+from safetensors.torch import save_file
 
 from vloc_ros.errors import CameraMismatchError, ConfigError, DatasetError, MapBackendError, MapError
 from vloc_ros.geometry.vectors import to_vectors
+from vloc_ros.localizers.backbones import make_backbone
 from vloc_ros.localizers.base import load_localizer
 from vloc_ros.localizers.retrieval.database import DATABASE_FILE, Database
 from vloc_ros.localizers.retrieval.descriptor import Descriptor
@@ -69,6 +72,18 @@ def test_a_built_map_finds_its_own_images(tmp_path, source):
         estimate = localizer.localize(Query(drive.image(7), drive.camera, 1))
     np.testing.assert_allclose(estimate.T_map_cam, drive.T_map_cam[7], atol=1e-5)
     assert not list(tmp_path.glob(".*"))  # nothing is left behind
+
+
+def test_the_map_says_which_weights_it_began_with(tmp_path):
+    extractor = tiny_extractor.settings().extractor
+    file = tmp_path / "weights.safetensors"
+    save_file(make_backbone(extractor.backbone, extractor.backbone_options).state_dict(), file)
+    bundle = built(tmp_path / "map", None, extractor=extractor, pretrained=str(file))
+    found = bundle.manifest.provenance["pretrained"]
+    assert (found["network"], found["weights"]) == (extractor.backbone, "weights.safetensors")
+    assert found["sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
+    again = built(tmp_path / "other", bundle)  # a map with that extractor
+    assert again.manifest.provenance["pretrained"] == found
 
 
 def test_frames_are_held_out_where_no_other_drive_calibrates(tmp_path, source):

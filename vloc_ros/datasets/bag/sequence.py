@@ -176,7 +176,8 @@ def _check_place(path: str | Path, T_map_cam: Array, drive: BagDrive) -> None:
         place = ",".join(str(round(float(v))) for v in T_map_cam[0, :3, 3] + (drive.options.origin or np.zeros(3)))
         raise BagError(
             f"{path}: expected poses within {FARTHEST_M:g} m of the map's origin, found {far:.6g} m on "
-            f"{drive.truth_name} (UTM?); name the place that is to be the map's origin: origin=[{place}]"
+            f"{drive.truth_name} (UTM?); name the place that is to be the map's origin: "
+            f"--origin {place}, or origin=[{place}] in a source"
         )
 
 

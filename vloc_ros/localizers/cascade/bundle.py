@@ -1,14 +1,16 @@
-"""The map of a cascade: a manifest, and a file that names two or three other maps by relative path and SHA-256.
+"""The map of a cascade: a manifest, and a file that names two or three other maps by where they are and SHA-256.
 
 ``members.yaml`` says for each of ``coarse``, ``features`` and ``fine`` that the chain has a ``path``, relative to the
-folder that the cascade lies in, and the ``sha256`` over the member's backend and the checksums of its files: a member
-that was calibrated anew is the same member, one with other tensors is not.
+folder that the cascade lies in, or ``inside``, a folder of the cascade itself, and the ``sha256`` over the member's
+backend and the checksums of its files: a member that was calibrated anew is the same member, one with other tensors is
+not.
 """
 
 from __future__ import annotations
 
 import os
 import re
+from collections import ChainMap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -22,11 +24,24 @@ from vloc_ros.errors import MapChecksumError, MapFormatError, MapNotFoundError
 from vloc_ros.localizers.cascade.settings import SECTION, CascadeSettings
 from vloc_ros.maps import MapBundle, MapManifest, Scene, read_map, write_map
 from vloc_ros.maps.checksums import content_digest
+from vloc_ros.maps.reader import LazyFiles, files_as_part
 from vloc_ros.settings import settings_to_mapping
 
-__all__ = ["JUDGE", "MEMBERS_FILE", "ROLES", "Member", "open_members", "scene_names", "write_cascade"]
+__all__ = [
+    "JUDGE",
+    "MEMBERS_FILE",
+    "ROLES",
+    "Member",
+    "calibration_of",
+    "open_members",
+    "scene_names",
+    "whole_size",
+    "write_cascade",
+]
 
 MEMBERS_FILE = "members.yaml"
+#: Members that lie in the cascade are in folders of this one.
+MEMBERS_FOLDER = "members"
 #: In the order of the chain. What each backend can be: ``features`` judges, anything else proposes or refines.
 ROLES = ("coarse", "features", "fine")
 #: The backend whose maps judge poses by matched points.
@@ -36,10 +51,11 @@ _LARGEST = 1 << 16
 
 @dataclass(frozen=True)
 class Member:
-    """One map of a cascade: what it is for, and the opened map."""
+    """One map of a cascade: what it is for, the opened map, and whether it lies in the cascade."""
 
     role: str
     bundle: MapBundle
+    inside: bool = False
 
 
 def write_cascade(
@@ -47,24 +63,30 @@ def write_cascade(
     members: Sequence[str | os.PathLike[str]],
     settings: CascadeSettings | None = None,
     *,
+    inside: bool = False,
+    about: Mapping[str, Any] | None = None,
     overwrite: bool = False,
 ) -> MapBundle:
     """Make a cascade of two or three maps, which stay where they are.
 
     :param members: in the order of the chain. A map of ``features`` judges; the one before it proposes, the one behind
         it refines. Two maps without one are the coarse and the fine one.
+    :param inside: the cascade gets copies of them: one folder or file to pass on, checked as a whole.
+    :param about: more for its provenance.
     :raises MapError: a member does not open, they have no scene in common, or their frames differ.
     """
     target = Path(out).expanduser()
     folder = target.absolute().parent
     chain = _roles([read_map(path) for path in members])
-    entries = {
-        m.role: {
-            "path": Path(os.path.relpath(m.bundle.path.absolute(), folder)).as_posix(),
-            "sha256": _digest(m.bundle),
-        }
-        for m in chain
-    }
+    entries: dict[str, dict[str, str]] = {}
+    files: dict[str, LazyFiles] = {}
+    for m in chain:
+        if inside:
+            place = {"inside": f"{MEMBERS_FOLDER}/{m.role}"}
+            files[m.role] = files_as_part(m.bundle, place["inside"])
+        else:
+            place = {"path": Path(os.path.relpath(m.bundle.path.absolute(), folder)).as_posix()}
+        entries[m.role] = {**place, "sha256": _digest(m.bundle)}
     names = scene_names(chain)
     first = chain[0].bundle.manifest
     manifest = MapManifest(
@@ -72,10 +94,34 @@ def write_cascade(
         scenes=tuple(scene for scene in first.scenes if scene.name in names),
         camera=first.camera,
         settings={SECTION: settings_to_mapping(settings or CascadeSettings())},
-        provenance={m.role: {"backend": m.bundle.manifest.backend, **entries[m.role]} for m in chain},
+        provenance={
+            **{m.role: {"backend": m.bundle.manifest.backend, **entries[m.role]} for m in chain},
+            **(about or {}),
+        },
     )
-    text = yaml.safe_dump(entries, sort_keys=True)
-    return write_map(target, manifest, {}, extra_files={MEMBERS_FILE: text.encode()}, overwrite=overwrite)
+    text = yaml.safe_dump(entries, sort_keys=True).encode()
+    extra = ChainMap({MEMBERS_FILE: text}, *files.values())  # type: ignore[arg-type]
+    return write_map(target, manifest, {}, extra_files=extra, overwrite=overwrite)
+
+
+def whole_size(bundle: MapBundle) -> int:
+    """Bytes of a map; of a cascade with the members that lie beside it."""
+    if bundle.manifest.backend != "cascade":
+        return bundle.size_bytes
+    inner = [m.bundle for m in open_members(bundle) if not m.inside]
+    return bundle.size_bytes + sum({m.path: m.size_bytes for m in inner}.values())
+
+
+def calibration_of(bundle: MapBundle) -> dict[str, Any]:
+    """What makes a map's covariances, by scene; empty where nothing does. Of a cascade that of its judge, else of its
+    first member: that member decides about the state."""
+    if bundle.manifest.backend != "cascade":
+        return dict(bundle.manifest.calibration)
+    members = open_members(bundle)
+    decides = next((m for m in members if m.role == JUDGE), members[0])
+    theirs = decides.bundle.manifest.calibration
+    names = {name: by_role[decides.role] for name, by_role in scene_names(members).items()}
+    return {name: theirs[other] for name, other in names.items() if other in theirs}
 
 
 def _roles(bundles: Sequence[MapBundle]) -> tuple[Member, ...]:
@@ -165,17 +211,25 @@ def _digest(bundle: MapBundle) -> str:
 
 
 def _open(bundle: MapBundle, role: str, entry: Any, where: str) -> Member:
-    path, sha256 = (entry.get("path"), entry.get("sha256")) if isinstance(entry, dict) else (None, None)
-    plain = isinstance(path, str) and 0 < len(path) <= 1024 and not re.search(r"[\\\x00-\x1f]", path)
-    if not isinstance(path, str) or not plain or PurePosixPath(path).is_absolute() or not isinstance(sha256, str):
-        raise MapFormatError(f"{where}: {role}: expected a relative path and sha256, found {str(entry)[:80]}")
-    try:
-        member = read_map(bundle.path.absolute().parent / path)
-    except MapNotFoundError as problem:
-        raise MapNotFoundError(
-            f"{where}: {role}: expected a map at {path}, as seen from the cascade's folder, found none; put it back, "
-            f"or make the cascade again (vloc map cascade): {problem}"
-        ) from problem
+    known = entry if isinstance(entry, dict) else {}
+    inside, path, sha256 = known.get("inside"), known.get("path"), known.get("sha256")
+    place = path if inside is None else inside
+    plain = isinstance(place, str) and 0 < len(place) <= 1024 and not re.search(r"[\\\x00-\x1f]", place)
+    one = (inside is None) != (path is None)
+    if (
+        not isinstance(place, str)
+        or not plain
+        or PurePosixPath(place).is_absolute()
+        or not isinstance(sha256, str)
+        or not one
+    ):
+        raise MapFormatError(
+            f"{where}: {role}: expected a relative path (or inside) and sha256, found {str(entry)[:80]}"
+        )
+    if inside is not None:
+        member = bundle.part(place)
+    else:
+        member = _beside(bundle, role, place, where)
     _check_single(member, f"{where}: {role}")
     if (role == JUDGE) != (member.manifest.backend == JUDGE):
         raise MapFormatError(
@@ -188,7 +242,18 @@ def _open(bundle: MapBundle, role: str, entry: Any, where: str) -> Member:
             f"{where}: {role}: expected the map with SHA-256 {sha256[:16]}..., found {found[:16]}... at {member.path}; "
             "it was replaced or built anew: make the cascade again (vloc map cascade)"
         )
-    return Member(role, member)
+    return Member(role, member, inside is not None)
+
+
+def _beside(bundle: MapBundle, role: str, path: str, where: str) -> MapBundle:
+    """The map at a path relative to the cascade's folder."""
+    try:
+        return read_map(bundle.path.absolute().parent / path)
+    except MapNotFoundError as problem:
+        raise MapNotFoundError(
+            f"{where}: {role}: expected a map at {path}, as seen from the cascade's folder, found none; put it back, "
+            f"or make the cascade again (vloc map cascade): {problem}"
+        ) from problem
 
 
 def _check_single(bundle: MapBundle, where: str) -> None:
