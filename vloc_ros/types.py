@@ -45,8 +45,8 @@ DISTORTION_COEFFICIENTS: dict[str, tuple[int, ...]] = {
 }
 
 
-#: No place is further away than this (m), and no uncertainty is larger (m^2, rad^2): what lies beyond is a mistake of who
-#: wrote it, and numbers whose squares no longer fit beside others lose these.
+#: No place is further away than this (m), and no uncertainty is larger (m^2, rad^2): what lies beyond is a mistake of
+#: who wrote it, and beside its squares all other numbers are lost.
 _FARTHEST_M, _LARGEST_VARIANCE = 1e8, 1e14
 
 
