@@ -43,7 +43,7 @@ test: setup
 # Attack it for MINUTES: altered maps, images, bags, data sets, settings; what fails is kept in out/fuzz.
 fuzz: setup
 	VLOC_FUZZ_MINUTES=$$(awk "BEGIN { print $(MINUTES) / $$($(BIN)/python -m pytest test/fuzz --collect-only -q | grep -c ::) }") \
-		$(BIN)/python -m pytest test/fuzz -s -q
+		$(BIN)/python -m pytest test/fuzz -s -q -o timeout=0
 
 bench: setup
 	for backend in imposing pixloc retrieval irpnet; do $(BIN)/vloc bench $$backend || exit 1; done
