@@ -35,6 +35,7 @@ from vloc_ros.types import CameraModel
 from vloc_train.frame_choice.settings import HoldOutSettings
 from vloc_train.frame_choice.split import Split, held_apart, split
 from vloc_train.training.calibration import calibrate_scenes
+from vloc_train.training.disk import last_checkpoint
 from vloc_train.training.frames import FrameSet, cache_drives, join
 from vloc_train.training.module import Validate
 from vloc_train.training.provenance import frame_id_of, provenance, scene_of
@@ -137,7 +138,7 @@ class Job(Generic[S]):
     @property
     def resumes(self) -> bool:
         """Whether an interrupted training is continued: weights to start from are in its checkpoint."""
-        return self.options.resume and (self.work / "last.ckpt").exists()
+        return self.options.resume and last_checkpoint(self.work) is not None
 
     def fit(
         self,
