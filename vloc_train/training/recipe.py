@@ -205,6 +205,8 @@ class Trainer(ABC, Generic[S]):
     shipped_extractor: ClassVar[str | None] = None
     #: ``none``: takes no extractor; ``own``: a map of this backend; ``any``: of any that has what it needs.
     takes: ClassVar[Literal["none", "own", "any"]] = "none"
+    #: Whether it calibrates on maps that lack a part of the frames each, so that its map can have them all.
+    folds: ClassVar[bool] = False
     #: Whether it uses several devices.
     several_devices: ClassVar[bool] = True
 
@@ -248,6 +250,18 @@ class Trainer(ABC, Generic[S]):
     def without_held_out(self, job: Job[S], contents: Contents) -> tuple[dict[str, Any], dict[str, Any]]:
         """The same sections where nothing is held out."""
         return {}, {}
+
+    def splits(self, scenes: Drives, calibration: Drives | None, settings: HoldOutSettings) -> dict[str, Split]:
+        """Every scene's frames, parted into those of the map and those that are held out.
+
+        :param calibration: scenes with other drives here give all of theirs to the map.
+        :raises DatasetError: no frames. :raises ConfigError: drives, or a builder, that do not allow this hold-out.
+        """
+        if settings.kind == "auto" and self.folds:
+            settings = replace(settings, kind="folds")
+        if settings.kind == "folds" and not self.folds:
+            raise ConfigError(f"--hold-out folds: {self.doing} makes one map, not several; take --hold-out auto")
+        return splits_of(scenes, calibration, settings)
 
     def write(self, job: Job[S], contents: Contents, manifest: MapManifest, target: Path) -> MapBundle:
         """Write the map; called twice where it is calibrated, first without covariance beside the work."""
@@ -297,7 +311,7 @@ class Trainer(ABC, Generic[S]):
             raise ConfigError(f"{self.doing}: expected one device for a network this small, found {options.devices}")
         if isinstance(hold_out, str):
             hold_out = HoldOutSettings.named(hold_out)
-        splits = splits_of(scenes, calibration, hold_out) if isinstance(hold_out, HoldOutSettings) else hold_out
+        splits = self.splits(scenes, calibration, hold_out) if isinstance(hold_out, HoldOutSettings) else hold_out
         self._check(splits)
         datum = common_datum(scenes, calibration)
         with self._working_folder(out, work_dir) as work:
