@@ -69,7 +69,7 @@ class FeaturesBuilder(Trainer[BuildSettings]):
     """
 
     backend = "features"
-    builds = True
+    builds = calibrates_by_folds = True
     takes = "any"
     several_devices = False
     settings_class = BuildSettings

@@ -204,6 +204,8 @@ class Trainer(ABC, Generic[S]):
     shipped_extractor: ClassVar[str | None] = None
     #: ``none``: takes no extractor; ``own``: a map of this backend; ``any``: of any that has what it needs.
     takes: ClassVar[Literal["none", "own", "any"]] = "none"
+    #: Whether a map of which nothing is held out is calibrated all the same, by maps without some of its frames.
+    calibrates_by_folds: ClassVar[bool] = False
     #: Whether it uses several devices.
     several_devices: ClassVar[bool] = True
 
