@@ -70,7 +70,8 @@ class Rig:
 
     def frame(self, i: int, **changes: Any) -> Frame:
         T_odom_base = make_transform(np.eye(3), [i * 1.0, 0.0, 0.0])
-        frame = Frame(SECOND + i * SECOND // 10, IMAGE, CAMERA, False, T_BASE_CAM, T_odom_base)
+        # Every picture another one, as a vehicle that moves sees them.
+        frame = Frame(SECOND + i * SECOND // 10, np.roll(IMAGE, i, axis=1), CAMERA, False, T_BASE_CAM, T_odom_base)
         return replace(frame, **changes)
 
     def run(self, first: int, last: int) -> list[Any]:
@@ -281,7 +282,7 @@ def test_distorted_images_are_rectified() -> None:
     assert not query.camera.is_distorted and not np.array_equal(query.image_rgb, IMAGE)
     assert rig.pipeline.process(rig.frame(1, camera=camera, rectified=True)).refused is None
     query = rig.localizer.queries[-1]
-    assert not query.camera.is_distorted and np.array_equal(query.image_rgb, IMAGE)
+    assert not query.camera.is_distorted and np.array_equal(query.image_rgb, np.roll(IMAGE, 1, axis=1))
 
 
 # Transforms and estimates

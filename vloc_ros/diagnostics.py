@@ -12,6 +12,7 @@ from enum import IntEnum
 from typing import ClassVar
 
 from vloc_ros.settings import Fixed, ranged
+from vloc_ros.tracking import STUCK_S
 from vloc_ros.types import LocalizationState
 
 __all__ = ["KEYS", "Diagnostic", "DiagnosticSettings", "Level", "Snapshot", "diagnose"]
@@ -37,6 +38,8 @@ KEYS: dict[str, str] = {
     "refused": "frames refused before or instead of an estimate",
     "refused_<reason>": "the same by reason (docs/diagnostics.md lists the reasons)",
     "recent_refused_share": "share of the last 50 frames that were refused; WARN above 0.1, ERROR above 0.5",
+    "picture_repeated_s": "for how long the camera has sent nothing but pictures that were used before (s of stamps); "
+    f"above {STUCK_S:g} ERROR, or WARN while the odometry says that the vehicle stands",
     "last_refusal": "why the last refused frame was refused",
     "seconds_since_frame": "time since the stamp of the last frame; WARN and ERROR by setting",
     "seconds_since_pose": "time since the stamp of the last accepted estimate",
@@ -86,6 +89,8 @@ class Snapshot:
     counters: Mapping[str, int]
     tracker_counters: Mapping[str, int] = field(default_factory=dict)
     recent_refused_share: float = 0.0
+    picture_repeated_s: float = 0.0
+    standing: bool = False
     last_refusal: str = ""
     last_frame_ns: int | None = None
     last_pose_ns: int | None = None
@@ -148,6 +153,15 @@ def diagnose(
     if share > 0:
         text = f"{100 * share:.0f} % of recent frames refused ({snapshot.last_refusal})"
         _graded(findings, share, REFUSED_WARN_SHARE, REFUSED_ERROR_SHARE, text)
+
+    repeated = snapshot.picture_repeated_s
+    values["picture_repeated_s"] = f"{repeated:.2f}"
+    if repeated > STUCK_S:
+        what = f"the camera repeats its pictures for {repeated:.1f} s: stuck"
+        if snapshot.standing:
+            findings.append((Level.WARN, f"{what}, or a simulated one without noise; the vehicle stands"))
+        else:
+            findings.append((Level.ERROR, f"{what}; check the camera and its driver"))
 
     if now_ns is not None:
         if snapshot.last_frame_ns is None:

@@ -22,6 +22,7 @@ REFUSALS: dict[str, str] = {
     "bad_transform": "the camera's place on the vehicle is not a rigid transform",
     "bad_image": "the image cannot be decoded, or does not fit its camera_info",
     "blank_image": "the image is all black or all one colour",
+    "repeated_image": "the picture was seen before, and nothing says that the vehicle has stood since: no evidence",
     "bad_estimate": "the localizer's pose or covariance is not finite",
     "localizer": "the localizer refused the frame for a reason of its own",
 }

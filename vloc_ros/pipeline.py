@@ -25,7 +25,7 @@ from vloc_ros.images.decode import decode, unused_bits
 from vloc_ros.images.rectify import Rectifier
 from vloc_ros.localizers.base import Localizer
 from vloc_ros.settings import Fixed, ranged
-from vloc_ros.tracking import Tracker
+from vloc_ros.tracking import PictureMemory, Tracker
 from vloc_ros.types import Array, CameraModel, Estimate, LocalizationState, Query, RgbImage, check_transform
 
 __all__ = ["REFUSALS", "Frame", "FrameResult", "Pipeline", "PipelineSettings"]
@@ -110,6 +110,7 @@ class Pipeline:
         self.localizer = localizer
         self.settings = settings or PipelineSettings()
         self.tracker = tracker or Tracker()
+        self._pictures = PictureMemory(self.tracker.settings)
         self.counters: Counter[str] = Counter()
         needed = localizer.needs_prior and self.settings.prior == "initial_pose"
         #: When the localizer gets a search window: the setting, unless it finds nothing without one.
@@ -187,8 +188,9 @@ class Pipeline:
         self.tracker.relocalize()
 
     def reset(self) -> None:
-        """Forget pose and stamps; counters go on."""
+        """Forget pose, stamps and pictures; counters go on."""
         self.tracker.reset()
+        self._pictures.clear()
         self._last_stamp_ns, self._last_odometry = None, None
 
     def expire(self, now_ns: int) -> LocalizationState:
@@ -210,6 +212,8 @@ class Pipeline:
             counters=dict(self.counters),
             tracker_counters=dict(self.tracker.counters),
             recent_refused_share=sum(self._recent) / len(self._recent) if self._recent else 0.0,
+            picture_repeated_s=self._pictures.repeated_s,
+            standing=self._pictures.standing,
             last_refusal=self._last_refusal,
             last_frame_ns=self._last_stamp_ns,
             last_pose_ns=self.tracker.accepted_ns,
@@ -227,7 +231,7 @@ class Pipeline:
         lens = self._lens(frame)
         with _refusing("bad_transform", GeometryError):
             T_base_cam = np.eye(4) if frame.T_base_cam is None else check_transform(frame.T_base_cam, "T_base_cam")
-        image, camera = self._image(frame, lens, timings)
+        image, camera = self._image(frame, lens, odometry, timings)
 
         # Without a prior there is nothing to search: then the prediction is the best there is, until the track is LOST.
         known = self.tracker.prior(frame.stamp_ns, odometry, T_base_cam, any_misses=self.localizer.needs_prior)
@@ -307,7 +311,9 @@ class Pipeline:
             raise _Refused(lens.refusal.key, str(lens.refusal))
         return lens
 
-    def _image(self, frame: Frame, lens: _Lens, timings: dict[str, float]) -> tuple[RgbImage, CameraModel]:
+    def _image(
+        self, frame: Frame, lens: _Lens, odometry: Array | None, timings: dict[str, float]
+    ) -> tuple[RgbImage, CameraModel]:
         with _timed(timings, "decode"):
             with _refusing("bad_image", ImageError):
                 image = decode(frame.image, self.settings.bit_depth, lens.camera.size)
@@ -315,6 +321,9 @@ class Pipeline:
                 check_content(image)
             except ImageError as problem:
                 raise _Refused("blank_image", f"{problem}{self._bits_hint(frame)}") from problem
+            repeated = self._pictures.judge(image, frame.stamp_ns, odometry, self.tracker.least_speed_mps)
+            if repeated is not None:
+                raise _Refused("repeated_image", repeated)
         if lens.rectifier is None:
             return image, lens.camera
         with _timed(timings, "rectify"), _refusing("bad_image", ImageError):
@@ -332,7 +341,7 @@ class Pipeline:
         self.counters["refused"] += 1
         self.counters[f"refused_{refusal.key}"] += 1
         self._last_refusal = f"{refusal.key}: {refusal}"
-        if refusal.key in _MISSES:
+        if refusal.key in _MISSES or (refusal.key == "repeated_image" and self._pictures.stuck):
             self.tracker.miss(stamp_ns, self._last_odometry)
         elif stamp_ns == self._last_stamp_ns:
             self.tracker.expire(stamp_ns)
@@ -350,7 +359,8 @@ class Pipeline:
     def _record(self, result: FrameResult) -> None:
         self.counters[f"state_{result.state.value}"] += 1
         self.counters["published"] += int(result.publish)
-        self._recent.append(result.refused is not None)
+        if result.refused != "repeated_image" or self._pictures.stuck:  # a camera that sends each picture twice is well
+            self._recent.append(result.refused is not None)
         self._last_result = result
         if result.estimate is not None:
             self._last_estimate = result.estimate

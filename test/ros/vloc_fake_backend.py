@@ -18,11 +18,12 @@ from vloc_ros.types import CandidateStep, LocalizationState
 VLOC_ROS_API = 1
 
 WIDTH, HEIGHT = 64, 48
+_noise = np.random.default_rng(0)
 
 
 def paint(x_m: float, y_m: float, confident: bool = True) -> np.ndarray:
-    """The image (48, 64, 3) uint8 of a camera at (x, y), multiples of 0.1 m in [0, 25.5]."""
-    image = np.random.default_rng(0).integers(0, 255, (HEIGHT, WIDTH, 3), dtype=np.uint8)
+    """The image (48, 64, 3) uint8 of a camera at (x, y), multiples of 0.1 m in [0, 25.5]; never the same twice."""
+    image = _noise.integers(0, 255, (HEIGHT, WIDTH, 3), dtype=np.uint8)
     image[:, : WIDTH // 2] = (round(10 * x_m), round(10 * y_m), 220 if confident else 20)
     return image
 

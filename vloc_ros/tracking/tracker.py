@@ -96,6 +96,14 @@ class Tracker:
         return self._track.pose_covariance if self._track is not None else None
 
     @property
+    def least_speed_mps(self) -> float:
+        """The speed of the track less its standard deviation; 0 while unknown."""
+        if self._track is None:
+            return 0.0
+        deviation = float(np.sqrt(np.linalg.eigvalsh(self._track.covariance[6:9, 6:9])[-1]))
+        return max(0.0, float(np.linalg.norm(self._track.twist[:3])) - deviation)
+
+    @property
     def scene(self) -> str | None:
         """The scene of the track or of the user's pose, None while unknown or unnamed."""
         track = self._track or self._window
