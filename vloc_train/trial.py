@@ -7,6 +7,7 @@ the first one after a start would be: no odometry, no track, no prior.
 
 from __future__ import annotations
 
+import shlex
 import textwrap
 import time
 from collections import Counter
@@ -263,7 +264,8 @@ def _advice(
     elif localized.all():
         out.append(f"{share}, each by itself: good enough to drive with.")
     else:
-        out.append(f"{share}, each by itself: good enough to drive with. {_reasons(estimates)} A track bridges those.")
+        why = _reasons(estimates)
+        out.append(" ".join([f"{share}, each by itself: good enough to drive with a track.", *([why] if why else [])]))
     places = np.array([record.T_reference[:3, 3] for record in records if record.T_reference is not None])
     distance, _ = nearest(places, cameras[:, :3, 3])
     far = distance > _FAR * np.median(distance)
@@ -347,7 +349,7 @@ def print_trial(trial: Trial, sources: Sequence[str], backend: str) -> None:
     console.print()
     command("look at it", str(trial.page))
     if trial.enough:
-        data = " ".join(f"--data {source}" for source in sources)
+        data = " ".join(f"--data {shlex.quote(source)}" for source in sources)
         command("map all of it", f"vloc map build {backend} {data} --out maps/mine")
-        command("localize a bag", f"vloc replay BAG --map {trial.bundle.path} --out DIR")
+        command("localize a bag", f"vloc replay BAG --map {shlex.quote(str(trial.bundle.path))} --out DIR")
         command("drive", f"ros2 launch vloc_ros localizer.launch.py map:={trial.bundle.path.absolute()}")

@@ -75,7 +75,7 @@ def in_short(report: Mapping[str, Any]) -> list[tuple[str, str]]:
         rows.append(("worst LOCALIZED", worst))
         share = report["nees_localized"]["share_in_95"]
         rows.append(("covariance", f"{100 * share:.0f} % of the LOCALIZED within their 95 % ellipsoid"))
-    rows.append(("time a frame", f"{report['latency_ms']['p50']:.0f} ms ({report['device']})"))
+    rows.append(("time a frame", f"{report['latency_ms']['p50']:.0f} ms on {report['device']}"))
     return rows
 
 

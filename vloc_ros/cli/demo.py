@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,7 +13,7 @@ from vloc_ros.cli.progress import progress_bar
 __all__ = ["demo"]
 
 #: What is said of each run, and how it stands in its report.
-_ROWS = {
+_ROWS: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "frames": lambda r: f"{r['frames']}",
     "LOCALIZED": lambda r: f"{100 * r['localized'] / max(r['frames'], 1):.1f} %",
     "median error": lambda r: f"{r['median_translation_m']:.3f} m {r['median_rotation_deg']:.3f} deg",
@@ -46,13 +46,14 @@ def demo(
     plan = _plan(share_path("models", "demo.yaml"))
     path = map_path or share_path("models", str(plan["map"]))
     coarse = read_map(path)  # says what is wrong with it before the drive is rendered
-    judge = None if map_path is not None else read_map(share_path("models", str(plan["features"])))
+    refined = map_path is None and "features" in plan
+    judge = read_map(share_path("models", str(plan["features"]))) if refined else None
     town = plan["town"]
     number = int(town["traversal"])
     light = town.get("light")
     typer.echo(
-        f"Synthetic town, {float(town['loop_m']):g} m loop, drive {number}: streets that the shipped maps know, a drive "
-        "that they have never seen."
+        f"Synthetic town, {float(town['loop_m']):g} m loop, drive {number}: streets that the shipped maps know, "
+        "a drive that they have never seen."
     )
     with progress_bar("rendering the drive") as progress:
         bags = convert_town(
@@ -114,8 +115,6 @@ def _plan(path: Path) -> dict[str, Any]:
 
     plan: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
     town = plan.get("town") if isinstance(plan, dict) else None
-    if not isinstance(town, dict) or not {"map", "features"} <= set(plan) or not {"seed", "loop_m", "traversal"} <= set(town):
-        raise ConfigError(
-            f"{path}: expected map, features, and town with seed, loop_m and traversal, found {plan!r}"
-        )
+    if not isinstance(town, dict) or "map" not in plan or not {"seed", "loop_m", "traversal"} <= set(town):
+        raise ConfigError(f"{path}: expected map, and town with seed, loop_m and traversal, found {plan!r}")
     return plan
