@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 
-# Before torch and OpenCV load: small tensors are slower on many threads, and tests share the machine.
-os.environ.setdefault("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else "2")
+# Before torch and OpenCV load: small tensors are slower on many threads, and on a machine that is busy much slower.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from collections.abc import Callable
 from pathlib import Path

@@ -129,6 +129,11 @@ class Pipeline:
         """The state of the sequence."""
         return self.tracker.state
 
+    @property
+    def stuck(self) -> bool:
+        """Whether the camera hangs: nothing but pictures that were used before."""
+        return self._pictures.stuck
+
     def process(self, frame: Frame) -> FrameResult:
         """Handle one frame; a refused one comes back with its reason instead of an estimate."""
         timings: dict[str, float] = {}
@@ -186,6 +191,11 @@ class Pipeline:
     def relocalize(self) -> None:
         """Forget the pose and search the whole map."""
         self.tracker.relocalize()
+
+    def clock_jumped(self) -> None:
+        """The clock of the stamps jumped, as its owner knows: count it and start over."""
+        self.counters["clock_jumps"] += 1
+        self.reset()
 
     def reset(self) -> None:
         """Forget pose, stamps and pictures; counters go on."""
@@ -281,11 +291,10 @@ class Pipeline:
             back = (last - stamp) * 1e-9
             if back <= REORDER_TOLERANCE_S:
                 raise _Refused("stamp_out_of_order", f"the stamp is {back:.3f} s older than the last one")
-            self.counters["clock_jumps"] += 1
-            self.reset()
+            self.clock_jumped()
         self._last_stamp_ns = stamp
         if self.settings.max_age_s and age > self.settings.max_age_s:
-            raise _Refused("stale", f"the frame is {age:.3f} s old, expected at most {self.settings.max_age_s:g} s")
+            raise _Refused("stale", _stale(age, self.settings.max_age_s))
 
     def _odometry(self, frame: Frame) -> Array | None:
         """The frame's odometry; a broken one is counted and done without, which the tracker can."""
@@ -377,6 +386,17 @@ def _key_of(problem: VlocError) -> str:
         if isinstance(problem, kind):
             return key
     return "localizer"
+
+
+def _stale(age_s: float, limit_s: float) -> str:
+    text = f"the frame is {age_s:.3f} s old, expected at most {limit_s:g} s"
+    if age_s < 60.0:
+        return text
+    days = f" ({age_s / 86400:.0f} days)" if age_s > 2 * 86400 else ""
+    return (
+        f"the stamp is {age_s:.0f} s{days} behind the clock: a recording needs its own clock (use_sim_time, ros2 bag "
+        "play --clock), a camera whose clock is not synchronised max_image_age 0"
+    )
 
 
 @contextmanager

@@ -45,6 +45,11 @@ DISTORTION_COEFFICIENTS: dict[str, tuple[int, ...]] = {
 }
 
 
+#: No place is further away than this (m), and no uncertainty is larger (m^2, rad^2): what lies beyond is a mistake of
+#: who wrote it, and beside its squares all other numbers are lost.
+_FARTHEST_M, _LARGEST_VARIANCE = 1e8, 1e14
+
+
 class LocalizationState(str, Enum):
     """What the package claims to know. ``LOST`` publishes no pose and no TF."""
 
@@ -57,7 +62,8 @@ class LocalizationState(str, Enum):
 def check_transform(T: npt.ArrayLike, name: str = "transform") -> Array:
     """Return ``T`` as a 4x4 float64 rigid transform, or say why it is not one.
 
-    :raises GeometryError: wrong shape, not finite, rotation off by more than 1e-4, or last row not (0, 0, 0, 1).
+    :raises GeometryError: wrong shape, not finite, further away than 1e8 m, rotation off by more than 1e-4, or last row
+        not (0, 0, 0, 1).
     """
     out = np.asarray(T, dtype=np.float64)
     if out.shape != (4, 4):
@@ -66,6 +72,8 @@ def check_transform(T: npt.ArrayLike, name: str = "transform") -> Array:
         raise GeometryError(f"{name}: expected finite values, found NaN or infinity")
     if not np.allclose(out[3], (0.0, 0.0, 0.0, 1.0), atol=1e-9):
         raise GeometryError(f"{name}: expected last row (0, 0, 0, 1), found {out[3].tolist()}")
+    if float(np.abs(out[:3, 3]).max()) > _FARTHEST_M:
+        raise GeometryError(f"{name}: expected a position within {_FARTHEST_M:g} m, found {out[:3, 3].tolist()}")
     R = out[:3, :3]
     deviation = float(np.abs(R @ R.T - np.eye(3)).max())
     if deviation > 1e-4 or np.linalg.det(R) < 0:
@@ -79,7 +87,7 @@ def check_transform(T: npt.ArrayLike, name: str = "transform") -> Array:
 def check_covariance(covariance: npt.ArrayLike, name: str = "covariance") -> Array:
     """Return a 6x6 symmetric positive semi-definite float64 covariance.
 
-    :raises GeometryError: wrong shape, not finite, asymmetric or indefinite.
+    :raises GeometryError: wrong shape, not finite, beyond 1e14, asymmetric or indefinite.
     """
     out = np.asarray(covariance, dtype=np.float64)
     if out.shape == (36,):
@@ -89,6 +97,10 @@ def check_covariance(covariance: npt.ArrayLike, name: str = "covariance") -> Arr
     if not np.isfinite(out).all():
         raise GeometryError(f"{name}: expected finite values, found NaN or infinity")
     scale = max(float(np.abs(out).max()), 1e-12)
+    if scale > _LARGEST_VARIANCE:
+        raise GeometryError(
+            f"{name}: expected variances of at most {_LARGEST_VARIANCE:g}, found {scale:.3g}; all zeros means unknown"
+        )
     if float(np.abs(out - out.T).max()) > 1e-6 * scale:
         raise GeometryError(f"{name}: expected a symmetric matrix; entry pairs differ")
     out = 0.5 * (out + out.T)

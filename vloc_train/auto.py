@@ -16,6 +16,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from vloc_ros.errors import ConfigError
 from vloc_ros.images.preprocess import Preprocess
 from vloc_ros.localizers.backbones import PACKAGES, weights_origin
 from vloc_ros.localizers.cascade.bundle import write_cascade
@@ -27,12 +30,14 @@ from vloc_ros.maps.writer import check_target
 from vloc_ros.settings import ranged
 from vloc_train.features.build import FeaturesBuilder
 from vloc_train.features.settings import BuildSettings as FeaturesSettings
-from vloc_train.frame_choice.settings import HoldOutSettings
-from vloc_train.frame_choice.split import Split
+from vloc_train.frame_choice.route import extent
+from vloc_train.frame_choice.settings import HoldOutSettings, OwnDriveSettings, scale_of
+from vloc_train.frame_choice.split import USED, Split, split
 from vloc_train.mapping.points import SparseModel
+from vloc_train.mapping.uncertainty import adjusted
 from vloc_train.pixloc.build import BuildSettings as PixLocSettings
 from vloc_train.pixloc.build import PixLocBuilder
-from vloc_train.training.recipe import Contents, Drives, Job, Trainer, splits_of
+from vloc_train.training.recipe import Contents, Drives, Job, Trainer
 from vloc_train.training.run import RunOptions
 from vloc_train.training.settings import RunSettings
 
@@ -118,7 +123,7 @@ class AutoBuilder(Trainer[AutoSettings]):
     """Builds the members one after the other, and writes them as one map."""
 
     backend = "cascade"
-    builds = True
+    builds = folds = True
     takes = "any"
     several_devices = False
     settings_class = AutoSettings
@@ -149,23 +154,25 @@ class AutoBuilder(Trainer[AutoSettings]):
         check_target(out, overwrite=True)
         if isinstance(hold_out, str):
             hold_out = HoldOutSettings.named(hold_out)
-        splits = splits_of(scenes, calibration, hold_out) if isinstance(hold_out, HoldOutSettings) else hold_out
+        splits = self.splits(scenes, calibration, hold_out) if isinstance(hold_out, HoldOutSettings) else hold_out
         work = work_dir or out.with_name(out.name + ".work")
         encoder = "" if extractor is not None else self._encoder(settings.encoder)
         _log.info("auto: %s", _in_words(settings, encoder, extractor))
-        common: dict[str, Any] = {"options": options, "calibration": calibration, "hold_out": splits}
+        common: dict[str, Any] = {"options": options, "calibration": calibration}
         features, begin = _Features(encoder, settings.encoder_pixels), time.perf_counter()
         found = features.run(
             scenes, work / "members" / "features" if settings.refine else out, settings.features, about=about,
-            extractor=extractor, work_dir=work / "features", **common,
+            extractor=extractor, work_dir=work / "features", hold_out=splits, **common,
         )  # fmt: skip
         took = {"features": time.perf_counter() - begin}
         if not settings.refine:
             return _told(found, found, took)
-        pixloc = _PixLoc(features.points, settings.pixloc_pixels)
-        refining = pixloc.run(
-            scenes, work / "members" / "pixloc", settings.pixloc, about=about, work_dir=work / "pixloc", **common
-        )
+        parts = {name: _refinable(split) for name, split in splits.items()}
+        points = {name: _points_of(features.points[name], split) for name, split in parts.items()}
+        refining = _PixLoc(points, settings.pixloc_pixels).run(
+            scenes, work / "members" / "pixloc", settings.pixloc, about=about, work_dir=work / "pixloc",
+            hold_out=parts, **common,
+        )  # fmt: skip
         took["pixloc"] = time.perf_counter() - begin - took["features"]
         made = found.manifest.provenance
         names = (
@@ -195,6 +202,33 @@ class AutoBuilder(Trainer[AutoSettings]):
         """The encoder where its package is installed, else none."""
         package = PACKAGES.get(name.partition(".")[0])
         return name if package is not None and package.file() is not None else ""
+
+
+def _refinable(whole: Split) -> Split:
+    """PixLoc is calibrated on held-out frames: where the chain holds none out, its map does without short gaps."""
+    if whole.kind != "folds":
+        return whole
+    size = max(scale_of(extent(drive.T_map_cam[:, :3, 3])) for drive in whole.drives)
+    try:
+        return split(whole.drives, OwnDriveSettings().scaled(size).hold_out)
+    except ConfigError as problem:  # too short: refined all the same, by what the fit itself says
+        _log.warning("auto: PixLoc stays without a calibration: %s", problem)
+        return replace(whole, kind="none")
+
+
+def _points_of(model: SparseModel, parts: Split) -> SparseModel:
+    """What the frames that are used see, numbered as in ``parts.training``."""
+    used = [part == USED for part in parts.part]
+    drive = np.cumsum([bool(u.any()) for u in used]) - 1
+    number = [np.cumsum(u) - 1 for u in used]
+    rows = np.array(
+        [row for row, (d, n) in enumerate(zip(model.drive, model.number, strict=True)) if used[d][n]], dtype=np.int64
+    )
+    if len(rows) == len(model):
+        return model
+    mine = adjusted(model.select(rows, 2), np.inf)
+    numbers = [number[d][n] for d, n in zip(mine.drive, mine.number, strict=True)]
+    return replace(mine, drive=drive[mine.drive], number=np.array(numbers, dtype=np.int64))
 
 
 def _in_words(settings: AutoSettings, encoder: str, extractor: Path | None) -> str:

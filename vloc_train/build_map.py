@@ -22,7 +22,7 @@ from vloc_train.frame_choice.selection import Choice, choose
 from vloc_train.frame_choice.settings import OwnDriveSettings, SelectionSettings
 from vloc_train.map_report.report import write_report
 from vloc_train.map_report.scene import scene_reports
-from vloc_train.training.recipe import Trainer, splits_of
+from vloc_train.training.recipe import Trainer
 from vloc_train.training.run import RunOptions
 from vloc_train.training.scenes import common_datum
 
@@ -73,7 +73,7 @@ def make_map(
     if problems.keep_going:
         others = {name: [undamaged(drive, problems, work) for drive in drives] for name, drives in others.items()}
     used = {name: [choice.used for choice in mine] for name, mine in choices.items()}
-    splits = splits_of(used, others, own.hold_out)
+    splits = maker.splits(used, others, own.hold_out)
     noted = dict(about or {})
     if select:
         noted["left_out"] = {n: {c.sequence.name: c.counts for c in cs} for n, cs in choices.items()}

@@ -125,8 +125,9 @@ HoldOut = Annotated[
     str | None,
     _option(
         "--hold-out", panel=_FRAMES,
-        help="auto, drive, pass, gaps, stretches, every:N or none: what accuracy and covariance are measured on, where "
-        "there is no --calibration-data. Default: auto: another drive, else another pass, else gaps.",
+        help="auto, drive, pass, gaps, stretches, folds, every:N or none: what accuracy and covariance are measured "
+        "on, where there is no --calibration-data. Default: auto: folds where the builder can, else another drive, "
+        "else another pass, else gaps.",
     ),
 ]  # fmt: skip
 DriveSet = Annotated[

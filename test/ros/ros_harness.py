@@ -381,6 +381,10 @@ class Live:
         message.header.stamp, message.header.frame_id = time_message(stamp), "camera_optical_frame"
         self.publisher(CompressedImage, "/camera/image/compressed").publish(message)
 
+    def paint(self, x: float = 5.0, y: float = 3.0, confident: bool = True) -> np.ndarray:
+        """What the camera sees when the base is at (x, y) in the map."""
+        return vloc_fake_backend.paint(x + CAMERA_XYZ[0], y, confident)
+
     def frame(self, x: float = 5.0, y: float = 3.0, odom: float | None = 0.0, confident: bool = True, **how) -> int:
         """One consistent moment: odometry, camera info, image. The base is at (x, y) in the map. Returns the stamp."""
         stamp = how.pop("stamp", None) or max(self.stamp + 1, time.time_ns())
@@ -388,7 +392,7 @@ class Live:
         if odom is not None:
             self.odometry(stamp, odom)
         self.camera_info(stamp)
-        pixels = vloc_fake_backend.paint(x + CAMERA_XYZ[0], y, confident)
+        pixels = self.paint(x, y, confident)
         (self.compressed if how.pop("compressed", False) else self.image)(stamp, pixels, **how)
         return stamp
 

@@ -11,7 +11,7 @@ BACKENDS = {"retrieval": (1.0, True), "copr": (1.0, True), "irpnet": (3.0, False
 
 
 def _stand(live, until, what, place=12, timeout=30.0):
-    """Frames of a vehicle that stands beside the mapped lap; returns T_map_base."""
+    """Frames of a vehicle that stands beside the mapped lap, with a sensor's noise; returns T_map_base."""
     import numpy as np
     import tiny_drive
     from ros_harness import CAMERA_XYZ, CAMERA_XYZW
@@ -20,7 +20,7 @@ def _stand(live, until, what, place=12, timeout=30.0):
     from vloc_ros.geometry.se3 import inverse, make_transform
 
     lap, camera = tiny_drive.drive(60), tiny_drive.CAMERA
-    pixels = lap.image(place)
+    pixels, noise = lap.image(place).astype(np.int16), np.random.default_rng(0)
     deadline = time.monotonic() + timeout
     while not until():
         if time.monotonic() > deadline:
@@ -29,7 +29,8 @@ def _stand(live, until, what, place=12, timeout=30.0):
         stamp = live.stamp = max(live.stamp + 1, time.time_ns())
         live.static_camera()
         live.camera_info(stamp, focal=camera.fx, width=camera.width, height=camera.height)
-        live.image(stamp, pixels)
+        noisy = pixels + noise.normal(0, 1, pixels.shape).round()
+        live.image(stamp, np.clip(noisy, 0, 255).astype(np.uint8))
         time.sleep(0.1)
     T_base_cam = make_transform(quaternion_to_matrix(np.array(CAMERA_XYZW)), np.array(CAMERA_XYZ))
     return lap.T_map_cam[place] @ inverse(T_base_cam)

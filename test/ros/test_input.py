@@ -153,6 +153,117 @@ def test_a_reliable_subscription_says_why_it_gets_nothing(live):
     live.wait_state("active")
     live.drive(lambda: "set image_qos to best_effort" in node.text, "the hint")
     assert "no image on /camera/image" in node.text
+    live.until(lambda: live.values().get("level") == "2", "ERROR in the diagnostics")
+    assert "set image_qos to best_effort" in live.values()["message"]
+
+
+def test_silence_is_explained_and_again_when_its_reason_changes(live):
+    from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+
+    node = live.start_node(no_image_warning=0.5)
+    live.wait_state("active")
+
+    def told(*words):
+        values = live.values()
+        return values.get("level") == "2" and all(word in values["message"] for word in words)
+
+    live.until(lambda: told("no image on /camera/image: nobody publishes it", "ros2 topic list"), "that nobody sends")
+    elsewhere = live.publisher(Image, "/other/image")
+    live.until(lambda: told("sensor_msgs/msg/Image is on /other/image: remap"), "where images are")
+    compressed = live.publisher(CompressedImage, "/camera/image/compressed")
+    live.until(lambda: told("set image_transport to compressed"), "the other transport")
+    wrong = live.publisher(CompressedImage, "/camera/image")
+    live.until(lambda: told("publishes sensor_msgs/msg/CompressedImage on it", "set image_transport"), "the type")
+    for publisher in (elsewhere, compressed, wrong):
+        live.node.destroy_publisher(publisher)
+    silent = live.node.create_publisher(Image, "/camera/image", 5)
+    live.until(lambda: told("/vehicle fits and sends nothing", "rmem_max", "docs/ros.md"), "the buffers")
+    live.node.destroy_publisher(silent)
+    assert node.text.count("no image on /camera/image: ") >= 5, "each reason is in the log"
+
+    # Images alone are no frames.
+    deadline = time.monotonic() + 20
+    while not told("no camera_info on /camera/camera_info: nobody publishes it"):
+        assert time.monotonic() < deadline, live.values()
+        live.image(time.time_ns(), live.paint())
+        time.sleep(0.05)
+    live.publisher(CameraInfo, "/camera/camera_info")
+    poses = live.poses()
+    live.drive(lambda: len(poses) >= 3 and live.values().get("level") == "0", "poses, and no complaint")
+    rival = live.node.create_publisher(Image, "/camera/image", 5)
+    live.drive(lambda: "2 publishers on /camera/image" in live.values()["message"], "the second publisher")
+    assert live.values()["level"] == "1"
+    live.node.destroy_publisher(rival)
+    live.drive(lambda: live.values().get("level") == "0", "the end of it")
+
+    # What acts only at the next configure says so.
+    answer = live.set_parameter("tf_rate", 10.0)
+    assert answer.successful and "next configure" in answer.reason
+    assert live.set_parameter("tf_timeout", 0.1).reason == ""
+    assert "Takes effect: next configure." in live.describe_parameter("tf_rate").description
+
+
+def test_a_stuck_camera_is_named_at_once_and_clears_by_itself(live):
+    """The same picture while the odometry moves; and diagnostics that come once in five seconds do not wait."""
+    node = live.start_node(diagnostics_period=5.0)
+    live.wait_state("active")
+    poses, states, pixels = live.poses(), live.states(), live.paint()
+    live.drive(lambda: len(poses) >= 3, "poses", odom=0.0)
+    count, began, named, x = len(poses), time.monotonic(), None, 0.0
+    while states[-1].data != "LOST":
+        assert time.monotonic() - began < 20, live.values()
+        x += 0.1
+        stamp = live.stamp = time.time_ns()
+        live.odometry(stamp, x)
+        live.camera_info(stamp)
+        live.image(stamp, pixels)
+        time.sleep(0.05)
+        if named is None and "stuck" in live.values().get("message", ""):
+            named = time.monotonic() - began
+    # Half a second of repeats, the time to look, and a machine that may be busy.
+    assert named is not None and named < 3.0 and live.values()["level"] == "2"
+    assert "repeated_image" in node.text
+    assert len(poses) <= count + 2, "the picture was new once"
+    live.drive(lambda: states[-1].data == "LOCALIZED" and "stuck" not in live.values()["message"], "recovery", odom=x)
+
+
+def test_binned_images_whose_intrinsics_are_binned_already(live):
+    """A driver that states a binning beside the size and intrinsics of the binned image: the same live as in a bag."""
+    live.start_node()
+    live.wait_state("active")
+    poses = live.poses()
+    live.static_camera()
+    deadline = time.monotonic() + 20
+    while len(poses) < 2:
+        assert time.monotonic() < deadline, live.values()
+        stamp = live.stamp = time.time_ns()
+        live.odometry(stamp, 0.0)
+        live.camera_info(stamp, binning_x=2, binning_y=2)
+        live.image(stamp, live.paint())
+        time.sleep(0.05)
+
+
+def test_a_mounting_that_moves_is_read_at_the_stamp(live):
+    """The camera is 1 m ahead of the base at the first image's stamp; TF says 3 m a little later."""
+    from ros_harness import CAMERA_XYZW, stamp_of, transform
+    from tf2_msgs.msg import TFMessage
+
+    live.start_node(tf_timeout=0.5)
+    live.wait_state("active")
+    poses = live.poses()
+    tf = live.publisher(TFMessage, "/tf", 100)
+    deadline = time.monotonic() + 20
+    while len(poses) < 4:
+        assert time.monotonic() < deadline, live.values()
+        stamp = live.stamp = time.time_ns()
+        live.odometry(stamp, 0.0)
+        live.camera_info(stamp)
+        for after, x in ((0, 1.0), (50_000_000, 3.0)):
+            place = transform("base_link", "camera_optical_frame", stamp + after, (x, 0.0, 1.5), CAMERA_XYZW)
+            tf.publish(TFMessage(transforms=[place]))
+        live.image(stamp, live.paint())
+        time.sleep(0.15)
+    assert {round(p.pose.pose.position.x, 1) for p in poses if stamp_of(p)} == {5.0}
 
 
 def test_simulated_time_that_jumps_back(live):
@@ -160,6 +271,10 @@ def test_simulated_time_that_jumps_back(live):
 
     node = live.start_node(use_sim_time=True, **{"tf_timeout": 0.5})
     live.wait_state("active")
+    live.until(
+        lambda: "no /clock arrives: nobody publishes it" in live.values().get("message", ""), "the clock's absence"
+    )
+    assert live.values()["level"] == "2"
     poses, states = live.poses(), live.states()
     live.static_camera()
 
@@ -182,6 +297,7 @@ def test_simulated_time_that_jumps_back(live):
     after = next(i for i, s in enumerate(seconds) if s < 600)
     assert all(500 <= s < 600 for s in seconds[after:]), seconds
     assert "the clock went back" in node.text
+    live.until(lambda: live.value("clock_jumps") == 1, "the count of jumps")
     assert states[-1].data == "LOCALIZED"
     sent = [stamp_of(t) * 1e-9 for t in live.sent_tf if t.child_frame_id == "odom" and t.header.frame_id == "map"]
     assert any(1000 <= s < 1100 for s in sent), sent

@@ -73,6 +73,15 @@ def test_signals_end_the_node_cleanly(live):
         assert "Traceback" not in node.text
 
 
+def test_a_frame_at_work_does_not_hold_up_the_end(live):
+    node = live.start_node(map=live.session.make_map("slow_town", delay_s=60.0))
+    live.wait_state("active")
+    live.drive(lambda: live.value("frames_dropped") > 0, "a frame at work", timeout=40)
+    node.interrupt()
+    assert node.wait(20) == 0, node.text
+    assert "Traceback" not in node.text
+
+
 def test_a_parameter_that_is_not_allowed_ends_the_start(live):
     node = live.start_node(tf_mode="sideways")
     assert node.wait(60) == 2

@@ -38,9 +38,7 @@ def unseen(count: int = 6, camera=tiny_street.CAMERA) -> PosedSequence:
 
 def built(folder: Path, sequences: dict[str, list[PosedSequence]] | None = None, **changes) -> MapBundle:
     """A map of the lap, or of other drives."""
-    return BUILDER.run(
-        sequences or {"map": [lap()]}, folder / "features", settings(**changes), OPTIONS, hold_out="none"
-    )
+    return BUILDER.run(sequences or {"map": [lap()]}, folder / "features", settings(**changes), OPTIONS)
 
 
 def twins() -> PosedSequence:

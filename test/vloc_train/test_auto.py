@@ -25,7 +25,7 @@ def build(out, **changes):
     few = tiny_features.settings(calibration_frames=20, image_dimension=16)
     values = {"features": few, "encoder": "", **changes}
     return find(BUILDERS, "auto", "map build").run(
-        {"map": [tiny_features.lap()]}, out, auto.AutoSettings(**values), tiny_features.OPTIONS, hold_out="none"
+        {"map": [tiny_features.lap()]}, out, auto.AutoSettings(**values), tiny_features.OPTIONS
     )
 
 

@@ -48,7 +48,7 @@ def test_one_drive_is_parted_reported_and_shown(drive, builder, tmp_path, capsys
     known = {int(s) for d in trial.split.training for s in d.stamps_ns}
     assert asked and not asked & known and trial.split.kind == "gaps"
     # All other frames are in the map: its covariance is made of maps without some of them.
-    assert trial.bundle.manifest.provenance["hold_out"] == {"map": "none"} and trial.bundle.manifest.calibration
+    assert trial.bundle.manifest.provenance["hold_out"] == {"map": "folds"} and trial.bundle.manifest.calibration
     report = json.loads((out / "report.json").read_text())
     assert report["frames"] == min(12, len(asked)) and report["backend"] == "features"
     assert report["advice"] == list(trial.advice) and any("driven once" in text for text in trial.advice)

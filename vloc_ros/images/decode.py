@@ -19,7 +19,7 @@ from vloc_ros.errors import ImageError
 from vloc_ros.images.encoded import check_cost, format_of, header_of
 from vloc_ros.types import RgbImage
 
-__all__ = ["CompressedImage", "RawImage", "decode", "supported_encodings", "unused_bits"]
+__all__ = ["CompressedImage", "RawImage", "decode", "image_size", "supported_encodings", "unused_bits"]
 
 _U8 = npt.NDArray[np.uint8]
 
@@ -126,6 +126,14 @@ def decode(
         raise ImageError(f"image: expected pixels, found an empty image of shape {image.shape}")
     _check_size(image.shape[1], image.shape[0], size, "image")
     return np.ascontiguousarray(image)
+
+
+def image_size(image: RawImage | CompressedImage) -> tuple[int, int] | None:
+    """Width and height of an undecoded image, where it says so."""
+    if isinstance(image, RawImage):
+        return image.width, image.height
+    header = header_of(image.data)
+    return None if header is None else (header.width, header.height)
 
 
 def unused_bits(image: RawImage | CompressedImage, bit_depth: int = 16) -> int:

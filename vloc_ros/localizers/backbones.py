@@ -20,8 +20,9 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import logging
-import os
 import socket
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import metadata
@@ -146,8 +147,9 @@ def create_network(
     try:
         network: nn.Module = timm.create_model(name, pretrained=source == "hub", **{**fixed, **options})
     except Exception as problem:  # options of a map can be anything, and every network fails in its own way
+        hint = f"; without the hub: {_advice(name)}" if source == "hub" else ""
         raise ConfigError(
-            f"{where}: timm cannot create {name!r} with options {dict(options)}: {first_line(problem)}"
+            f"{where}: timm cannot create {name!r} with options {dict(options)}: {first_line(problem)}{hint}"
         ) from problem
     if isinstance(source, dict):
         fill_network(network, source, f"{where}: {name}", whole=not fixed.get("features_only"))
@@ -206,13 +208,16 @@ def _hub_obstacle(name: str) -> str | None:
         return None
     if constants.HF_HUB_OFFLINE:
         return "the hub is switched off (HF_HUB_OFFLINE) and its cache does not hold them"
-    if any(os.environ.get(variable) for variable in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")):
-        return None  # only the proxy knows
     address = urlsplit(constants.ENDPOINT)
     try:
+        if urllib.request.getproxies():  # only the proxy knows
+            urllib.request.urlopen(urllib.request.Request(constants.ENDPOINT, method="HEAD"), timeout=_HUB_PATIENCE_S)
+            return None
         with socket.create_connection((address.hostname or "", address.port or 443), timeout=_HUB_PATIENCE_S):
             return None
-    except OSError as problem:
+    except urllib.error.HTTPError:
+        return None  # an answer, if to another question
+    except (OSError, ValueError) as problem:
         return f"the hub cannot be reached ({first_line(problem)})"
 
 

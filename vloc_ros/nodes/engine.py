@@ -12,7 +12,7 @@ from rclpy.lifecycle import LifecycleNode
 from vloc_ros.errors import ConfigError, GeometryError, MapNotFoundError, VlocError
 from vloc_ros.geometry.rotations import quaternion_to_matrix
 from vloc_ros.geometry.se3 import make_transform
-from vloc_ros.images.decode import decode
+from vloc_ros.images.decode import decode, image_size
 from vloc_ros.localizers.base import Localizer, load_localizer
 from vloc_ros.maps import read_map
 from vloc_ros.messages import camera_model, frame_id, message_image, pose_covariance, stamp_ns, transform
@@ -156,14 +156,20 @@ class Engine:
 
     def after_clock_jump(self) -> None:
         """The same between two frames: a frame from before the jump may have been at work during it."""
+        assert self.pipeline is not None
         self._tf.clear()
         self._broadcast.restart()
-        self.restart()
+        if self._last_stamp:  # the first /clock of a simulation is no news
+            self.pipeline.clock_jumped()
+        self._forget()
 
     def restart(self) -> None:
         """Forget pose and stamps. Counters go on."""
         assert self.pipeline is not None
         self.pipeline.reset()
+        self._forget()
+
+    def _forget(self) -> None:
         self._last_stamp = 0
         self._withdraw()
 
@@ -212,7 +218,7 @@ class Engine:
         rectified = self._rectified
         try:
             info = self._camera_info(received)
-            camera = None if info is None else camera_model(info, rectified)
+            camera = None if info is None else camera_model(info, rectified, image_size(message_image(received.image)))
         except VlocError as error:
             self._publish(pipeline.refuse(stamp, "bad_camera_info", str(error)), None, received)
             return
@@ -286,11 +292,13 @@ class Engine:
         base = self._base
         if not camera:
             raise GeometryError("expected the image to name its frame, found none; set the parameter camera_frame")
-        T = self._tf.static(base, camera, self._parameters["tf_timeout"])
+        T = self._tf.mounting(base, camera, stamp_ns(received.image), self._parameters["tf_timeout"])
         if T is None:
+            there = self._tf.static(base, camera, 0.0) is not None
+            found = "other times only" if there else "nothing"
             raise GeometryError(
-                f"expected TF to connect {base} with {camera}, found nothing; publish that on /tf_static, or set "
-                "camera_extrinsics"
+                f"expected TF to connect {base} with {camera} at the image's stamp, found {found}; publish that on "
+                "/tf_static, or set camera_extrinsics"
             )
         return T
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any, Protocol
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
@@ -10,12 +11,16 @@ from vloc_ros.diagnostics import Diagnostic, DiagnosticSettings, Level, Snapshot
 from vloc_ros.nodes.engine import Engine
 from vloc_ros.nodes.inputs import CameraInput, ReceivedFrame
 from vloc_ros.nodes.ros_parameters import NodeParameters
+from vloc_ros.nodes.silence import why_no_clock
 from vloc_ros.nodes.tf_broadcast import TfBroadcast
 from vloc_ros.nodes.worker import Worker
 from vloc_ros.pipeline import Pipeline
 from vloc_ros.settings import settings_from_mapping
 
-__all__ = ["Health", "Watched"]
+__all__ = ["TICK_S", "Health", "Watched"]
+
+#: How often the node looks whether there is something that cannot wait for the next message.
+TICK_S = 0.1
 
 
 class Watched(Protocol):
@@ -49,14 +54,25 @@ class Health:
     def __init__(self, node: Watched) -> None:
         self._node = node
         self._publisher = node.create_publisher(DiagnosticArray, "/diagnostics", 10)
-        self._warned = False
+        self._told: set[str] = set()
+        self._sent_at = 0.0
+        self._stuck = False
+
+    def tick(self) -> None:
+        """Called by a timer on the executor, often: a camera that hangs is told at once, the rest once a period."""
+        node = self._node
+        pipeline = node.engine.pipeline if node.engine is not None else None
+        stuck = pipeline is not None and pipeline.stuck
+        due = time.monotonic() - self._sent_at >= node.parameters["diagnostics_period"] - 0.5 * TICK_S
+        if due or stuck != self._stuck:
+            self._sent_at, self._stuck = time.monotonic(), stuck
+            self.publish()
 
     def publish(self) -> None:
-        """Called by a timer on the executor."""
+        """Look, and send what there is to say."""
         node = self._node
         if node.is_active and node.engine is not None:
             node.worker.submit(node.engine.expire)
-            self._warn_silence()
         diagnostic = self._diagnostic()
         status = DiagnosticStatus(
             level=bytes([int(diagnostic.level)]),
@@ -78,10 +94,11 @@ class Health:
             return Diagnostic(level, text, extra)
         limits = settings_from_mapping(DiagnosticSettings, node.parameters.group("diagnostics."), "diagnostics")
         found = diagnose(_snapshot(engine.pipeline), limits, engine.now_in_stamps(), extra)
-        level, message = found.level, found.message
+        findings = self._inputs()
         if engine.tf_conflict or engine.internal_errors:
-            level = Level.ERROR
-            message = "; ".join(filter(None, (engine.tf_conflict or node.problem, message)))
+            findings.insert(0, (Level.ERROR, engine.tf_conflict or node.problem))
+        level = max([found.level, *(level for level, _ in findings)])
+        message = "; ".join(text for text in (*(text for _, text in findings), found.message) if text)
         return Diagnostic(level, message, found.values)
 
     def _extra(self) -> dict[str, str]:
@@ -97,14 +114,18 @@ class Health:
             extra["tf_conflict"] = node.engine.tf_conflict
         return extra
 
-    def _warn_silence(self) -> None:
-        camera = self._node.camera
-        if camera is None:
-            return
-        silent = camera.silent_for() > self._node.parameters["no_image_warning"]
-        if silent and not self._warned:
-            self._node.get_logger().warning(camera.why_silent())
-        self._warned = silent
+    def _inputs(self) -> list[tuple[Level, str]]:
+        """What is wrong with clock and camera; each new sentence goes to the log, too."""
+        node = self._node
+        found = [(Level.ERROR, text) for text in (why_no_clock(node),) if text]
+        if node.camera is not None:
+            found += [(Level.ERROR, text) for text in node.camera.problems(node.parameters["no_image_warning"])]
+            found += [(Level.WARN, text) for text in (node.camera.rivals(),) if text]
+        told = {text for _, text in found}
+        for text in sorted(told - self._told):
+            node.get_logger().warning(text)
+        self._told = told
+        return found
 
 
 def _snapshot(pipeline: Pipeline) -> Snapshot:

@@ -1,4 +1,4 @@
-"""The camera's topics: store the newest image and camera info, count them, and say why when nothing comes."""
+"""The camera's topics: store the newest image and camera info, count them, and say what is wrong with them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from typing import Any
 from rclpy.node import Node
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
-from vloc_ros.nodes.qos import image_qos, no_frames_hint
+from vloc_ros.nodes.qos import image_qos
+from vloc_ros.nodes.silence import publishers_of, why_nothing
 
 __all__ = ["CameraInput", "ReceivedFrame", "sibling_topic"]
 
@@ -42,7 +43,7 @@ class CameraInput:
         self._qos = image_qos(reliability)
         #: Images received so far.
         self.received = 0
-        self._last = time.monotonic()
+        self._last = self._since = time.monotonic()
         base = node.resolve_topic_name("image")
         self.image_topic = base if transport == "raw" else f"{base}/compressed"
         # An explicit remap of camera_info wins; otherwise it is the image's sibling.
@@ -50,6 +51,7 @@ class CameraInput:
         remapped = info != node.resolve_topic_name("camera_info", only_expand=True)
         self.info_topic = info if remapped else sibling_topic(base)
         kind = Image if transport == "raw" else CompressedImage
+        self._type_name = f"sensor_msgs/msg/{kind.__name__}"
         # rclpy's default event callback already warns about publishers of incompatible quality of service.
         self._subscriptions = [
             node.create_subscription(kind, self.image_topic, self._on_image, self._qos),
@@ -66,14 +68,30 @@ class CameraInput:
         """Seconds without an image."""
         return time.monotonic() - self._last
 
-    def why_silent(self) -> str:
-        """One sentence for the user."""
-        hint = no_frames_hint(self._node, self.image_topic, self._qos)
-        return f"no image on {self.image_topic} for {self.silent_for():.0f} s: {hint}"
+    def problems(self, patience_s: float) -> list[str]:
+        """What keeps frames from coming, a sentence each, without numbers that change.
+
+        :param patience_s: silence that needs no explanation.
+        """
+        if self.silent_for() > patience_s:
+            why = why_nothing(self._node, self.image_topic, self._type_name, self._qos)
+            return [f"no image on {self.image_topic}: {why}"]
+        if self.received and self._info is None and time.monotonic() - self._since > patience_s:
+            why = why_nothing(self._node, self.info_topic, "sensor_msgs/msg/CameraInfo", self._qos)
+            return [f"no camera_info on {self.info_topic}: {why}"]
+        return []
+
+    def rivals(self) -> str:
+        """Who sends images on one topic together, in words; empty where one does."""
+        names = publishers_of(self._node, self.image_topic)
+        if len(names) < 2:
+            return ""
+        who = ", ".join(names)
+        return f"{len(names)} publishers on {self.image_topic} ({who}): their frames are mixed; stop all but one"
 
     def restart_silence(self) -> None:
         """Count the silence from now on."""
-        self._last = time.monotonic()
+        self._last = self._since = time.monotonic()
 
     def _on_info(self, message: CameraInfo) -> None:
         self._info = message

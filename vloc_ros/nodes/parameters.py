@@ -56,6 +56,11 @@ class ParameterSpec:
         return self.applies == FIXED
 
     @property
+    def delay(self) -> str:
+        """When a change takes effect, as a sentence; empty where that is at once."""
+        return "" if self.applies == AT_ONCE else f"Takes effect: {self.applies.replace('`', '')}."
+
+    @property
     def constraint(self) -> str:
         """The allowed values in words, or an empty string."""
         if self.choices:

@@ -27,7 +27,9 @@ def _plain(value: Any) -> Any:
 
 def _descriptor(spec: ParameterSpec) -> ParameterDescriptor:
     descriptor = ParameterDescriptor(
-        description=spec.doc, read_only=spec.read_only, additional_constraints=spec.constraint
+        description=" ".join(filter(None, (spec.doc, spec.delay))),
+        read_only=spec.read_only,
+        additional_constraints=spec.constraint,
     )
     # rclpy takes an empty list for bytes: lists keep no type, and `coerce` checks what is in them.
     descriptor.dynamic_typing = isinstance(spec.default, list)
@@ -120,13 +122,14 @@ class NodeParameters:
             self._node.get_logger().warning(f"unknown parameter {name!r} is ignored{hint}")
 
     def _validate(self, parameters: list[Parameter]) -> SetParametersResult:
-        values = {name: self[name] for name in self._specs}
+        values, delays = {name: self[name] for name in self._specs}, []
         try:
             for parameter in parameters:
                 spec = self._specs.get(parameter.name, self._backend_specs.get(parameter.name))
                 if spec is not None:
                     values[spec.name] = coerce(spec, _plain(parameter.value))
+                    delays.append(spec.delay)
             check_together(values)
         except ConfigError as error:
             return SetParametersResult(successful=False, reason=str(error))
-        return SetParametersResult(successful=True)
+        return SetParametersResult(successful=True, reason=" ".join(sorted({delay for delay in delays if delay})))

@@ -76,6 +76,13 @@ class TfInput:
         """T_target_source from the latest data, waiting up to ``timeout_s``; None when there is none."""
         return self._wait(target, source, Time(), timeout_s)
 
+    def mounting(self, base: str, camera: str, stamp: int, timeout_s: float) -> Array | None:
+        """T_base_camera at ``stamp`` (nanoseconds; 0: latest), waiting up to ``timeout_s``; None when there is none.
+
+        A static transform holds at any time; one that moves is interpolated and never carried on.
+        """
+        return self._wait(base, camera, Time(nanoseconds=max(0, stamp)), timeout_s)
+
     def at(self, target: str, source: str, stamp: int, timeout_s: float) -> Array | None:
         """T_target_source at ``stamp`` (nanoseconds). Does not wait when the frames were never connected."""
         if not self.buffer.can_transform(target, source, Time()):

@@ -69,7 +69,7 @@ class FeaturesBuilder(Trainer[BuildSettings]):
     """
 
     backend = "features"
-    builds = calibrates_by_folds = True
+    builds = folds = True
     takes = "any"
     several_devices = False
     settings_class = BuildSettings
@@ -158,6 +158,8 @@ class FeaturesBuilder(Trainer[BuildSettings]):
         if not settings.calibration_frames:
             return
         for name, place in parts.places.items():
+            if job.splits[name].kind == "none":  # as was asked for
+                continue
             masks = held_out_folds(place.model.drive)
             share = -(-settings.calibration_frames // max(len(masks), 1))
             for mask in masks:

@@ -21,7 +21,7 @@ __all__ = [
 
 #: From this extent on lengths are those of streets; they shrink with the place down to a two-hundredth.
 _STREET_M, _SMALLEST = 50.0, 0.005
-HoldOutKind = Literal["auto", "drive", "pass", "gaps", "stretches", "every", "none"]
+HoldOutKind = Literal["auto", "drive", "pass", "gaps", "stretches", "every", "folds", "none"]
 
 
 @dataclass(frozen=True)
@@ -59,8 +59,10 @@ class HoldOutSettings:
 
     :param kind: ``drive``: a whole drive whose places the others cover. ``pass``: stretches of one passage, where the
         route was driven more than once. ``gaps``: short gaps of a single passage. ``stretches``: long stretches of it,
-        which training then has never seen. ``every``: every n-th frame. ``none``: nothing. ``auto``: the first of
-        ``drive``, ``pass`` and ``gaps`` that the drives allow.
+        which training then has never seen. ``every``: every n-th frame. ``folds``: the map has all frames,
+        and is calibrated on what maps without a part of them make of that part; for builders that can. ``none``:
+        nothing. ``auto``: ``folds`` where the builder can, else the first of ``drive``, ``pass`` and ``gaps`` that the
+        drives allow.
     :param every: n of ``every``.
     :param share: about this share of the route is held out (for ``gaps`` and ``stretches`` guards included).
     :param near_m: a place is the same place up to this distance,

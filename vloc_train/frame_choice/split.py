@@ -50,6 +50,11 @@ MEANING = {
         "every n-th frame, as was asked for, whose neighbours a moment before and after are in the map. It shows that "
         "the training worked and promises more than another drive will keep; the covariance is too small for it."
     ),
+    "folds": (
+        "nothing for good: the map has every frame. Covariance and figures come from maps that lack a part of them "
+        "each (blocks of a drive, or whole drives) and are asked for that part. Of one drive they show nothing of "
+        "other light, weather or traffic: calibrate on a second one (vloc map calibrate MAP --data DRIVE)."
+    ),
     "none": "nothing: accuracy and covariance are unknown.",
     "other drives": "the drives of --calibration-data, of which the map has seen nothing.",
 }
@@ -129,8 +134,8 @@ def split(drives: Sequence[PosedSequence], settings: HoldOutSettings) -> Split:
         raise DatasetError("expected frames to make a map of, found none")
     used = [np.zeros(len(d), dtype=np.uint8) for d in drives]
     kinds = ("drive", "pass", "gaps") if settings.kind == "auto" else (settings.kind,)
-    if kinds[0] == "none":
-        return Split("none", drives, tuple(used))
+    if kinds[0] in ("none", "folds"):
+        return Split(kinds[0], drives, tuple(used))
     if kinds[0] == "every":
         for one in used:
             one[settings.every // 2 :: settings.every] = HELD

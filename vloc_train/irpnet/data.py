@@ -24,6 +24,7 @@ from vloc_ros.maps import read_map
 from vloc_train.irpnet.settings import TrainSettings
 from vloc_train.retrieval.database import describe_augmented
 from vloc_train.training.augment import AugmentSettings
+from vloc_train.training.disk import new_array
 from vloc_train.training.frames import FrameSet, keyed_rng
 from vloc_train.training.sampling import Item, KeyedDataset
 
@@ -68,7 +69,7 @@ def stored_copies(
         if partial.exists() and note.exists():
             found = json.loads(note.read_text())
             done, seconds = int(found["frames"]), float(found["seconds"])
-        out = np.lib.format.open_memmap(partial, mode="r+" if done else "w+", dtype=np.float16, shape=shape)
+        out = np.lib.format.open_memmap(partial, mode="r+") if done else new_array(partial, np.float16, shape)
         for start in range(done, len(frames), _CHUNK):
             began = time.perf_counter()
             rows = np.arange(start, min(start + _CHUNK, len(frames)))

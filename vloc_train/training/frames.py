@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from vloc_ros.images.preprocess import Preprocess
 from vloc_ros.images.rectify import Rectifier
 from vloc_ros.settings import ranged
 from vloc_ros.types import Array, CameraModel
+from vloc_train.training.disk import new_array, partial_of
 
 __all__ = [
     "DatabaseChoice",
@@ -128,6 +128,7 @@ def cache_frames(
 
     :param folder: where the cache lies; its name holds a digest of what was asked for.
     :raises DatasetError: no frames, or a non-finite pose.
+    :raises TrainingError: the disk has no room for them.
     :raises CameraMismatchError: the drives were recorded with different cameras.
     """
     total = sum(len(s) for s in sequences)
@@ -148,9 +149,9 @@ def cache_frames(
     if not file.exists():
         folder.mkdir(parents=True, exist_ok=True)
         # Processes that start together each write their own and rename the same content.
-        partial = file.with_suffix(f".partial-{os.getpid()}.npy")
-        images = np.lib.format.open_memmap(partial, mode="w+", dtype=np.uint8, shape=shape)
+        partial = partial_of(file)
         try:
+            images = new_array(partial, np.uint8, shape)
             row = 0
             for sequence, rectifier in zip(sequences, rectifiers, strict=True):
                 for _, image in sequence.frames():

@@ -35,6 +35,7 @@ from vloc_ros.types import CameraModel
 from vloc_train.frame_choice.settings import HoldOutSettings
 from vloc_train.frame_choice.split import Split, held_apart, split
 from vloc_train.training.calibration import calibrate_scenes
+from vloc_train.training.disk import last_checkpoint
 from vloc_train.training.frames import FrameSet, cache_drives, join
 from vloc_train.training.module import Validate
 from vloc_train.training.provenance import frame_id_of, provenance, scene_of
@@ -137,7 +138,7 @@ class Job(Generic[S]):
     @property
     def resumes(self) -> bool:
         """Whether an interrupted training is continued: weights to start from are in its checkpoint."""
-        return self.options.resume and (self.work / "last.ckpt").exists()
+        return self.options.resume and last_checkpoint(self.work) is not None
 
     def fit(
         self,
@@ -204,8 +205,8 @@ class Trainer(ABC, Generic[S]):
     shipped_extractor: ClassVar[str | None] = None
     #: ``none``: takes no extractor; ``own``: a map of this backend; ``any``: of any that has what it needs.
     takes: ClassVar[Literal["none", "own", "any"]] = "none"
-    #: Whether a map of which nothing is held out is calibrated all the same, by maps without some of its frames.
-    calibrates_by_folds: ClassVar[bool] = False
+    #: Whether it calibrates on maps that lack a part of the frames each, so that its map can have them all.
+    folds: ClassVar[bool] = False
     #: Whether it uses several devices.
     several_devices: ClassVar[bool] = True
 
@@ -249,6 +250,18 @@ class Trainer(ABC, Generic[S]):
     def without_held_out(self, job: Job[S], contents: Contents) -> tuple[dict[str, Any], dict[str, Any]]:
         """The same sections where nothing is held out."""
         return {}, {}
+
+    def splits(self, scenes: Drives, calibration: Drives | None, settings: HoldOutSettings) -> dict[str, Split]:
+        """Every scene's frames, parted into those of the map and those that are held out.
+
+        :param calibration: scenes with other drives here give all of theirs to the map.
+        :raises DatasetError: no frames. :raises ConfigError: drives, or a builder, that do not allow this hold-out.
+        """
+        if settings.kind == "auto" and self.folds:
+            settings = replace(settings, kind="folds")
+        if settings.kind == "folds" and not self.folds:
+            raise ConfigError(f"--hold-out folds: {self.doing} makes one map, not several; take --hold-out auto")
+        return splits_of(scenes, calibration, settings)
 
     def write(self, job: Job[S], contents: Contents, manifest: MapManifest, target: Path) -> MapBundle:
         """Write the map; called twice where it is calibrated, first without covariance beside the work."""
@@ -298,7 +311,7 @@ class Trainer(ABC, Generic[S]):
             raise ConfigError(f"{self.doing}: expected one device for a network this small, found {options.devices}")
         if isinstance(hold_out, str):
             hold_out = HoldOutSettings.named(hold_out)
-        splits = splits_of(scenes, calibration, hold_out) if isinstance(hold_out, HoldOutSettings) else hold_out
+        splits = self.splits(scenes, calibration, hold_out) if isinstance(hold_out, HoldOutSettings) else hold_out
         self._check(splits)
         datum = common_datum(scenes, calibration)
         with self._working_folder(out, work_dir) as work:

@@ -21,6 +21,7 @@ from lightning.pytorch.loggers import CSVLogger
 from vloc_ros.errors import TrainingError
 from vloc_ros.localizers.device import has_fast_bfloat16
 from vloc_train.frame_choice.split import Split
+from vloc_train.training.disk import Checkpoints, clear_leftovers, last_checkpoint
 
 __all__ = [
     "RunOptions",
@@ -97,6 +98,7 @@ def claim(work: Path, identity: Mapping[str, Any], resume: bool) -> None:
     :raises TrainingError: it holds checkpoints of another run.
     """
     work.mkdir(parents=True, exist_ok=True)
+    clear_leftovers(work)
     text = yaml.safe_dump(_plain(identity), sort_keys=True)
     file = work / "run.yaml"
     if not resume:
@@ -161,10 +163,11 @@ def fit(
 
     :param half: bfloat16 mixed precision.
     :return: whether this process is the first (the one that exports), and the seconds of training over all parts.
-    :raises TrainingError: interrupted.
+    :raises TrainingError: interrupted; a checkpoint that cannot be read or written.
     """
     device = training_device(options)
     last = work / "last.ckpt"
+    begun = last_checkpoint(work) if options.resume else None
     limit = TimeLimit(max_minutes)
     checkpoint = ModelCheckpoint(
         dirpath=work,
@@ -198,8 +201,9 @@ def fit(
             enable_model_summary=False,
             use_distributed_sampler=False,
             default_root_dir=str(work),
+            plugins=[Checkpoints()],
         )
-        trainer.fit(module, data, ckpt_path=str(last) if last.exists() and options.resume else None, weights_only=True)
+        trainer.fit(module, data, ckpt_path=None if begun is None else str(begun), weights_only=True)
     if trainer.interrupted:
         raise TrainingError(f"interrupted; the same command continues from {last}")
     trainer.save_checkpoint(last)

@@ -22,6 +22,7 @@ from vloc_ros.datasets.formats import option_values
 from vloc_ros.settings import ranged, settings_from_mapping
 from vloc_ros.town import Renderer, Town, Traversal, default_camera
 from vloc_ros.types import RgbImage
+from vloc_train.training.disk import new_array, partial_of
 
 __all__ = ["PREFIX", "TownDrive", "cache_folder", "open_town", "town_drive"]
 
@@ -127,11 +128,11 @@ def _render(drive: TownDrive, images: Path, depths: Path, poses: Path) -> None:
         traffic=drive.traffic,
     )
     images.parent.mkdir(parents=True, exist_ok=True)
-    partial = [file.with_suffix(f".partial-{os.getpid()}.npy") for file in (images, depths)]
+    partial = [partial_of(file) for file in (images, depths)]
     shape = (len(made), drive.height, drive.width)
     try:
-        colours = np.lib.format.open_memmap(partial[0], mode="w+", dtype=np.uint8, shape=(*shape, 3))
-        metres = np.lib.format.open_memmap(partial[1], mode="w+", dtype=np.float16, shape=shape)
+        colours = new_array(partial[0], np.uint8, (*shape, 3))
+        metres = new_array(partial[1], np.float16, shape)
         for index in range(len(made)):
             frame = renderer.render(made, index)
             colours[index], metres[index] = frame.rgb, frame.depth

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from vloc_ros.localizers.features.store import tile_name
 from vloc_train.features import build
 from vloc_train.features.build import BUILDER, frame_spacing
 from vloc_train.features.model import described_model
+from vloc_train.frame_choice.settings import HoldOutSettings
 from vloc_train.mapping.points import SparseModel
 from vloc_train.mapping.sfm import reconstruct_features
 from vloc_train.mapping.uncertainty import adjusted, point_roots
@@ -32,6 +34,20 @@ def made(tmp_path_factory):
     return folder, tiny_features.built(folder, calibration_frames=20, tile_points=150)
 
 
+def test_folds_are_for_builders_that_can_and_none_calibrates_nothing():
+    drives = {"map": [tiny_features.lap()]}
+    pixloc = find(BUILDERS, "pixloc", "map build")
+    with pytest.raises(ConfigError, match="map build pixloc makes one map"):
+        pixloc.splits(drives, None, HoldOutSettings(kind="folds"))
+    assert BUILDER.splits(drives, None, HoldOutSettings())["map"].kind == "folds"
+    assert BUILDER.splits(drives, {"map": [tiny_features.unseen()]}, HoldOutSettings())["map"].kind == "other drives"
+    job = SimpleNamespace(
+        settings=tiny_features.settings(), splits=BUILDER.splits(drives, None, HoldOutSettings(kind="none"))
+    )
+    contents = SimpleNamespace(more=SimpleNamespace(places={"map": None}))
+    assert BUILDER.without_held_out(job, contents) == ({}, {})
+
+
 def test_a_map_holds_points_descriptors_and_where_they_come_from(made):
     _, bundle = made
     manifest = bundle.manifest
@@ -39,6 +55,8 @@ def test_a_map_holds_points_descriptors_and_where_they_come_from(made):
     assert manifest.backend == "features" and told["frames"]["map"] == 14 and told["points"]["map"] > 250
     assert 3.5 < told["length_m"]["map"] < 4.5
     assert manifest.settings["local_features"]["id"] == "rootsift-128"
+    # Every frame is in the map, and still it is calibrated: on maps that lack some of them.
+    assert told["hold_out"] == {"map": "folds"} and "held_out_frames" not in told
     assert manifest.calibration["map"]["covariance"]["frames"] >= 20
     with load_localizer(bundle.path, "cpu") as localizer:
         store = localizer.store()

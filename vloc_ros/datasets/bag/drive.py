@@ -33,8 +33,7 @@ from vloc_ros.datasets.bag.truth import (
 )
 from vloc_ros.errors import BagError, CameraError, VlocError
 from vloc_ros.geometry.geodesy import Datum
-from vloc_ros.images.decode import CompressedImage, RawImage
-from vloc_ros.images.encoded import header_of
+from vloc_ros.images.decode import CompressedImage, RawImage, image_size
 from vloc_ros.settings import ranged
 from vloc_ros.types import Array, CameraModel
 
@@ -240,7 +239,7 @@ class BagDrive:
         try:
             self._first = msgs.stamp_ns(first.message), first.time_ns
             self.camera_frame = msgs.frame_id(first.message)
-            self.image_size = _size(msgs.message_image(first.message))
+            self.image_size = image_size(msgs.message_image(first.message))
         except _NOT_ITS_TYPE as error:
             raise BagError(f"{self.reader.path}: {self.image_topic}: expected images, found others: {error}") from error
 
@@ -477,14 +476,6 @@ _EXTRINSICS = "--extrinsics x,y,z,roll,pitch,yaw (of a camera that looks ahead, 
 
 def _child(message: object) -> str:
     return str(getattr(message, "child_frame_id", "")).lstrip("/")
-
-
-def _size(image: RawImage | CompressedImage) -> tuple[int, int] | None:
-    """Width and height of an undecoded image, where it says so."""
-    if isinstance(image, RawImage):
-        return image.width, image.height
-    header = header_of(image.data)
-    return None if header is None else (header.width, header.height)
 
 
 def _tf_topics(reader: BagReader, image_topic: str) -> tuple[str, ...]:

@@ -1,0 +1,119 @@
+"""What a run keeps on the disk: checkpoints, the last whole one of which counts, and arrays that have their room."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import shutil
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+
+from vloc_ros.errors import TrainingError
+from vloc_ros.staging import unwritten
+
+__all__ = ["Checkpoints", "clear_leftovers", "last_checkpoint", "new_array", "partial_of"]
+
+_log = logging.getLogger(__name__)
+#: The newest checkpoint, and the one before it.
+_LAST, _BEFORE = "last.ckpt", "before.ckpt"
+#: A disk with less room than this (bytes) is full, whatever the writer of checkpoints calls it.
+_FULL = 1 << 20
+
+
+class Checkpoints(TorchCheckpointIO):
+    """Writes a checkpoint beside its place, keeps the one before, and renames: a crash never costs both."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        """:raises TrainingError: it cannot be written; the one before stays."""
+        target = Path(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial = target.with_name(f".{target.name}.partial")
+        try:
+            with partial.open("wb") as stream:
+                torch.save(checkpoint, stream)
+                stream.flush()
+                os.fsync(stream.fileno())
+            if target.exists():
+                target.replace(target.with_name(_BEFORE))
+            partial.replace(target)
+        except (OSError, RuntimeError) as problem:  # torch tells of a full disk in its own words
+            partial.unlink(missing_ok=True)
+            raise TrainingError(f"{_told(target, problem)}; the checkpoint before stays") from problem
+
+
+def last_checkpoint(work: Path) -> Path | None:
+    """The newest whole checkpoint of a run; None where it has none yet. One that is damaged is told.
+
+    :raises TrainingError: there are checkpoints, and all are damaged.
+    """
+    problems = []
+    for name in (_LAST, _BEFORE):
+        file = work / name
+        problem = _damage(file) if file.exists() else ""
+        if problem:
+            problems.append(f"{file}: expected a whole checkpoint, {problem}")
+        elif file.exists():
+            for text in problems:
+                _log.warning("%s; going on from the one before", text)
+            return file
+    if problems:
+        raise TrainingError(f"{problems[0]}, and no whole one before it; start over with --no-resume")
+    return None
+
+
+def partial_of(file: Path) -> Path:
+    """Where this process writes a file until it is whole; several that start together do not meet."""
+    return file.with_suffix(f".partial-{os.getpid()}{file.suffix}")
+
+
+def clear_leftovers(work: Path) -> None:
+    """Remove what killed processes left of :func:`partial_of` and of checkpoints."""
+    for file in (*work.glob("*.partial-*"), *work.glob(".*.ckpt.partial")):
+        number = re.search(r"\.partial-(\d+)", file.name)
+        if number is None or not Path("/proc", number[1]).exists():
+            file.unlink(missing_ok=True)
+
+
+def new_array(path: Path, dtype: Any, shape: tuple[int, ...]) -> np.memmap[Any, Any]:
+    """A new memory-mapped ``.npy`` file that has its room on the disk: writing to it never fails.
+
+    A map of a file with holes ends the process (SIGBUS) when the disk is full.
+
+    :raises TrainingError: there is no room for it; no file stays.
+    """
+    try:
+        array = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
+        with path.open("r+b") as stream:
+            os.posix_fallocate(stream.fileno(), 0, path.stat().st_size)
+    except OSError as problem:
+        path.unlink(missing_ok=True)
+        raise TrainingError(_told(path, problem, int(np.prod(shape)) * np.dtype(dtype).itemsize)) from problem
+    return array
+
+
+def _told(path: Path, problem: OSError | RuntimeError, size: int = 0) -> str:
+    if isinstance(problem, RuntimeError):
+        full = shutil.disk_usage(path.parent).free < _FULL
+        problem = OSError(*((28, "No space left on device") if full else (5, str(problem).splitlines()[0])))
+    wanted = f" ({size / 1e6:.0f} MB are wanted)" if size else ""
+    return unwritten(path, problem) + wanted
+
+
+def _damage(file: Path) -> str:
+    """What is wrong with a checkpoint, a zip file with sums of its parts; empty where nothing is."""
+    if file.stat().st_size == 0:
+        return "found an empty file"
+    try:
+        with zipfile.ZipFile(file) as archive:
+            broken = archive.testzip()
+        if not broken:
+            torch.load(file, map_location="cpu", weights_only=True, mmap=True)  # stricter around the parts
+    except Exception as problem:  # every byte of it can be anything
+        return f"found a damaged file ({str(problem).splitlines()[0] if str(problem) else type(problem).__name__})"
+    return f"found a damaged part ({broken})" if broken else ""
