@@ -1,5 +1,6 @@
 # make setup   a .venv with everything (idempotent)        make test    all tests
 # make demo    localize the demo drive with the shipped map  make bench   all benchmarks
+# make fuzz MINUTES=60   attack it with altered maps, images, bags, data sets and settings
 # make lint    ruff and mypy                                make docs    regenerate the generated pages
 
 SHELL := /bin/bash
@@ -10,10 +11,11 @@ PYTHON ?= $(shell for p in python3 python3.12 python3.11 python3.10 python3.13; 
 EXTRAS ?= all
 # Processes of the tests; a file's tests stay together, since they share what is slow to make.
 WORKERS ?= auto
+MINUTES ?= 60
 STAMP := $(VENV)/.vloc_setup
 BIN := $(VENV)/bin
 
-.PHONY: setup demo test bench lint docs clean
+.PHONY: setup demo test fuzz bench lint docs clean
 
 setup: $(STAMP)
 
@@ -37,6 +39,11 @@ demo: setup
 
 test: setup
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+
+# Attack it for MINUTES: altered maps, images, bags, data sets, settings; what fails is kept in out/fuzz.
+fuzz: setup
+	VLOC_FUZZ_MINUTES=$$(awk "BEGIN { print $(MINUTES) / $$($(BIN)/python -m pytest test/fuzz --collect-only -q | grep -c ::) }") \
+		$(BIN)/python -m pytest test/fuzz -s -q -o timeout=0
 
 bench: setup
 	for backend in imposing pixloc retrieval irpnet; do $(BIN)/vloc bench $$backend || exit 1; done

@@ -44,7 +44,7 @@ TRAIN_LAYERS: list[set[str]] = [
     {"retrieval"},
     {"camnet", "copr", "features", "imposing", "irpnet", "pixloc"},
     {"auto", "map_report"},
-    {"build_map"},
+    {"build_map", "trial_page"},
     {"trial"},
     {"benchmark", "cli_options"},
     {"cli"},

@@ -20,6 +20,7 @@ import numpy.typing as npt
 from vloc_ros.errors import CameraError, GeometryError
 
 __all__ = [
+    "FARTHEST_M",
     "Array",
     "CameraModel",
     "CandidateStep",
@@ -47,7 +48,7 @@ DISTORTION_COEFFICIENTS: dict[str, tuple[int, ...]] = {
 
 #: No place is further away than this (m), and no uncertainty is larger (m^2, rad^2): what lies beyond is a mistake of
 #: who wrote it, and beside its squares all other numbers are lost.
-_FARTHEST_M, _LARGEST_VARIANCE = 1e8, 1e14
+FARTHEST_M, LARGEST_VARIANCE = 1e8, 1e14
 
 
 class LocalizationState(str, Enum):
@@ -72,8 +73,8 @@ def check_transform(T: npt.ArrayLike, name: str = "transform") -> Array:
         raise GeometryError(f"{name}: expected finite values, found NaN or infinity")
     if not np.allclose(out[3], (0.0, 0.0, 0.0, 1.0), atol=1e-9):
         raise GeometryError(f"{name}: expected last row (0, 0, 0, 1), found {out[3].tolist()}")
-    if float(np.abs(out[:3, 3]).max()) > _FARTHEST_M:
-        raise GeometryError(f"{name}: expected a position within {_FARTHEST_M:g} m, found {out[:3, 3].tolist()}")
+    if float(np.abs(out[:3, 3]).max()) > FARTHEST_M:
+        raise GeometryError(f"{name}: expected a position within {FARTHEST_M:g} m, found {out[:3, 3].tolist()}")
     R = out[:3, :3]
     deviation = float(np.abs(R @ R.T - np.eye(3)).max())
     if deviation > 1e-4 or np.linalg.det(R) < 0:
@@ -97,9 +98,9 @@ def check_covariance(covariance: npt.ArrayLike, name: str = "covariance") -> Arr
     if not np.isfinite(out).all():
         raise GeometryError(f"{name}: expected finite values, found NaN or infinity")
     scale = max(float(np.abs(out).max()), 1e-12)
-    if scale > _LARGEST_VARIANCE:
+    if scale > LARGEST_VARIANCE:
         raise GeometryError(
-            f"{name}: expected variances of at most {_LARGEST_VARIANCE:g}, found {scale:.3g}; all zeros means unknown"
+            f"{name}: expected variances of at most {LARGEST_VARIANCE:g}, found {scale:.3g}; all zeros means unknown"
         )
     if float(np.abs(out - out.T).max()) > 1e-6 * scale:
         raise GeometryError(f"{name}: expected a symmetric matrix; entry pairs differ")

@@ -1,11 +1,10 @@
 """Damaged copies of one drive: every counted message is read or said, whatever was damaged.
 
-``VLOC_FUZZ=500 python -m pytest test/fuzz/test_bags.py`` tries as many copies of each storage.
+``VLOC_FUZZ=500 python -m pytest test/fuzz/test_bags.py -s`` tries as many copies of each storage.
 """
 
 from __future__ import annotations
 
-import os
 import random
 import shutil
 from collections import Counter
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fuzzing import Edit, assault, damaged
 
 from vloc_ros.convert.sequence import write_sequence
 from vloc_ros.datasets.bag.drive import BagDrive
@@ -21,8 +21,6 @@ from vloc_ros.datasets.bag.sequence import open_bag_sequence
 from vloc_ros.datasets.sequence import T_BODY_OPTICAL, PosedSequence
 from vloc_ros.errors import VlocError
 from vloc_ros.types import CameraModel
-
-COPIES = int(os.environ.get("VLOC_FUZZ", "25"))
 
 
 class Noise:
@@ -41,31 +39,6 @@ def drive() -> PosedSequence:
     return PosedSequence("d", stamps, T_map_base @ T_BODY_OPTICAL, T_BODY_OPTICAL, camera, Noise(), T_map_base)
 
 
-def damaged(data: bytes, chance: random.Random) -> bytes:
-    """Flipped bits, zeros, noise, a cut, large numbers, inserted bytes."""
-    out = bytearray(data)
-    for _ in range(chance.choice([1, 1, 2, 5])):
-        kind, at, length = (
-            chance.random(),
-            chance.randrange(max(1, len(out) - 9)),
-            chance.choice([1, 1, 4, 8, 64, 3000]),
-        )
-        length = min(length, len(out) - at)
-        if kind < 0.3:
-            out[at] ^= 1 << chance.randrange(8)
-        elif kind < 0.5:
-            out[at : at + length] = bytes(length)
-        elif kind < 0.7:
-            out[at : at + length] = chance.randbytes(length)
-        elif kind < 0.8:
-            out = out[: max(at, 1)]
-        elif kind < 0.9:
-            out[at : at + 8] = b"\xff" * 8
-        else:
-            out[at:at] = chance.randbytes(length)
-    return bytes(out)
-
-
 def read(path: Path) -> tuple[Counter[str], str | None, set[str]]:
     with BagReader(path) as reader:
         found = Counter(message.topic for message in reader.messages())
@@ -77,30 +50,31 @@ def test_every_counted_message_is_read_or_said(tmp_path, storage):
     whole = write_sequence(drive(), tmp_path / "whole", storage=storage)
     expected, problem, _ = read(whole)
     assert problem is None and expected["/camera/image"] == 24
-    outcomes: Counter[str] = Counter()
-    for seed in range(COPIES):
-        chance = random.Random(seed)
-        copy = tmp_path / "copy"
+    names, copy = sorted(file.name for file in whole.iterdir()), tmp_path / "copy"
+
+    def edits(chance: random.Random) -> list[Edit]:
+        some = names if chance.random() < 0.15 else [name for name in names if name != "metadata.yaml"]
+        made: list[Edit] = [["damage", chance.choice(some), chance.randrange(2**31)]]
+        return [*made, ["drop", "metadata.yaml"]] if chance.random() < 0.1 else made
+
+    def attempt(made: list[Edit]) -> str:
         shutil.rmtree(copy, ignore_errors=True)
         shutil.copytree(whole, copy)
-        files = sorted(copy.iterdir())
-        file = chance.choice(files if chance.random() < 0.15 else [f for f in files if f.name != "metadata.yaml"])
-        file.write_bytes(damaged(file.read_bytes(), chance))
-        if chance.random() < 0.1:
-            (copy / "metadata.yaml").unlink(missing_ok=True)
-        try:
-            found, problem, unreadable = read(copy)
-            missing = {topic for topic in expected if found[topic] < expected[topic]}
-            assert not missing - unreadable or problem, f"seed {seed}: {missing} are missing in silence"
-            outcomes["in part" if missing else "whole"] += 1
-        except VlocError as error:
-            assert "\n" not in str(error)
-            outcomes["refused"] += 1
+        for kind, name, *seed in made:
+            if kind == "drop":
+                (copy / name).unlink(missing_ok=True)
+            else:
+                (copy / name).write_bytes(damaged((copy / name).read_bytes(), random.Random(seed[0])))
         try:
             with BagDrive(copy) as opened:
                 list(opened.frames())
             open_bag_sequence(copy, allow_partial=True)
         except VlocError as error:
             assert "\n" not in str(error)
-    print(dict(outcomes))
+        found, problem, unreadable = read(copy)
+        missing = {topic for topic in expected if found[topic] < expected[topic]}
+        assert not missing - unreadable or problem, f"{missing} are missing in silence"
+        return "in part" if missing else "whole"
+
+    outcomes = assault(f"bags-{storage}", edits, attempt, quick=25)
     assert len(outcomes) > 1  # the damage is one

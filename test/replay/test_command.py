@@ -144,7 +144,7 @@ def test_demo_renders_a_drive_localizes_it_and_says_where_things_are(
         main(["demo", "--out", str(out), "--map", str(bundle.path)])
     said, err = capsys.readouterr()
     assert (stop.value.code, err) == (0, "")
-    assert "median error" in said and "LOCALIZED" in said
+    assert "median error" in said and "worst LOCALIZED" in said and "knowing alone" in said
     for made in ("plots/trajectory.png", "plots/nees.png", "plots/candidates.png", "report.md", "result/metadata.yaml"):
         assert (out / made).exists(), made
-    assert all(str(out / place) in said.replace("\n", "") for place in ("plots", "report.md", "result"))
+    assert all(str(out / place) in said.replace("\n", "") for place in ("report.html", "drive", "result"))

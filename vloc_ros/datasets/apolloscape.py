@@ -27,7 +27,7 @@ from vloc_ros.datasets.image_files import FolderImages, first_usable
 from vloc_ros.datasets.posed_images import counted_stamp
 from vloc_ros.datasets.problems import Problems
 from vloc_ros.datasets.sequence import T_BODY_OPTICAL, PosedSequence
-from vloc_ros.datasets.tables import Row, images_in, read_rows, transform_from_matrix
+from vloc_ros.datasets.tables import Row, images_in, read_rows, too_far, transform_from_matrix
 from vloc_ros.errors import DatasetError
 from vloc_ros.geometry.cameras import resized
 from vloc_ros.geometry.rotations import euler_to_matrix
@@ -339,7 +339,7 @@ def _from_angles(values: Array, order: Order, where: str, problems: Problems) ->
             f"{where}: expected roll,pitch,yaw in radians, found {','.join(f'{a:g}' for a in angles)}; {advice}",
         )
         return None
-    return make_transform(euler_to_matrix(angles), position)
+    return None if too_far(position, where, problems) else make_transform(euler_to_matrix(angles), position)
 
 
 def _rigid(values: Array, where: str, problems: Problems) -> Array | None:

@@ -73,7 +73,7 @@ class Source:
     @classmethod
     def parse(cls, text: str) -> Source:
         """:raises ConfigError: an option without a value. A path that exists is taken as it is."""
-        if Path(text).exists():
+        if _exists(Path(text)):
             return cls(None, Path(text), {})
         name, separator, rest = text.partition(":")
         if not separator or name not in FORMATS:
@@ -106,7 +106,7 @@ def detect(path: Path) -> str:
 
     :raises DatasetError: nothing is there, or no layout fits; the message lists them.
     """
-    if not path.exists():
+    if not _exists(path):
         raise DatasetError(f"{path}: expected a bag or a data-set folder, found nothing")
     for item in FORMATS.values():
         if item.reader().matches(path):
@@ -134,6 +134,14 @@ def open_source(source: Source | str, problems: Problems | None = None, **option
     if not drives:
         raise DatasetError(f"{source.path}: expected drives of {FORMATS[name].about}, found none")
     return drives
+
+
+def _exists(path: Path) -> bool:
+    """Whether something is there; a text that no file can be named by, or a folder that is closed to us, is nothing."""
+    try:
+        return path.exists()
+    except (OSError, ValueError):
+        return False
 
 
 def _at_commas(text: str) -> list[str]:

@@ -31,6 +31,8 @@ def whole_file(path: Path) -> tuple[bytes, str]:
         return data, inspect_image(data, str(path)).kind
     except FileNotFoundError as error:
         raise DatasetError(f"{path}: expected an image, found no file") from error
+    except OSError as error:  # a folder, no permission, a broken disk
+        raise DatasetError(f"{path}: expected an image, found what cannot be read: {error.strerror}") from error
     except ImageError as error:
         raise DatasetError(str(error)) from error
 

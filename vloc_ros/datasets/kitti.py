@@ -33,7 +33,7 @@ from vloc_ros.datasets.tables import EARLIEST_NS, in_order, stamp_in_ns, transfo
 from vloc_ros.errors import DatasetError
 from vloc_ros.geometry.rotations import nearest_rotation
 from vloc_ros.settings import ranged
-from vloc_ros.types import Array, CameraModel
+from vloc_ros.types import FARTHEST_M, Array, CameraModel
 
 __all__ = ["Options", "matches", "open_drives", "read_poses"]
 
@@ -132,6 +132,7 @@ def read_poses(path: Path) -> Array:
         off = np.abs(R @ R.transpose(0, 2, 1) - np.eye(3)).max(axis=(1, 2))
         # What is clearly a rotation need not be looked at one by one.
         doubtful = (off > 1e-5) | (np.linalg.det(R) < 0.0) | (part[:, 3] != (0.0, 0.0, 0.0, 1.0)).any(axis=1)
+        doubtful |= (np.abs(part[:, :3, 3]) > FARTHEST_M).any(axis=1)
         for row_number in np.flatnonzero(doubtful):
             part[row_number] = transform_from_matrix(part[row_number], f"{path}:{lines[begin + row_number]}")
         part[:, :3, :3] = nearest_rotation(R)

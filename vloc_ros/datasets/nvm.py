@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from vloc_ros.datasets.problems import Problems
-from vloc_ros.datasets.tables import Row, transform_from_quaternion
+from vloc_ros.datasets.tables import Row, too_far, transform_from_quaternion
 from vloc_ros.errors import DatasetError
 from vloc_ros.types import Array
 
@@ -76,7 +76,7 @@ def _cameras(path: Path, lines: Iterator[tuple[int, str]], count: int, problems:
             continue
         w, x, y, z = values[1:5]
         T_cam_world = transform_from_quaternion(np.zeros(3), np.array([x, y, z, w]), row.where, problems)
-        if T_cam_world is None:
+        if T_cam_world is None or too_far(values[5:8], row.where, problems):
             continue
         T = np.eye(4)
         T[:3, :3] = T_cam_world[:3, :3].T

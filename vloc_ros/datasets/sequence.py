@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from vloc_ros.errors import DatasetError
 from vloc_ros.geometry.geodesy import Datum
-from vloc_ros.types import Array, CameraModel, RgbImage
+from vloc_ros.types import FARTHEST_M, Array, CameraModel, RgbImage
 
 __all__ = ["R_BODY_OPTICAL", "T_BODY_OPTICAL", "GnssTrack", "ImageSource", "PosedSequence", "encoded_image"]
 
@@ -90,6 +90,8 @@ class PosedSequence:
         n = len(self.stamps_ns)
         if self.T_map_cam.shape != (n, 4, 4):
             raise DatasetError(f"{self.name}: expected {n} poses for {n} stamps, found {self.T_map_cam.shape}")
+        if bool((np.abs(self.T_map_cam[:, :3, 3]) > FARTHEST_M).any()):
+            raise DatasetError(f"{self.name}: expected positions within {FARTHEST_M:g} m, found one further away")
         if n and bool((np.diff(self.stamps_ns) <= 0).any()):
             first = int(np.flatnonzero(np.diff(self.stamps_ns) <= 0)[0]) + 1
             raise DatasetError(

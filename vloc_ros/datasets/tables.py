@@ -21,7 +21,7 @@ from vloc_ros.datasets.problems import Problems
 from vloc_ros.errors import DatasetError, GeometryError
 from vloc_ros.geometry.interpolation import PoseTrack
 from vloc_ros.geometry.rotations import nearest_rotation, quaternion_to_matrix
-from vloc_ros.types import Array, check_transform
+from vloc_ros.types import FARTHEST_M, Array, check_transform
 
 __all__ = [
     "EARLIEST_NS",
@@ -37,6 +37,7 @@ __all__ = [
     "read_yaml",
     "stamp_in_ns",
     "stamp_of",
+    "too_far",
     "track_of",
     "transform_from_matrix",
     "transform_from_quaternion",
@@ -197,7 +198,7 @@ def stamp_of(row: Row, problems: Problems, unit: str, column: int = 0, *, since_
 def transform_from_quaternion(
     translation: Array, quaternion_xyzw: Array, where: str, problems: Problems, tolerance: float = 1e-2
 ) -> Array | None:
-    """``T`` (4, 4) of a translation and a quaternion, normalised; None (a fault) where it is no unit quaternion."""
+    """``T`` (4, 4) of a translation and a quaternion, normalised; None (a fault) where it is none."""
     norm = float(np.linalg.norm(quaternion_xyzw))
     if not abs(norm - 1.0) <= tolerance:
         problems.fault(
@@ -205,10 +206,24 @@ def transform_from_quaternion(
             f"{where}: expected a unit quaternion, found one of length {norm:.4g}; correct the line, or --keep-going",
         )
         return None
+    if too_far(translation, where, problems):
+        return None
     T = np.eye(4)
     T[:3, :3] = quaternion_to_matrix(np.asarray(quaternion_xyzw, dtype=np.float64) / norm)
     T[:3, 3] = translation
     return T
+
+
+def too_far(position: Array, where: str, problems: Problems) -> bool:
+    """Whether a position is further away than any place is, which is a fault."""
+    far = float(np.abs(position).max()) > FARTHEST_M
+    if far:
+        problems.fault(
+            "position that is no place",
+            f"{where}: expected a position within {FARTHEST_M:g} m, found {_short([f'{v:g}' for v in position])}; "
+            "correct the line, or --keep-going",
+        )
+    return far
 
 
 def transform_from_matrix(values: npt.ArrayLike, where: str) -> Array:

@@ -51,7 +51,8 @@ def _of_matrix(R: Array) -> Rotation:
     try:
         return Rotation.from_matrix(R.reshape(-1, 3, 3))
     except (ValueError, np.linalg.LinAlgError) as problem:
-        raise GeometryError(f"expected rotation matrices, found others: {problem}") from problem
+        told = " ".join(str(problem).split())
+        raise GeometryError(f"expected rotation matrices, found others: {told}") from problem
 
 
 def _of_quaternion(q_xyzw: Array) -> Rotation:

@@ -161,6 +161,8 @@ class Tracker:
         """
         T = check_transform(T_map_base, "initial pose")
         P = check_covariance(covariance, "initial pose covariance") + _FLOOR
+        if T_odom_base is not None:
+            T_odom_base = check_transform(T_odom_base, "odometry of the initial pose")
         self._clear(_INITIALIZING)
         self._window = Track.window(T, P, T_odom_base, scene)
         self._hold_s = self.settings.initial_pose_hold_s if hold_s is None else hold_s
