@@ -229,9 +229,14 @@ class Localizer(ABC):
         return settings_from_mapping(cls.settings_class, now, asked)
 
     def is_familiar(self, estimate: Estimate) -> bool:
-        """Whether the image of one of its estimates looks like the map, by what images of the place score."""
+        """Whether the image of one of its estimates looks like the map, by what images of the place score.
+
+        Of a map that could be calibrated and is not nobody knows what they score: no image is familiar to it.
+        """
         calibration = self._calibration.get(estimate.scene)
-        return calibration is None or estimate.score >= calibration.min_score
+        if calibration is None or (self.statistics and not calibration.calibrated):
+            return not self.statistics
+        return estimate.score >= calibration.min_score
 
     def read_calibration(self, bundle: MapBundle, scene: str) -> SceneCalibration:
         """The calibration of a scene. :raises ConfigError: it was made from other statistics."""
