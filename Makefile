@@ -1,5 +1,5 @@
 # make setup   a .venv with everything (idempotent)        make test    all tests
-# make demo    localize the demo drive with the shipped map  make bench   all benchmarks
+# make demo    localize the demo drive with the shipped maps make bench   all benchmarks
 # make fuzz MINUTES=60   attack it with altered maps, images, bags, data sets and settings
 # make lint    ruff and mypy                                make docs    regenerate the generated pages
 

@@ -6,6 +6,7 @@ Imports inside functions and under TYPE_CHECKING count like any other.
 from __future__ import annotations
 
 import ast
+import functools
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -43,7 +44,7 @@ TRAIN_LAYERS: list[set[str]] = [
     {"retrieval"},
     {"camnet", "copr", "features", "imposing", "irpnet", "pixloc"},
     {"auto", "map_report"},
-    {"build_map"},
+    {"build_map", "trial_page"},
     {"trial"},
     {"benchmark", "cli_options"},
     {"cli"},
@@ -75,9 +76,15 @@ def unit_of(path: Path) -> str:
     return path.relative_to(ROOT).parts[1].removesuffix(".py")
 
 
+@functools.cache
+def nodes_of(source: str) -> tuple[ast.AST, ...]:
+    """All nodes of a module: read by several tests, parsed once."""
+    return tuple(ast.walk(ast.parse(source)))
+
+
 def imports(source: str, package: tuple[str, ...] = ()) -> Iterator[tuple[int, str]]:
     """(line, absolute dotted name) of every import; ``from a import b`` gives ``a.b``."""
-    for node in ast.walk(ast.parse(source)):
+    for node in nodes_of(source):
         if isinstance(node, ast.Import):
             for alias in node.names:
                 yield node.lineno, alias.name
@@ -150,15 +157,15 @@ _SAFE_LOADERS = {"yaml.SafeLoader", "yaml.CSafeLoader"}
 
 def unsafe_calls(source: str) -> list[str]:
     """Calls that execute what they read: torch.load without weights_only=True, yaml.load, allow_pickle, eval, exec."""
-    tree = ast.parse(source)
+    nodes = nodes_of(source)
     # A loader of one's own is as safe as the SafeLoader it derives from.
     safe_loaders = {
         node.name
-        for node in ast.walk(tree)
+        for node in nodes
         if isinstance(node, ast.ClassDef) and any(ast.unparse(b) in _SAFE_LOADERS for b in node.bases)
     } | _SAFE_LOADERS
     out = []
-    for node in ast.walk(tree):
+    for node in nodes:
         if not isinstance(node, ast.Call):
             continue
         name = ast.unparse(node.func)

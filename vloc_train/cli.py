@@ -14,7 +14,6 @@ from rich.console import Console
 from vloc_ros.cli.progress import show_progress
 from vloc_ros.datasets.problems import Problems
 from vloc_ros.errors import ConfigError, DatasetError
-from vloc_ros.localizers.cascade.bundle import open_members, whole_size
 from vloc_ros.maps import MapBundle, read_map
 from vloc_ros.settings import assigned
 from vloc_train.cli_options import (
@@ -200,7 +199,7 @@ def try_drive(options: TryOptions) -> None:
     from vloc_train.training.registry import BUILDERS, find
     from vloc_train.trial import print_trial, try_drives
 
-    show_progress()
+    show_progress(logging.WARNING)
     maker = find(BUILDERS, options.backend, "map build")
     problems = Problems(options.keep_going)
     bag = options.bag_options()
@@ -214,7 +213,7 @@ def try_drive(options: TryOptions) -> None:
         maker, scenes["map"], options.out, settings=settings, own=own,
         queries=options.queries, device=options.device, problems=problems,
     )  # fmt: skip
-    print_trial(trial)
+    print_trial(trial, options.drives, options.backend)
 
 
 def add(
@@ -307,6 +306,8 @@ def densify(
 
 def _summary(bundle: MapBundle) -> None:
     """The figures of held-out frames, and what else these frames decided."""
+    from vloc_ros.localizers.cascade.bundle import open_members, whole_size
+
     console = Console()
     if bundle.manifest.backend == "cascade":
         for member in open_members(bundle):

@@ -13,7 +13,6 @@ import typer
 from vloc_ros.settings import assigned, numbers_of, settings_from_mapping, settings_to_mapping
 from vloc_train.frame_choice.route import extent
 from vloc_train.frame_choice.settings import OwnDriveSettings, hold_out_changes, scale_of
-from vloc_train.training.settings import merged
 
 if TYPE_CHECKING:
     from vloc_ros.datasets.sequence import PosedSequence
@@ -265,6 +264,8 @@ def drive_settings(
     :param drives: what is to be mapped. :param selection: settings of the choice of frames; None: not given.
     :raises ConfigError: unknown name, or a value out of range.
     """
+    from vloc_train.training.settings import merged
+
     texts = list(drive_set or [])
     texts += [f"selection.{name}={value}" for name, value in selection.items() if value is not None]
     changes = assigned(texts, "--drive-set")

@@ -70,7 +70,7 @@ def test_a_terminal_without_the_letters_of_a_name(flat, tmp_path):
 
 
 def test_sigterm_ends_like_an_interrupt(tmp_path):
-    process = started("convert", "town", tmp_path / "town", "--traversals", "1", "--loop-m", "2000", "--no-resume")
+    process = started("convert", "town", tmp_path / "town", "--traversals", "1", "--loop-m", "400", "--no-resume")
     hidden = tmp_path / "town" / ".traversal_0.convert"
     deadline = time.monotonic() + 300
     while not hidden.exists() and time.monotonic() < deadline and process.poll() is None:

@@ -16,9 +16,10 @@ from vloc_ros.errors import (
     LocalizerClosedError,
     MapBackendError,
 )
+from vloc_ros.geometry.rotations import rotation_angle, so3_exp
 from vloc_ros.localizers import available_backends, load_localizer, select_device
 from vloc_ros.localizers import base as registry
-from vloc_ros.types import CameraModel, Query
+from vloc_ros.types import CameraModel, CandidateStep, Estimate, LocalizationState, Query
 
 pytestmark = pytest.mark.usefixtures("fake_backend")
 MakeMap = Callable[..., Path]
@@ -128,3 +129,24 @@ def test_select_device_that_is_visible_but_broken(monkeypatch: pytest.MonkeyPatc
 def test_select_device_refuses_other_words(name: str) -> None:
     with pytest.raises(ConfigError, match="expected"):
         select_device(name)
+
+
+def test_other_places_are_the_best_candidates_outside_the_radii_of_better_ones(make_map: MakeMap) -> None:
+    """Against one pair at a time."""
+    rng = np.random.default_rng(3)
+    poses = np.tile(np.eye(4), (300, 1, 1))
+    poses[:, :2, 3] = rng.uniform(0, 12, (300, 2))
+    poses[:, :3, :3] = so3_exp(np.stack([*np.zeros((2, 300)), rng.choice([0.0, 1.0, np.pi], 300)], axis=1))
+    scores = rng.uniform(size=300).round(2)
+    step = CandidateStep(poses, scores, np.arange(1))
+    first = Estimate(1, poses[0], np.eye(6), 0.5, LocalizationState.LOCALIZED, "b", "m", "s", (step,))
+
+    localizer, expected = load_localizer(make_map(), "cpu"), [poses[0]]
+    radius_m, radius_rad = localizer.hypothesis_radius[0], np.radians(localizer.hypothesis_radius[1])
+    for T in poses[np.argsort(-scores, kind="stable")]:
+        apart = [(np.linalg.norm(T[:3, 3] - p[:3, 3]), rotation_angle(T[:3, :3], p[:3, :3])) for p in expected]
+        if len(expected) < 9 and all(m > radius_m or a > radius_rad for m, a in apart):
+            expected.append(T)
+    found = localizer.distinct(first, 9, slice(None))
+    np.testing.assert_allclose([e.T_map_cam for e in found], expected)
+    assert [e.state for e in found] == [LocalizationState.LOCALIZED] + 8 * [LocalizationState.DEGRADED]

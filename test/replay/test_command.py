@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from bag_copies import copy_without
 
+from vloc_ros.cli import demo
 from vloc_ros.cli.main import main
 from vloc_ros.convert import town
 from vloc_ros.convert.writer import BagWriter
@@ -144,7 +145,25 @@ def test_demo_renders_a_drive_localizes_it_and_says_where_things_are(
         main(["demo", "--out", str(out), "--map", str(bundle.path)])
     said, err = capsys.readouterr()
     assert (stop.value.code, err) == (0, "")
-    assert "median error" in said and "LOCALIZED" in said
+    assert "median error" in said and "worst LOCALIZED" in said and "knowing alone" in said
     for made in ("plots/trajectory.png", "plots/nees.png", "plots/candidates.png", "report.md", "result/metadata.yaml"):
         assert (out / made).exists(), made
-    assert all(str(out / place) in said.replace("\n", "") for place in ("plots", "report.md", "result"))
+    assert all(str(out / place) in said.replace("\n", "") for place in ("report.html", "drive", "result"))
+
+
+def test_demo_of_the_shipped_maps_is_refined_to_centimetres(monkeypatch, tmp_path, capsys):
+    """Some frames of its drive, too far apart for a track."""
+    plan = demo._plan
+    monkeypatch.setattr(demo, "_plan", lambda path: {**plan(path), "every": 1})
+    out, original = tmp_path / "demo", town.convert_town
+    monkeypatch.setattr(
+        town, "convert_town", lambda *args, **options: original(*args, **{**options, "spacing_m": 12.0})
+    )
+    with pytest.raises(SystemExit) as stop:
+        main(["demo", "--out", str(out), "--device", "cpu"])
+    said, err = capsys.readouterr()
+    assert (stop.value.code, err) == (0, "") and "imposing, then features" in said
+    alone, chain = (json.loads((out / name / "report.json").read_text()) for name in (".", "chain"))
+    assert alone["backend"] == "imposing" and chain["backend"] == "cascade" and chain["map_bytes"] > alone["map_bytes"]
+    assert chain["frames"] == alone["frames"] > 10
+    assert 0.1 < alone["localizer_median_translation_m"] < 1.0 and chain["localizer_median_translation_m"] < 0.05

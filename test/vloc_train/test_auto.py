@@ -9,7 +9,7 @@ import pytest
 import tiny_features
 
 import vloc_ros
-from vloc_ros.errors import MapChecksumError, MapError
+from vloc_ros.errors import ConfigError, MapChecksumError, MapError
 from vloc_ros.geometry.se3 import pose_error
 from vloc_ros.localizers import backbones
 from vloc_ros.localizers.cascade.bundle import calibration_of, open_members, whole_size
@@ -23,7 +23,7 @@ pytest.importorskip("pycolmap", reason="points need the extra [maps]")
 
 def build(out, **changes):
     few = tiny_features.settings(calibration_frames=20, image_dimension=16)
-    values = {"features": few, "encoder": "", **changes}
+    values = {"features": few, **changes}
     return find(BUILDERS, "auto", "map build").run(
         {"map": [tiny_features.lap()]}, out, auto.AutoSettings(**values), tiny_features.OPTIONS
     )
@@ -80,7 +80,9 @@ def test_a_member_that_was_altered_is_refused(made, tmp_path):
 def test_without_weights_and_refinement(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(backbones.WeightsPackage, "file", lambda self: None)
     caplog.set_level("INFO")
-    bundle = build(tmp_path / "map", encoder="tf_efficientnet_lite0", refine=False)
+    with pytest.raises(ConfigError, match=r"encoder: expected one whose weights are installed"):
+        build(tmp_path / "map", encoder="tf_efficientnet_lite0", refine=False)
+    bundle = build(tmp_path / "map", refine=False)
     assert bundle.manifest.backend == "features" and bundle.manifest.file("vlad.safetensors") is not None
     assert "VLAD of the local features" in caplog.text and "a kilometre like it is" in caplog.text
 

@@ -26,12 +26,10 @@ def progress_bar(text: str) -> Iterator[Callable[[int, int], None]]:
         yield update
 
 
-def show_progress() -> None:
-    """Messages of long work as plain lines on the terminal."""
+def show_progress(level: int = logging.INFO) -> None:
+    """Messages of long work as plain lines on the terminal, those from a level on."""
     from rich.logging import RichHandler
 
-    logging.basicConfig(
-        level=logging.INFO, format="%(message)s", handlers=[RichHandler(show_path=False, show_level=False)]
-    )
+    logging.basicConfig(level=level, format="%(message)s", handlers=[RichHandler(show_path=False, show_level=False)])
     for noisy in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(noisy).setLevel(logging.WARNING)

@@ -38,6 +38,7 @@ from vloc_ros.geometry.se3 import pose_error
 from vloc_ros.types import Array, Estimate, LocalizationState
 
 __all__ = [
+    "caption",
     "draw_all",
     "draw_candidates",
     "draw_errors",
@@ -53,6 +54,24 @@ CHI2_95_2 = 5.991465  # 95 % of a planar normal distribution lies within this sq
 _RECALL_LIMITS = ((2.0, BLUE), (5.0, GREEN), (10.0, ORANGE), (float("inf"), GREY))
 #: Refinement steps that a row of candidates has room for.
 _MAX_COLUMNS = 7
+
+
+#: What :func:`draw_all` draws, by the name of its file.
+_CAPTIONS = {
+    "trajectory": "From above: estimates with their 95 % ellipses over the reference; grey is where the map is.",
+    "errors": "Errors over time, within three times what the map expected of itself (the blue band).",
+    "nees": "Whether the covariance is right. Above, errors in units of what was expected: 95 % should lie below the "
+    "dashed line. Below, expected against real errors: they should rise together.",
+    "recall": "What share of all frames has an error of at most so much.",
+    "stages": "Where the time of a frame goes.",
+}
+#: Seconds between frames, in units of the median, from which on nothing is drawn between them.
+_GAP = 5.0
+
+
+def caption(picture: Path) -> str:
+    """A sentence on one of the pictures of :func:`draw_all`; the file's stem for any other."""
+    return _CAPTIONS.get(picture.stem, picture.stem)
 
 
 def draw_all(records: Sequence[FrameRecord], folder: Path, map_positions: Array | None = None) -> list[Path]:
@@ -78,6 +97,7 @@ def draw_trajectory(records: Sequence[FrameRecord], path: Path, map_positions: A
         )
     reference = np.array([r.T_reference[:2, 3] if r.T_reference is not None else (np.nan, np.nan) for r in records])
     reference = reference.reshape(-1, 2)
+    reference = np.insert(reference, _after_gaps(_seconds(records)), np.nan, axis=0)
     axes.plot(*reference.T, "-", color=REFERENCE, lw=1, label="reference", zorder=2)
     published = [r for r in records if r.T_map_base is not None]
     for state, colour in STATE_COLOURS.items():
@@ -131,7 +151,7 @@ def _enlargement(semi_axis: float, extent: float) -> int:
 
 def draw_errors(records: Sequence[FrameRecord], path: Path) -> Path:
     """Errors along the map's axes and of the rotation over time, within three predicted sigmas, with the states."""
-    seconds = _seconds(records)
+    seconds, called, gaps = _time_axis(records)
     figure = new_figure(11, 8.5)
     rows = figure.subplots(4, 1, sharex=True)
     errors = np.full((len(records), 6), np.nan)
@@ -147,7 +167,8 @@ def draw_errors(records: Sequence[FrameRecord], path: Path) -> Path:
     states = [r.state for r in records]
     for axes, (values, band, label) in zip(rows, panels, strict=True):
         lower = -band if label[0] in "xyz" else np.zeros_like(band)
-        axes.fill_between(seconds, lower, band, color=LIGHT_BLUE, alpha=0.35, lw=0, label="3 predicted sigma")
+        told = (np.insert(v, gaps, np.nan) for v in (seconds, lower, band))
+        axes.fill_between(*told, color=LIGHT_BLUE, alpha=0.35, lw=0, label="3 predicted sigma")
         for state, colour in STATE_COLOURS.items():
             mask = np.array([s is state for s in states])
             if np.isfinite(values[mask]).any():
@@ -164,29 +185,32 @@ def draw_errors(records: Sequence[FrameRecord], path: Path) -> Path:
                 axes.text(
                     0.995, 0.96, f"{beyond} beyond the axis", transform=axes.transAxes, ha="right", va="top", fontsize=8
                 )
-        _shade_states(axes, seconds, states)
+        _shade_states(axes, seconds, states, gaps)
         axes.set_ylabel(label)
         axes.grid(alpha=0.3)
     for state in dict.fromkeys(states):
         rows[0].plot([], [], "s", color=STATE_COLOURS[state], ms=6, label=state.value)
     rows[0].legend(loc="upper left", fontsize=8, ncols=5)
     rows[0].set_title("Errors over time (base in the map); the strip below each panel is the state")
-    rows[-1].set_xlabel("time [s]")
+    rows[-1].set_xlabel(called)
     return save(figure, path)
 
 
-def _shade_states(axes: Any, seconds: Any, states: list[LocalizationState]) -> None:
+def _shade_states(axes: Any, seconds: Any, states: list[LocalizationState], gaps: list[int]) -> None:
     """A strip along the bottom of a time axis that shows the state of every frame."""
     if not len(seconds):
         return
-    edges = [float(seconds[0])]
-    edges += [float(a + b) / 2 for a, b in pairwise(seconds)]
-    edges.append(float(seconds[-1]) if len(seconds) > 1 else float(seconds[0]) + 1.0)
-    start = 0
-    for i in range(1, len(states) + 1):
-        if i == len(states) or states[i] is not states[start]:
-            axes.axvspan(edges[start], edges[i], ymin=0.0, ymax=0.04, color=STATE_COLOURS[states[start]], lw=0)
-            start = i
+    step = float(np.median(np.diff(seconds))) if len(seconds) > 1 else 1.0
+    bounds = [0, *gaps, len(seconds)]
+    for first, last in pairwise(bounds):
+        mine = seconds[first:last]
+        edges = [float(mine[0]) - step / 2, *((mine[1:] + mine[:-1]) / 2), float(mine[-1]) + step / 2]
+        start = 0
+        for i in range(1, len(mine) + 1):
+            if i == len(mine) or states[first + i] is not states[first + start]:
+                colour = STATE_COLOURS[states[first + start]]
+                axes.axvspan(edges[start], edges[i], ymin=0.0, ymax=0.04, color=colour, lw=0)
+                start = i
 
 
 def draw_nees(records: Sequence[FrameRecord], path: Path) -> Path:
@@ -194,7 +218,7 @@ def draw_nees(records: Sequence[FrameRecord], path: Path) -> Path:
     use = [r for r in records if not np.isnan(frame_nees(r))]
     figure = new_figure(11, 7.5)
     top, low = figure.subplots(2, 1, height_ratios=(1, 1.15))
-    seconds = _seconds(records)
+    seconds, called, _ = _time_axis(records)
     values = np.array([frame_nees(r) for r in records])
     top.axhspan(*CHI2_BAND_6, color=GREEN, alpha=0.18, lw=0, label="95 % of consistent estimates")
     top.axhline(CHI2_95_6, color=GREEN, lw=1, ls="--", label="95 % limit, 12.59")
@@ -203,7 +227,7 @@ def draw_nees(records: Sequence[FrameRecord], path: Path) -> Path:
         if mask.any():
             top.plot(seconds[mask], values[mask], ".", color=colour, ms=5, label=state.value)
     top.set_yscale("log")
-    top.set_xlabel("time [s]")
+    top.set_xlabel(called)
     top.set_ylabel("NEES")
     figures = consistency(records)
     top.set_title(
@@ -369,12 +393,13 @@ def draw_stages(records: Sequence[FrameRecord], path: Path) -> Path:
     left.set_xlabel("time [ms]")
     left.set_title("Stages: quartiles, whiskers 5 to 95 %")
     left.grid(alpha=0.3, axis="x")
-    right.plot(_seconds(timed), totals, ".", color=BLUE, ms=4)
+    places, called, _ = _time_axis(timed)
+    right.plot(places, totals, ".", color=BLUE, ms=4)
     for share, style in ((50, "-"), (95, "--")):
         value = float(np.percentile(totals, share))
         right.axhline(value, color=REFERENCE, lw=1, ls=style, label=f"{share} %: {value:.1f} ms")
     right.set_ylim(0, 1.3 * float(np.percentile(totals, 99)))
-    right.set_xlabel("time [s]")
+    right.set_xlabel(called)
     right.set_ylabel("frame [ms]")
     right.set_title("Whole frame")
     right.legend(fontsize=8)
@@ -386,6 +411,26 @@ def _has_orientation() -> bool:
     from matplotlib.axes import Axes
 
     return "orientation" in inspect.signature(Axes.boxplot).parameters
+
+
+def _time_axis(records: Sequence[FrameRecord]) -> tuple[Any, str, list[int]]:
+    """Where each frame is on the axis of time, what that is called, and the numbers of frames after gaps.
+
+    Seconds; the numbers of the frames where most of the time was left out.
+    """
+    seconds = _seconds(records)
+    gaps = _after_gaps(seconds)
+    if gaps and np.diff(seconds)[np.array(gaps) - 1].sum() > 0.5 * (seconds[-1] - seconds[0]):
+        return np.arange(len(seconds), dtype=np.float64), "frame (only those in some pieces of the drive)", gaps
+    return seconds, "time [s]", gaps
+
+
+def _after_gaps(seconds: Any) -> list[int]:
+    """Numbers of frames before which time was left out."""
+    steps = np.diff(seconds)
+    if not len(steps):
+        return []
+    return [int(i) + 1 for i in np.flatnonzero(steps > _GAP * max(float(np.median(steps)), 1e-9))]
 
 
 def _seconds(records: Sequence[FrameRecord]) -> Any:

@@ -12,6 +12,7 @@ import numpy as np
 
 from vloc_ros.evaluation.document import Document, write_json
 from vloc_ros.evaluation.metrics import Consistency, FrameRecord, Metrics, total_ms
+from vloc_ros.evaluation.plots import caption
 
 __all__ = [
     "build_report",
@@ -84,7 +85,7 @@ def write_report(report: Mapping[str, Any], folder: Path, plots: Sequence[Path] 
         rows = [(name, *(f"{s[k]:.2f}" for k in ("p50", "p95", "max"))) for name, s in stages.items()]
         document.table(("stage", "p50 ms", "p95 ms", "max ms"), rows)
     for plot in plots:
-        document.picture(plot, plot.stem)
+        document.picture(plot, caption(plot))
     return document.write(folder)
 
 

@@ -20,6 +20,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from vloc_ros.errors import ConfigError, GeometryError, ImageError, LocalizerClosedError, MapBackendError
@@ -228,9 +229,14 @@ class Localizer(ABC):
         return settings_from_mapping(cls.settings_class, now, asked)
 
     def is_familiar(self, estimate: Estimate) -> bool:
-        """Whether the image of one of its estimates looks like the map, by what images of the place score."""
+        """Whether the image of one of its estimates looks like the map, by what images of the place score.
+
+        Of a map that could be calibrated and is not nobody knows what they score: no image is familiar to it.
+        """
         calibration = self._calibration.get(estimate.scene)
-        return calibration is None or estimate.score >= calibration.min_score
+        if calibration is None or (self.statistics and not calibration.calibrated):
+            return not self.statistics
+        return estimate.score >= calibration.min_score
 
     def read_calibration(self, bundle: MapBundle, scene: str) -> SceneCalibration:
         """The calibration of a scene. :raises ConfigError: it was made from other statistics."""
@@ -297,14 +303,15 @@ class Localizer(ABC):
             return out
         state = first.state if first.state is not LocalizationState.LOCALIZED else LocalizationState.DEGRADED
         T_map_cam, scores = (np.concatenate([getattr(s, n) for s in offered]) for n in ("T_map_cam", "scores"))
-        for i in np.argsort(-scores, kind="stable"):
-            if len(out) >= count:
-                break
-            T = T_map_cam[i]
-            if not any(_same_place(T, o.T_map_cam, *self.hypothesis_radius) for o in out):
-                turn = np.kron(np.eye(2), T[:3, :3] @ first.T_map_cam[:3, :3].T)
-                covariance, score = turn @ first.covariance @ turn.T, float(scores[i])
-                out.append(replace(out[0], T_map_cam=T, score=score, covariance=covariance, state=state, matches=None))
+        order = np.argsort(-scores, kind="stable")
+        T_map_cam, scores = T_map_cam[order], scores[order]
+        elsewhere = ~_same_place(T_map_cam, first.T_map_cam, *self.hypothesis_radius)
+        while len(out) < count and elsewhere.any():
+            T, score = T_map_cam[elsewhere][0], float(scores[elsewhere][0])
+            turn = np.kron(np.eye(2), T[:3, :3] @ first.T_map_cam[:3, :3].T)
+            covariance = turn @ first.covariance @ turn.T
+            out.append(replace(out[0], T_map_cam=T, score=score, covariance=covariance, state=state, matches=None))
+            elsewhere &= ~_same_place(T_map_cam, T, *self.hypothesis_radius)
         return out
 
     def check_camera(self, camera: CameraModel) -> None:
@@ -423,9 +430,12 @@ class Localizer(ABC):
         return self._settings
 
 
-def _same_place(a: Array, b: Array, radius_m: float, radius_deg: float) -> bool:
-    near = np.linalg.norm(a[:3, 3] - b[:3, 3]) <= radius_m
-    return bool(near and rotation_angle(a[:3, :3], b[:3, :3]) <= np.radians(radius_deg))
+def _same_place(T_map_cam: Array, place: Array, radius_m: float, radius_deg: float) -> npt.NDArray[np.bool_]:
+    """Which of (N, 4, 4) poses are within both radii of one."""
+    same = np.linalg.norm(T_map_cam[:, :3, 3] - place[:3, 3], axis=1) <= radius_m
+    turned = rotation_angle(T_map_cam[same, :3, :3], np.broadcast_to(place[:3, :3], (int(same.sum()), 3, 3)))
+    same[same] = turned <= np.radians(radius_deg)
+    return np.asarray(same)
 
 
 def stored_settings(bundle: MapBundle, name: str, cls: type[S]) -> S:

@@ -124,6 +124,11 @@ class SceneCalibration:
             number(stored, "lowest_score", 0.0, where),
         )
 
+    @property
+    def calibrated(self) -> bool:
+        """Whether held-out frames have told what errors and scores to expect."""
+        return self.covariance is not None or self.covariance_prior is not None
+
     def relative(self, score: float) -> float:
         """A score in units of what frames of this scene score."""
         return (score - self.score_mean) / self.score_spread

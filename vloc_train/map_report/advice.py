@@ -29,10 +29,14 @@ def advice(
     segments: Sequence[Segment],
     ambiguity: Ambiguity,
     calibrated: bool,
+    in_folds: int = 0,
 ) -> list[str]:
-    """What to do about it, in sentences with numbers; the most useful first."""
+    """What to do about it, in sentences with numbers; the most useful first.
+
+    :param in_folds: frames that were asked of maps without them, where the map itself has all.
+    """
     out: list[str] = []
-    count = sum(len(h.error_m) for h in held)
+    count = sum(len(h.error_m) for h in held) or in_folds
     localized = [s is LocalizationState.LOCALIZED for h in held for s in h.state]
     if calibrated and localized and np.mean(localized) < _ENOUGH:
         error = median(np.concatenate([h.error_m for h in held]))

@@ -117,6 +117,15 @@ def _scene(document: Document, folder: Path, scene: SceneReport, settings: Repor
         )
         if settings.pictures and (path := draw_errors(scene, folder / f"{prefix}errors.jpg")):
             document.picture(path, "The largest errors")
+    elif found := scene.validation:
+        document.table(
+            ["frames asked of maps without them", str(found["frames"])],
+            [
+                ["error, median", f"{found['median_translation_m']:.2f} m, {found['median_rotation_deg']:.2f} deg"],
+                ["error, mean (lost ones included)", f"{found['mean_translation_m']:.2f} m"],
+                ["within 2 m, 5 deg", f"{100 * found['recall_2m_5deg']:.0f} %"],
+            ],
+        )
     else:
         document.paragraph("No frame was held out by this report: see the map's own validation, `vloc map info`.")
     document.heading("Coverage", level)

@@ -12,7 +12,7 @@ import numpy as np
 from vloc_ros.datasets.sequence import PosedSequence
 from vloc_ros.evaluation.metrics import CHI2_95_6
 from vloc_ros.localizers.base import load_localizer
-from vloc_ros.localizers.cascade.bundle import calibration_of
+from vloc_ros.localizers.cascade.bundle import calibration_of, validation_of
 from vloc_ros.maps import MapBundle
 from vloc_train.frame_choice.selection import Choice
 from vloc_train.frame_choice.settings import ReportSettings
@@ -37,6 +37,8 @@ class SceneReport:
     ambiguity: Ambiguity
     calibrated: bool
     advice: tuple[str, ...] = field(default_factory=tuple)
+    #: What the map was found to be worth when it was made, where nothing was held out of it for good.
+    validation: Mapping[str, Any] = field(default_factory=dict)
 
     def figures(self) -> dict[str, Any]:
         """Plain values for ``report.json``."""
@@ -65,6 +67,7 @@ class SceneReport:
             },
             "calibrated": self.calibrated,
             "accuracy": accuracy,
+            "validation": dict(self.validation),
             "drives": [
                 {
                     "name": c.sequence.name,
@@ -124,10 +127,19 @@ def scene_reports(
             ambiguity = ambiguous_places(*described, settings)
             calibrated = bool(calibration_of(bundle).get(name))
             segments = segments_of(mine, splits[name], found, settings)
-            words = advice(mine, splits[name], found, segments, ambiguity, calibrated)
+            own = validation_of(bundle).get(name, {}) if splits[name].kind == "folds" else {}
+            words = advice(mine, splits[name], found, segments, ambiguity, calibrated, own.get("frames", 0))
             out.append(
                 SceneReport(
-                    name, tuple(mine), splits[name], tuple(found), tuple(segments), ambiguity, calibrated, tuple(words)
+                    name,
+                    tuple(mine),
+                    splits[name],
+                    tuple(found),
+                    tuple(segments),
+                    ambiguity,
+                    calibrated,
+                    tuple(words),
+                    own,
                 )
             )
     return out

@@ -464,6 +464,10 @@ def test_unjudged_an_unfamiliar_place_is_not_localized(cascade, backends):
     backends.setattr(Coarse, "read_calibration", lambda self, bundle, scene: SceneCalibration(min_score=0.6))
     estimate = ask(cascade)
     assert estimate.state is DEGRADED and estimate.diagnostics["refined"] == 1.0
+    # Of a map that could be calibrated and is not nobody knows what is familiar.
+    backends.setattr(Coarse, "read_calibration", lambda self, bundle, scene: SceneCalibration())
+    backends.setattr(Coarse, "statistics", ("spread",))
+    assert ask(cascade).state is DEGRADED
 
 
 def test_without_calibration_the_error_of_the_map_is_counted_once(chain, backends):

@@ -230,7 +230,7 @@ def test_a_prior_that_is_no_pose(value):
     ("offset", "covariance", "why"),
     [
         ((40.0, 0.0, 0.0), SURE, "no_references"),  # outside the map
-        ((1e15, 0.0, 0.0), SURE, "no_references"),
+        ((9e7, 0.0, 0.0), SURE, "no_references"),
         ((0.0, 0.0, -1e6), SURE, "no_references"),
         ((0.0, 0.0, 0.0), np.diag([1e12] * 6), "wide_prior"),
         ((40.0, 0.0, 0.0), np.diag([400.0] * 6), "wide_prior"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -16,10 +17,11 @@ from vloc_ros.geometry.cameras import project
 from vloc_ros.geometry.se3 import inverse, transform_points
 from vloc_ros.localizers.base import load_localizer
 from vloc_ros.localizers.features.store import tile_name
+from vloc_train.build_map import make_map
 from vloc_train.features import build
 from vloc_train.features.build import BUILDER, frame_spacing
 from vloc_train.features.model import described_model
-from vloc_train.frame_choice.settings import HoldOutSettings
+from vloc_train.frame_choice.settings import HoldOutSettings, OwnDriveSettings
 from vloc_train.mapping.points import SparseModel
 from vloc_train.mapping.sfm import reconstruct_features
 from vloc_train.mapping.uncertainty import adjusted, point_roots
@@ -151,3 +153,15 @@ def test_roots_are_the_covariances_of_triangulated_points():
     measured = np.cov(found.points.T)
     root = point_roots(model, 0.7)[0]
     np.testing.assert_allclose(np.sqrt(np.diag(root @ root.T)), np.sqrt(np.diag(measured)), rtol=0.2)
+
+
+def test_the_report_of_a_map_that_holds_nothing_out_tells_what_its_folds_found(tmp_path):
+    bundle = make_map(
+        BUILDER, {"map": [tiny_features.lap()]}, tmp_path / "map", tiny_features.settings(calibration_frames=20),
+        tiny_features.OPTIONS, OwnDriveSettings(), select=False, report=tmp_path / "report",
+    )  # fmt: skip
+    told = json.loads((tmp_path / "report" / "report.json").read_text())["scenes"]["map"]
+    assert told["hold_out"]["kind"] == "folds" and told["accuracy"] == {"frames": 0}
+    assert told["validation"] == bundle.manifest.validation["map"] and told["validation"]["frames"] >= 20
+    page = (tmp_path / "report" / "report.md").read_text()
+    assert "frames asked of maps without them" in page and "No frame was held out" not in page

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import re
 from collections import ChainMap
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path, PurePosixPath
@@ -35,6 +35,7 @@ __all__ = [
     "calibration_of",
     "open_members",
     "scene_names",
+    "validation_of",
     "whole_size",
     "write_cascade",
 ]
@@ -115,11 +116,20 @@ def whole_size(bundle: MapBundle) -> int:
 def calibration_of(bundle: MapBundle) -> dict[str, Any]:
     """What makes a map's covariances, by scene; empty where nothing does. Of a cascade that of its judge, else of its
     first member: that member decides about the state."""
+    return _of_the_decider(bundle, lambda manifest: manifest.calibration)
+
+
+def validation_of(bundle: MapBundle) -> dict[str, Any]:
+    """What a map was found to be worth when it was made, by scene; of a cascade as in :func:`calibration_of`."""
+    return _of_the_decider(bundle, lambda manifest: manifest.validation)
+
+
+def _of_the_decider(bundle: MapBundle, section: Callable[[MapManifest], Mapping[str, Any]]) -> dict[str, Any]:
     if bundle.manifest.backend != "cascade":
-        return dict(bundle.manifest.calibration)
+        return dict(section(bundle.manifest))
     members = open_members(bundle)
     decides = next((m for m in members if m.role == JUDGE), members[0])
-    theirs = decides.bundle.manifest.calibration
+    theirs = section(decides.bundle.manifest)
     names = {name: by_role[decides.role] for name, by_role in scene_names(members).items()}
     return {name: theirs[other] for name, other in names.items() if other in theirs}
 
