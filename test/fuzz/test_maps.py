@@ -58,7 +58,7 @@ class Whole:
                 files.pop(name, None)
         entries = manifest.get("files") if isinstance(manifest, dict) else None
         for entry in entries if isinstance(entries, list) else ():
-            content = files.get(entry.get("name")) if isinstance(entry, dict) else None
+            content = files.get(str(entry.get("name"))) if isinstance(entry, dict) else None
             if content is not None:
                 entry["bytes"], entry["sha256"] = len(content), hashlib.sha256(content).hexdigest()
         if not any(edit[:2] == ["bytes", "map.yaml"] for edit in edits):

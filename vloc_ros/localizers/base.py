@@ -269,8 +269,8 @@ class Localizer(ABC):
                 confidence = self.assess(query, found)
             except (np.linalg.LinAlgError, torch.linalg.LinAlgError) as problem:  # type: ignore[attr-defined]
                 raise GeometryError(self._no_pose(str(problem))) from problem
-        if not (np.isfinite(found.T_map_cam).all() and np.isfinite(confidence.covariance).all()):
-            raise GeometryError(self._no_pose("NaN or infinity in the pose or its covariance"))
+        if not all(np.isfinite(part).all() for part in (found.T_map_cam, confidence.covariance, found.score)):
+            raise GeometryError(self._no_pose("NaN or infinity in the pose, its covariance or its score"))
         diagnostics = dict(found.diagnostics)
         for names, values in ((self.statistics, found.statistics), (self.whitening, found.whitening)):
             if values is not None:

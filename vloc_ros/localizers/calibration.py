@@ -189,7 +189,7 @@ def _model(data: Any, names: Sequence[str], where: str) -> CovarianceModel | Non
     model = CovarianceModel.from_mapping(data, where)
     if model.names != tuple(names):
         raise ConfigError(
-            f"{where}: expected statistics {', '.join(names)}, found {', '.join(model.names)}; "
+            f"{where}: expected statistics {', '.join(names)}, found {', '.join(map(repr, model.names))}; "
             "calibrate the map again with this release"
         )
     return model
