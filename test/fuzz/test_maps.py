@@ -77,7 +77,12 @@ def altered(content: bytes, seed: int, where: str) -> bytes:
     size = struct.unpack("<Q", content[:8])[0]
     try:
         header, body = json.loads(content[8 : 8 + size]), bytearray(content[8 + size :])
-    except ValueError:  # an edit before this one hit the header
+        size = {"F32": 4, "F64": 8, "F16": 2, "BF16": 2, "I64": 8, "I32": 4}
+        for entry in header.values():
+            begin, end = entry.get("data_offsets", (0, 0))
+            if begin < 0 or end > len(body) or (end - begin) % size.get(entry.get("dtype"), 1):
+                return content
+    except (ValueError, TypeError, AttributeError):  # an edit before this one hit the header
         return content
     chance = random.Random(seed)
     names = sorted(set(header) - {"__metadata__"})

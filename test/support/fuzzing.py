@@ -19,6 +19,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from vloc_ros.errors import VlocError
 
 #: An edit: its kind, and what it needs to be done again.
@@ -149,7 +151,7 @@ def assault(name: str, edits: Callable[[random.Random], list[Edit]], attempt: Ca
     """
     if REPLAYED is not None:
         kept = json.loads(REPLAYED.read_text())
-        return Counter([_outcome(attempt, kept["edits"])] if kept["attack"] == name else [])
+        pytest.skip(_outcome(attempt, kept["edits"]) if kept["attack"] == name else "another attack's")
     minutes, count = os.environ.get("VLOC_FUZZ_MINUTES"), int(os.environ.get("VLOC_FUZZ", quick))
     first = int(os.environ.get("VLOC_FUZZ_SEED", "0"))
     until = time.monotonic() + 60 * float(minutes) if minutes else None

@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from vloc_ros.datasets.colmap_model import ColmapImage, find_model, model_suffix, read_model
-from vloc_ros.datasets.image_files import FolderImages
+from vloc_ros.datasets.image_files import FolderImages, is_file
 from vloc_ros.datasets.posed_images import (
     Shot,
     World,
@@ -134,7 +134,7 @@ def _stamp(row: int, image: ColmapImage, options: Options, problems: Problems) -
 
 def _images_beside(given: Path, folder: Path, names: list[str]) -> Path:
     for root in (given / "images", given, folder.parent / "images", folder.parent.parent / "images"):
-        if any((root / name).is_file() for name in names):
+        if any(is_file(root / name) for name in names):
             return root
     raise DatasetError(
         f"{given}: expected the model's images ({names[0]}, ...) in a folder 'images' beside it, found none; "

@@ -16,9 +16,26 @@ from vloc_ros.errors import DatasetError, ImageError
 from vloc_ros.images.encoded import inspect_image
 from vloc_ros.types import RgbImage
 
-__all__ = ["IMAGE_SUFFIXES", "FilesIn", "FolderImages", "decoded", "first_usable", "read_image", "whole_file"]
+__all__ = [
+    "IMAGE_SUFFIXES",
+    "FilesIn",
+    "FolderImages",
+    "decoded",
+    "first_usable",
+    "is_file",
+    "read_image",
+    "whole_file",
+]
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
+
+
+def is_file(path: Path) -> bool:
+    """Whether a file is there; by a name that a data set says, which may be none that a file can have."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
 
 
 def whole_file(path: Path) -> tuple[bytes, str]:

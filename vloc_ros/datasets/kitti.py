@@ -17,7 +17,7 @@ import math
 import os
 import re
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -30,7 +30,7 @@ from vloc_ros.datasets.posed_images import START_NS, T_MAP_WORLD, World, counted
 from vloc_ros.datasets.problems import Problems
 from vloc_ros.datasets.sequence import T_BODY_OPTICAL, PosedSequence
 from vloc_ros.datasets.tables import EARLIEST_NS, in_order, stamp_in_ns, transform_from_matrix
-from vloc_ros.errors import DatasetError
+from vloc_ros.errors import CameraError, DatasetError
 from vloc_ros.geometry.rotations import nearest_rotation
 from vloc_ros.settings import ranged
 from vloc_ros.types import FARTHEST_M, Array, CameraModel
@@ -252,17 +252,28 @@ def _camera(folder: Path, first: Path, size: tuple[int, int], options: Options) 
                 offset = np.asarray(-np.linalg.solve(P[:, :3], P[:, 3]), dtype=np.float64)
             except np.linalg.LinAlgError as error:
                 raise DatasetError(f"{folder / 'calib.txt'}: expected P = K [I | t], found a singular K") from error
-        return CameraModel(width, height, float(P[0, 0]), float(P[1, 1]), float(P[0, 2]), float(P[1, 2])), offset
+        if float(np.abs(offset).max()) > FARTHEST_M:
+            raise DatasetError(f"{folder / 'calib.txt'}: expected a camera on the vehicle, found P {P.tolist()}")
+        return _pinhole((width, height), (P[0, 0], P[1, 1], P[0, 2], P[1, 2]), folder / "calib.txt"), offset
     if (folder / "K.txt").is_file():
         rows = [values for _, values in _rows(folder / "K.txt")]
         if len(rows) != 3 or any(len(r) != 3 for r in rows):
             raise DatasetError(
                 f"{folder / 'K.txt'}: expected a 3x3 matrix, found rows of {[len(r) for r in rows]} values"
             )
-        return CameraModel(width, height, rows[0][0], rows[1][1], rows[0][2], rows[1][2]), offset
+        return _pinhole((width, height), (rows[0][0], rows[1][1], rows[0][2], rows[1][2]), folder / "K.txt"), offset
     raise DatasetError(
         f"{folder}: expected calib.txt or K.txt, found neither; give the intrinsics: --intrinsics fx,fy,cx,cy"
     )
+
+
+def _pinhole(size: tuple[int, int], intrinsics: Sequence[float], path: Path) -> CameraModel:
+    """:raises DatasetError: no camera has them; it names the file."""
+    try:
+        fx, fy, cx, cy = map(float, intrinsics)
+        return CameraModel(*size, fx, fy, cx, cy)
+    except CameraError as problem:
+        raise DatasetError(f"{path}: {problem}") from problem
 
 
 def _projection(path: Path, images: str) -> Array:

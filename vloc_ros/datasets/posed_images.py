@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from vloc_ros.datasets.image_files import first_usable
+from vloc_ros.datasets.image_files import first_usable, is_file
 from vloc_ros.datasets.problems import Problems
 from vloc_ros.datasets.sequence import T_BODY_OPTICAL
 from vloc_ros.errors import DatasetError
@@ -62,7 +62,7 @@ def usable_shots(shots: Sequence[Shot], problems: Problems) -> list[Shot]:
     """Those whose file is there, by stamp; a missing file and a repeated stamp are faults."""
     out: dict[int, Shot] = {}
     for shot in shots:
-        if not shot.path.is_file():
+        if not is_file(shot.path):
             problems.fault(
                 "missing image",
                 f"{shot.where}: expected the image {shot.path}, which is missing; complete the data, or --keep-going",

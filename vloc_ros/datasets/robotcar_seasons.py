@@ -35,7 +35,7 @@ from vloc_ros.datasets.tables import (
     transform_from_matrix,
     transform_from_quaternion,
 )
-from vloc_ros.errors import DatasetError
+from vloc_ros.errors import CameraError, DatasetError
 from vloc_ros.geometry.se3 import inverse
 from vloc_ros.types import Array, CameraModel
 
@@ -324,4 +324,7 @@ def _camera(path: Path, camera: str, first: Path) -> CameraModel:
             f"{file}: expected a principal point inside the {width}x{height} image {first}, found "
             f"({values['cx']:g}, {values['cy']:g}); use the images in the size they were downloaded in"
         )
-    return CameraModel(width, height, values["fx"], values["fy"], values["cx"], values["cy"])
+    try:
+        return CameraModel(width, height, values["fx"], values["fy"], values["cx"], values["cy"])
+    except CameraError as problem:
+        raise DatasetError(f"{file}: {problem}") from problem

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import yaml
 
-from vloc_ros.datasets.image_files import IMAGE_SUFFIXES
+from vloc_ros.datasets.image_files import IMAGE_SUFFIXES, is_file
 from vloc_ros.datasets.problems import Problems
 from vloc_ros.errors import DatasetError, GeometryError
 from vloc_ros.geometry.interpolation import PoseTrack
@@ -349,9 +349,9 @@ def listed_frames(
             )
         last = max(last, stamp)
         path = folder / row.fields[1]
-        if not path.is_file() and partial:
-            path = next((p for s in IMAGE_SUFFIXES if (p := path.with_suffix(s)).is_file()), path)
-        if path.is_file():
+        if not is_file(path) and partial and path.name:
+            path = next((p for s in IMAGE_SUFFIXES if is_file(p := path.with_suffix(s))), path)
+        if is_file(path):
             found[stamp] = path
             continue
         missing.append(f"{row.where}: expected the image {path}, found no file")

@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from vloc_ros.errors import ConfigError, ImageError, LocalizerClosedError, MapBackendError
+from vloc_ros.errors import ConfigError, GeometryError, ImageError, LocalizerClosedError, MapBackendError
 from vloc_ros.geometry.cameras import undistorted_camera
 from vloc_ros.geometry.rotations import rotation_angle
 from vloc_ros.images.preprocess import Preprocess
@@ -256,6 +256,7 @@ class Localizer(ABC):
         :param keep_candidates: the estimate is wanted with its candidates, where :attr:`offers_candidates`.
         :raises CameraMismatchError: the camera is too different from the map's.
         :raises ImageError: the image does not fit its camera.
+        :raises GeometryError: the map's numbers give no pose for this image.
         :raises LocalizerClosedError: after :meth:`close`.
         """
         check_query(query)
@@ -263,8 +264,13 @@ class Localizer(ABC):
             self._check_open()
             self.check_camera(query.camera)
             clock = Clock()
-            found = self.find(query, clock, keep_candidates)
-            confidence = self.assess(query, found)
+            try:
+                found = self.find(query, clock, keep_candidates)
+                confidence = self.assess(query, found)
+            except (np.linalg.LinAlgError, torch.linalg.LinAlgError) as problem:  # type: ignore[attr-defined]
+                raise GeometryError(self._no_pose(str(problem))) from problem
+        if not (np.isfinite(found.T_map_cam).all() and np.isfinite(confidence.covariance).all()):
+            raise GeometryError(self._no_pose("NaN or infinity in the pose or its covariance"))
         diagnostics = dict(found.diagnostics)
         for names, values in ((self.statistics, found.statistics), (self.whitening, found.whitening)):
             if values is not None:
@@ -277,6 +283,10 @@ class Localizer(ABC):
             self._map_id, found.scene, found.candidates, clock.laps, diagnostics,
             found.matches,
         )  # fmt: skip
+
+    def _no_pose(self, why: str) -> str:
+        told = why.splitlines()[0] if why else "no reason"
+        return f"map {self._map_id}: expected a pose of finite numbers, found none ({told}); is the map damaged?"
 
     def hypotheses(self, query: Query, count: int) -> list[Estimate]:
         """At most ``count`` places where the camera may be, the estimate of :meth:`localize` first.

@@ -8,6 +8,7 @@ of frames inside the 95 % ellipsoid is right, for confident and for unsure frame
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
@@ -53,7 +54,7 @@ def section(mapping: Mapping[str, Any], name: str, where: str) -> dict[str, Any]
 def number(mapping: Mapping[str, Any], name: str, default: float, where: str) -> float:
     """The finite number under ``name``. :raises MapFormatError: it is something else."""
     value = mapping.get(name, default)
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not np.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
         raise MapFormatError(f"{where}.{name}: expected a finite number, found {value!r}")
     return float(value)
 
@@ -270,7 +271,7 @@ class CovarianceModel:
             names = tuple(str(n) for n in data["names"])
             arrays = {name: np.asarray(data[name], dtype=np.float64) for name in _ARRAYS}
             frames = int(data["frames"])
-        except (KeyError, TypeError, ValueError) as problem:
+        except (KeyError, TypeError, ValueError, OverflowError) as problem:
             raise CalibrationError(
                 f"{where}: expected the fields of a covariance model, found {problem!r}"
             ) from problem

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vloc_ros.errors import StampError
+from vloc_ros.errors import GeometryError, StampError
 from vloc_ros.geometry.se3 import covariance_of_base, inverse
 from vloc_ros.tracking.motion import Track, plausible_step
 from vloc_ros.tracking.settings import MIN_SIGMA_DEG, MIN_SIGMA_M, TrackerSettings
@@ -141,7 +141,10 @@ class Tracker:
         at = track.predicted(stamp_ns, T_odom_base, self.settings)
         extrinsics = np.eye(4) if T_base_cam is None else T_base_cam
         covariance = covariance_of_base(at.T_map_base, at.pose_covariance, extrinsics)
-        return PosePrior(at.T_map_base @ extrinsics, covariance)
+        try:
+            return PosePrior(at.T_map_base @ extrinsics, covariance)
+        except GeometryError:  # after hours without a frame it is anywhere
+            return None
 
     # What happens
 
@@ -210,10 +213,16 @@ class Tracker:
         """
         T_cam = check_transform(estimate.T_map_cam, "estimate")
         covariance = check_covariance(estimate.covariance, "estimate covariance")
-        self._advance_stamp(estimate.stamp_ns)
         T_cam_base = np.eye(4) if T_base_cam is None else inverse(T_base_cam)
         T = T_cam @ T_cam_base
-        R = covariance_of_base(T_cam, covariance, T_cam_base) + _FLOOR
+        covariance = covariance_of_base(T_cam, covariance, T_cam_base)
+        smallest = float(np.linalg.eigvalsh(covariance)[0])
+        if not smallest > 0.0:
+            raise GeometryError(
+                f"estimate covariance: expected positive definite, found eigenvalue {smallest:.3g}: nothing is exact"
+            )
+        R = covariance + _FLOOR
+        self._advance_stamp(estimate.stamp_ns)
         self.expire(estimate.stamp_ns)
         if self._track is None:
             self.last = self._without_track(estimate, T, R, T_odom_base)

@@ -40,7 +40,7 @@ from vloc_ros.datasets.robotcar.sensors import (
 )
 from vloc_ros.datasets.sequence import PosedSequence
 from vloc_ros.datasets.tables import covered_frames, read_rows, stamp_of
-from vloc_ros.errors import DatasetError
+from vloc_ros.errors import CameraError, DatasetError
 from vloc_ros.geometry.geodesy import Datum
 from vloc_ros.settings import ranged
 from vloc_ros.types import Array, CameraModel
@@ -274,7 +274,10 @@ def _camera(
 ) -> tuple[CameraModel, Path | None]:
     """The camera of the images as they are given out, and the lookup table."""
     width, height = size
-    camera = CameraModel(width, height, *intrinsics.values)
+    try:
+        camera = CameraModel(width, height, *intrinsics.values)
+    except CameraError as problem:
+        raise DatasetError(f"{_models(drive, options)}: {problem}") from problem
     if not options.undistort:
         _log.warning(
             "%s: undistort=false: the images keep the distortion of the lens, which no file describes but as a table; "
