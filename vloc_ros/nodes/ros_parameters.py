@@ -132,4 +132,8 @@ class NodeParameters:
             check_together(values)
         except ConfigError as error:
             return SetParametersResult(successful=False, reason=str(error))
-        return SetParametersResult(successful=True, reason=" ".join(sorted({delay for delay in delays if delay})))
+        later = " ".join(sorted({delay for delay in delays if delay}))
+        if later:  # rclpy drops the reason of what succeeds: the log has it in any case
+            names = ", ".join(parameter.name for parameter in parameters)
+            self._node.get_logger().warning(f"{names}: accepted. {later}")
+        return SetParametersResult(successful=True, reason=later)

@@ -72,12 +72,18 @@ def _transport_advice(there: set[str], wanted: str) -> str:
     return f"; set image_transport to {_IMAGE_TYPES[other]} and the image topic without /compressed" if other else ""
 
 
+def _by_others(node: Node, topic: str) -> bool:
+    """Whether any other node publishes a topic: this node's own pictures are no advice."""
+    own = (node.get_name(), node.get_namespace())
+    return any((info.node_name, info.node_namespace) != own for info in node.get_publishers_info_by_topic(topic))
+
+
 def _elsewhere(node: Node, topic: str, type_name: str) -> str:
     """Where such messages, or images of the other transport, are to be had."""
     published = {
         name: set(types)
         for name, types in node.get_topic_names_and_types()
-        if name != topic and node.count_publishers(name)
+        if name != topic and _by_others(node, name)
     }
     base = topic.removesuffix("/compressed")
     other = base if topic != base else f"{topic}/compressed"
