@@ -81,9 +81,7 @@ def _by_others(node: Node, topic: str) -> bool:
 def _elsewhere(node: Node, topic: str, type_name: str) -> str:
     """Where such messages, or images of the other transport, are to be had."""
     published = {
-        name: set(types)
-        for name, types in node.get_topic_names_and_types()
-        if name != topic and _by_others(node, name)
+        name: set(types) for name, types in node.get_topic_names_and_types() if name != topic and _by_others(node, name)
     }
     base = topic.removesuffix("/compressed")
     other = base if topic != base else f"{topic}/compressed"

@@ -403,3 +403,11 @@ def test_the_origin_in_a_bag_is_that_of_its_fixes_and_never_a_receiver(sequence,
         BagError, match=r"expected poses on /map/datum, found the origin of the map; poses are on: /fix"
     ):
         open_bag_sequence(tmp_path / "bag", BagOptions(truth="/map/datum"))
+
+
+def test_a_damaged_stamp_does_not_spoil_the_clocks():
+    gap = ClockGap()
+    for time_ns in (10**18, 10**18 + 10**8):
+        gap.add("images", time_ns, time_ns)
+        gap.add("poses", 2**63 + 10**18, time_ns)  # farther off than 64 bits say
+    assert gap.offset_s("images", "poses") == pytest.approx(-(2**63) * 1e-9, rel=1e-3)

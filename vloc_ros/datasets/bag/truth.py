@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
+import statistics
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -166,8 +167,8 @@ class ClockGap:
         """Seconds to add to the stamps of the poses; None where either has no message."""
         if images not in self._late or poses not in self._late:
             return None
-        # In integers until the difference: nanoseconds since 1970 do not fit into float64.
-        middle = [int(np.median(np.asarray(self._late[n], dtype=np.int64))) for n in (images, poses)]
+        # Python integers: nanoseconds since 1970 do not fit into float64, nor what a damaged stamp is off by into int64.
+        middle = [statistics.median_low(self._late[n]) for n in (images, poses)]
         return (middle[0] - middle[1]) * 1e-9
 
     def in_words(self, images: str, poses: str, given_s: float = 0.0, max_gap_s: float = 0.5) -> str:
