@@ -167,7 +167,7 @@ class ClockGap:
         """Seconds to add to the stamps of the poses; None where either has no message."""
         if images not in self._late or poses not in self._late:
             return None
-        # Python integers: nanoseconds since 1970 do not fit into float64, nor a damaged stamp into a difference of int64.
+        # Python integers: nanoseconds since 1970 do not fit into float64, nor a damaged stamp's gap into int64.
         middle = [statistics.median_low(self._late[n]) for n in (images, poses)]
         return (middle[0] - middle[1]) * 1e-9
 
