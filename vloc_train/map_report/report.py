@@ -123,6 +123,8 @@ def _scene(document: Document, folder: Path, scene: SceneReport, settings: Repor
         )
     else:
         document.paragraph("No frame was held out by this report: see the map's own validation, `vloc map info`.")
+    document.heading("Images against poses", level)
+    document.items([one.in_words() for one in scene.agreements])
     document.heading("Coverage", level)
     document.table(
         ["drive", "length", "posed frames", "kept", "left out"],
