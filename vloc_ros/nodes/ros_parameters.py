@@ -128,7 +128,8 @@ class NodeParameters:
                 spec = self._specs.get(parameter.name, self._backend_specs.get(parameter.name))
                 if spec is not None:
                     values[spec.name] = coerce(spec, _plain(parameter.value))
-                    delays.append(spec.delay)
+                    if self._node.has_parameter(parameter.name):  # else it is only being declared
+                        delays.append(spec.delay)
             check_together(values)
         except ConfigError as error:
             return SetParametersResult(successful=False, reason=str(error))
