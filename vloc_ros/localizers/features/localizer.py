@@ -13,7 +13,7 @@ import torch
 from vloc_ros.errors import MapBackendError, MapError
 from vloc_ros.features import make_extractor
 from vloc_ros.features.base import Described, FeatureExtractor, FeatureSettings
-from vloc_ros.features.matching import alike_pairs, match_points
+from vloc_ros.features.matching import alike_pairs
 from vloc_ros.features.points import MapPoints, in_view
 from vloc_ros.features.pose import MINIMAL, Observations
 from vloc_ros.features.rig_pose import rig_poses
@@ -27,12 +27,14 @@ from vloc_ros.features.verification import (
     judge_rig,
     refine_and_judge_rig,
 )
+from vloc_ros.features.view_matching import ViewMatcher, make_matcher
 from vloc_ros.geometry.rotations import rotation_angle
 from vloc_ros.geometry.se3 import covariance_of_base
 from vloc_ros.localizers.base import Hypothesis, Localizer, SimulatedPrior
 from vloc_ros.localizers.calibration import Confidence, section
 from vloc_ros.localizers.device import Clock
 from vloc_ros.localizers.features.eyes import Eye, Sighting, by_place, reach_px
+from vloc_ros.localizers.features.matches import match_nearest, match_views
 from vloc_ros.localizers.features.retrieval import ImageSearch
 from vloc_ros.localizers.features.settings import FEATURES_SECTION, SECTION, FeaturesSettings
 from vloc_ros.localizers.features.statistics import (
@@ -122,6 +124,9 @@ class FeaturesLocalizer(Localizer):
 
     def load(self, bundle: MapBundle) -> None:
         self._extractor = _extractor_of(bundle, self._device)
+        self._matcher: ViewMatcher | None = None
+        if self._settings.matcher == "lightglue":
+            self._matcher = make_matcher(self._extractor.settings.kind, self._device)
         names = [scene.name for scene in bundle.manifest.scenes]
         kind, share = self._extractor, self._settings.memory_mb / len(names)
         self._stores = [PointStore(bundle, name, self._device, kind.dimension, kind.signed, share) for name in names]
@@ -326,18 +331,19 @@ class FeaturesLocalizer(Localizer):
                 clock.lap("refine")
         return out
 
-    def _sightings(self, scene: int, number: int, eye: Eye, groups: Sequence[Ints]) -> list[Sighting]:
+    def _sightings(self, scene: int, number: int, eye: Eye, places: Sequence[Ints]) -> list[Sighting]:
         """What one camera may have seen of each of some places of a scene."""
-        store, settings = self._stores[scene], self._settings
-        seen = [self._most_observed(store, images) for images in groups]
-        ids = np.unique(np.concatenate([np.zeros(0, np.int64), *seen]))
-        if not len(ids):
+        if not places:
             return []
-        points = store.load(ids)
-        first = eye.strongest(settings.match_features)
-        matches = match_points(first, points, settings.ratio, [np.searchsorted(ids, s) for s in seen])
+        store, settings, first = self._stores[scene], self._settings, eye.strongest(self._settings.match_features)
+        if self._matcher is None:
+            points, matches = match_nearest(first, store, places, settings.ratio, settings.match_points)
+        else:
+            points, matches = match_views(
+                self._matcher, first, eye.camera, store, places, self._manifest.camera, settings.matcher_images
+            )
         out = []
-        for images, (pairs, _) in zip(groups, matches, strict=True):
+        for images, (pairs, _) in zip(places, matches, strict=True):
             at = eye.described.features.pixels[pairs[:, 0]].astype(np.float64)
             observed = Observations(eye.camera, points.points[pairs[:, 1]], at, T_rig_cam=eye.T_query_cam)
             out.append(Sighting(number, images, observed))
@@ -355,14 +361,6 @@ class FeaturesLocalizer(Localizer):
             if not any(near):
                 kept.append(T)
         return kept
-
-    def _most_observed(self, store: PointStore, images: Ints) -> Ints:
-        """Points that most of some images saw, so many of them as the settings allow; ascending."""
-        ids, observers = store.observed(images)
-        if len(ids) <= self._settings.match_points:
-            return ids
-        order = np.lexsort((ids, -store.track_length[ids], -observers))[: self._settings.match_points]
-        return np.sort(ids[order])
 
     def _hypothesis(self, query: Query, eyes: Sequence[Eye], found: Sequence[Found]) -> Hypothesis:
         """The best of the judged poses, with what speaks for and against it."""
