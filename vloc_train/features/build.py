@@ -16,6 +16,7 @@ from vloc_ros.datasets import PosedSequence
 from vloc_ros.errors import DatasetError
 from vloc_ros.features import make_extractor
 from vloc_ros.features.base import FeatureExtractor, decode_descriptors
+from vloc_ros.features.view_matching import make_matcher
 from vloc_ros.geometry.vectors import to_vectors
 from vloc_ros.images.preprocess import Preprocess
 from vloc_ros.images.rectify import Rectifier
@@ -75,7 +76,9 @@ class FeaturesBuilder(Trainer[BuildSettings]):
     settings_class = BuildSettings
 
     def prepare(self, job: Job[BuildSettings]) -> Preprocess:
-        settings_from_mapping(FeaturesSettings, job.settings.localizer, "map build features: localizer")
+        run = settings_from_mapping(FeaturesSettings, job.settings.localizer, "map build features: localizer")
+        if run.matcher == "lightglue":  # what is missing is told before hours of work
+            make_matcher(job.settings.features.kind, job.device)
         camera, descriptor = self.camera(job), self.image_descriptor(job)
         base = Preprocess(camera.width, camera.height) if descriptor is None else descriptor.preprocess
         return replace(base, width=camera.width, height=camera.height)

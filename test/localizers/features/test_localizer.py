@@ -11,8 +11,10 @@ import tiny_features
 import tiny_street
 import yaml
 
-from vloc_ros.errors import ImageError, MapBackendError, MapError, MapTensorError
+from vloc_ros.errors import ConfigError, ImageError, MapBackendError, MapError, MapTensorError
+from vloc_ros.features.matching import match_descriptors
 from vloc_ros.features.verification import Support
+from vloc_ros.features.view_matching import ViewMatcher
 from vloc_ros.geometry.se3 import nees, pose_error, se3_exp
 from vloc_ros.images.rectify import Rectifier
 from vloc_ros.localizers.base import load_localizer
@@ -184,3 +186,39 @@ def test_frames_of_the_map_can_be_kept_from_finding_themselves(bundle):
         found = localizer.localize(query)
         assert np.linalg.norm(pose_error(found.T_map_cam, truth)[:3]) < 0.06
     assert read_map(bundle.path).manifest.validation["map"]["median_translation_m"] < 0.05
+
+
+class NearestViews(ViewMatcher):
+    """Mutual nearest neighbours in the place of a network; counts what it is asked."""
+
+    def __init__(self):
+        self.asked = []
+
+    def match(self, first, second):
+        self.asked.append((len(first), len(second)))
+        pairs, ratios = match_descriptors(first.unit, second.unit, 0.9)
+        return pairs, 1.0 - ratios
+
+
+def test_a_matcher_compares_the_query_with_views_of_the_map(bundle, monkeypatch):
+    matcher = NearestViews()
+    monkeypatch.setattr("vloc_ros.localizers.features.localizer.make_matcher", lambda kind, device: matcher)
+    with load_localizer(bundle.path, "cpu", settings={"matcher": "lightglue", "matcher_images": 3}) as matched:
+        lens = CameraModel(420, 300, 260.0, 260.0, 205.0, 150.0, "equidistant", (0.01, 0.0, 0.0, 0.0))
+        for camera in (tiny_street.CAMERA, lens):
+            for query, truth in queries(tiny_features.unseen(2, camera)):
+                found = matched.localize(query)
+                assert found.state is LocalizationState.LOCALIZED, found.diagnostics
+                assert np.linalg.norm(pose_error(found.T_map_cam, truth)[:3]) < 0.08
+                assert 1 <= len(matcher.asked) <= 3 * int(found.diagnostics["places"]) and min(matcher.asked)[1] > 0
+                matcher.asked.clear()
+        # With a prior the map is projected, and nothing is left to match.
+        near = PosePrior(truth, np.diag([0.02] * 3 + [3e-4] * 3))
+        assert matched.localize(replace(query, prior=near)).state is LocalizationState.LOCALIZED and not matcher.asked
+
+
+def test_a_matcher_for_other_features_than_the_maps_is_refused(bundle, tmp_path):
+    with pytest.raises(ConfigError, match="lightglue expects a map of aliked, disk, xfeat, found one of 'sift'"):
+        load_localizer(bundle.path, "cpu", settings={"matcher": "lightglue"})
+    with pytest.raises(ConfigError, match="found one of 'sift'"):  # before anything is computed
+        tiny_features.built(tmp_path, localizer={"matcher": "lightglue"})

@@ -13,16 +13,18 @@ import torch
 from vloc_ros.errors import MapBackendError, MapError
 from vloc_ros.features import make_extractor
 from vloc_ros.features.base import Described, FeatureExtractor, FeatureSettings
-from vloc_ros.features.matching import alike_pairs, match_points
+from vloc_ros.features.matching import alike_pairs
 from vloc_ros.features.points import MapPoints, in_view
 from vloc_ros.features.pose import absolute_pose
 from vloc_ros.features.verification import Decision, Evidence, JudgedPose, Support, decide, judge, refine_and_judge
+from vloc_ros.features.view_matching import ViewMatcher, make_matcher
 from vloc_ros.geometry.cameras import projection_jacobian
 from vloc_ros.geometry.rotations import skew
 from vloc_ros.geometry.se3 import inverse
 from vloc_ros.localizers.base import Hypothesis, Localizer, SimulatedPrior
 from vloc_ros.localizers.calibration import Confidence, section
 from vloc_ros.localizers.device import Clock
+from vloc_ros.localizers.features.matches import match_nearest, match_views
 from vloc_ros.localizers.features.retrieval import ImageSearch
 from vloc_ros.localizers.features.settings import FEATURES_SECTION, SECTION, FeaturesSettings
 from vloc_ros.localizers.features.statistics import (
@@ -99,6 +101,9 @@ class FeaturesLocalizer(Localizer):
 
     def load(self, bundle: MapBundle) -> None:
         self._extractor = _extractor_of(bundle, self._device)
+        self._matcher: ViewMatcher | None = None
+        if self._settings.matcher == "lightglue":
+            self._matcher = make_matcher(self._extractor.settings.kind, self._device)
         names = [scene.name for scene in bundle.manifest.scenes]
         kind, share = self._extractor, self._settings.memory_mb / len(names)
         self._stores = [PointStore(bundle, name, self._device, kind.dimension, kind.signed, share) for name in names]
@@ -265,12 +270,13 @@ class FeaturesLocalizer(Localizer):
         first = described.strongest(settings.match_features)
         for scene in dict.fromkeys(scene for scene, _ in groups):
             store = self._stores[scene]
-            seen = [self._most_observed(store, images) for of, images in groups if of == scene]
-            ids = np.unique(np.concatenate(seen))
-            if not len(ids):
-                continue
-            points = store.load(ids)
-            matches = match_points(first, points, settings.ratio, [np.searchsorted(ids, s) for s in seen])
+            places = [images for of, images in groups if of == scene]
+            if self._matcher is None:
+                points, matches = match_nearest(first, store, places, settings.ratio, settings.match_points)
+            else:
+                points, matches = match_views(
+                    self._matcher, first, query.camera, store, places, self._manifest.camera, settings.matcher_images
+                )
             clock.lap("match")
             for pairs, _ in matches:
                 at = described.features.pixels[pairs[:, 0]].astype(np.float64)
@@ -284,14 +290,6 @@ class FeaturesLocalizer(Localizer):
                     out.append(Found(scene, self._refined(solved[0], query.camera, described, around), 1.0))
                     clock.lap("refine")
         return out
-
-    def _most_observed(self, store: PointStore, images: Ints) -> Ints:
-        """Points that most of some images saw, so many of them as the settings allow; ascending."""
-        ids, observers = store.observed(images)
-        if len(ids) <= self._settings.match_points:
-            return ids
-        order = np.lexsort((ids, -store.track_length[ids], -observers))[: self._settings.match_points]
-        return np.sort(ids[order])
 
     def _hypothesis(self, query: Query, described: Described, found: Sequence[Found]) -> Hypothesis:
         """The best of the judged poses, with what speaks for and against it."""
