@@ -29,6 +29,7 @@ from vloc_ros.geometry.rotations import rotation_angle
 from vloc_ros.images.preprocess import Preprocess
 from vloc_ros.localizers.calibration import UNCALIBRATED, Confidence, SceneCalibration, section
 from vloc_ros.localizers.device import Clock, select_device
+from vloc_ros.localizers.rig import each_alone, fused
 from vloc_ros.maps import MapBundle, MapManifest, read_map
 from vloc_ros.plugins import PluginGroup
 from vloc_ros.settings import current_names, settings_from_mapping
@@ -174,6 +175,9 @@ class Localizer(ABC):
     shared_floor: ClassVar[Array | None] = None
     #: Whether estimates carry candidates when they are asked for.
     offers_candidates: bool = False
+    #: Whether :meth:`find` looks at all cameras of a rig together (``Query.others``); elsewhere each image is localized
+    #: by itself and the poses are made one (:func:`vloc_ros.localizers.rig.fused`).
+    takes_rigs: ClassVar[bool] = False
     #: Candidates nearer to a better one than this (m, deg) are the same hypothesis.
     hypothesis_radius: ClassVar[tuple[float, float]] = (2.0, 30.0)
 
@@ -248,6 +252,13 @@ class Localizer(ABC):
             return not self.statistics
         return estimate.score >= calibration.min_score
 
+    def is_supported(self, estimate: Estimate) -> bool:
+        """Whether the image itself bears one of its estimates out: what it shows stands where the pose has it.
+
+        A backend that cannot tell says yes.
+        """
+        return True
+
     def read_calibration(self, bundle: MapBundle, scene: str) -> SceneCalibration:
         """The calibration of a scene. :raises ConfigError: it was made from other statistics."""
         return SceneCalibration.read(bundle, scene, self.statistics) if self.statistics else SceneCalibration()
@@ -270,9 +281,13 @@ class Localizer(ABC):
         :raises LocalizerClosedError: after :meth:`close`.
         """
         check_query(query)
+        if query.others and not self.takes_rigs:
+            alone = each_alone(query)
+            return fused([self.localize(q, keep_candidates) for q, _ in alone], [T for _, T in alone])
         with self._lock, torch.inference_mode():
             self._check_open()
-            self.check_camera(query.camera)
+            for camera in (query.camera, *(view.camera for view in query.others)):
+                self.check_camera(camera)
             clock = Clock()
             try:
                 found = self.find(query, clock, keep_candidates)
@@ -463,7 +478,12 @@ def check_query(query: Query) -> None:
 
     :raises ImageError: with what was found.
     """
-    image, camera = query.image_rgb, query.camera
+    _check_image(query.image_rgb, query.camera)
+    for view in query.others:
+        _check_image(view.image_rgb, view.camera)
+
+
+def _check_image(image: Any, camera: CameraModel) -> None:
     if not isinstance(image, np.ndarray) or image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
         found = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
         raise ImageError(f"query: expected an RGB image (height, width, 3) of uint8, found {found}")
