@@ -375,6 +375,8 @@ def fit_covariance(
         )
     log_sigma = fitted.log_sigmas(statistics)[:, 0]
     knots, factors = _factors(log_sigma, nees / CHI2_95_6DOF, inside)
+    # A drive of few frames shows few places: others are farther from what was fitted than its own stretches are.
+    factors *= m / max(m - statistics.shape[1] - 7, 0.1 * m)
     return replace(fitted, knots=knots, factors=factors)
 
 
