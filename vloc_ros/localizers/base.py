@@ -27,8 +27,10 @@ from vloc_ros.errors import ConfigError, GeometryError, ImageError, LocalizerClo
 from vloc_ros.geometry.cameras import undistorted_camera
 from vloc_ros.geometry.rotations import rotation_angle
 from vloc_ros.images.preprocess import Preprocess
+from vloc_ros.images.view import ViewWarp
 from vloc_ros.localizers.calibration import UNCALIBRATED, Confidence, SceneCalibration, section
 from vloc_ros.localizers.device import Clock, select_device
+from vloc_ros.localizers.view import MapViews, ViewSettings, less_sure
 from vloc_ros.maps import MapBundle, MapManifest, read_map
 from vloc_ros.plugins import PluginGroup
 from vloc_ros.settings import current_names, settings_from_mapping
@@ -164,6 +166,9 @@ class Localizer(ABC):
     shared_floor: ClassVar[Array | None] = None
     #: Whether estimates carry candidates when they are asked for.
     offers_candidates: bool = False
+    #: Whether images of every calibrated lens are taken as they are. Others look at an image as a whole: one of another
+    #: camera than the map's is warped into the view of the map's (:mod:`vloc_ros.localizers.view`).
+    takes_any_lens: ClassVar[bool] = False
     #: Candidates nearer to a better one than this (m, deg) are the same hypothesis.
     hypothesis_radius: ClassVar[tuple[float, float]] = (2.0, 30.0)
 
@@ -171,6 +176,7 @@ class Localizer(ABC):
         self._manifest, self._map_id, self._device = bundle.manifest, bundle.id, device
         self._settings = self.merged_settings(bundle, settings or {})
         self._lock, self._closed = threading.RLock(), False
+        self._views = self._made_views()
         self._kept = frozenset((*self.__dict__, "_kept"))
         self.load(bundle)
         self._calibration = {s.name: self.read_calibration(bundle, s.name) for s in bundle.manifest.scenes}
@@ -263,7 +269,10 @@ class Localizer(ABC):
         with self._lock, torch.inference_mode():
             self._check_open()
             self.check_camera(query.camera)
-            clock = Clock()
+            clock, view = Clock(), self.view(query.camera)
+            if view is not None:
+                query = replace(query, image_rgb=view.warp(query.image_rgb), camera=view.target)
+                clock.lap("view")
             try:
                 found = self.find(query, clock, keep_candidates)
                 confidence = self.assess(query, found)
@@ -275,6 +284,10 @@ class Localizer(ABC):
         for names, values in ((self.statistics, found.statistics), (self.whitening, found.whitening)):
             if values is not None:
                 diagnostics.update(zip(names, values.tolist(), strict=True))
+        if view is not None:
+            diagnostics |= {"view_covered": view.covered, "view_enlarged": view.enlarged}
+            scene = self._calibration[found.scene]
+            confidence = less_sure(confidence, view, found.score >= scene.lowest_score, self._settings)
         if confidence.position_sigma_m is not None:
             diagnostics["position_sigma_m"] = confidence.position_sigma_m
         clock.lap("assess")
@@ -315,14 +328,28 @@ class Localizer(ABC):
         return out
 
     def check_camera(self, camera: CameraModel) -> None:
-        """Accept a camera whose field of view and aspect agree with the map's within the map's tolerance.
+        """Accept a camera that sees enough of what the map's camera sees (:class:`.view.ViewSettings`).
 
-        Another resolution of the same lens agrees: images are rescaled with their intrinsics.
+        Another resolution of the same lens sees the same: images are rescaled with their intrinsics.
 
-        :raises CameraMismatchError: it sees too differently.
+        :raises CameraMismatchError: it sees too little of it, or with too few pixels.
         """
-        if self._manifest.preprocessing:
-            Preprocess.from_settings(self._manifest.preprocessing).check(camera, self._manifest.camera)
+        self.view(camera)
+
+    def view(self, camera: CameraModel) -> ViewWarp | None:
+        """How images of a camera become views of the map's camera; None where they are taken as they are.
+
+        Made once for a camera. :raises CameraMismatchError: as :meth:`check_camera`.
+        """
+        with self._lock:
+            return None if self._views is None else self._views.of(camera)
+
+    def _made_views(self) -> MapViews | None:
+        if self.takes_any_lens or not self._manifest.preprocessing:
+            return None
+        # A backend that does not say which other cameras it takes has the defaults.
+        limits = self._settings if isinstance(self._settings, ViewSettings) else ViewSettings()
+        return MapViews(self._manifest.camera, Preprocess.from_settings(self._manifest.preprocessing), limits)
 
     @property
     def simulated_prior(self) -> SimulatedPrior:
@@ -384,6 +411,8 @@ class Localizer(ABC):
                 return
             self.release()
             self._closed = True
+            if self._views is not None:
+                self._views.clear()
             for name in set(self.__dict__) - self._kept:
                 del self.__dict__[name]
         if self._device.type == "cuda":

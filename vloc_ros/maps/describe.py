@@ -90,8 +90,11 @@ class Section:
         return "\n".join([self.title, *("  " + "  ".join(map(printable, row)) for row in self.rows)])
 
 
-def describe_map(bundle: MapBundle) -> list[Section]:
-    """What the manifest says, section by section; no file is read."""
+def describe_map(bundle: MapBundle, query_cameras: str = "") -> list[Section]:
+    """What the manifest says, section by section; no file is read.
+
+    :param query_cameras: which cameras may ask it, as its backend says; empty: unknown.
+    """
     manifest = bundle.manifest
     camera = manifest.camera
     lens = f"{camera.distortion_model} {list(camera.distortion)}" if camera.is_distorted else "none"
@@ -103,6 +106,8 @@ def describe_map(bundle: MapBundle) -> list[Section]:
         ("size", _size(bundle.size_bytes)),
         ("camera", f"{camera.width}x{camera.height}, {_field_of_view(bundle)}, distortion {lens}"),
     ]
+    if query_cameras:
+        general.append(("queries of", query_cameras))
     sections = [_pairs("Map", general)]
     scenes = []
     for scene in manifest.scenes:

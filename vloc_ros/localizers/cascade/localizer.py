@@ -56,6 +56,7 @@ class CascadeLocalizer(Localizer):
     """
 
     backend: ClassVar[str] = "cascade"
+    takes_any_lens: ClassVar[bool] = True
     settings_class = CascadeSettings
     _settings: CascadeSettings
     settings_section: ClassVar[str] = SECTION

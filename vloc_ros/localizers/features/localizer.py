@@ -21,6 +21,7 @@ from vloc_ros.features.view_matching import ViewMatcher, make_matcher
 from vloc_ros.geometry.cameras import projection_jacobian
 from vloc_ros.geometry.rotations import skew
 from vloc_ros.geometry.se3 import inverse
+from vloc_ros.images.preprocess import Preprocess
 from vloc_ros.localizers.base import Hypothesis, Localizer, SimulatedPrior
 from vloc_ros.localizers.calibration import Confidence, section
 from vloc_ros.localizers.device import Clock
@@ -36,6 +37,7 @@ from vloc_ros.localizers.features.statistics import (
 )
 from vloc_ros.localizers.features.store import PointStore
 from vloc_ros.localizers.pixloc.selection import choose_points
+from vloc_ros.localizers.view import MapViews
 from vloc_ros.maps import MapBundle
 from vloc_ros.settings import settings_from_mapping
 from vloc_ros.types import Array, CameraModel, CandidateStep, Estimate, LocalizationState, Matches, PosePrior, Query
@@ -81,6 +83,7 @@ class FeaturesLocalizer(Localizer):
     """
 
     backend: ClassVar[str] = "features"
+    takes_any_lens: ClassVar[bool] = True
     settings_class = FeaturesSettings
     _settings: FeaturesSettings
     settings_section: ClassVar[str] = SECTION
@@ -108,6 +111,7 @@ class FeaturesLocalizer(Localizer):
         kind, share = self._extractor, self._settings.memory_mb / len(names)
         self._stores = [PointStore(bundle, name, self._device, kind.dimension, kind.signed, share) for name in names]
         self._search = ImageSearch(bundle, self._device, self._stores)
+        self._map_views = MapViews(bundle.manifest.camera, Preprocess.from_settings(bundle.manifest.preprocessing))
         self._proposals: tuple[tuple[PosePrior, ...], bool] | None = None
 
     def release(self) -> None:
@@ -121,9 +125,6 @@ class FeaturesLocalizer(Localizer):
     @property
     def simulated_prior(self) -> SimulatedPrior:
         return SimulatedPrior(self._settings.calibration_prior_m)
-
-    def check_camera(self, camera: CameraModel) -> None:
-        """Every calibrated camera is taken."""
 
     @property
     def extractor(self) -> FeatureExtractor:
@@ -263,8 +264,10 @@ class FeaturesLocalizer(Localizer):
     def _from_images(self, query: Query, described: Described, named: int | None, clock: Clock) -> list[Found]:
         """Places that the most similar images are of; matches, pose and guided passes in each."""
         settings, out = self._settings, []
+        # An image's own descriptor is of what the map's camera would see.
+        image = self._map_views.seen(query.image_rgb, query.camera) if self._search.by_image else query.image_rgb
         groups = self._search.places(
-            query.image_rgb, described, settings.images, settings.hypotheses, named, query.stamp_ns, settings.exclude_s
+            image, described, settings.images, settings.hypotheses, named, query.stamp_ns, settings.exclude_s
         )
         clock.lap("retrieval")
         first = described.strongest(settings.match_features)
