@@ -8,8 +8,7 @@ from typing import Annotated
 import typer
 
 from vloc_ros.cli.plugins import add_command
-from vloc_ros.errors import MapError, VlocError
-from vloc_ros.maps import MapBundle
+from vloc_ros.errors import MapError
 
 __all__ = ["app"]
 
@@ -27,30 +26,9 @@ def info(path: MapArgument) -> None:
     from vloc_ros.maps import read_map
     from vloc_ros.maps.describe import describe_map
 
-    console, bundle = Console(), read_map(path)
-    for section in describe_map(bundle, query_cameras=_query_cameras(bundle)):
+    console = Console()
+    for section in describe_map(read_map(path)):
         console.print(section)
-
-
-def _query_cameras(bundle: MapBundle) -> str:
-    """Which cameras may ask a map; empty where its backend is not installed."""
-    from vloc_ros.localizers.base import backend_class
-    from vloc_ros.localizers.view import ViewSettings
-
-    try:
-        backend = backend_class(bundle.manifest.backend)
-        limits = backend.merged_settings(bundle, {})
-    except VlocError:
-        return ""
-    if backend.takes_any_lens:
-        whose = "; members that look at whole images as they say" if bundle.manifest.backend == "cascade" else ""
-        return f"any calibrated lens{whose}"
-    if not isinstance(limits, ViewSettings):
-        limits = ViewSettings()
-    return (
-        f"the same view at any resolution; other lenses that see {100 * limits.least_covered:g} % of it, warped into "
-        f"it, with pixels that become at most {limits.most_enlarged:g} of the map's along an axis"
-    )
 
 
 @app.command()

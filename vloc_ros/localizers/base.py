@@ -169,6 +169,7 @@ class Localizer(ABC):
     #: Whether images of every calibrated lens are taken as they are. Others look at an image as a whole: one of another
     #: camera than the map's is warped into the view of the map's (:mod:`vloc_ros.localizers.view`).
     takes_any_lens: ClassVar[bool] = False
+    _views: MapViews | None = None
     #: Candidates nearer to a better one than this (m, deg) are the same hypothesis.
     hypothesis_radius: ClassVar[tuple[float, float]] = (2.0, 30.0)
 
@@ -176,7 +177,6 @@ class Localizer(ABC):
         self._manifest, self._map_id, self._device = bundle.manifest, bundle.id, device
         self._settings = self.merged_settings(bundle, settings or {})
         self._lock, self._closed = threading.RLock(), False
-        self._views = self._made_views()
         self._kept = frozenset((*self.__dict__, "_kept"))
         self.load(bundle)
         self._calibration = {s.name: self.read_calibration(bundle, s.name) for s in bundle.manifest.scenes}
@@ -341,15 +341,15 @@ class Localizer(ABC):
 
         Made once for a camera. :raises CameraMismatchError: as :meth:`check_camera`.
         """
-        with self._lock:
-            return None if self._views is None else self._views.of(camera)
-
-    def _made_views(self) -> MapViews | None:
         if self.takes_any_lens or not self._manifest.preprocessing:
             return None
-        # A backend that does not say which other cameras it takes has the defaults.
-        limits = self._settings if isinstance(self._settings, ViewSettings) else ViewSettings()
-        return MapViews(self._manifest.camera, Preprocess.from_settings(self._manifest.preprocessing), limits)
+        if self._views is None:
+            # A backend that does not say which other cameras it takes has the defaults.
+            settings = getattr(self, "_settings", None)
+            limits = settings if isinstance(settings, ViewSettings) else ViewSettings()
+            preprocess = Preprocess.from_settings(self._manifest.preprocessing)
+            self._views = MapViews(self._manifest.camera, preprocess, limits)
+        return self._views.of(camera)
 
     @property
     def simulated_prior(self) -> SimulatedPrior:
@@ -411,8 +411,6 @@ class Localizer(ABC):
                 return
             self.release()
             self._closed = True
-            if self._views is not None:
-                self._views.clear()
             for name in set(self.__dict__) - self._kept:
                 del self.__dict__[name]
         if self._device.type == "cuda":

@@ -67,10 +67,6 @@ class MapViews:
         view = self.of(camera)
         return image if view is None else view.warp(image)
 
-    def clear(self) -> None:
-        """Forget all cameras."""
-        self._views.clear()
-
     def _made(self, camera: CameraModel) -> ViewWarp | None:
         differs = ""
         try:
