@@ -244,6 +244,13 @@ class Localizer(ABC):
             return not self.statistics
         return estimate.score >= calibration.min_score
 
+    def is_supported(self, estimate: Estimate) -> bool:
+        """Whether the image itself bears one of its estimates out: what it shows stands where the pose has it.
+
+        A backend that cannot tell says yes.
+        """
+        return True
+
     def read_calibration(self, bundle: MapBundle, scene: str) -> SceneCalibration:
         """The calibration of a scene. :raises ConfigError: it was made from other statistics."""
         return SceneCalibration.read(bundle, scene, self.statistics) if self.statistics else SceneCalibration()

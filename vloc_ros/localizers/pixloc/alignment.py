@@ -18,6 +18,7 @@ from vloc_ros.localizers.pixloc.field import GridField
 from vloc_ros.localizers.pixloc.model import PixLocModel
 from vloc_ros.localizers.pixloc.optimizer import Level, OptimizerSettings, Refinement, refine
 from vloc_ros.localizers.pixloc.store import PointBatch
+from vloc_ros.localizers.pixloc.verification import peak_share
 from vloc_ros.types import Array, CameraModel, RgbImage
 
 __all__ = ["Aligned", "Aligner", "AlignmentResult"]
@@ -36,6 +37,8 @@ class AlignmentResult:
     :ivar settling_m: what the last level moved the pose by.
     :ivar iterations: of all levels together.
     :ivar start: which of the starting poses it came from.
+    :ivar peak_share: of the points, those that look most like the map where the pose has them
+        (:func:`~.verification.peak_share`); 0 where too few are seen to tell.
     """
 
     T_map_cam: Array
@@ -49,6 +52,7 @@ class AlignmentResult:
     settling_m: float
     iterations: int
     start: int
+    peak_share: float
 
 
 @dataclass(frozen=True)
@@ -122,7 +126,9 @@ class Aligner:
         points = torch.from_numpy(batch.points)[None].to(self._device)
         T = torch.from_numpy(np.stack([inverse(start) for start in starts])).to(self._device)
         refinement = refine(T, points, levels, settings=self._settings)
-        return _to_host(refinement, len(batch)), refinement
+        # Coarse cells hide what is off by less than them, fine ones are noisy: the level before the last.
+        peaks = peak_share(levels[-2] if len(levels) > 1 else levels[-1], points, refinement.T_cam_map)
+        return _to_host(refinement, len(batch), peaks), refinement
 
     def levels(
         self, pyramid: list[PyramidScale], camera: CameraModel, batch: PointBatch, scales: slice = _ALL
@@ -147,7 +153,7 @@ class Aligner:
         return self._cameras[key]
 
 
-def _to_host(refinement: Refinement, asked: int) -> AlignmentResult:
+def _to_host(refinement: Refinement, asked: int, peaks: Tensor) -> AlignmentResult:
     """The best alignment, by one transfer: among those that succeeded, else among all, the one of least cost."""
     last = refinement.levels[-1]
     before = refinement.levels[-2].T_cam_map if len(refinement.levels) > 1 else last.T_cam_map
@@ -159,7 +165,7 @@ def _to_host(refinement: Refinement, asked: int) -> AlignmentResult:
     packed: list[Tensor] = [
         refinement.T_cam_map.flatten(1), before.flatten(1), refinement.covariance.flatten(1),
         torch.stack(
-            [refinement.success, refinement.well_posed, last.cost, score, valid, iterations], dim=1
+            [refinement.success, refinement.well_posed, last.cost, score, valid, iterations, peaks], dim=1
         ),
     ]  # fmt: skip
     host: npt.NDArray[np.float64] = torch.cat([p.double() for p in packed], dim=1).cpu().numpy()
@@ -185,4 +191,5 @@ def _to_host(refinement: Refinement, asked: int) -> AlignmentResult:
         settling,
         int(found[5]),
         best,
+        float(found[6]),
     )
