@@ -30,6 +30,7 @@ from vloc_ros.images.preprocess import Preprocess
 from vloc_ros.images.view import ViewWarp
 from vloc_ros.localizers.calibration import UNCALIBRATED, Confidence, SceneCalibration, section
 from vloc_ros.localizers.device import Clock, select_device
+from vloc_ros.localizers.rig import each_alone, fused
 from vloc_ros.localizers.view import MapViews, ViewSettings, less_sure
 from vloc_ros.maps import MapBundle, MapManifest, read_map
 from vloc_ros.plugins import PluginGroup
@@ -170,6 +171,9 @@ class Localizer(ABC):
     #: camera than the map's is warped into the view of the map's (:mod:`vloc_ros.localizers.view`).
     takes_any_lens: ClassVar[bool] = False
     _views: MapViews | None = None
+    #: Whether :meth:`find` looks at all cameras of a rig together (``Query.others``); elsewhere each image is localized
+    #: by itself and the poses are made one (:func:`vloc_ros.localizers.rig.fused`).
+    takes_rigs: ClassVar[bool] = False
     #: Candidates nearer to a better one than this (m, deg) are the same hypothesis.
     hypothesis_radius: ClassVar[tuple[float, float]] = (2.0, 30.0)
 
@@ -273,12 +277,16 @@ class Localizer(ABC):
         :raises LocalizerClosedError: after :meth:`close`.
         """
         check_query(query)
+        if query.others and not self.takes_rigs:
+            alone = each_alone(query)
+            return fused([self.localize(q, keep_candidates) for q, _ in alone], [T for _, T in alone])
         with self._lock, torch.inference_mode():
             self._check_open()
-            self.check_camera(query.camera)
-            clock, view = Clock(), self.view(query.camera)
-            if view is not None:
-                query = replace(query, image_rgb=view.warp(query.image_rgb), camera=view.target)
+            for camera in (query.camera, *(view.camera for view in query.others)):
+                self.check_camera(camera)
+            clock, warp = Clock(), self.view(query.camera)
+            if warp is not None:
+                query = replace(query, image_rgb=warp.warp(query.image_rgb), camera=warp.target)
                 clock.lap("view")
             try:
                 found = self.find(query, clock, keep_candidates)
@@ -291,10 +299,10 @@ class Localizer(ABC):
         for names, values in ((self.statistics, found.statistics), (self.whitening, found.whitening)):
             if values is not None:
                 diagnostics.update(zip(names, values.tolist(), strict=True))
-        if view is not None:
-            diagnostics |= {"view_covered": view.covered, "view_enlarged": view.enlarged}
+        if warp is not None:
+            diagnostics |= {"view_covered": warp.covered, "view_enlarged": warp.enlarged}
             scene = self._calibration[found.scene]
-            confidence = less_sure(confidence, view, found.score >= scene.lowest_score, self._settings)
+            confidence = less_sure(confidence, warp, found.score >= scene.lowest_score, self._settings)
         if confidence.position_sigma_m is not None:
             diagnostics["position_sigma_m"] = confidence.position_sigma_m
         clock.lap("assess")
@@ -484,7 +492,12 @@ def check_query(query: Query) -> None:
 
     :raises ImageError: with what was found.
     """
-    image, camera = query.image_rgb, query.camera
+    _check_image(query.image_rgb, query.camera)
+    for view in query.others:
+        _check_image(view.image_rgb, view.camera)
+
+
+def _check_image(image: Any, camera: CameraModel) -> None:
     if not isinstance(image, np.ndarray) or image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
         found = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
         raise ImageError(f"query: expected an RGB image (height, width, 3) of uint8, found {found}")
