@@ -204,7 +204,7 @@ def test_another_lens_finds_the_same_place(opened, backend):
     fisheye = replace(camera, distortion_model="equidistant", distortion=(0.0, 0.0, 0.0, 0.0))
     others = {
         "wider": (image, camera),
-        "fisheye": (Rectifier(camera, fisheye, (120, 120, 120)).rectify(image)[0], fisheye),
+        "fisheye": (Rectifier(camera, fisheye, beyond="nearest").rectify(image)[0], fisheye),
     }
     for name, (seen, lens) in others.items():
         if lens.is_distorted and not localizer.takes_distorted:
