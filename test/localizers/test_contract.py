@@ -232,7 +232,7 @@ def test_wrong_cameras_and_images(opened, backend):
         assert localizer.localize(query(localizer, camera=squeezed, image_rgb=image)).backend == backend
     else:
         for other in others:
-            with pytest.raises(CameraMismatchError, match=r"at least 60 % of the map's view.*field of view"):
+            with pytest.raises(CameraMismatchError, match=r"at least 70 % of the map's view.*field of view"):
                 localizer.localize(query(localizer, camera=other))
     good = DRIVE.image(10)
     for image in (good[:10], good[..., 0], good.astype(np.float32), good.tolist(), None):

@@ -43,7 +43,7 @@ def test_too_little_or_too_coarse_is_refused_with_both_numbers():
     assert MapViews(MAP, PREPROCESS, ViewSettings(least_covered=0.4)).of(half) is not None
     assert MapViews(MAP, PREPROCESS).of(half) is not None, "without limits"
     coarse = CameraModel(40, 25, 10.0, 10.0, 19.5, 12.0)
-    with pytest.raises(CameraMismatchError, match=r"at most 4 of the map's.*most_enlarged.*found 6\.0: 40x25"):
+    with pytest.raises(CameraMismatchError, match=r"at most 2 of the map's.*most_enlarged.*found 6\.0: 40x25"):
         MapViews(MAP, PREPROCESS, ViewSettings()).of(coarse)
     assert MapViews(MAP, PREPROCESS, ViewSettings(most_enlarged=7.0)).of(coarse) is not None
     for wrong in ({"least_covered": 0.0}, {"least_covered": 1.1}, {"most_enlarged": 0.0}):

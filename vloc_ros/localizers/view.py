@@ -18,7 +18,7 @@ __all__ = ["MapViews", "ViewSettings", "less_sure"]
 #: Cameras that are kept ready.
 _CAMERAS = 8
 #: The covariance of an image that shows a share c of the map's view is that of a whole one times c to this power.
-COVERED_POWER = -2.0
+COVERED_POWER = -3.0
 #: A part of a view is LOCALIZED only with a score at most two standard deviations below the mean of the calibration's
 #: frames: parts that were wrong scored less.
 FAMILIAR = -2.0
@@ -37,8 +37,8 @@ class ViewSettings(ConfidenceSettings):
     :param most_enlarged: pixels of the map's view that a pixel of another camera may become, along an axis.
     """
 
-    least_covered: float = ranged(0.6, minimum=0.05, maximum=1.0)
-    most_enlarged: float = ranged(4.0, minimum=0.1, maximum=100.0)
+    least_covered: float = ranged(0.7, minimum=0.05, maximum=1.0)
+    most_enlarged: float = ranged(2.0, minimum=0.1, maximum=100.0)
 
 
 class MapViews:
