@@ -380,7 +380,9 @@ class Live:
         best_effort = QoSProfile(depth=5, reliability=ReliabilityPolicy.BEST_EFFORT)
         self.publisher(Image, "/camera/image", best_effort).publish(message)
 
-    def other_camera(self, name: str, stamp: int, pixels: np.ndarray, frame: str = "", info: bool = True) -> None:
+    def other_camera(
+        self, name: str, stamp: int, pixels: np.ndarray, frame: str = "", info: bool = True, **other
+    ) -> None:
         """One image of another camera of the rig on /<name>/image, with its CameraInfo."""
         frame = frame or f"{name}_optical_frame"
         if info:
@@ -388,6 +390,8 @@ class Live:
         message = Image(height=pixels.shape[0], width=pixels.shape[1], encoding="rgb8", step=3 * pixels.shape[1])
         message.data = array("B", pixels.tobytes())
         message.header.stamp, message.header.frame_id = time_message(stamp), frame
+        for field, value in other.items():
+            setattr(message, field, value)
         best_effort = QoSProfile(depth=5, reliability=ReliabilityPolicy.BEST_EFFORT)
         self.publisher(Image, f"/{name}/image", best_effort).publish(message)
 

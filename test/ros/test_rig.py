@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 SIDE_Y = 0.8
 
 
@@ -67,6 +69,32 @@ def test_a_rig_goes_on_while_one_camera_fails(live):
         assert states[-1].data == "LOCALIZED"
     stamps = [stamp_of(p) for p in poses]
     assert stamps == sorted(set(stamps))
+
+    # Points of the map once for everybody who asks, matched ones with each frame; nothing before.
+    from sensor_msgs.msg import PointCloud2
+    from sensor_msgs_py import point_cloud2
+
+    points = live.hear(PointCloud2, "/vloc_localizer/map_points", latched=True)
+    matches, drawn = live.hear(PointCloud2, "/vloc_localizer/matches"), live.debug_images()
+    until(lambda: points and matches and drawn, "clouds and a debug image", side="silent")
+    assert point_cloud2.read_points_numpy(points[0]).tolist() == [[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]
+    assert points[0].header.frame_id == "map" == matches[0].header.frame_id and len(points) == 1
+    assert [tuple(row) for row in point_cloud2.read_points(matches[-1])] == [(1.0, 2.0, 3.0, 7.0, 8.0, 0)]
+    assert stamp_of(matches[-1]) in {stamp_of(p) for p in poses}
+    assert drawn[-1].encoding == "rgb8" and drawn[-1].header.frame_id == "camera_optical_frame"
+    # An encoding that the core does not know (a thermal camera's) is cv_bridge's.
+    thermal = np.random.default_rng(0).uniform(280.0, 310.0, (48, 64)).astype(np.float32)
+    before = live.value("camera_side_left_out")
+
+    def warm():
+        stamp = live.frame()
+        live.other_camera("side", stamp + 2_000_000, thermal + len(live.sent_tf), encoding="32FC1", step=256)
+        live.until_soon(0.08)
+        return live.values().get("camera_side") == "used" and live.value("frames") > frames + 4
+
+    frames = live.value("frames")
+    live.until(warm, "a thermal camera in use")
+    assert before == live.value("camera_side_left_out")
 
     # In turn: each frame is one camera's, and both have theirs.
     assert live.set_parameter("rig_mode", "in_turn").successful

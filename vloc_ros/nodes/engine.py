@@ -13,10 +13,11 @@ from rclpy.lifecycle import LifecycleNode
 from vloc_ros.errors import ConfigError, GeometryError, MapNotFoundError, VlocError
 from vloc_ros.geometry.rotations import quaternion_to_matrix
 from vloc_ros.geometry.se3 import make_transform
-from vloc_ros.images.decode import decode, image_size
+from vloc_ros.images.decode import CompressedImage, RawImage, decode, image_size, is_supported
 from vloc_ros.localizers.base import Localizer, load_localizer
 from vloc_ros.maps import read_map
 from vloc_ros.messages import camera_model, frame_id, message_image, pose_covariance, stamp_ns, transform
+from vloc_ros.nodes.bridges import decode_rare, quaternion_of_angles
 from vloc_ros.nodes.inputs import ReceivedFrame
 from vloc_ros.nodes.outputs import Outputs
 from vloc_ros.nodes.rig import CameraSpec
@@ -27,7 +28,7 @@ from vloc_ros.pipeline import Frame, FrameResult, Pipeline, PipelineSettings
 from vloc_ros.settings import settings_from_mapping
 from vloc_ros.tracking import INITIAL_POSE_SIGMAS, Tracker, TrackerSettings
 from vloc_ros.tracking.store import SavedPose, load_pose, save_pose
-from vloc_ros.types import Array, LocalizationState
+from vloc_ros.types import Array, LocalizationState, RgbImage
 
 __all__ = ["Engine", "cameras_of", "make_pipeline"]
 
@@ -69,9 +70,11 @@ def cameras_of(parameters: NodeParameters) -> list[CameraSpec]:
 
 
 def _mounting(values: list[float]) -> Array | None:
-    """``[x, y, z, qx, qy, qz, qw]`` as T_base_cam; None for no values."""
+    """``[x, y, z, qx, qy, qz, qw]`` or ``[x, y, z, roll, pitch, yaw]`` as T_base_cam; None for no values."""
     if not values:
         return None
+    if len(values) == 6:
+        values = [*values[:3], *quaternion_of_angles(*values[3:])]
     return make_transform(quaternion_to_matrix(np.asarray(values[3:])), np.asarray(values[:3]))
 
 
@@ -157,6 +160,7 @@ class Engine:
                 "(parameter map_frame)"
             )
         self.odometry_missing = self.internal_errors = 0
+        self._outputs.forget_points()
         self._withdraw()
         self._restore_pose()
 
@@ -212,6 +216,10 @@ class Engine:
 
     def expire(self) -> None:
         """Let time pass without frames: a camera that fell silent ends in LOST."""
+        if self._localizer is not None:
+            localizer, scene = self._localizer, self._parameters["scene"] or None
+            now_ns = int(self._node.get_clock().now().nanoseconds)
+            self._outputs.map_points(lambda: localizer.map_points(scene), now_ns)
         now = self.now_in_stamps()
         if self.pipeline is None or now is None:
             return
@@ -282,7 +290,14 @@ class Engine:
 
     def _member(self, each: ReceivedFrame, rig: bool, frames: dict[str, str]) -> Frame:
         """One camera's image as a frame. :raises _Unusable: why it cannot be one."""
-        stamp, camera, message = stamp_ns(each.image), each.camera, message_image(each.image)
+        stamp, camera = stamp_ns(each.image), each.camera
+        message = message_image(each.image)
+        image: RawImage | CompressedImage | RgbImage = message
+        if isinstance(message, RawImage) and not is_supported(message.encoding):
+            try:
+                image = decode_rare(each.image)
+            except VlocError as error:
+                raise _Unusable("bad_image", str(error)) from error
         try:
             info = self._camera_info(each, wait=not rig)
             model = None if info is None else camera_model(info, self._rectified, image_size(message))
@@ -295,7 +310,7 @@ class Engine:
         except VlocError as error:
             raise _Unusable("bad_transform", str(error)) from error
         odometry = self._tf.at(self._odom, self._base, stamp, self._parameters["tf_timeout"]) if rig else None
-        return Frame(stamp, message, model, self._rectified, T_base_cam, odometry, name=camera.name)
+        return Frame(stamp, image, model, self._rectified, T_base_cam, odometry, name=camera.name)
 
     def _publish(self, result: FrameResult, received: list[ReceivedFrame]) -> None:
         self.last_result = result
@@ -308,6 +323,7 @@ class Engine:
             self._save_pose()
         if result.estimate is not None and result.T_base_cam is not None:
             self._outputs.candidates(result.estimate, result.T_base_cam)
+            self._outputs.matches(result.estimate)
         self._draw(result, next((r for r in received if r.camera.name == result.camera), received[0]))
 
     def _broadcast_tf(self, result: FrameResult) -> None:
@@ -390,7 +406,9 @@ class Engine:
         if not self._outputs.wants_debug_image:
             return
         try:
-            image = decode(message_image(received.image))
+            message = message_image(received.image)
+            rare = isinstance(message, RawImage) and not is_supported(message.encoding)
+            image = decode_rare(received.image) if rare else decode(message)
         except VlocError:
             return
         self._outputs.debug_image(

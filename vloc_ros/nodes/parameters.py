@@ -103,9 +103,9 @@ def _device(value: str) -> str | None:
 
 
 def _extrinsics(value: list[float]) -> str | None:
-    if len(value) not in (0, 7):
-        return f"expected no value or 7 (x y z qx qy qz qw), found {len(value)}"
-    if value and abs(math.sqrt(sum(v * v for v in value[3:])) - 1.0) > 1e-3:
+    if len(value) not in (0, 6, 7):
+        return f"expected no value, 7 (x y z qx qy qz qw) or 6 (x y z roll pitch yaw), found {len(value)}"
+    if len(value) == 7 and abs(math.sqrt(sum(v * v for v in value[3:])) - 1.0) > 1e-3:
         return "expected a unit quaternion in the last four values (x y z w)"
     return None
 
@@ -135,7 +135,7 @@ def camera_parameters(name: str) -> tuple[ParameterSpec, ...]:
         ParameterSpec(
             f"camera.{name}.extrinsics",
             [],
-            "T_base_camera as `[x, y, z, qx, qy, qz, qw]`, in place of a look-up in TF.",
+            "T_base_camera in place of a look-up in TF, as `camera_extrinsics` has it.",
             check=_extrinsics,
         ),
     )
@@ -205,7 +205,8 @@ PARAMETERS: tuple[ParameterSpec, ...] = (
     ParameterSpec(
         "camera_extrinsics",
         [],
-        "T_base_camera as `[x, y, z, qx, qy, qz, qw]`: the camera's place on the base, in place of a look-up in TF.",
+        "T_base_camera as `[x, y, z, qx, qy, qz, qw]`, or `[x, y, z, roll, pitch, yaw]` in radians about fixed axes: "
+        "the camera's place on the base, in place of a look-up in TF.",
         check=_extrinsics,
     ),
     ParameterSpec(

@@ -136,6 +136,9 @@ class PixLocLocalizer(Localizer):
         """The references of a scene (default: the first)."""
         return self._stores[self.scene_index(scene)]
 
+    def map_points(self, scene: str | None = None) -> Array:
+        return self.store(scene).points
+
     def reference_poses(self, scene: str | None = None) -> Array:
         return self.store(scene).T_map_cam
 
