@@ -5,13 +5,15 @@ from __future__ import annotations
 import numpy as np
 from builtin_interfaces.msg import Time
 from geometry_msgs.msg import Pose, PoseArray, PoseWithCovarianceStamped, Transform, TransformStamped
-from sensor_msgs.msg import Image, PointCloud2
+from sensor_msgs.msg import Image, NavSatFix, NavSatStatus, PointCloud2
 from std_msgs.msg import Header
 
+from vloc_ros.geometry.geodesy import Datum
 from vloc_ros.nodes.bridges import cloud, image_content, quaternion_of
 from vloc_ros.types import Array, Matches, RgbImage
 
 __all__ = [
+    "fix_message",
     "image_message",
     "matches_cloud",
     "points_cloud",
@@ -41,6 +43,18 @@ def pose_message(T_map_base: Array, covariance: Array, stamp_ns: int, frame: str
     message.header.stamp = time_message(stamp_ns)
     _fill(message.pose.pose.position, message.pose.pose.orientation, T_map_base)
     message.pose.covariance = np.ascontiguousarray(covariance, dtype=np.float64).reshape(36)
+    return message
+
+
+def fix_message(datum: Datum, T_map_base: Array, covariance: Array, stamp_ns: int, frame: str) -> NavSatFix:
+    """The base on the Earth: WGS-84 by the map's datum, the covariance (m^2) of east, north, up."""
+    latitude, longitude, altitude = (float(v) for v in datum.to_geodetic(T_map_base[:3, 3]))
+    # The map's axes are east, north and up at its origin; a kilometre away they have turned by some millidegrees.
+    message = NavSatFix(latitude=latitude, longitude=longitude, altitude=altitude)
+    message.header.frame_id, message.header.stamp = frame, time_message(stamp_ns)
+    message.status.status = NavSatStatus.STATUS_FIX
+    message.position_covariance = np.ascontiguousarray(covariance[:3, :3], dtype=np.float64).reshape(9)
+    message.position_covariance_type = NavSatFix.COVARIANCE_TYPE_KNOWN
     return message
 
 

@@ -16,7 +16,15 @@ from vloc_ros.geometry.se3 import make_transform
 from vloc_ros.images.decode import CompressedImage, RawImage, decode, image_size, is_supported
 from vloc_ros.localizers.base import Localizer, load_localizer
 from vloc_ros.maps import read_map
-from vloc_ros.messages import camera_model, frame_id, message_image, pose_covariance, stamp_ns, transform
+from vloc_ros.messages import (
+    camera_model,
+    frame_id,
+    message_image,
+    pose_covariance,
+    satellite_fix,
+    stamp_ns,
+    transform,
+)
 from vloc_ros.nodes.bridges import decode_rare, quaternion_of_angles
 from vloc_ros.nodes.inputs import ReceivedFrame
 from vloc_ros.nodes.outputs import Outputs
@@ -27,6 +35,7 @@ from vloc_ros.nodes.tf_input import TfInput
 from vloc_ros.pipeline import Frame, FrameResult, Pipeline, PipelineSettings
 from vloc_ros.settings import settings_from_mapping
 from vloc_ros.tracking import INITIAL_POSE_SIGMAS, Tracker, TrackerSettings
+from vloc_ros.tracking.fixes import FixSettings, SatelliteFix
 from vloc_ros.tracking.store import SavedPose, load_pose, save_pose
 from vloc_ros.types import Array, LocalizationState, RgbImage
 
@@ -47,7 +56,8 @@ def make_pipeline(localizer: Localizer, parameters: NodeParameters) -> Pipeline:
         "max_age_s": parameters["max_image_age"],
         **parameters.group("pipeline."),
     }
-    return Pipeline(localizer, settings_from_mapping(PipelineSettings, own, "parameters pipeline.*"), tracker)
+    fixes = settings_from_mapping(FixSettings, parameters.group("fix."), "parameters fix.*")
+    return Pipeline(localizer, settings_from_mapping(PipelineSettings, own, "parameters pipeline.*"), tracker, fixes)
 
 
 def cameras_of(parameters: NodeParameters) -> list[CameraSpec]:
@@ -320,6 +330,9 @@ class Engine:
         self._broadcast_tf(result)
         if result.publish and result.T_map_base is not None and result.covariance_base is not None:
             self._outputs.pose(result.T_map_base, result.covariance_base, result.stamp_ns)
+            if self.pipeline is not None and self.pipeline.fixes.datum is not None:
+                datum = self.pipeline.fixes.datum
+                self._outputs.fix(datum, result.T_map_base, result.covariance_base, result.stamp_ns, self._base)
             self._save_pose()
         if result.estimate is not None and result.T_base_cam is not None:
             self._outputs.candidates(result.estimate, result.T_base_cam)
@@ -454,6 +467,24 @@ class Engine:
             return
         self._withdraw()
         self._log.info(f"initial pose: x {T[0, 3]:.2f} y {T[1, 3]:.2f} in {map_frame}")
+
+    def satellite_fix(self, message: Any) -> None:
+        """Take a NavSatFix: where to look while nothing is known, and what contradicts it."""
+        if self.pipeline is None:
+            return
+        found = satellite_fix(message)
+        if found is None:
+            self._say("fix", f"the receiver has no fix (status {message.status.status})")
+            return
+        antenna, frame = self._parameters["antenna"], frame_id(message)
+        lever = np.asarray(antenna, dtype=np.float64) if antenna else np.zeros(3)
+        if not antenna and frame not in ("", self._base):
+            T = self._tf.static(self._base, frame, 0.0)
+            lever = lever if T is None else T[:3, 3]
+        try:
+            self.pipeline.fixes.offer(SatelliteFix(stamp_ns(message), *found[0], found[1], lever))
+        except VlocError as error:
+            self._say("fix", f"satellite fix refused: {error}")
 
     def _restore_pose(self) -> None:
         name = self._pose_file

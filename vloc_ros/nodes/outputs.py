@@ -7,11 +7,12 @@ from collections.abc import Callable
 import numpy as np
 from geometry_msgs.msg import PoseArray, PoseWithCovarianceStamped
 from rclpy.lifecycle import LifecycleNode
-from sensor_msgs.msg import Image, PointCloud2
+from sensor_msgs.msg import Image, NavSatFix, PointCloud2
 from std_msgs.msg import String
 
+from vloc_ros.geometry.geodesy import Datum
 from vloc_ros.geometry.se3 import inverse
-from vloc_ros.nodes.conversions import image_message, matches_cloud, points_cloud, pose_array, pose_message
+from vloc_ros.nodes.conversions import fix_message, image_message, matches_cloud, points_cloud, pose_array, pose_message
 from vloc_ros.nodes.debug_image import draw_debug_image
 from vloc_ros.nodes.qos import latched
 from vloc_ros.types import Array, Estimate, LocalizationState, RgbImage
@@ -36,11 +37,12 @@ class Outputs:
         self._matches = node.create_lifecycle_publisher(PointCloud2, "~/matches", 1)
         self._map_points = node.create_lifecycle_publisher(PointCloud2, "~/map_points", latched())
         self._points_for = 0
+        self._fix = node.create_lifecycle_publisher(NavSatFix, "~/fix", 10)
 
     def destroy(self) -> None:
         """Give up the publishers."""
         for publisher in (
-            self._pose, self._states, self._candidates, self._debug, self._matches, self._map_points,
+            self._pose, self._states, self._candidates, self._debug, self._matches, self._map_points, self._fix,
         ):  # fmt: skip
             self._node.destroy_lifecycle_publisher(publisher)
 
@@ -64,6 +66,11 @@ class Outputs:
     def pose(self, T_map_base: Array, covariance: Array, stamp_ns: int) -> None:
         """Publish the pose of the base."""
         self._pose.publish(pose_message(T_map_base, covariance, stamp_ns, self._map_frame))
+
+    def fix(self, datum: Datum, T_map_base: Array, covariance: Array, stamp_ns: int, frame: str) -> None:
+        """Publish where the base is on the Earth, while somebody listens."""
+        if self._fix.get_subscription_count() > 0:
+            self._fix.publish(fix_message(datum, T_map_base, covariance, stamp_ns, frame))
 
     def matches(self, estimate: Estimate) -> None:
         """Publish the map's points that the frame shows, while somebody listens."""

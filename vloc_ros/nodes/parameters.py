@@ -17,6 +17,7 @@ from vloc_ros.errors import ConfigError
 from vloc_ros.localizers.base import BUILT_IN, backend_class
 from vloc_ros.pipeline import PipelineSettings
 from vloc_ros.settings import describe_settings
+from vloc_ros.tracking.fixes import FixSettings
 from vloc_ros.tracking.settings import TrackerSettings
 
 __all__ = [
@@ -262,6 +263,13 @@ PARAMETERS: tuple[ParameterSpec, ...] = (
         "File that keeps the last pose between runs; the next start on the same map searches there first. Empty "
         "keeps none.",
     ),
+    ParameterSpec(
+        "antenna",
+        [],
+        "The satellite antenna on the base, `[x, y, z]` in metres; empty takes the place of the fix's frame in TF, "
+        "else the base itself.",
+        check=lambda value: None if len(value) in (0, 3) else f"expected no value or 3 (x y z), found {len(value)}",
+    ),
     ParameterSpec("pose_file_period", 5.0, "Seconds between two writes of `pose_file`.", AT_ONCE, 0.1, 3600.0),
     ParameterSpec("no_image_warning", 5.0, "Seconds without an image before a warning says why.", AT_ONCE, 0.1, 3600.0),
     ParameterSpec("diagnostics_period", 1.0, "Seconds between two messages on `/diagnostics`.", FIXED, 0.05, 60.0),
@@ -272,6 +280,7 @@ PARAMETERS: tuple[ParameterSpec, ...] = (
 GROUPS: tuple[tuple[str, type, frozenset[str]], ...] = (
     ("pipeline.", PipelineSettings, frozenset({"publish_degraded", "scene", "max_age_s"})),
     ("tracker.", TrackerSettings, frozenset()),
+    ("fix.", FixSettings, frozenset()),
     ("diagnostics.", DiagnosticSettings, frozenset()),
 )
 
