@@ -86,9 +86,10 @@ def check_transform(T: npt.ArrayLike, name: str = "transform") -> Array:
     return out
 
 
-def check_covariance(covariance: npt.ArrayLike, name: str = "covariance") -> Array:
+def check_covariance(covariance: npt.ArrayLike, name: str = "covariance", *, definite: bool = False) -> Array:
     """Return a 6x6 symmetric positive semi-definite float64 covariance.
 
+    :param definite: zero in a direction is refused, too: what is measured is never exact.
     :raises GeometryError: wrong shape, not finite, beyond 1e14, asymmetric or indefinite.
     """
     out = np.asarray(covariance, dtype=np.float64)
@@ -109,6 +110,8 @@ def check_covariance(covariance: npt.ArrayLike, name: str = "covariance") -> Arr
     smallest = float(np.linalg.eigvalsh(out)[0])
     if smallest < -1e-9 * scale:
         raise GeometryError(f"{name}: expected positive semi-definite, found eigenvalue {smallest:.3g}")
+    if definite and not smallest > 0.0:
+        raise GeometryError(f"{name}: expected positive definite, found eigenvalue {smallest:.3g}: nothing is exact")
     return out
 
 

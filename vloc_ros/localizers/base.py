@@ -33,7 +33,17 @@ from vloc_ros.localizers.rig import each_alone, fused
 from vloc_ros.maps import MapBundle, MapManifest, read_map
 from vloc_ros.plugins import PluginGroup
 from vloc_ros.settings import current_names, settings_from_mapping
-from vloc_ros.types import Array, CameraModel, CandidateStep, Estimate, LocalizationState, Matches, Query
+from vloc_ros.types import (
+    Array,
+    CameraModel,
+    CandidateStep,
+    Estimate,
+    LocalizationState,
+    Matches,
+    Query,
+    check_covariance,
+    check_transform,
+)
 
 __all__ = [
     "BACKENDS",
@@ -282,10 +292,13 @@ class Localizer(ABC):
             try:
                 found = self.find(query, clock, keep_candidates)
                 confidence = self.assess(query, found)
-            except (np.linalg.LinAlgError, torch.linalg.LinAlgError) as problem:  # type: ignore[attr-defined]
+                # The one place where what any backend made of any map is handed out.
+                T_map_cam = check_transform(found.T_map_cam, "its transform")
+                covariance = check_covariance(confidence.covariance, "its covariance", definite=True)
+            except (np.linalg.LinAlgError, torch.linalg.LinAlgError, GeometryError) as problem:  # type: ignore[attr-defined]
                 raise GeometryError(self._no_pose(str(problem))) from problem
-        if not all(np.isfinite(part).all() for part in (found.T_map_cam, confidence.covariance, found.score)):
-            raise GeometryError(self._no_pose("NaN or infinity in the pose, its covariance or its score"))
+        if not 0.0 <= found.score <= 1.0:
+            raise GeometryError(self._no_pose(f"its score: expected 0 to 1, found {found.score}"))
         diagnostics = dict(found.diagnostics)
         for names, values in ((self.statistics, found.statistics), (self.whitening, found.whitening)):
             if values is not None:
@@ -294,14 +307,14 @@ class Localizer(ABC):
             diagnostics["position_sigma_m"] = confidence.position_sigma_m
         clock.lap("assess")
         return Estimate(
-            query.stamp_ns, found.T_map_cam, confidence.covariance, found.score, confidence.state, self.backend,
+            query.stamp_ns, T_map_cam, covariance, found.score, confidence.state, self.backend,
             self._map_id, found.scene, found.candidates, clock.laps, diagnostics,
             found.matches,
         )  # fmt: skip
 
     def _no_pose(self, why: str) -> str:
         told = why.splitlines()[0] if why else "no reason"
-        return f"map {self._map_id}: expected a pose of finite numbers, found none ({told}); is the map damaged?"
+        return f"map {self._map_id}: expected a pose, found none ({told}); is the map damaged?"
 
     def hypotheses(self, query: Query, count: int) -> list[Estimate]:
         """At most ``count`` places where the camera may be, the estimate of :meth:`localize` first.
