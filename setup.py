@@ -63,6 +63,7 @@ setup(
         "console_scripts": [
             "vloc = vloc_ros.cli.main:main",
             "localizer = vloc_ros.nodes.localizer:main",
+            "evaluator = vloc_ros.nodes.evaluator:main",
         ],
     },
 )

@@ -27,6 +27,7 @@ __all__ = [
     "camera_parameters",
     "check_together",
     "coerce",
+    "literal",
     "markdown",
     "settings_parameters",
     "spec_named",
@@ -380,7 +381,8 @@ def check_together(values: Mapping[str, Any]) -> None:
         raise ConfigError(f"map_frame, odom_frame, base_frame: expected three different names, found {frames}")
 
 
-def _literal(value: Any) -> str:
+def literal(value: Any) -> str:
+    """A default as YAML has it."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, float):
@@ -403,7 +405,7 @@ def markdown() -> str:
     ]
     for spec in all_parameters():
         lines.append(
-            f"| `{spec.name}` | {spec.type_name} | `{_literal(spec.default)}` | {spec.constraint} | "
+            f"| `{spec.name}` | {spec.type_name} | `{literal(spec.default)}` | {spec.constraint} | "
             f"{spec.applies} | {spec.doc} |"
         )
     lines += [
@@ -417,7 +419,7 @@ def markdown() -> str:
     ]
     for spec in camera_parameters("<name>"):
         lines.append(
-            f"| `{spec.name}` | {spec.type_name} | `{_literal(spec.default)}` | {spec.constraint} | {spec.doc} |"
+            f"| `{spec.name}` | {spec.type_name} | `{literal(spec.default)}` | {spec.constraint} | {spec.doc} |"
         )
     lines += [
         "",
@@ -446,6 +448,6 @@ def _backend_table(backend: str, written: dict[type, str]) -> list[str]:
     written[cls] = backend
     rows = ["| parameter | type | default | allowed | meaning |", "|---|---|---|---|---|"]
     for spec in backend_parameters(backend):
-        kind, default = TYPE_NAMES[type(spec.default)], _literal(spec.default)
+        kind, default = TYPE_NAMES[type(spec.default)], literal(spec.default)
         rows.append(f"| `{spec.name}` | {kind} | `{default}` | {spec.constraint} | {spec.doc} |")
     return rows
