@@ -32,7 +32,7 @@ from vloc_ros.localizers.device import Clock, select_device
 from vloc_ros.maps import MapBundle, MapManifest, read_map
 from vloc_ros.plugins import PluginGroup
 from vloc_ros.settings import current_names, settings_from_mapping
-from vloc_ros.types import Array, CameraModel, CandidateStep, Estimate, LocalizationState, Matches, Query
+from vloc_ros.types import Array, CameraModel, CandidateStep, Estimate, LocalizationState, Matches, PosePrior, Query
 
 __all__ = [
     "BACKENDS",
@@ -371,11 +371,22 @@ class Localizer(ABC):
         return int.from_bytes(digest[:8], "little") >> 1
 
     def warm_up(self) -> None:
-        """Run once on a grey image so that the first real frame does not pay for compilation and allocation."""
-        camera = self._manifest.camera
+        """Run on a grey image so that the first real frame does not pay for compilation and allocation.
+
+        Without a prior, and with the one of :attr:`warm_up_prior`; twice, since a GPU records at the second time.
+        """
+        camera, scene = self._manifest.camera, self._manifest.scenes[0].name
         plain = undistorted_camera(camera) if camera.is_distorted else camera
         image = np.full((plain.height, plain.width, 3), 127, dtype=np.uint8)
-        self.localize(Query(image, plain, stamp_ns=1, scene=self._manifest.scenes[0].name))
+        prior = self.warm_up_prior
+        for prior in (None,) if prior is None else (None, prior):
+            for _ in range(1 if self._device.type == "cpu" else 2):
+                self.localize(Query(image, plain, stamp_ns=1, scene=scene, prior=prior))
+
+    @property
+    def warm_up_prior(self) -> PosePrior | None:
+        """Where a camera in the first scene may be, for a backend that does something else with a prior."""
+        return None
 
     def close(self) -> None:
         """Free what the localizer holds (GPU memory); it cannot be used afterwards. Calling twice is harmless."""
