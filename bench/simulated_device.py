@@ -14,8 +14,8 @@ What counts (rules of :class:`Counts`):
   at their own error code. Two tensors copied one after the other are two waits.
 * **upload**: a tensor that goes from the host to the device, with its bytes; a tensor made on the device is none, and a
   Python number is an argument of its kernel.
-* **recorded work** (:mod:`vloc_ros.localizers.recorder`, CUDA graphs on a GPU) is one launch a replay, whatever it is made
-  of, and its parts are counted as ``recorded``. Work that waits or uploads cannot be recorded, and raises.
+* **recorded work** (:mod:`vloc_ros.localizers.recorder`, CUDA graphs on a GPU) is one launch a replay, whatever it is
+  made of, and its parts are counted as ``recorded``. Work that waits or uploads cannot be recorded, and raises.
 * **mixing** raises :class:`MixedDevicesError`. As on a GPU a tensor without dimensions may stay on the host.
 """
 
@@ -302,6 +302,7 @@ class _Mode(TorchDispatchMode):
         self.counts.by_operation[name] += 1
         self.counts.by_place["launch"][f"{_place()} {name}"] += 1
 
+
 _active: _Mode | None = None
 _Generator = torch.Generator
 
@@ -337,7 +338,7 @@ def _place() -> str:
     while frame is not None:
         file = frame.f_code.co_filename
         if file.startswith(_ROOT) and file != _OWN and "/.venv/" not in file:
-            return f"{file[len(_ROOT) + 1:]}:{frame.f_lineno}"
+            return f"{file[len(_ROOT) + 1 :]}:{frame.f_lineno}"
         frame = frame.f_back  # type: ignore[assignment]
     return "elsewhere"
 

@@ -6,18 +6,32 @@ import json
 import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
 import sysconfig
+import threading
 import venv
 from pathlib import Path
 
 import pytest
 import yaml
+from ros_environment import sourced_environment
 
 from vloc_ros.maps import read_map
 
 ROOT = Path(__file__).resolve().parents[1]
+ASK = """
+import rclpy
+from rcl_interfaces.srv import GetParameters
+rclpy.init()
+node = rclpy.create_node("asking")
+client = node.create_client(GetParameters, "/vloc_localizer/get_parameters")
+assert client.wait_for_service(20)
+answer = client.call_async(GetParameters.Request(names=["thumbnail.min_score"]))
+rclpy.spin_until_future_complete(node, answer, timeout_sec=20)
+print(answer.result().values[0].double_value)
+"""
 FILES = ("pyproject.toml", "thumbnail_localizer.py", "thumbnail_trainer.py")
 
 
@@ -91,6 +105,63 @@ def test_its_settings_are_parameters_of_the_node(used):
     code = "from vloc_ros.nodes.parameters import backend_parameters as p; print([s.name for s in p('thumbnail')])"
     assert "thumbnail.min_score" in used[0].run("-c", code)
     assert yaml.safe_load(block("thumbnail.yaml"))["/**"]["ros__parameters"]["thumbnail"] == {"min_score": 0.2}
+
+
+def test_ros2_launches_it_with_its_parameters(used):
+    """The page's line as it stands, in a prefix as `make setup` makes one: it loads the map, and ends on Ctrl-C."""
+    environment, _ = used
+    ros = sourced_environment()
+    if isinstance(ros, str):
+        pytest.skip(ros)
+    page = (ROOT / "docs" / "own_backend.md").read_text(encoding="utf-8")
+    (line,) = re.findall(r"^ros2 (launch .*)$", page, re.MULTILINE)
+    (environment.folder / "thumbnail.yaml").write_text(block("thumbnail.yaml"))
+    prefix = environment.python.parents[1]
+    (prefix / "share" / "ament_index" / "resource_index" / "packages").mkdir(parents=True)
+    (prefix / "share" / "ament_index" / "resource_index" / "packages" / "vloc_ros").touch()
+    (prefix / "share" / "vloc_ros").symlink_to(ROOT)
+    program = prefix / "lib" / "vloc_ros" / "localizer"
+    program.parent.mkdir()
+    program.write_text(f'#!/bin/sh\nexec "{environment.python}" -m vloc_ros.nodes.localizer "$@"\n')
+    program.chmod(0o755)
+    ros2 = [str(environment.python), "-c", "import sys; from ros2cli.cli import main; sys.exit(main())"]
+    around = {
+        **ros,
+        "AMENT_PREFIX_PATH": f"{prefix}{os.pathsep}{ros['AMENT_PREFIX_PATH']}",
+        "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
+        "ROS_DOMAIN_ID": "9",
+        "ROS_LOG_DIR": str(environment.folder / "log"),
+    }
+    launched = subprocess.Popen(
+        [*ros2, *line.split()],
+        cwd=environment.folder,
+        env=around,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    watchdog = threading.Timer(120, os.killpg, (launched.pid, signal.SIGKILL))
+    watchdog.start()
+    printed = ""
+    try:
+        for text in launched.stdout:
+            printed += text
+            if "loaded maps/thumbs (thumbnail on " in text:
+                break
+        asked = subprocess.run(
+            [str(environment.python), "-c", ASK], env=around, capture_output=True, text=True, timeout=60
+        )
+        os.killpg(launched.pid, signal.SIGINT)
+        printed += launched.stdout.read()
+        assert launched.wait() == 0, printed
+    finally:
+        watchdog.cancel()
+        if launched.poll() is None:
+            os.killpg(launched.pid, signal.SIGKILL)
+    assert asked.stdout.strip() == "0.2", asked
+    assert "Takes effect" not in printed and "Traceback" not in printed, printed
 
 
 def test_a_package_of_another_version_is_named_and_the_rest_goes_on(used):

@@ -424,3 +424,69 @@ def test_nothing_raises_and_nothing_bad_is_published(kinds: list[str]) -> None:
         if result.state in (LocalizationState.LOST, LocalizationState.INITIALIZING):
             assert not result.publish and result.T_map_odom is None
     assert rig.pipeline.counters["frames"] == len(kinds)
+
+
+T_BASE_SIDE = make_transform([[1, 0, 0], [0, 0, 1], [0, -1, 0]], [0.5, 0.4, 1.5])
+
+
+def rig_frame(rig: Rig, i: int, **side: Any) -> Frame:
+    """Front and side camera; the side's picture is its own."""
+    front = rig.frame(i, name="front")
+    other = replace(front, image=np.roll(IMAGE[:, ::-1], i, axis=0), name="side", T_base_cam=T_BASE_SIDE)
+    return replace(front, others=(replace(other, **side),))
+
+
+def test_the_cameras_of_a_rig_reach_the_localizer_together(rig: Rig) -> None:
+    for i in range(4):
+        result = rig.pipeline.process(rig_frame(rig, i))
+    assert result.camera == "front" and result.cameras == {"front": "", "side": ""}
+    (view,) = rig.localizer.queries[-1].others
+    assert view.name == "side" and np.allclose(view.T_query_cam, inverse(T_BASE_CAM) @ T_BASE_SIDE)
+    assert result.T_base_cam is not None and np.allclose(result.T_base_cam, T_BASE_CAM)
+    # Exposed earlier: by the odometry the vehicle was then a metre further back, and so was that camera.
+    before = make_transform(np.eye(3), [3.0, 0.0, 0.0])
+    result = rig.pipeline.process(rig_frame(rig, 4, stamp_ns=SECOND, T_odom_base=before))
+    (view,) = rig.localizer.queries[-1].others
+    there = T_BASE_CAM @ view.T_query_cam
+    assert np.allclose(there[:3, 3], T_BASE_SIDE[:3, 3] - (1.0, 0.0, 0.0))
+
+
+@pytest.mark.parametrize(
+    "fault, reason",
+    [
+        ({"image": np.zeros((48, 64, 3), np.uint8)}, "blank_image"),
+        ({"image": np.roll(IMAGE[:, ::-1], 1, axis=0)}, "repeated_image"),
+        ({"camera": None}, "no_camera_info"),
+        ({"T_base_cam": np.full((4, 4), np.nan)}, "bad_transform"),
+        ({"T_odom_base": np.full((4, 4), np.nan)}, "bad_transform"),
+        ({"image": CompressedImage("jpeg", b"rubbish")}, "bad_image"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_camera_that_fails_is_left_out_named_and_comes_back(rig: Rig, fault: Any, reason: str) -> None:
+    for i in range(4):
+        rig.pipeline.process(rig_frame(rig, i))
+    for i in range(4, 14):
+        result = rig.pipeline.process(rig_frame(rig, i, **fault))
+        assert result.publish and result.state is LocalizationState.LOCALIZED and result.refused is None
+        assert rig.localizer.queries[-1].others == ()
+    assert result.cameras["side"].startswith(reason) and result.cameras["front"] == ""
+    told = diagnose(rig.pipeline.snapshot())
+    assert "camera side is left out" in told.message and told.level is Level.WARN
+    assert rig.pipeline.counters["camera_side_left_out"] == 10
+    result = rig.pipeline.process(rig_frame(rig, 14))
+    assert result.cameras["side"] == "" and len(rig.localizer.queries[-1].others) == 1
+    assert diagnose(rig.pipeline.snapshot()).level is Level.OK
+
+
+def test_the_first_camera_that_can_be_used_is_the_query_s(rig: Rig) -> None:
+    dark = np.zeros((48, 64, 3), np.uint8)
+    result = rig.pipeline.process(replace(rig_frame(rig, 0), image=dark))
+    assert result.refused is None and result.camera == "side" and result.cameras["front"].startswith("blank_image")
+    # The scripted localizer says where its own camera stands, whichever that is.
+    assert result.T_map_base is not None and result.T_base_cam is not None
+    assert np.allclose(result.T_base_cam, T_BASE_SIDE)
+    both = replace(rig_frame(rig, 1, image=dark), image=dark)
+    assert rig.pipeline.process(both).refused == "blank_image"
+    rig.pipeline.left_out("side", "silent")
+    assert "camera side is left out (silent)" in diagnose(rig.pipeline.snapshot()).message

@@ -26,7 +26,7 @@ from vloc_ros.images.rectify import Rectifier
 from vloc_ros.localizers.base import Localizer
 from vloc_ros.settings import Fixed, ranged
 from vloc_ros.tracking import PictureMemory, Tracker
-from vloc_ros.types import Array, CameraModel, Estimate, LocalizationState, Query, RgbImage, check_transform
+from vloc_ros.types import Array, CameraModel, Estimate, LocalizationState, Query, RgbImage, View, check_transform
 
 __all__ = ["REFUSALS", "Frame", "FrameResult", "Pipeline", "PipelineSettings"]
 
@@ -98,6 +98,20 @@ class _Lens:
             self.refusal = _Refused("bad_camera_info", str(problem))
 
 
+@dataclass(frozen=True)
+class _Seen:
+    """A usable image of one camera: ready for the localizer, with the camera's place at the frame's stamp."""
+
+    frame: Frame
+    image: RgbImage
+    camera: CameraModel
+    T_base_cam: Array
+
+    def view_of(self, first: _Seen) -> View:
+        """As another camera's view beside the query's."""
+        return View(self.image, self.camera, inverse(first.T_base_cam) @ self.T_base_cam, self.frame.name)
+
+
 class Pipeline:
     """One localizer and one tracker behind one entrance. Not thread-safe: one worker calls it.
 
@@ -110,7 +124,9 @@ class Pipeline:
         self.localizer = localizer
         self.settings = settings or PipelineSettings()
         self.tracker = tracker or Tracker()
-        self._pictures = PictureMemory(self.tracker.settings)
+        #: By camera: what it showed already, and why it is left out, empty where it is not.
+        self._memories: dict[str, PictureMemory] = {}
+        self._cameras: dict[str, str] = {}
         self.counters: Counter[str] = Counter()
         needed = localizer.needs_prior and self.settings.prior == "initial_pose"
         #: When the localizer gets a search window: the setting, unless it finds nothing without one.
@@ -131,8 +147,8 @@ class Pipeline:
 
     @property
     def stuck(self) -> bool:
-        """Whether the camera hangs: nothing but pictures that were used before."""
-        return self._pictures.stuck
+        """Whether the camera hangs, or every one of a rig: nothing but pictures that were used before."""
+        return bool(self._memories) and all(memory.stuck for memory in self._memories.values())
 
     def process(self, frame: Frame) -> FrameResult:
         """Handle one frame; a refused one comes back with its reason instead of an estimate."""
@@ -200,7 +216,7 @@ class Pipeline:
     def reset(self) -> None:
         """Forget pose, stamps and pictures; counters go on."""
         self.tracker.reset()
-        self._pictures.clear()
+        self._memories.clear()
         self._last_stamp_ns, self._last_odometry = None, None
 
     def expire(self, now_ns: int) -> LocalizationState:
@@ -222,8 +238,9 @@ class Pipeline:
             counters=dict(self.counters),
             tracker_counters=dict(self.tracker.counters),
             recent_refused_share=sum(self._recent) / len(self._recent) if self._recent else 0.0,
-            picture_repeated_s=self._pictures.repeated_s,
-            standing=self._pictures.standing,
+            picture_repeated_s=min((m.repeated_s for m in self._memories.values()), default=0.0),
+            standing=any(memory.standing for memory in self._memories.values()),
+            cameras=dict(self._cameras),
             last_refusal=self._last_refusal,
             last_frame_ns=self._last_stamp_ns,
             last_pose_ns=self.tracker.accepted_ns,
@@ -238,10 +255,8 @@ class Pipeline:
     def _process(self, frame: Frame, timings: dict[str, float]) -> FrameResult:
         self._check_stamp(frame.stamp_ns, frame.received_ns)
         odometry = self._odometry(frame)
-        lens = self._lens(frame)
-        with _refusing("bad_transform", GeometryError):
-            T_base_cam = np.eye(4) if frame.T_base_cam is None else check_transform(frame.T_base_cam, "T_base_cam")
-        image, camera = self._image(frame, lens, odometry, timings)
+        seen = self._rig(frame, odometry, timings)
+        camera, T_base_cam = seen[0].frame.name, seen[0].T_base_cam
 
         # Without a prior there is nothing to search: then the prediction is the best there is, until the track is LOST.
         known = self.tracker.prior(frame.stamp_ns, odometry, T_base_cam, any_misses=self.localizer.needs_prior)
@@ -250,7 +265,8 @@ class Pipeline:
         prior = known if wanted else None
         with _timed(timings, "localize"):
             try:
-                query = Query(image, camera, frame.stamp_ns, prior, scene or None)
+                others = tuple(s.view_of(seen[0]) for s in seen[1:])
+                query = Query(seen[0].image, seen[0].camera, frame.stamp_ns, prior, scene or None, others)
                 estimate = self.localizer.localize(query, frame.keep_candidates)
             except VlocError as problem:
                 raise _Refused(_key_of(problem), str(problem)) from problem
@@ -274,7 +290,53 @@ class Pipeline:
             covariance_base=covariance,
             T_map_odom=self.tracker.T_map_odom,
             reason=decision.reason,
+            camera=camera,
+            T_base_cam=T_base_cam,
+            cameras=dict(self._cameras),
         )
+
+    def _rig(self, frame: Frame, odometry: Array | None, timings: dict[str, float]) -> list[_Seen]:
+        """What the cameras of a frame that can be used saw; one that cannot is left out and named.
+
+        The place of each is that at the frame's stamp: where the odometry knows how the vehicle moved since, a camera
+        that was exposed a little earlier stood a little further back. Without odometry the tracker's velocity would be
+        circular; what cameras are apart by then, in time, is for the synchronisation to keep small.
+
+        :raises _Refused: no camera can be used; why the first cannot.
+        """
+        usable: list[_Seen] = []
+        first: _Refused | None = None
+        for member in (frame, *frame.others):
+            try:
+                lens = self._lens(member)
+                with _refusing("bad_transform", GeometryError):
+                    T = np.eye(4) if member.T_base_cam is None else check_transform(member.T_base_cam, "T_base_cam")
+                    if member is not frame and odometry is not None and member.T_odom_base is not None:
+                        T = inverse(odometry) @ check_transform(member.T_odom_base, "T_odom_base") @ T
+                own = odometry if member is frame else member.T_odom_base
+                image, camera = self._image(member, lens, own, timings)
+            except _Refused as refusal:
+                first = first or refusal
+                # One that sends each picture twice is well.
+                twice = refusal.key == "repeated_image" and not self._memories[member.name].stuck
+                self._cameras[member.name] = "" if twice else f"{refusal.key}: {refusal}"
+                if frame.others:
+                    self.counters[f"camera_{member.name}_left_out"] += 1
+                continue
+            self._cameras[member.name] = ""
+            usable.append(_Seen(member, image, camera, T))
+        if not usable:
+            assert first is not None
+            raise first
+        return usable
+
+    def left_out(self, name: str, problem: str) -> None:
+        """A camera of the rig sends nothing that could become part of a frame, as the front end knows.
+
+        :param problem: why, in words.
+        """
+        self._cameras[name] = problem
+        self._memories.pop(name, None)
 
     def _check_stamp(self, stamp: int, received_ns: int | None) -> None:
         last = self._last_stamp_ns
@@ -330,7 +392,8 @@ class Pipeline:
                 check_content(image)
             except ImageError as problem:
                 raise _Refused("blank_image", f"{problem}{self._bits_hint(frame)}") from problem
-            repeated = self._pictures.judge(image, frame.stamp_ns, odometry, self.tracker.least_speed_mps)
+            memory = self._memories.setdefault(frame.name, PictureMemory(self.tracker.settings))
+            repeated = memory.judge(image, frame.stamp_ns, odometry, self.tracker.least_speed_mps)
             if repeated is not None:
                 raise _Refused("repeated_image", repeated)
         if lens.rectifier is None:
@@ -350,7 +413,7 @@ class Pipeline:
         self.counters["refused"] += 1
         self.counters[f"refused_{refusal.key}"] += 1
         self._last_refusal = f"{refusal.key}: {refusal}"
-        if refusal.key in _MISSES or (refusal.key == "repeated_image" and self._pictures.stuck):
+        if refusal.key in _MISSES or (refusal.key == "repeated_image" and self.stuck):
             self.tracker.miss(stamp_ns, self._last_odometry)
         elif stamp_ns == self._last_stamp_ns:
             self.tracker.expire(stamp_ns)
@@ -363,12 +426,13 @@ class Pipeline:
             T_map_odom=self.tracker.T_map_odom,
             timings_ms=timings,
             message=str(refusal),
+            cameras=dict(self._cameras),
         )
 
     def _record(self, result: FrameResult) -> None:
         self.counters[f"state_{result.state.value}"] += 1
         self.counters["published"] += int(result.publish)
-        if result.refused != "repeated_image" or self._pictures.stuck:  # a camera that sends each picture twice is well
+        if result.refused != "repeated_image" or self.stuck:  # a camera that sends each picture twice is well
             self._recent.append(result.refused is not None)
         self._last_result = result
         if result.estimate is not None:
@@ -413,4 +477,4 @@ def _timed(timings: dict[str, float], stage: str) -> Iterator[None]:
     try:
         yield
     finally:
-        timings[stage] = 1e3 * (time.perf_counter() - started)
+        timings[stage] = timings.get(stage, 0.0) + 1e3 * (time.perf_counter() - started)  # cameras add up

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import vloc_ros
-from bench.simulated_device import Counts, MixedDevicesError, simulated_device
+from bench.simulated_device import Counts, simulated_device
 from vloc_ros.datasets import open_sequence
 from vloc_ros.localizers.base import Localizer, backend_class
 from vloc_ros.maps import read_map

@@ -18,7 +18,11 @@ def device():
 def test_mixing_devices_raises(device):
     where, _ = device
     there = torch.ones(3, device=where)
-    for mixed in (lambda: there + torch.ones(3), lambda: torch.ones(2, 3) @ there, lambda: torch.cat([there, torch.ones(1)])):
+    for mixed in (
+        lambda: there + torch.ones(3),
+        lambda: torch.ones(2, 3) @ there,
+        lambda: torch.cat([there, torch.ones(1)]),
+    ):
         with pytest.raises(MixedDevicesError, match="on the host"):
             mixed()
     assert (there + torch.tensor(1.0)).cpu().tolist() == [2.0] * 3, "a number may stay on the host"
@@ -42,7 +46,15 @@ def test_a_number_on_the_host_is_a_wait(device):
     where, counted = device
     x = torch.arange(6.0).to(where)
     counted()
-    for wait in (x.cpu, x[0].item, lambda: bool((x > 1).any()), x.tolist, lambda: x[x > 2], x.nonzero, lambda: x.to("cpu")):
+    for wait in (
+        x.cpu,
+        x[0].item,
+        lambda: bool((x > 1).any()),
+        x.tolist,
+        lambda: x[x > 2],
+        x.nonzero,
+        lambda: x.to("cpu"),
+    ):
         wait()
         assert counted().waits == 1
     x[torch.tensor([1, 2]).to(where)]

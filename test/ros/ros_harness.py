@@ -230,6 +230,11 @@ class Live:
         logs = "\n".join(f"--- {p.log.name}\n{p.text[-3000:]}" for p in self.processes)
         raise AssertionError(f"no {what} within {timeout:g} s\n{logs}")
 
+    @staticmethod
+    def until_soon(seconds: float) -> None:
+        """Give the node a moment."""
+        time.sleep(seconds)
+
     def lifecycle(self, name: str = "/vloc_localizer") -> str:
         """The node's lifecycle state, or "" when it does not answer."""
         answer = self.call(GetState, f"{name}/get_state", GetState.Request(), timeout=2.0, required=False)
@@ -358,10 +363,12 @@ class Live:
         message.k = [focal, 0.0, cx, 0.0, focal, cy, 0.0, 0.0, 1.0]
         message.r = [1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0]
         message.p = [focal, 0.0, cx, 0.0, 0.0, focal, cy, 0.0, 0.0, 0.0, 1.0, 0.0]
-        message.header.stamp, message.header.frame_id = time_message(stamp), "camera_optical_frame"
+        message.header.stamp = time_message(stamp)
+        message.header.frame_id = other.pop("frame", "camera_optical_frame")
+        topic = other.pop("topic", "/camera/camera_info")
         for name, value in other.items():
             setattr(message, name, value)
-        self.publisher(CameraInfo, "/camera/camera_info").publish(message)
+        self.publisher(CameraInfo, topic).publish(message)
 
     def image(self, stamp: int, pixels: np.ndarray, **other) -> None:
         """One rgb8 image; ``other`` replaces fields of the message."""
@@ -372,6 +379,17 @@ class Live:
             setattr(message, name, value)
         best_effort = QoSProfile(depth=5, reliability=ReliabilityPolicy.BEST_EFFORT)
         self.publisher(Image, "/camera/image", best_effort).publish(message)
+
+    def other_camera(self, name: str, stamp: int, pixels: np.ndarray, frame: str = "", info: bool = True) -> None:
+        """One image of another camera of the rig on /<name>/image, with its CameraInfo."""
+        frame = frame or f"{name}_optical_frame"
+        if info:
+            self.camera_info(stamp, topic=f"/{name}/camera_info", frame=frame)
+        message = Image(height=pixels.shape[0], width=pixels.shape[1], encoding="rgb8", step=3 * pixels.shape[1])
+        message.data = array("B", pixels.tobytes())
+        message.header.stamp, message.header.frame_id = time_message(stamp), frame
+        best_effort = QoSProfile(depth=5, reliability=ReliabilityPolicy.BEST_EFFORT)
+        self.publisher(Image, f"/{name}/image", best_effort).publish(message)
 
     def compressed(self, stamp: int, pixels: np.ndarray) -> None:
         """One JPEG image."""

@@ -29,10 +29,22 @@ from vloc_ros.geometry.rotations import rotation_angle
 from vloc_ros.images.preprocess import Preprocess
 from vloc_ros.localizers.calibration import UNCALIBRATED, Confidence, SceneCalibration, section
 from vloc_ros.localizers.device import Clock, select_device
+from vloc_ros.localizers.rig import each_alone, fused
 from vloc_ros.maps import MapBundle, MapManifest, read_map
 from vloc_ros.plugins import PluginGroup
 from vloc_ros.settings import current_names, settings_from_mapping
-from vloc_ros.types import Array, CameraModel, CandidateStep, Estimate, LocalizationState, Matches, PosePrior, Query
+from vloc_ros.types import (
+    Array,
+    CameraModel,
+    CandidateStep,
+    Estimate,
+    LocalizationState,
+    Matches,
+    PosePrior,
+    Query,
+    check_covariance,
+    check_transform,
+)
 
 __all__ = [
     "BACKENDS",
@@ -164,6 +176,9 @@ class Localizer(ABC):
     shared_floor: ClassVar[Array | None] = None
     #: Whether estimates carry candidates when they are asked for.
     offers_candidates: bool = False
+    #: Whether :meth:`find` looks at all cameras of a rig together (``Query.others``); elsewhere each image is localized
+    #: by itself and the poses are made one (:func:`vloc_ros.localizers.rig.fused`).
+    takes_rigs: ClassVar[bool] = False
     #: Candidates nearer to a better one than this (m, deg) are the same hypothesis.
     hypothesis_radius: ClassVar[tuple[float, float]] = (2.0, 30.0)
 
@@ -238,6 +253,13 @@ class Localizer(ABC):
             return not self.statistics
         return estimate.score >= calibration.min_score
 
+    def is_supported(self, estimate: Estimate) -> bool:
+        """Whether the image itself bears one of its estimates out: what it shows stands where the pose has it.
+
+        A backend that cannot tell says yes.
+        """
+        return True
+
     def read_calibration(self, bundle: MapBundle, scene: str) -> SceneCalibration:
         """The calibration of a scene. :raises ConfigError: it was made from other statistics."""
         return SceneCalibration.read(bundle, scene, self.statistics) if self.statistics else SceneCalibration()
@@ -260,17 +282,24 @@ class Localizer(ABC):
         :raises LocalizerClosedError: after :meth:`close`.
         """
         check_query(query)
+        if query.others and not self.takes_rigs:
+            alone = each_alone(query)
+            return fused([self.localize(q, keep_candidates) for q, _ in alone], [T for _, T in alone])
         with self._lock, torch.inference_mode():
             self._check_open()
-            self.check_camera(query.camera)
+            for camera in (query.camera, *(view.camera for view in query.others)):
+                self.check_camera(camera)
             clock = Clock()
             try:
                 found = self.find(query, clock, keep_candidates)
                 confidence = self.assess(query, found)
-            except (np.linalg.LinAlgError, torch.linalg.LinAlgError) as problem:  # type: ignore[attr-defined]
+                # The one place where what any backend made of any map is handed out.
+                T_map_cam = check_transform(found.T_map_cam, "its transform")
+                covariance = check_covariance(confidence.covariance, "its covariance", definite=True)
+            except (np.linalg.LinAlgError, torch.linalg.LinAlgError, GeometryError) as problem:  # type: ignore[attr-defined]
                 raise GeometryError(self._no_pose(str(problem))) from problem
-        if not all(np.isfinite(part).all() for part in (found.T_map_cam, confidence.covariance, found.score)):
-            raise GeometryError(self._no_pose("NaN or infinity in the pose, its covariance or its score"))
+        if not 0.0 <= found.score <= 1.0:
+            raise GeometryError(self._no_pose(f"its score: expected 0 to 1, found {found.score}"))
         diagnostics = dict(found.diagnostics)
         for names, values in ((self.statistics, found.statistics), (self.whitening, found.whitening)):
             if values is not None:
@@ -279,14 +308,14 @@ class Localizer(ABC):
             diagnostics["position_sigma_m"] = confidence.position_sigma_m
         clock.lap("assess")
         return Estimate(
-            query.stamp_ns, found.T_map_cam, confidence.covariance, found.score, confidence.state, self.backend,
+            query.stamp_ns, T_map_cam, covariance, found.score, confidence.state, self.backend,
             self._map_id, found.scene, found.candidates, clock.laps, diagnostics,
             found.matches,
         )  # fmt: skip
 
     def _no_pose(self, why: str) -> str:
         told = why.splitlines()[0] if why else "no reason"
-        return f"map {self._map_id}: expected a pose of finite numbers, found none ({told}); is the map damaged?"
+        return f"map {self._map_id}: expected a pose, found none ({told}); is the map damaged?"
 
     def hypotheses(self, query: Query, count: int) -> list[Estimate]:
         """At most ``count`` places where the camera may be, the estimate of :meth:`localize` first.
@@ -378,8 +407,8 @@ class Localizer(ABC):
         camera, scene = self._manifest.camera, self._manifest.scenes[0].name
         plain = undistorted_camera(camera) if camera.is_distorted else camera
         image = np.full((plain.height, plain.width, 3), 127, dtype=np.uint8)
-        prior = self.warm_up_prior
-        for prior in (None,) if prior is None else (None, prior):
+        near = self.warm_up_prior
+        for prior in (None,) if near is None else (None, near):
             for _ in range(1 if self._device.type == "cpu" else 2):
                 self.localize(Query(image, plain, stamp_ns=1, scene=scene, prior=prior))
 
@@ -461,7 +490,12 @@ def check_query(query: Query) -> None:
 
     :raises ImageError: with what was found.
     """
-    image, camera = query.image_rgb, query.camera
+    _check_image(query.image_rgb, query.camera)
+    for view in query.others:
+        _check_image(view.image_rgb, view.camera)
+
+
+def _check_image(image: Any, camera: CameraModel) -> None:
     if not isinstance(image, np.ndarray) or image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
         found = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
         raise ImageError(f"query: expected an RGB image (height, width, 3) of uint8, found {found}")

@@ -46,9 +46,7 @@ def read_back(*tensors: Tensor) -> tuple[Tensor, ...]:
         return tensors
     host = torch.cat([tensor.detach().reshape(-1).to(torch.float64) for tensor in tensors]).cpu()
     parts = host.split([tensor.numel() for tensor in tensors])
-    return tuple(
-        part.view(tensor.shape).to(tensor.dtype) for part, tensor in zip(parts, tensors, strict=True)
-    )
+    return tuple(part.view(tensor.shape).to(tensor.dtype) for part, tensor in zip(parts, tensors, strict=True))
 
 
 # Stage times of one frame.

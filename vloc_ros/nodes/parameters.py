@@ -7,6 +7,7 @@ Imports no ROS, so that the documentation can be generated and checked on any ma
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -22,6 +23,7 @@ __all__ = [
     "PARAMETERS",
     "ParameterSpec",
     "backend_parameters",
+    "camera_parameters",
     "check_together",
     "coerce",
     "markdown",
@@ -39,7 +41,10 @@ FIXED = "start only (read-only)"
 
 @dataclass(frozen=True)
 class ParameterSpec:
-    """One parameter: its type is that of ``default``; ``applies`` says when a change takes effect."""
+    """One parameter: its type is that of ``default``; ``applies`` says when a change takes effect.
+
+    ``items`` is the type of what a list holds.
+    """
 
     name: str
     default: Any
@@ -49,6 +54,12 @@ class ParameterSpec:
     maximum: float | None = None
     choices: tuple[str, ...] = ()
     check: Callable[[Any], str | None] | None = None
+    items: type = float
+
+    @property
+    def type_name(self) -> str:
+        """The type in words."""
+        return "string array" if self.items is str else TYPE_NAMES[type(self.default)]
 
     @property
     def read_only(self) -> bool:
@@ -99,6 +110,37 @@ def _extrinsics(value: list[float]) -> str | None:
     return None
 
 
+def _names(value: list[str]) -> str | None:
+    if len(set(value)) != len(value):
+        return "expected different names"
+    if not all(re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name) for name in value):
+        return "expected names of letters, digits and underscores"
+    return None
+
+
+def camera_parameters(name: str) -> tuple[ParameterSpec, ...]:
+    """The parameters of one camera of a rig."""
+    return (
+        ParameterSpec(f"camera.{name}.image", "", "Its image topic; empty takes `<name>/image`."),
+        ParameterSpec(f"camera.{name}.camera_info", "", "Its CameraInfo topic; empty takes the image's sibling."),
+        ParameterSpec(
+            f"camera.{name}.transport",
+            "",
+            "`raw` or `compressed`; empty takes `image_transport`.",
+            choices=("", "raw", "compressed"),
+        ),
+        ParameterSpec(
+            f"camera.{name}.frame", "", "Its optical frame; empty takes the image's `frame_id`.", check=_optional_frame
+        ),
+        ParameterSpec(
+            f"camera.{name}.extrinsics",
+            [],
+            "T_base_camera as `[x, y, z, qx, qy, qz, qw]`, in place of a look-up in TF.",
+            check=_extrinsics,
+        ),
+    )
+
+
 PARAMETERS: tuple[ParameterSpec, ...] = (
     ParameterSpec("map", "", "The map: a folder or a `.vmap` file. Without one the node stays unconfigured.", MAP),
     ParameterSpec("backend", "", "The backend the map must be made for; empty takes the map's.", MAP),
@@ -121,6 +163,39 @@ PARAMETERS: tuple[ParameterSpec, ...] = (
     ParameterSpec("map_frame", "map", "Frame of the published poses.", check=_frame),
     ParameterSpec("odom_frame", "odom", "Frame of the odometry, which others connect to the base.", check=_frame),
     ParameterSpec("base_frame", "base_link", "Frame of the vehicle whose pose is published.", check=_frame),
+    ParameterSpec(
+        "cameras",
+        [],
+        "Names of the cameras of a rig, the most important first; empty: one camera on `image`. Each has parameters "
+        "under `camera.<name>.`.",
+        FIXED,
+        check=_names,
+        items=str,
+    ),
+    ParameterSpec(
+        "rig_mode",
+        "together",
+        "`together` makes one pose from the images of one moment; `in_turn` localizes one camera after the other, for "
+        "cameras that are not synchronised, or a processor that has no time for all.",
+        choices=("together", "in_turn"),
+    ),
+    ParameterSpec(
+        "rig_tolerance",
+        0.02,
+        "Seconds that the stamps of one moment may be apart. With odometry the vehicle's motion in between is allowed "
+        "for.",
+        CONFIGURE,
+        0.0,
+        1.0,
+    ),
+    ParameterSpec(
+        "rig_timeout",
+        0.5,
+        "Seconds without an image, or without one of the others' moment, after which a camera is not waited for.",
+        CONFIGURE,
+        0.01,
+        60.0,
+    ),
     ParameterSpec(
         "camera_frame",
         "",
@@ -258,13 +333,18 @@ def coerce(spec: ParameterSpec, value: Any) -> Any:
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
     if kind is list:
-        try:
-            value = [float(v) for v in value]
-        except (TypeError, ValueError):
-            raise ConfigError(f"{spec.name}: expected a list of numbers, found {value!r}") from None
+        if spec.items is str:
+            if isinstance(value, str) or not all(isinstance(v, str) for v in value):
+                raise ConfigError(f"{spec.name}: expected a list of names, found {value!r}")
+            value = list(value)
+        else:
+            try:
+                value = [float(v) for v in value]
+            except (TypeError, ValueError):
+                raise ConfigError(f"{spec.name}: expected a list of numbers, found {value!r}") from None
     elif type(value) is not kind:
         raise ConfigError(f"{spec.name}: expected a value of type {kind.__name__}, found {value!r}")
-    numbers = value if kind is list else [value] if kind in (int, float) else []
+    numbers = (value if spec.items is float else []) if kind is list else [value] if kind in (int, float) else []
     if not all(math.isfinite(v) for v in numbers):
         raise ConfigError(f"{spec.name}: expected finite numbers, found {value!r}")
     low = -math.inf if spec.minimum is None else spec.minimum
@@ -313,8 +393,21 @@ def markdown() -> str:
     ]
     for spec in all_parameters():
         lines.append(
-            f"| `{spec.name}` | {TYPE_NAMES[type(spec.default)]} | `{_literal(spec.default)}` | {spec.constraint} | "
+            f"| `{spec.name}` | {spec.type_name} | `{_literal(spec.default)}` | {spec.constraint} | "
             f"{spec.applies} | {spec.doc} |"
+        )
+    lines += [
+        "",
+        "## Parameters of each camera of a rig",
+        "",
+        "For each name in `cameras`; all take effect with the next configure.",
+        "",
+        "| parameter | type | default | allowed | meaning |",
+        "|---|---|---|---|---|",
+    ]
+    for spec in camera_parameters("<name>"):
+        lines.append(
+            f"| `{spec.name}` | {spec.type_name} | `{_literal(spec.default)}` | {spec.constraint} | {spec.doc} |"
         )
     lines += [
         "",

@@ -12,7 +12,14 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 
 from vloc_ros.errors import ConfigError
-from vloc_ros.nodes.parameters import ParameterSpec, all_parameters, check_together, coerce, settings_parameters
+from vloc_ros.nodes.parameters import (
+    ParameterSpec,
+    all_parameters,
+    camera_parameters,
+    check_together,
+    coerce,
+    settings_parameters,
+)
 from vloc_ros.settings import settings_to_mapping
 
 __all__ = ["NodeParameters"]
@@ -54,6 +61,9 @@ class NodeParameters:
     def __init__(self, node: Node, backends: Iterable[str]) -> None:
         self._node = node
         self._specs = {spec.name: spec for spec in all_parameters()}
+        if node.has_parameter("cameras"):  # whose parameters these are
+            names = coerce(self._specs["cameras"], _plain(node.get_parameter("cameras").value) or [])
+            self._specs.update({spec.name: spec for name in names for spec in camera_parameters(name)})
         self._backend_specs: dict[str, ParameterSpec] = {}
         self._shown: dict[str, Any] = {}
         given = {name: parameter.value for name, parameter in node.get_parameters_by_prefix("").items()}
@@ -62,7 +72,7 @@ class NodeParameters:
         for spec in self._specs.values():
             value = spec.default
             if given.get(spec.name) is not None:
-                value = coerce(spec, given[spec.name])
+                value = coerce(spec, _plain(given[spec.name]))
             if node.has_parameter(spec.name):
                 node.undeclare_parameter(spec.name)
             values[spec.name] = value
@@ -128,7 +138,8 @@ class NodeParameters:
                 spec = self._specs.get(parameter.name, self._backend_specs.get(parameter.name))
                 if spec is not None:
                     values[spec.name] = coerce(spec, _plain(parameter.value))
-                    delays.append(spec.delay)
+                    if self._node.has_parameter(parameter.name):  # else it is only being declared
+                        delays.append(spec.delay)
             check_together(values)
         except ConfigError as error:
             return SetParametersResult(successful=False, reason=str(error))

@@ -20,9 +20,10 @@ import numpy.typing as npt
 from vloc_ros.datasets import PosedSequence
 from vloc_ros.datasets.formats import option_values
 from vloc_ros.settings import ranged, settings_from_mapping
+from vloc_ros.staging import replacing, staging_beside
 from vloc_ros.town import Renderer, Town, Traversal, default_camera
 from vloc_ros.types import RgbImage
-from vloc_train.training.disk import new_array, partial_of
+from vloc_train.training.disk import new_array
 
 __all__ = ["PREFIX", "TownDrive", "cache_folder", "open_town", "town_drive"]
 
@@ -127,25 +128,21 @@ def _render(drive: TownDrive, images: Path, depths: Path, poses: Path) -> None:
         weave_m=drive.weave_m,
         traffic=drive.traffic,
     )
-    images.parent.mkdir(parents=True, exist_ok=True)
-    partial = [partial_of(file) for file in (images, depths)]
     shape = (len(made), drive.height, drive.width)
-    try:
-        colours = new_array(partial[0], np.uint8, (*shape, 3))
-        metres = new_array(partial[1], np.float16, shape)
+    with staging_beside(images, folder=False) as one, staging_beside(depths, folder=False) as other:
+        colours = new_array(one, np.uint8, (*shape, 3))
+        metres = new_array(other, np.float16, shape)
         for index in range(len(made)):
             frame = renderer.render(made, index)
             colours[index], metres[index] = frame.rgb, frame.depth
-        for part, written, file in zip(partial, (colours, metres), (images, depths), strict=True):
+        for written, staging, file in ((colours, one, images), (metres, other, depths)):
             written.flush()
-            part.rename(file)
-    finally:
-        for part in partial:
-            part.unlink(missing_ok=True)
-    np.savez(
-        poses,
-        stamps_ns=made.stamps_ns,
-        T_map_cam=made.T_map_cam,
-        T_base_cam=made.T_base_cam,
-        T_odom_base=made.T_odom_base,
-    )
+            staging.rename(file)
+    with replacing(poses) as stream:
+        np.savez(
+            stream,
+            stamps_ns=made.stamps_ns,
+            T_map_cam=made.T_map_cam,
+            T_base_cam=made.T_base_cam,
+            T_odom_base=made.T_odom_base,
+        )

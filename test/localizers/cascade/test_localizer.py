@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 import numpy as np
@@ -81,7 +81,10 @@ class Coarse(Answering):
 class Fine(Answering):
     backend = "fine_one"
     asked: ClassVar[list[Query]] = []
-    moved, turned, problem, sigma = (0.4, 0.0, 0.0), 0.0, None, 0.05
+    moved, turned, problem, sigma, supported = (0.4, 0.0, 0.0), 0.0, None, 0.05, True
+
+    def is_supported(self, estimate: Estimate) -> bool:
+        return self.supported is True or estimate.T_map_cam[0, 3] == self.supported
 
     def pose(self, query: Query) -> np.ndarray:
         if self.problem is not None:
@@ -189,6 +192,7 @@ def test_coarse_then_fine(cascade):
         ({"Fine.turned": 1.5, "Coarse.sigma": 0.005, "Fine.sigma": 0.001}, {"gate_floor_deg": 1.0}, "outside_gate"),
         ({"Fine.turned": 10.0, "Coarse.sigma": 0.02}, {}, "outside_gate"),
         ({"Fine.sigma": 1.5}, {}, "less_sure"),
+        ({"Fine.supported": False}, {}, "unsupported"),
     ],
 )
 def test_falls_back_to_the_coarse_estimate_and_says_so(cascade, backends, changes, settings, why):
@@ -198,8 +202,30 @@ def test_falls_back_to_the_coarse_estimate_and_says_so(cascade, backends, change
     estimate = ask(cascade, settings)
     np.testing.assert_array_equal(estimate.T_map_cam, np.eye(4))
     assert estimate.covariance[0, 0] == pytest.approx(Coarse.sigma**2)
-    assert estimate.state is Coarse.state and estimate.diagnostics["refined"] == 0.0
+    # Where the refinement was tried and found nothing of the map, the coarse estimate is in doubt, too.
+    doubted = why in ("fine_lost", "outside_gate", "unsupported") and Coarse.state is LOCALIZED
+    assert estimate.state is (DEGRADED if doubted else Coarse.state) and estimate.diagnostics["refined"] == 0.0
     assert estimate.diagnostics["refinement_failure"] == FAILURES[why]
+
+
+def test_other_proposals_are_tried_where_the_first_is_not_borne_out(cascade, backends):
+    """Two more places, of which the fine localizer finds the map at the second."""
+
+    def hypotheses(self, query, count):
+        first = self.localize(query)
+        places = [first.T_map_cam.copy() for _ in range(2)]
+        for place, x in zip(places, (50.0, 80.0), strict=True):
+            place[0, 3] = x
+        return [first, *(replace(first, T_map_cam=place, state=DEGRADED) for place in places)][:count]
+
+    backends.setattr(Coarse, "hypotheses", hypotheses)
+    backends.setattr(Fine, "supported", 80.4)
+    found = ask(cascade)
+    assert found.T_map_cam[0, 3] == pytest.approx(80.4) and found.state is LOCALIZED
+    assert found.diagnostics["proposal"] == 1.0 and found.diagnostics["refined"] == 1.0
+    assert ask(cascade, {"hypotheses": 2}).state is DEGRADED, "the second place is not reached"
+    backends.setattr(Fine, "supported", 0.4)
+    assert ask(cascade).diagnostics["proposal"] == 0.0
 
 
 def test_what_may_be_believed_all_the_same(cascade, backends):

@@ -11,16 +11,19 @@ import tiny_features
 import tiny_street
 import yaml
 
-from vloc_ros.errors import ImageError, MapBackendError, MapError, MapTensorError
+from vloc_ros.errors import ConfigError, ImageError, MapBackendError, MapError, MapTensorError
+from vloc_ros.features.matching import match_descriptors
 from vloc_ros.features.verification import Support
-from vloc_ros.geometry.se3 import nees, pose_error, se3_exp
+from vloc_ros.features.view_matching import ViewMatcher
+from vloc_ros.geometry.rotations import so3_exp
+from vloc_ros.geometry.se3 import make_transform, nees, pose_error, se3_exp
 from vloc_ros.images.rectify import Rectifier
 from vloc_ros.localizers.base import load_localizer
 from vloc_ros.localizers.features.localizer import FAILURES
 from vloc_ros.localizers.features.store import POINTS_FILE, REFERENCES_FILE, tile_name
 from vloc_ros.maps import read_map, write_map
 from vloc_ros.maps.reader import files_of
-from vloc_ros.types import CameraModel, LocalizationState, PosePrior, Query
+from vloc_ros.types import CameraModel, LocalizationState, PosePrior, Query, View
 
 pytest.importorskip("pycolmap", reason="needs the extra [maps]")
 
@@ -85,6 +88,39 @@ def test_several_proposals_are_decided_between(localizer):
     assert np.linalg.norm(pose_error(better.T_map_cam, truth)[:3]) < 0.06
     poses = [(better.T_map_cam, better.evidence), (off.T_map_cam, localizer.judge(off.T_map_cam, query, described))]
     assert localizer.decide(poses).best == 0
+
+
+def test_the_cameras_of_a_rig_are_one_camera(bundle, localizer):
+    """One pose from both images, sure and exact; a camera that shows nothing takes nothing from the other."""
+    drive = tiny_features.unseen(5)
+    T_front_side = make_transform(so3_exp([0.0, 0.3, 0.0]), [0.4, 0.0, 0.0])
+    side = tiny_street.Views(drive.T_map_cam @ T_front_side, tiny_street.LENS)
+    grey = np.full_like(side.image(0), 128)
+    errors, alone = [], []
+    for number, (query, truth) in enumerate(queries(drive)):
+        rig = replace(query, others=(View(side.image(number), tiny_street.LENS, T_front_side, "side"),))
+        found = localizer.localize(rig)
+        assert found.state is LocalizationState.LOCALIZED and found.diagnostics["rig_fused"] == 2.0
+        assert found.matches is not None and found.matches.views is not None
+        assert {int(v) for v in found.matches.views} == {0, 1}
+        error = pose_error(found.T_map_cam, truth)
+        assert nees(error, found.covariance) < 30.0
+        errors.append(np.linalg.norm(error[:3]))
+        one = localizer.localize(query)
+        alone.append(np.linalg.norm(pose_error(one.T_map_cam, truth)[:3]))
+        assert found.diagnostics["matched_points"] > one.diagnostics["matched_points"]
+        near = PosePrior(se3_exp([0.1, 0.1, -0.05, 0.01, 0.0, 0.01]) @ truth, np.diag([0.02] * 3 + [3e-4] * 3))
+        guided = localizer.localize(replace(rig, prior=near))
+        assert guided.diagnostics["source"] == 0.0 and guided.state is LocalizationState.LOCALIZED
+        blind = localizer.localize(replace(query, others=(View(grey, tiny_street.LENS, T_front_side, "side"),)))
+        np.testing.assert_allclose(blind.T_map_cam, one.T_map_cam, atol=1e-6)
+        assert blind.state is one.state
+        # The query's own image may be the one that shows nothing.
+        hidden = Query(np.full_like(query.image_rgb, 128), query.camera, query.stamp_ns, others=rig.others)
+        found = localizer.localize(hidden)
+        assert found.state is LocalizationState.LOCALIZED
+        assert np.linalg.norm(pose_error(found.T_map_cam, truth)[:3]) < 0.1
+    assert np.median(errors) <= np.median(alone) + 0.002
 
 
 LENSES = {
@@ -184,3 +220,39 @@ def test_frames_of_the_map_can_be_kept_from_finding_themselves(bundle):
         found = localizer.localize(query)
         assert np.linalg.norm(pose_error(found.T_map_cam, truth)[:3]) < 0.06
     assert read_map(bundle.path).manifest.validation["map"]["median_translation_m"] < 0.05
+
+
+class NearestViews(ViewMatcher):
+    """Mutual nearest neighbours in the place of a network; counts what it is asked."""
+
+    def __init__(self):
+        self.asked = []
+
+    def match(self, first, second):
+        self.asked.append((len(first), len(second)))
+        pairs, ratios = match_descriptors(first.unit, second.unit, 0.9)
+        return pairs, 1.0 - ratios
+
+
+def test_a_matcher_compares_the_query_with_views_of_the_map(bundle, monkeypatch):
+    matcher = NearestViews()
+    monkeypatch.setattr("vloc_ros.localizers.features.localizer.make_matcher", lambda kind, device: matcher)
+    with load_localizer(bundle.path, "cpu", settings={"matcher": "lightglue", "matcher_images": 3}) as matched:
+        lens = CameraModel(420, 300, 260.0, 260.0, 205.0, 150.0, "equidistant", (0.01, 0.0, 0.0, 0.0))
+        for camera in (tiny_street.CAMERA, lens):
+            for query, truth in queries(tiny_features.unseen(2, camera)):
+                found = matched.localize(query)
+                assert found.state is LocalizationState.LOCALIZED, found.diagnostics
+                assert np.linalg.norm(pose_error(found.T_map_cam, truth)[:3]) < 0.08
+                assert 1 <= len(matcher.asked) <= 3 * int(found.diagnostics["places"]) and min(matcher.asked)[1] > 0
+                matcher.asked.clear()
+        # With a prior the map is projected, and nothing is left to match.
+        near = PosePrior(truth, np.diag([0.02] * 3 + [3e-4] * 3))
+        assert matched.localize(replace(query, prior=near)).state is LocalizationState.LOCALIZED and not matcher.asked
+
+
+def test_a_matcher_for_other_features_than_the_maps_is_refused(bundle, tmp_path):
+    with pytest.raises(ConfigError, match="lightglue expects a map of aliked, disk, xfeat, found one of 'sift'"):
+        load_localizer(bundle.path, "cpu", settings={"matcher": "lightglue"})
+    with pytest.raises(ConfigError, match="found one of 'sift'"):  # before anything is computed
+        tiny_features.built(tmp_path, localizer={"matcher": "lightglue"})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import ClassVar, cast
 
 import numpy as np
@@ -12,10 +12,10 @@ from vloc_ros.errors import CameraMismatchError, ConfigError, ImageError, VlocEr
 from vloc_ros.localizers.base import Hypothesis, Localizer, backend_class
 from vloc_ros.localizers.calibration import largest_sigma
 from vloc_ros.localizers.cascade.bundle import JUDGE, open_members, scene_names
-from vloc_ros.localizers.cascade.fusion import combined, contradict, pose_difference
 from vloc_ros.localizers.cascade.judge import Agreement, Judge, agreement
 from vloc_ros.localizers.cascade.settings import SECTION, CascadeSettings
 from vloc_ros.localizers.device import Clock
+from vloc_ros.localizers.fusion import combined, contradict, pose_difference
 from vloc_ros.maps import MapBundle
 from vloc_ros.types import Array, CameraModel, Estimate, LocalizationState, PosePrior, Query
 
@@ -34,12 +34,23 @@ FAILURES = {
     "unsupported": 8.0,
     "no_fine": 9.0,
 }
+#: Of them those that put the coarse estimate in doubt, too.
+_DOUBTS = ("fine_lost", "outside_gate", "unsupported")
 #: States from the best to the worst.
 _ORDER = (LocalizationState.LOCALIZED, LocalizationState.DEGRADED, LocalizationState.LOST)
 #: Keeps a covariance without its floor invertible.
 _LEAST = 1e-12 * np.eye(6)
 _NOTHING = Agreement(0, float("inf"))
 _LOST, _DEGRADED = LocalizationState.LOST, LocalizationState.DEGRADED
+
+
+@dataclass(frozen=True)
+class _Tried:
+    """A refinement of one proposal, why it is not believed (``none``: it is), and what to tell about it."""
+
+    fine: Estimate | None
+    failure: str
+    about: dict[str, float]
 
 
 class CascadeLocalizer(Localizer):
@@ -50,12 +61,15 @@ class CascadeLocalizer(Localizer):
     is LOCALIZED. The fine localizer then refines the pose; the two are combined as far as both say how sure they are.
 
     **Without one** the coarse estimate is the fine localizer's prior; its covariance says how far to search and which
-    refinement to believe. Where refinement fails the coarse estimate stands, with its own covariance and state.
+    refinement to believe. Where the fine localizer does not find its map there (:meth:`Localizer.is_supported`), the
+    other places that the coarse one proposes are tried in turn. Where all fail the coarse estimate stands with its own
+    covariance, in doubt.
 
     The diagnostics ``refined`` and ``refinement_failure`` (:data:`FAILURES`) tell which it was.
     """
 
     backend: ClassVar[str] = "cascade"
+    takes_rigs: ClassVar[bool] = True
     settings_class = CascadeSettings
     _settings: CascadeSettings
     settings_section: ClassVar[str] = SECTION
@@ -194,7 +208,8 @@ class CascadeLocalizer(Localizer):
                 moved = pose_difference(fine.T_map_cam, T)
                 about["refinement_m"] = float(np.linalg.norm(moved[:3]))
                 about["refinement_deg"] = float(np.degrees(np.linalg.norm(moved[3:])))
-                failure = self._contradiction(query, judged, fine)
+                supported = self._fine.is_supported(fine)
+                failure = self._contradiction(query, judged, fine) if supported else "unsupported"
             if fine is not None and failure == "none":
                 T, covariance, about["judged_share"] = self._together(query, judged, fine)
         about["refined"], about["refinement_failure"] = float(failure == "none"), FAILURES[failure]
@@ -216,7 +231,7 @@ class CascadeLocalizer(Localizer):
         if judged.matches is None:
             return [_NOTHING, _NOTHING]
         radius = self._judge.settings.judge.radius_px
-        return [agreement(e.T_map_cam, query.camera, judged.matches, radius) for e in (judged, fine)]
+        return [agreement(e.T_map_cam, query, judged.matches, radius) for e in (judged, fine)]
 
     def _together(self, query: Query, judged: Estimate, fine: Estimate) -> tuple[Array, Array, float]:
         """The pose of the two, its covariance, and what share the judge's own pose has in it."""
@@ -244,16 +259,18 @@ class CascadeLocalizer(Localizer):
         assert self._coarse is not None
         coarse = self._coarse.localize(query, keep_candidates)
         clock.take("coarse", coarse.timings_ms)
-        sigma_m, sigma_rad = _sigmas(coarse.covariance)
-        about = {"coarse_sigma_m": sigma_m, "coarse_score": coarse.score}
-        fine, failure = self._refinement(query, coarse, sigma_m, clock)
-        if fine is not None:
-            difference = pose_difference(fine.T_map_cam, coarse.T_map_cam)
-            moved, turned = float(np.linalg.norm(difference[:3])), float(np.linalg.norm(difference[3:]))
-            about["refinement_m"], about["refinement_deg"] = moved, float(np.degrees(turned))
-            if failure == "none":
-                failure = self._believed(fine, sigma_m, sigma_rad, moved, turned)
+        # The first proposal whose place the refinement bears out; where there is none, the coarse estimate.
+        tried = self._tried(query, coarse, coarse, clock)
+        if tried.failure in _DOUBTS and query.prior is None:
+            for other in self._coarse.hypotheses(query, self._settings.hypotheses)[1:]:
+                again = self._tried(query, other, coarse, clock)
+                if again.failure == "none":
+                    tried = again
+                    break
+        fine, failure = tried.fine, tried.failure
         used = fine if fine is not None and failure == "none" else coarse
+        sigma_m, _ = _sigmas(coarse.covariance)
+        about = {"coarse_sigma_m": sigma_m, "coarse_score": coarse.score, **tried.about}
         about["refined"], about["refinement_failure"] = float(used is fine), FAILURES[failure]
         if failure != "none" and fine is not None:
             about.update({f"fine_{name}": value for name, value in fine.diagnostics.items()})
@@ -261,14 +278,27 @@ class CascadeLocalizer(Localizer):
         if used is coarse and "nearest_reference" in diagnostics:
             # A row of the coarse map; everywhere else the word means one of the fine map's, :meth:`reference_poses`.
             diagnostics["coarse_nearest_reference"] = diagnostics.pop("nearest_reference")
-        # No cost of an alignment makes a place familiar.
         state = used.state
-        if self._settings.unjudged == "degraded" or not self._coarse.is_familiar(coarse):
+        # Where the map is not found around the coarse pose, that one is in doubt as well.
+        if failure in _DOUBTS or self._settings.unjudged == "degraded" or not self._coarse.is_familiar(coarse):
             state = _worse(state, _DEGRADED)
         return Hypothesis(
-            coarse.scene, used.T_map_cam, used.score, covariance=used.covariance, state=state,
+            used.scene, used.T_map_cam, used.score, covariance=used.covariance, state=state,
             diagnostics={**diagnostics, **about}, candidates=coarse.candidates, matches=used.matches,
         )  # fmt: skip
+
+    def _tried(self, query: Query, begin: Estimate, coarse: Estimate, clock: Clock) -> _Tried:
+        """What the fine localizer makes of a proposal, and whether it is believed."""
+        sigma_m, sigma_rad = _sigmas(begin.covariance)
+        fine, failure = self._refinement(query, begin, sigma_m, clock)
+        about = {"proposal": float(begin is not coarse)}
+        if fine is not None:
+            difference = pose_difference(fine.T_map_cam, begin.T_map_cam)
+            moved, turned = float(np.linalg.norm(difference[:3])), float(np.linalg.norm(difference[3:]))
+            about |= {"refinement_m": moved, "refinement_deg": float(np.degrees(turned))}
+            if failure == "none":
+                failure = self._believed(fine, sigma_m, sigma_rad, moved, turned)
+        return _Tried(fine, failure, about)
 
     def _refinement(self, query: Query, coarse: Estimate, sigma_m: float, clock: Clock) -> tuple[Estimate | None, str]:
         """The fine localizer's estimate, if it was asked, and why it cannot be used as far as it says so itself."""
@@ -285,6 +315,8 @@ class CascadeLocalizer(Localizer):
 
     def _believed(self, fine: Estimate, sigma_m: float, sigma_rad: float, moved: float, turned: float) -> str:
         settings = self._settings
+        if self._fine is not None and not self._fine.is_supported(fine):
+            return "unsupported"
         limit_m = max(settings.gate_sigmas * sigma_m, settings.gate_floor_m)
         limit_rad = max(settings.gate_sigmas * sigma_rad, np.radians(settings.gate_floor_deg))
         if not (moved <= limit_m and turned <= limit_rad):

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from vloc_ros.features.pose import Solver
 from vloc_ros.features.verification import JudgeSettings
+from vloc_ros.features.view_matching import Matcher
 from vloc_ros.localizers.calibration import ConfidenceSettings
 from vloc_ros.settings import ranged
 
@@ -30,6 +31,10 @@ class FeaturesSettings(ConfidenceSettings):
     :param match_features: features of the query, the strongest, that a first pose is looked for with.
     :param match_points: points of each place that they are compared with, those that most of its images saw.
     :param ratio: of the distances to the most similar and the second most similar point that a match may have.
+    :param matcher: what a first pose is looked for with, without a prior: ``nearest`` neighbours, or ``lightglue``: a
+        network that compares the query with the map as each of some similar images sees it (ALIKED, DISK; LighterGlue
+        for XFeat; needs the extra ``features``).
+    :param matcher_images: similar images of each place that ``lightglue`` compares with.
     :param threshold_px: reprojection error of a match that agrees with a first pose.
     :param solver: of the first pose: ``poselib``, ``opencv``, or ``auto``: PoseLib where it is installed.
     :param iterations: of its random search, at most.
@@ -55,6 +60,8 @@ class FeaturesSettings(ConfidenceSettings):
     match_features: int = ranged(2048, minimum=16, maximum=65535)
     match_points: int = ranged(3000, minimum=16, maximum=1_000_000)
     ratio: float = ranged(0.9, minimum=0.1, maximum=1.0)
+    matcher: Matcher = "nearest"
+    matcher_images: int = ranged(5, minimum=1, maximum=100)
     threshold_px: float = ranged(6.0, minimum=0.5, maximum=100.0)
     solver: Solver = "auto"
     iterations: int = ranged(10_000, minimum=10, maximum=1_000_000)

@@ -29,7 +29,7 @@ def canonical(poses: Tensor) -> Tensor:
 
 @lru_cache(maxsize=16)
 def _entries(device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """(16, 9) and (9,): the entries of a rotation matrix, row by row, by the products of the quaternion's components."""
+    """(16, 9) and (9,): the entries of a rotation matrix, row by row, by products of the quaternion's components."""
     x, y, z, w = range(4)
     terms = (
         ((y, y, -2), (z, z, -2)), ((x, y, 2), (z, w, -2)), ((x, z, 2), (y, w, 2)),
@@ -127,7 +127,11 @@ class PoseEncoder(nn.Module):
         Poses run along the last axis, so that every feature is one contiguous row, and the features are rounded to
         ``compute`` (the type of the MLP) only when they are done.
         """
-        s, parts, terms = self.settings, self._components(poses), (self.settings.position_octaves, self.settings.rotation_octaves)
+        s, parts, terms = (
+            self.settings,
+            self._components(poses),
+            (self.settings.position_octaves, self.settings.rotation_octaves),
+        )
         rows = torch.cat(parts, dim=-1).T
         widths = (parts[0].shape[-1], parts[1].shape[-1])
         angles = _rates(widths, terms, s.frequencies == "octaves", rows.device, rows.dtype) @ rows

@@ -17,6 +17,7 @@ from vloc_ros.localizers.pixloc.field import GridField
 from vloc_ros.localizers.pixloc.model import PixLocModel
 from vloc_ros.localizers.pixloc.optimizer import Level, OptimizerSettings, Refinement, refine
 from vloc_ros.localizers.pixloc.store import PointBatch
+from vloc_ros.localizers.pixloc.verification import peak_share
 from vloc_ros.localizers.recorder import Recorder
 from vloc_ros.types import Array, CameraModel, RgbImage
 
@@ -38,6 +39,8 @@ class AlignmentResult:
     :ivar settling_m: what the last level moved the pose by.
     :ivar iterations: of all levels together.
     :ivar start: which of the starting poses it came from.
+    :ivar peak_share: of the points, those that look most like the map where the pose has them
+        (:func:`~.verification.peak_share`); 0 where too few are seen to tell.
     """
 
     T_map_cam: Array
@@ -51,6 +54,7 @@ class AlignmentResult:
     settling_m: float
     iterations: int
     start: int
+    peak_share: float
 
 
 @dataclass(frozen=True)
@@ -125,6 +129,8 @@ class Aligner:
         numbers = np.concatenate([T.ravel(), batch.points.ravel()])
         there = torch.from_numpy(numbers).to(self._device)
         poses, points = there[: T.size].view(-1, 4, 4), there[T.size :].view(1, -1, 3)
+        # Coarse cells hide what is off by less than them, fine ones are noisy: the level before the last.
+        looked_at, seen = levels[-2] if len(levels) > 1 else levels[-1], points
         mask = None
         if self._recorder.records:
             # Recordings are for a number of points: few of them serve all frames.
@@ -139,7 +145,10 @@ class Aligner:
                 )
                 for level in levels
             ]
-        refinement = refine(poses, points, levels, mask=mask, settings=self._settings, recorder=self._recorder)
+        refinement = refine(
+            poses, points, levels, mask=mask, settings=self._settings, recorder=self._recorder,
+            also=lambda T_cam_map: peak_share(looked_at, seen, T_cam_map),
+        )  # fmt: skip
         return _to_host(refinement, len(batch)), refinement
 
     def levels(
@@ -188,4 +197,5 @@ def _to_host(refinement: Refinement, asked: int) -> AlignmentResult:
         settling,
         int(refinement.iterations[best]),
         best,
+        float(refinement.also[best]),
     )

@@ -76,7 +76,9 @@ def _offsets(device: torch.device, width: int) -> Tensor:
 def _bounds(device: torch.device, dtype: torch.dtype, height: int, width: int) -> Tensor:
     """(3, 2): the last pixel (x, y), the last cell that has a next one, and the first."""
     with torch.inference_mode(False):
-        return torch.tensor([[width - 1.0, height - 1.0], [width - 2.0, height - 2.0], [0.0, 0.0]], dtype=dtype).to(device)
+        return torch.tensor([[width - 1.0, height - 1.0], [width - 2.0, height - 2.0], [0.0, 0.0]], dtype=dtype).to(
+            device
+        )
 
 
 @lru_cache(maxsize=64)
@@ -98,8 +100,8 @@ class GridField:
     Central differences look at the features within two pixels, as the published implementation does; they are a
     better guide than the slope inside one cell. At the border they are one-sided.
 
-    :param features: (B, C, h, w), or (1, C, h, w) for a batch that shares the image. Kept as rows of one cell each in at
-        least float32, the confidence behind the features, with a ring of cells around each map that continues it
+    :param features: (B, C, h, w), or (1, C, h, w) for a batch that shares the image. Kept as rows of one cell each in
+        at least float32, the confidence behind the features, with a ring of cells around each map that continues it
         straight: so a central difference there is the one-sided one, and no position is a special case.
     :param confidence: (B, 1, h, w) or (1, 1, h, w) in [0, 1], or None.
     :raises ConfigError: maps that do not belong together, or smaller than 2 x 2.
@@ -150,6 +152,11 @@ class GridField:
         last, _, first = _bounds(self.rows.device, dtype, *self.shape[2:]).unbind()
         return last, first
 
+    def cells(self, at: Tensor) -> Tensor:
+        """(..., C) features of whole pixels (..., 2) inside the first map."""
+        index = (at[..., 1] + 1) * (self.shape[3] + 2) + at[..., 0] + 1
+        return self.rows[:, : self.shape[1]].index_select(0, index.flatten()).view(*at.shape[:-1], -1)
+
     def sample(self, uv: Tensor, gradients: bool = True) -> FieldSample:
         """See :class:`FeatureField`."""
         maps, B = self.shape[0], len(uv)
@@ -185,6 +192,4 @@ class GridField:
         """Weighted sums of rows, without a copy of the rows: (M, cells) twice -> (M, C)."""
         starts = _starts(index.device, *index.shape)
         # The function of torch.nn.functional makes the starts again at every call.
-        return torch.embedding_bag(
-            self.rows, index.flatten(), starts, False, 0, False, weights.flatten()
-        )[0]
+        return torch.embedding_bag(self.rows, index.flatten(), starts, False, 0, False, weights.flatten())[0]

@@ -14,7 +14,7 @@ from vloc_ros.geometry.rotations import so3_log
 from vloc_ros.images.preprocess import Preprocess
 from vloc_ros.images.rectify import Rectifier
 from vloc_ros.localizers.base import Hypothesis, Localizer, SimulatedPrior
-from vloc_ros.localizers.calibration import largest_sigma, section
+from vloc_ros.localizers.calibration import Confidence, largest_sigma, section
 from vloc_ros.localizers.device import Clock, compute_dtype
 from vloc_ros.localizers.pixloc.alignment import Aligned, Aligner, AlignmentResult
 from vloc_ros.localizers.pixloc.bundle import MAP_SECTION, MapSettings
@@ -26,7 +26,7 @@ from vloc_ros.localizers.pixloc.statistics import SIGMAS, STATISTICS, alignment_
 from vloc_ros.localizers.pixloc.store import POINTS_FILE, PointBatch, ReferenceStore
 from vloc_ros.maps import MapBundle
 from vloc_ros.settings import settings_from_mapping
-from vloc_ros.types import Array, CameraModel, CandidateStep, LocalizationState, PosePrior, Query, RgbImage
+from vloc_ros.types import Array, CameraModel, CandidateStep, Estimate, LocalizationState, PosePrior, Query, RgbImage
 
 __all__ = ["FAILURES", "PixLocLocalizer"]
 
@@ -151,6 +151,17 @@ class PixLocLocalizer(Localizer):
 
     # -- localizing -------------------------------------------------------------------------------
 
+    def is_supported(self, estimate: Estimate) -> bool:
+        return estimate.diagnostics.get("peak_share", 0.0) >= self._settings.min_peak_share
+
+    def assess(self, query: Query, found: Hypothesis) -> Confidence:
+        """An alignment whose points do not look like the map where it has them is DEGRADED at best."""
+        confidence = super().assess(query, found)
+        unlike = found.diagnostics.get("peak_share", 0.0) < self._settings.min_peak_share
+        if unlike and confidence.state is LocalizationState.LOCALIZED:
+            return replace(confidence, state=LocalizationState.DEGRADED)
+        return confidence
+
     def find(self, query: Query, clock: Clock, keep_candidates: bool) -> Hypothesis:
         start, nearest, failure, aligned = self._align(query, clock)
         if aligned is None:
@@ -199,7 +210,9 @@ class PixLocLocalizer(Localizer):
             T_map_cam = np.linalg.inv(refinement.T_cam_map.numpy())
             result, full = self._aligner.align(pyramid, camera, batch, T_map_cam, slice(1, None))
             levels = (*refinement.levels, *full.levels)
-            result = replace(result, iterations=int(refinement.iterations[result.start] + full.iterations[result.start]))
+            result = replace(
+                result, iterations=int(refinement.iterations[result.start] + full.iterations[result.start])
+            )
             refinement = replace(full, levels=levels)
             clock.lap("align")
         return start, nearest, "none", Aligned(result, refinement, pyramid, batch, camera, starts)
@@ -285,6 +298,7 @@ class PixLocLocalizer(Localizer):
             "shift_m": shift,
             "shift_deg": float(np.degrees(turn)),
             "start": float(result.start),
+            "peak_share": result.peak_share,
         }
         failure = self._failure(start, result, shift, turn)
         if failure == "ill_posed":

@@ -1,10 +1,10 @@
 """The iterations of one level: evaluate, accept, solve the damped system, propose (eqs. 3-5).
 
-Between its steps a level holds the last accepted pose and a candidate to be evaluated. Inside a level nothing is decided
-by the host: every iteration is the same operations on tensors of the same shape, so that a GPU may record a level once
-(:mod:`vloc_ros.localizers.recorder`). On the CPU, where looking costs nothing, it ends when nothing moves any more; and
-what belongs to a pose, not to its points, are numpy's arrays there: of so few numbers an operation of numpy takes a
-third of the time. Both are written once: arrays and tensors have the same methods.
+Between its steps a level holds the last accepted pose and a candidate to be evaluated. Inside a level nothing is
+decided by the host: every iteration is the same operations on tensors of the same shape, so that a GPU may record a
+level once (:mod:`vloc_ros.localizers.recorder`). On the CPU, where looking costs nothing, it ends when nothing moves
+any more; and what belongs to a pose, not to its points, are numpy's arrays there: of so few numbers an operation of
+numpy takes a third of the time. Both are written once: arrays and tensors have the same methods.
 """
 
 from __future__ import annotations
@@ -234,7 +234,10 @@ class LevelLoop:
         d = H.diagonal(0, -2, -1)
         s = self.maximum(d, constants["least"]) ** -0.5 * (d > LEAST_CURVATURE)
         damping = self.damping if settings.steps == "all" else self.damping * self.factor[:, None]
-        A = H * (s[:, :, None] * s[:, None, :]) * constants["aside"] + (damping + self.one)[..., None] * constants["eye6"]
+        A = (
+            H * (s[:, :, None] * s[:, None, :]) * constants["aside"]
+            + (damping + self.one)[..., None] * constants["eye6"]
+        )
         delta = _solve(A, s * gradient) * -s
         solved = abs(delta).sum(-1) < _LONGEST
         moving = self.active & solved

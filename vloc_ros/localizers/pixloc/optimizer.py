@@ -4,14 +4,14 @@ The pose is the transform from the map into the camera, updated on the left: ``T
 delta = (rho, phi), translation first. (Eq. 5 prints ``exp(delta^)^T``, which is no element of SE(3).)
 
 Poses and linear systems are float64 whatever the precision of the features, and points are taken relative to their
-centre, so that float32 features lose nothing far from the map's origin. Nothing in the levels waits for the device, and
-one transfer brings back what is reported; whatever happens to one pose of a batch leaves the others alone. Everything is
-differentiable: training unrolls the loop.
+centre, so that float32 features lose nothing far from the map's origin. Nothing in the levels waits for the device,
+and one transfer brings back what is reported; whatever happens to one pose of a batch leaves the others alone.
+Everything is differentiable: training unrolls the loop.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 
 import torch
@@ -42,6 +42,7 @@ class Refinement:
     :param agreement: (B,) sum over its valid points of how well their features agree, each in [0, 1].
     :param valid: (B,) how many these are.
     :param iterations: (B,) of all levels together.
+    :param also: (B,) what the caller wanted to know besides; zeros where nothing.
     :param levels: coarse to fine.
     """
 
@@ -54,6 +55,7 @@ class Refinement:
     agreement: Tensor
     valid: Tensor
     iterations: Tensor
+    also: Tensor
     levels: tuple[LevelResult, ...]
 
 
@@ -67,6 +69,7 @@ def refine(
     detach: bool = True,
     report: bool = True,
     recorder: Recorder | None = None,
+    also: Callable[[Tensor], Tensor] | None = None,
 ) -> Refinement:
     """Refine B poses over the levels in turn.
 
@@ -78,6 +81,7 @@ def refine(
     :param report: evaluate once more after each level. Without it (training, which only wants poses) success rests on
         the evaluation before the last step, and the covariance is the widest.
     :param recorder: records each level where the device does that.
+    :param also: (B,) numbers of the poses (B, 4, 4) after the last level, which come to the host with all others.
     :raises ConfigError: no level, or shapes that do not belong together.
     """
     if not levels:
@@ -104,15 +108,16 @@ def refine(
     agreement = torch.where(last.valid, (1.0 - 0.5 * last.squared).clamp(0.0, 1.0), torch.zeros_like(last.squared))
     before = results[-2].T_cam_map if len(results) > 1 else last.T_cam_map
     iterations = torch.stack([level.iterations for level in results]).sum(0)
+    wanted = torch.zeros_like(last.cost) if also is None else also(last.T_cam_map)
     numbers = (
         before, last.hessian, last.scatter, last.residual_variance, last.cost, last.cost_initial, last.failed,
-        agreement.double().sum(-1), last.valid.sum(-1), iterations,
+        agreement.double().sum(-1), last.valid.sum(-1), iterations, wanted,
     )  # fmt: skip
     if T.device.type == "cpu":
         host_T, numbers = T, tuple(number.detach() for number in numbers)
     else:
         host_T, *numbers = read_back(T, *numbers)  # type: ignore[assignment]
-    host_before, hessian, scatter, variance, cost, cost_initial, failed, agreed, valid, steps = numbers
+    host_before, hessian, scatter, variance, cost, cost_initial, failed, agreed, valid, steps, known = numbers
     posed = well_posed(hessian)
     success = ~failed & posed & (cost <= settings.max_cost_ratio * cost_initial + 1e-12)
     covariance = pose_covariance(
@@ -123,7 +128,7 @@ def refine(
         known=~failed if report else torch.zeros_like(failed),
     )
     return Refinement(
-        host_T, host_before, success, posed, covariance, cost, agreed, valid, steps, tuple(results)
+        host_T, host_before, success, posed, covariance, cost, agreed, valid, steps, known, tuple(results)
     )
 
 

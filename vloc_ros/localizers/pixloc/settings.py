@@ -40,6 +40,8 @@ class PixLocSettings(ConfidenceSettings):
     :param retrieval_sigma_m: what the pose of the most similar database image is off by, when it is the prior.
     :param max_shift_m: a pose that moved farther than this from its prior has failed, unless the covariance of the
         prior allows four times its standard deviation.
+    :param min_peak_share: a pose where fewer of the points than this share look most like the map where it has them is
+        not believed: DEGRADED at best. 0 asks for nothing.
     :param exclude_s: references this near to the query's stamp are not used: for figures on the frames that the map
         was made of; 0 uses all.
     :param distorted_images: align images as the lens made them, with distortion in the projection; otherwise they
@@ -68,6 +70,7 @@ class PixLocSettings(ConfidenceSettings):
     max_prior_sigma_m: float = ranged(15.0, minimum=0.01)
     retrieval_sigma_m: float = ranged(3.0, minimum=0.01)
     max_shift_m: float = ranged(5.0, minimum=0.0)
+    min_peak_share: float = ranged(0.2, minimum=0.0, maximum=1.0)
     exclude_s: float = ranged(0.0, minimum=0.0)
     distorted_images: bool = True
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
