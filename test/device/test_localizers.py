@@ -37,7 +37,7 @@ BUDGETS = {
     "copr": Budget(100, 3, 3),
     "irpnet.vmap": Budget(180, 1, 5),
     "camnet": Budget(300, 1, 4),
-    "pixloc": Budget(420, 1, 4),
+    "pixloc": Budget(500, 1, 4),
     "features": Budget(200, 26, 11),
 }
 

@@ -45,7 +45,7 @@ def read_back(*tensors: Tensor) -> tuple[Tensor, ...]:
     if all(tensor.device.type == "cpu" for tensor in tensors):
         return tensors
     host = torch.cat([tensor.detach().reshape(-1).to(torch.float64) for tensor in tensors]).cpu()
-    parts = host.split([tensor.numel() for tensor in tensors])
+    parts = torch.split(host, [tensor.numel() for tensor in tensors])
     return tuple(part.view(tensor.shape).to(tensor.dtype) for part, tensor in zip(parts, tensors, strict=True))
 
 

@@ -37,7 +37,7 @@ class Recording(Protocol):
 class _CudaRecording:
     def __init__(self, work: Work, arguments: Sequence[Tensor]) -> None:
         self._graph = torch.cuda.CUDAGraph()
-        stream = torch.cuda.Stream(arguments[0].device)
+        stream = torch.cuda.Stream(arguments[0].device)  # type: ignore[no-untyped-call]
         stream.wait_stream(torch.cuda.current_stream(arguments[0].device))
         with torch.cuda.stream(stream):
             work(*arguments)

@@ -169,15 +169,19 @@ class LevelLoop:
             self._accept(self._evaluate(scatter=self.settings.covariance == "sandwich"), last=True)
         else:
             self.T = self.where(self.failed[:, None, None], self.T, self.candidate)
-        numbers = (
-            self.cost_initial, self.cost, self.normal[..., 6], self.normal[..., :6], self.scatter,
-        )  # fmt: skip
+        large = self._large
         return LevelResult(
-            self._moved(self._large(self.T), -self.centre),
-            *(self._large(x) for x in numbers),
+            self._moved(large(self.T), -self.centre),
+            large(self.cost_initial),
+            large(self.cost),
+            large(self.normal[..., 6]),
+            large(self.normal[..., :6]),
+            large(self.scatter),
             self.valid,
             self.squared,
-            *(self._large(x) for x in (self.variance, self.iterations, self.stopped)),
+            large(self.variance),
+            large(self.iterations),
+            large(self.stopped),
         )
 
     @property

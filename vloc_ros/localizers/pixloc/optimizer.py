@@ -109,15 +109,13 @@ def refine(
     before = results[-2].T_cam_map if len(results) > 1 else last.T_cam_map
     iterations = torch.stack([level.iterations for level in results]).sum(0)
     wanted = torch.zeros_like(last.cost) if also is None else also(last.T_cam_map)
-    numbers = (
+    numbers: tuple[Tensor, ...] = (
         before, last.hessian, last.scatter, last.residual_variance, last.cost, last.cost_initial, last.failed,
         agreement.double().sum(-1), last.valid.sum(-1), iterations, wanted,
     )  # fmt: skip
-    if T.device.type == "cpu":
-        host_T, numbers = T, tuple(number.detach() for number in numbers)
-    else:
-        host_T, *numbers = read_back(T, *numbers)  # type: ignore[assignment]
-    host_before, hessian, scatter, variance, cost, cost_initial, failed, agreed, valid, steps, known = numbers
+    # On the host the pose keeps its gradient.
+    host_T, *there = (T, *(n.detach() for n in numbers)) if T.device.type == "cpu" else read_back(T, *numbers)
+    host_before, hessian, scatter, variance, cost, cost_initial, failed, agreed, valid, steps, known = there
     posed = well_posed(hessian)
     success = ~failed & posed & (cost <= settings.max_cost_ratio * cost_initial + 1e-12)
     covariance = pose_covariance(
@@ -157,8 +155,9 @@ def _recorded(
     lens = (camera.size, camera.focal, camera.centre, camera.coefficients, camera.radius2)
 
     def work(*given: Tensor) -> tuple[Tensor, ...]:
-        T, points_map, mask, alive, rows, reference, confidence, damping, *lens = given
-        again = TorchCamera(camera.model, *lens, camera.tilted)
+        T, points_map, mask, alive, rows, reference, confidence, damping = given[:8]
+        size, focal, centre, coefficients, radius2 = given[8:]
+        again = TorchCamera(camera.model, size, focal, centre, coefficients, radius2, camera.tilted)
         at = Level(field.with_rows(rows), again, reference, confidence, damping, level.robust)
         points = CentredPoints(points_map, mask, _dtype(at))
         result = LevelLoop(T, points, at, alive, settings).run(True)

@@ -144,7 +144,7 @@ class Problem:
         if not jacobian:
             return uv, None, valid
         E = products @ (q[:, :, None] * q[:, None]).flatten(1, 2)
-        return uv, E.unflatten(1, (3, 7)), valid
+        return uv, E.view(len(E), 3, 7, -1), valid
 
     def _portion(self, part: slice, T: Tensor, jacobian: bool, scatter: bool) -> Evaluation:
         uv, E, valid = self._project(T, self.points[..., part], jacobian)
