@@ -48,7 +48,8 @@ KEYS: dict[str, str] = {
     "sigma_m": "largest standard deviation of the last estimate's position, metres",
     "sigma_deg": "the same of its rotation, degrees",
     "estimate_<name>": "what the backend says about the last estimate: `nearest_reference`, the row of the most "
-    "similar map image; `position_sigma_m`; and what its covariance is made from (its README lists that)",
+    "similar map image; `position_sigma_m`; `view_covered` and `view_enlarged` where the camera is another than the "
+    "map's (docs/other_lenses.md); and what its covariance is made from (its README lists that)",
     "clock_jumps": "times the stamps jumped back and the tracker was reset",
     "tracker_<event>": "events of the tracker: accepted, jump, low_score, relocalized, lost, ...",
     "latency_p50_ms": "median time of the last 50 localized frames, decoding to state",

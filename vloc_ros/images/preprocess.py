@@ -17,7 +17,7 @@ resolution of the same lens is the same view and passes; another field of view i
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -131,6 +131,23 @@ class Preprocess:
                 f"size (within {self.principal_tolerance:g}) as in the map, found ({found_xy[0]:.3f}, "
                 f"{found_xy[1]:.3f}); is the image cropped differently?"
             )
+
+    def like(self, camera: CameraModel, reference: CameraModel, largest: float = 2.5) -> Preprocess:
+        """For a network that takes images of any size: how images of another camera are prepared so that a degree has
+        as many pixels as in those of the reference. Of a camera that passes :meth:`check` nothing changes.
+
+        :param largest: images get at most so many times the pixels, and sides of no less than 64 pixels.
+        """
+        try:
+            self.check(camera, reference)
+        except CameraMismatchError:
+            prepared = self.camera(reference)
+        else:
+            return self
+        width, height = camera.width * prepared.fx / camera.fx, camera.height * prepared.fy / camera.fy
+        factor = min(1.0, (largest * self.width * self.height / (width * height)) ** 0.5)
+        sides = (min(max(64, round(factor * side)), _LARGEST_SIDE) for side in (width, height))
+        return replace(self, width=next(sides), height=next(sides), fit="squash")
 
     def _view(self, camera: CameraModel) -> CameraModel:
         pinhole = undistorted_camera(camera) if camera.is_distorted else camera

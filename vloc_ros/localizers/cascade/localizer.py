@@ -69,6 +69,7 @@ class CascadeLocalizer(Localizer):
     """
 
     backend: ClassVar[str] = "cascade"
+    takes_any_lens: ClassVar[bool] = True
     takes_rigs: ClassVar[bool] = True
     settings_class = CascadeSettings
     _settings: CascadeSettings

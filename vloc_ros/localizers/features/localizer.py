@@ -30,6 +30,7 @@ from vloc_ros.features.verification import (
 from vloc_ros.features.view_matching import ViewMatcher, make_matcher
 from vloc_ros.geometry.rotations import rotation_angle
 from vloc_ros.geometry.se3 import covariance_of_base
+from vloc_ros.images.preprocess import Preprocess
 from vloc_ros.localizers.base import Hypothesis, Localizer, SimulatedPrior
 from vloc_ros.localizers.calibration import Confidence, section
 from vloc_ros.localizers.device import Clock
@@ -46,6 +47,7 @@ from vloc_ros.localizers.features.statistics import (
 )
 from vloc_ros.localizers.features.store import PointStore
 from vloc_ros.localizers.pixloc.selection import choose_points
+from vloc_ros.localizers.view import MapViews
 from vloc_ros.maps import MapBundle
 from vloc_ros.settings import settings_from_mapping
 from vloc_ros.types import (
@@ -103,6 +105,7 @@ class FeaturesLocalizer(Localizer):
     """
 
     backend: ClassVar[str] = "features"
+    takes_any_lens: ClassVar[bool] = True
     settings_class = FeaturesSettings
     _settings: FeaturesSettings
     settings_section: ClassVar[str] = SECTION
@@ -131,6 +134,7 @@ class FeaturesLocalizer(Localizer):
         kind, share = self._extractor, self._settings.memory_mb / len(names)
         self._stores = [PointStore(bundle, name, self._device, kind.dimension, kind.signed, share) for name in names]
         self._search = ImageSearch(bundle, self._device, self._stores)
+        self._map_views = MapViews(bundle.manifest.camera, Preprocess.from_settings(bundle.manifest.preprocessing))
         self._proposals: tuple[tuple[PosePrior, ...], bool] | None = None
 
     def release(self) -> None:
@@ -144,9 +148,6 @@ class FeaturesLocalizer(Localizer):
     @property
     def simulated_prior(self) -> SimulatedPrior:
         return SimulatedPrior(self._settings.calibration_prior_m)
-
-    def check_camera(self, camera: CameraModel) -> None:
-        """Every calibrated camera is taken."""
 
     @property
     def extractor(self) -> FeatureExtractor:
@@ -311,10 +312,11 @@ class FeaturesLocalizer(Localizer):
         settings, out = self._settings, []
         groups: list[tuple[int, int, Ints]] = []
         for number, eye in enumerate(eyes):
+            # An image's own descriptor is of what the map's camera would see.
+            image = self._map_views.seen(eye.image_rgb, eye.camera) if self._search.by_image else eye.image_rgb
             places = self._search.places(
-                eye.image_rgb, eye.described, settings.images, settings.hypotheses, named, query.stamp_ns,
-                settings.exclude_s,
-            )  # fmt: skip
+                image, eye.described, settings.images, settings.hypotheses, named, query.stamp_ns, settings.exclude_s
+            )
             groups += [(scene, number, images) for scene, images in places]
         clock.lap("retrieval")
         for scene in dict.fromkeys(scene for scene, _, _ in groups):

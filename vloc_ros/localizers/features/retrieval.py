@@ -52,6 +52,11 @@ class ImageSearch:
                 )
             self._indices.append(build_index(database, device, "auto", 0.98))
 
+    @property
+    def by_image(self) -> bool:
+        """Whether images are described as a whole, by an extractor's network, rather than by their local features."""
+        return self._vlad is None
+
     def vector(self, image_rgb: RgbImage, described: Described) -> Tensor:
         """The image's descriptor (D,)."""
         if self._vlad is not None:

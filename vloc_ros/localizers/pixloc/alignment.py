@@ -93,14 +93,15 @@ class Aligner:
             self._damping = torch.full_like(self._damping, settings.damping_constant)
         self._cameras: OrderedDict[tuple[CameraModel, int, int], list[TorchCamera]] = OrderedDict()
 
-    def camera(self, camera: CameraModel) -> CameraModel:
-        """The camera of the preprocessed image; distortion stays."""
-        return self._preprocess.camera(camera)
-
     @torch.inference_mode()
-    def encode(self, image_rgb: RgbImage, first_scale: int = 0) -> list[PyramidScale]:
-        """The feature pyramid of an image, from its ``first_scale`` on."""
-        fitted = np.ascontiguousarray(self._preprocess.apply_uint8(image_rgb))
+    def encode(
+        self, image_rgb: RgbImage, first_scale: int = 0, preprocess: Preprocess | None = None
+    ) -> list[PyramidScale]:
+        """The feature pyramid of an image, from its ``first_scale`` on.
+
+        :param preprocess: of this image, where it is of another camera than the map's.
+        """
+        fitted = np.ascontiguousarray((preprocess or self._preprocess).apply_uint8(image_rgb))
         if not fitted.flags.writeable:
             fitted = fitted.copy()
         raw = torch.from_numpy(fitted).to(self._device, non_blocking=True)
