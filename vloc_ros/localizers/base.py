@@ -402,6 +402,10 @@ class Localizer(ABC):
         """
         return None
 
+    def map_points(self, scene: str | None = None) -> Array | None:
+        """(N, 3) m, map frame: the points of a scene (default: the first), where the map has any."""
+        return None
+
     def scene_index(self, name: str | None) -> int:
         """Which of the manifest's scenes this is; None is the first.
 

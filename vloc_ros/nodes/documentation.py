@@ -19,6 +19,8 @@ NODE_KEYS: dict[str, str] = {
     "odometry_missing": "frames without odometry in TF at their stamp",
     "internal_errors": "frames dropped by an unexpected exception (a bug); ERROR",
     "tf_sent": "transforms sent",
+    "without_<package>": "a package of ROS (cv_bridge, tf_transformations) that fails beside this numpy or OpenCV, and "
+    "how; the core does its work",
     "tf_conflict": "another node sends the same transform, or gives the base a parent; ERROR",
 }
 

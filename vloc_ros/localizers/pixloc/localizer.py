@@ -144,6 +144,9 @@ class PixLocLocalizer(Localizer):
         store = self._stores[0]
         return PosePrior(store.T_map_cam[store.busiest()], np.diag([0.01] * 3 + [1e-4] * 3))
 
+    def map_points(self, scene: str | None = None) -> Array:
+        return self.store(scene).points
+
     def reference_poses(self, scene: str | None = None) -> Array:
         return self.store(scene).T_map_cam
 
