@@ -41,6 +41,7 @@ KEYS: dict[str, str] = {
     "picture_repeated_s": "for how long the camera has sent nothing but pictures that were used before (s of stamps); "
     f"above {STUCK_S:g} ERROR, or WARN while the odometry says that the vehicle stands",
     "camera_<name>": "of a rig: `used`, or why this camera is left out; WARN, while others are at work",
+    "fix_problem": "why satellite fixes are of no use, or what contradicts them; WARN",
     "last_refusal": "why the last refused frame was refused",
     "seconds_since_frame": "time since the stamp of the last frame; WARN and ERROR by setting",
     "seconds_since_pose": "time since the stamp of the last accepted estimate",
@@ -94,6 +95,7 @@ class Snapshot:
     picture_repeated_s: float = 0.0
     standing: bool = False
     cameras: Mapping[str, str] = field(default_factory=dict)
+    fix_problem: str = ""
     last_refusal: str = ""
     last_frame_ns: int | None = None
     last_pose_ns: int | None = None
@@ -165,6 +167,10 @@ def diagnose(
             findings.append((Level.WARN, f"{what}, or a simulated one without noise; the vehicle stands"))
         else:
             findings.append((Level.ERROR, f"{what}; check the camera and its driver"))
+
+    if snapshot.fix_problem:
+        values["fix_problem"] = snapshot.fix_problem
+        findings.append((Level.WARN, f"satellite fix: {snapshot.fix_problem}"))
 
     for name, problem in snapshot.cameras.items():
         if name:  # the only camera of a vehicle has no name, and frames tell of it

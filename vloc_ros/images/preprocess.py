@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import cv2
@@ -200,8 +201,7 @@ class Preprocess:
         """uint8 [..., 3, h, w] of any device -> float32, in units of the deviations about the mean."""
         import torch
 
-        mean = torch.tensor(self.mean, device=images.device).view(3, 1, 1)
-        std = torch.tensor(self.std, device=images.device).view(3, 1, 1)
+        mean, std = _statistics(self.mean, self.std, images.device)
         return images.to(torch.float32).mul_(1.0 / 255.0).sub_(mean).div_(std)
 
     def apply(self, image: RgbImage) -> torch.Tensor:
@@ -215,6 +215,18 @@ class Preprocess:
         if not fitted.flags.writeable:  # a view of a message's buffer; torch would warn
             fitted = fitted.copy()
         return self.normalize(torch.from_numpy(fitted).permute(2, 0, 1).contiguous())
+
+
+@lru_cache(maxsize=32)
+def _statistics(
+    mean: tuple[float, ...], std: tuple[float, ...], device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Both (3, 1, 1) on a device; uploaded once."""
+    import torch
+
+    with torch.inference_mode(False):
+        made = [torch.tensor(values, device=device).view(3, 1, 1) for values in (mean, std)]
+    return made[0], made[1]
 
 
 def _principal(camera: CameraModel) -> tuple[float, float]:

@@ -42,6 +42,7 @@ from vloc_ros.types import (
     Estimate,
     LocalizationState,
     Matches,
+    PosePrior,
     Query,
     check_covariance,
     check_transform,
@@ -401,6 +402,10 @@ class Localizer(ABC):
         """
         return None
 
+    def map_points(self, scene: str | None = None) -> Array | None:
+        """(N, 3) m, map frame: the points of a scene (default: the first), where the map has any."""
+        return None
+
     def scene_index(self, name: str | None) -> int:
         """Which of the manifest's scenes this is; None is the first.
 
@@ -426,11 +431,22 @@ class Localizer(ABC):
         return int.from_bytes(digest[:8], "little") >> 1
 
     def warm_up(self) -> None:
-        """Run once on a grey image so that the first real frame does not pay for compilation and allocation."""
-        camera = self._manifest.camera
+        """Run on a grey image so that the first real frame does not pay for compilation and allocation.
+
+        Without a prior, and with the one of :attr:`warm_up_prior`; twice, since a GPU records at the second time.
+        """
+        camera, scene = self._manifest.camera, self._manifest.scenes[0].name
         plain = undistorted_camera(camera) if camera.is_distorted else camera
         image = np.full((plain.height, plain.width, 3), 127, dtype=np.uint8)
-        self.localize(Query(image, plain, stamp_ns=1, scene=self._manifest.scenes[0].name))
+        near = self.warm_up_prior
+        for prior in (None,) if near is None else (None, near):
+            for _ in range(1 if self._device.type == "cpu" else 2):
+                self.localize(Query(image, plain, stamp_ns=1, scene=scene, prior=prior))
+
+    @property
+    def warm_up_prior(self) -> PosePrior | None:
+        """Where a camera in the first scene may be, for a backend that does something else with a prior."""
+        return None
 
     def close(self) -> None:
         """Free what the localizer holds (GPU memory); it cannot be used afterwards. Calling twice is harmless."""

@@ -113,6 +113,16 @@ class CascadeLocalizer(Localizer):
                 return poses
         return None
 
+    def map_points(self, scene: str | None = None) -> Array | None:
+        """Those of the judge, else of the last member that has some."""
+        name = next(iter(self._names)) if scene is None else scene
+        members = {JUDGE: self.judge} if self.judge is not None else dict(reversed(self._members.items()))
+        for role, member in members.items():
+            points = member.map_points(self._names.get(name, {}).get(role, name))
+            if points is not None:
+                return points
+        return None
+
     @property
     def takes_distorted(self) -> bool:
         return all(member.takes_distorted for member in self._members.values())

@@ -138,6 +138,15 @@ class PixLocLocalizer(Localizer):
         """The references of a scene (default: the first)."""
         return self._stores[self.scene_index(scene)]
 
+    @property
+    def warm_up_prior(self) -> PosePrior:
+        """The reference that sees most points."""
+        store = self._stores[0]
+        return PosePrior(store.T_map_cam[store.busiest()], np.diag([0.01] * 3 + [1e-4] * 3))
+
+    def map_points(self, scene: str | None = None) -> Array:
+        return self.store(scene).points
+
     def reference_poses(self, scene: str | None = None) -> Array:
         return self.store(scene).T_map_cam
 
@@ -204,10 +213,12 @@ class PixLocLocalizer(Localizer):
                 if again is not None:
                     batch, nearest = again, second
                 clock.lap("references")
-            T_map_cam = np.linalg.inv(refinement.T_cam_map.cpu().numpy())
+            T_map_cam = np.linalg.inv(refinement.T_cam_map.numpy())
             result, full = self._aligner.align(pyramid, camera, batch, T_map_cam, slice(1, None))
             levels = (*refinement.levels, *full.levels)
-            result = replace(result, iterations=int(sum(level.iterations[result.start] for level in levels)))
+            result = replace(
+                result, iterations=int(refinement.iterations[result.start] + full.iterations[result.start])
+            )
             refinement = replace(full, levels=levels)
             clock.lap("align")
         return start, nearest, "none", Aligned(result, refinement, pyramid, batch, camera, starts)
