@@ -1,6 +1,7 @@
 # make setup   a .venv with everything (idempotent)        make test    all tests
 # make demo    localize the demo drive with the shipped maps make bench   all benchmarks
 # make fuzz MINUTES=60   attack it with altered maps, images, bags, data sets and settings
+# make faults KILLS=200 DISKS=100   kill every writer, fill its disk, take its permission, run it twice
 # make lint    ruff and mypy                                make docs    regenerate the generated pages
 
 SHELL := /bin/bash
@@ -12,10 +13,12 @@ EXTRAS ?= all
 # Processes of the tests; a file's tests stay together, since they share what is slow to make.
 WORKERS ?= auto
 MINUTES ?= 60
+KILLS ?= 200
+DISKS ?= 100
 STAMP := $(VENV)/.vloc_setup
 BIN := $(VENV)/bin
 
-.PHONY: setup demo test fuzz bench lint docs clean
+.PHONY: setup demo test fuzz faults bench lint docs clean
 
 setup: $(STAMP)
 
@@ -32,6 +35,7 @@ $(STAMP): pyproject.toml setup.py setup.cfg package.xml
 	@touch $(VENV)/share/ament_index/resource_index/packages/vloc_ros
 	@ln -sfn "$(CURDIR)" $(VENV)/share/vloc_ros
 	@ln -sfn ../../bin/localizer $(VENV)/lib/vloc_ros/localizer
+	@ln -sfn ../../bin/evaluator $(VENV)/lib/vloc_ros/evaluator
 	@touch $@
 
 demo: setup
@@ -42,8 +46,13 @@ test: setup
 
 # Attack it for MINUTES: altered maps, images, bags, data sets, settings; what fails is kept in out/fuzz.
 fuzz: setup
-	VLOC_FUZZ_MINUTES=$$(awk "BEGIN { print $(MINUTES) / $$($(BIN)/python -m pytest test/fuzz --collect-only -q | grep -c ::) }") \
-		$(BIN)/python -m pytest test/fuzz -s -q -o timeout=0
+	VLOC_FUZZ_MINUTES=$$(awk "BEGIN { print $(MINUTES) / $$($(BIN)/python -m pytest test/fuzz --ignore test/fuzz/test_faults.py --collect-only -q | grep -c ::) }") \
+		$(BIN)/python -m pytest test/fuzz --ignore test/fuzz/test_faults.py -s -q -o timeout=0
+
+# Every writer meets kills, full disks, read-only file systems (as root) and a second one of its kind.
+faults: setup
+	OMP_NUM_THREADS=1 VLOC_FAULTS_KILLS=$(KILLS) VLOC_FAULTS_DISKS=$(DISKS) \
+		$(BIN)/python -m pytest test/fuzz/test_faults.py -s -q -o timeout=0
 
 bench: setup
 	for backend in imposing pixloc retrieval irpnet; do $(BIN)/vloc bench $$backend || exit 1; done

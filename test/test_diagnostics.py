@@ -76,8 +76,21 @@ def test_the_gravest_finding_comes_first() -> None:
     assert found.message.startswith("no frame") and "degraded" in found.message
 
 
+def test_a_camera_of_a_rig_that_is_left_out_is_named() -> None:
+    found = diagnose(replace(GOOD, cameras={"front": "", "rear": "blank_image: all black"}))
+    assert found.level is Level.WARN and "camera rear is left out (blank_image: all black)" in found.message
+    assert found.values["camera_front"] == "used" and "black" in found.values["camera_rear"]
+    assert "camera_" not in diagnose(replace(GOOD, cameras={"": "no_camera_info: none"})).values
+
+
 def test_every_key_is_documented() -> None:
-    snapshot = replace(GOOD, recent_refused_share=0.2, last_refusal="stale: x")
+    snapshot = replace(
+        GOOD,
+        recent_refused_share=0.2,
+        last_refusal="stale: x",
+        cameras={"front": "", "rear": "dark"},
+        fix_problem="no datum",
+    )
     patterns = [re.sub("<.*?>", r"\\w+", key) for key in KEYS]
     values = diagnose(snapshot, now_ns=100 * SECOND).values
     for key in values:

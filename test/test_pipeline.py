@@ -16,17 +16,24 @@ from hypothesis import strategies as st
 from vloc_ros.diagnostics import Level, diagnose
 from vloc_ros.errors import ConfigError, GeometryError
 from vloc_ros.frames import REFUSALS, Frame
+from vloc_ros.geometry.geodesy import Datum
 from vloc_ros.geometry.se3 import covariance_of_base, inverse, make_transform
 from vloc_ros.images.decode import CompressedImage, RawImage
 from vloc_ros.localizers.base import Localizer, check_query
+from vloc_ros.maps import Scene
 from vloc_ros.pipeline import Pipeline, PipelineSettings
 from vloc_ros.tracking import Tracker, TrackerSettings
+from vloc_ros.tracking.fixes import SatelliteFix
 from vloc_ros.types import CameraModel, CandidateStep, Estimate, LocalizationState, Query
 
 SECOND = 1_000_000_000
 CAMERA = CameraModel(64, 48, 50.0, 50.0, 31.5, 23.5)
 IMAGE = np.random.default_rng(0).integers(0, 255, (48, 64, 3), dtype=np.uint8)
 T_BASE_CAM = make_transform([[0, 0, 1], [-1, 0, 0], [0, -1, 0]], [1.0, 0.0, 1.5])
+
+
+DATUM = Datum(48.0, 11.0, 500.0)
+TOWN = Scene("town", "map", (-200.0, -200.0, -5.0), (200.0, 200.0, 5.0), DATUM)
 
 
 class Scripted(Localizer):
@@ -36,7 +43,10 @@ class Scripted(Localizer):
 
     def __init__(self) -> None:
         self._manifest = cast(
-            Any, SimpleNamespace(preprocessing={"width": 32, "height": 24}, camera=CAMERA, backend="scripted")
+            Any,
+            SimpleNamespace(
+                preprocessing={"width": 32, "height": 24}, camera=CAMERA, backend="scripted", scenes=(TOWN,)
+            ),
         )
         self._map_id = "abc"
         self._device = torch.device("cpu")
@@ -424,3 +434,93 @@ def test_nothing_raises_and_nothing_bad_is_published(kinds: list[str]) -> None:
         if result.state in (LocalizationState.LOST, LocalizationState.INITIALIZING):
             assert not result.publish and result.T_map_odom is None
     assert rig.pipeline.counters["frames"] == len(kinds)
+
+
+T_BASE_SIDE = make_transform([[1, 0, 0], [0, 0, 1], [0, -1, 0]], [0.5, 0.4, 1.5])
+
+
+def rig_frame(rig: Rig, i: int, **side: Any) -> Frame:
+    """Front and side camera; the side's picture is its own."""
+    front = rig.frame(i, name="front")
+    other = replace(front, image=np.roll(IMAGE[:, ::-1], i, axis=0), name="side", T_base_cam=T_BASE_SIDE)
+    return replace(front, others=(replace(other, **side),))
+
+
+def test_the_cameras_of_a_rig_reach_the_localizer_together(rig: Rig) -> None:
+    for i in range(4):
+        result = rig.pipeline.process(rig_frame(rig, i))
+    assert result.camera == "front" and result.cameras == {"front": "", "side": ""}
+    (view,) = rig.localizer.queries[-1].others
+    assert view.name == "side" and np.allclose(view.T_query_cam, inverse(T_BASE_CAM) @ T_BASE_SIDE)
+    assert result.T_base_cam is not None and np.allclose(result.T_base_cam, T_BASE_CAM)
+    # Exposed earlier: by the odometry the vehicle was then a metre further back, and so was that camera.
+    before = make_transform(np.eye(3), [3.0, 0.0, 0.0])
+    result = rig.pipeline.process(rig_frame(rig, 4, stamp_ns=SECOND, T_odom_base=before))
+    (view,) = rig.localizer.queries[-1].others
+    there = T_BASE_CAM @ view.T_query_cam
+    assert np.allclose(there[:3, 3], T_BASE_SIDE[:3, 3] - (1.0, 0.0, 0.0))
+
+
+@pytest.mark.parametrize(
+    "fault, reason",
+    [
+        ({"image": np.zeros((48, 64, 3), np.uint8)}, "blank_image"),
+        ({"image": np.roll(IMAGE[:, ::-1], 1, axis=0)}, "repeated_image"),
+        ({"camera": None}, "no_camera_info"),
+        ({"T_base_cam": np.full((4, 4), np.nan)}, "bad_transform"),
+        ({"T_odom_base": np.full((4, 4), np.nan)}, "bad_transform"),
+        ({"image": CompressedImage("jpeg", b"rubbish")}, "bad_image"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_camera_that_fails_is_left_out_named_and_comes_back(rig: Rig, fault: Any, reason: str) -> None:
+    for i in range(4):
+        rig.pipeline.process(rig_frame(rig, i))
+    for i in range(4, 14):
+        result = rig.pipeline.process(rig_frame(rig, i, **fault))
+        assert result.publish and result.state is LocalizationState.LOCALIZED and result.refused is None
+        assert rig.localizer.queries[-1].others == ()
+    assert result.cameras["side"].startswith(reason) and result.cameras["front"] == ""
+    told = diagnose(rig.pipeline.snapshot())
+    assert "camera side is left out" in told.message and told.level is Level.WARN
+    assert rig.pipeline.counters["camera_side_left_out"] == 10
+    result = rig.pipeline.process(rig_frame(rig, 14))
+    assert result.cameras["side"] == "" and len(rig.localizer.queries[-1].others) == 1
+    assert diagnose(rig.pipeline.snapshot()).level is Level.OK
+
+
+def test_the_first_camera_that_can_be_used_is_the_query_s(rig: Rig) -> None:
+    dark = np.zeros((48, 64, 3), np.uint8)
+    result = rig.pipeline.process(replace(rig_frame(rig, 0), image=dark))
+    assert result.refused is None and result.camera == "side" and result.cameras["front"].startswith("blank_image")
+    # The scripted localizer says where its own camera stands, whichever that is.
+    assert result.T_map_base is not None and result.T_base_cam is not None
+    assert np.allclose(result.T_base_cam, T_BASE_SIDE)
+    both = replace(rig_frame(rig, 1, image=dark), image=dark)
+    assert rig.pipeline.process(both).refused == "blank_image"
+    rig.pipeline.left_out("side", "silent")
+    assert "camera side is left out (silent)" in diagnose(rig.pipeline.snapshot()).message
+
+
+def test_a_start_with_a_fix_searches_around_it_and_refuses_other_places(rig: Rig) -> None:
+    def fix(x: float, stamp: int) -> None:
+        place = [float(v) for v in DATUM.to_geodetic(np.array([x, 0.0, 0.0]))]
+        assert rig.pipeline.fixes.offer(SatelliteFix(stamp, *place, np.diag([4.0, 4.0, 9.0])))
+
+    fix(15.0, SECOND)  # 5 m off
+    results = rig.run(0, 4)
+    assert [r.state.value for r in results][2:] == ["LOCALIZED"] * 2
+    priors = [query.prior for query in rig.localizer.queries]
+    assert all(p is not None for p in priors[:3]) and priors[3] is None
+    assert np.allclose(priors[0].T_map_cam[0, 3], 16.0)
+    # A track stands: a fix that contradicts it is told of, and not believed.
+    fix(120.0, rig.frame(4).stamp_ns)
+    (result,) = rig.run(4, 5)
+    assert result.publish and "satellite fix" in diagnose(rig.pipeline.snapshot()).message
+    # Nothing is known: what contradicts the fix is another place that looks alike.
+    rig.pipeline.relocalize()
+    results = rig.run(5, 12)
+    assert not any(r.publish for r in results) and rig.pipeline.counters["fix_contradicts"] == 8
+    fix(rig.frame(12).stamp_ns / SECOND * 10.0, rig.frame(12).stamp_ns)
+    results = rig.run(12, 16)
+    assert results[-1].publish and "satellite" not in diagnose(rig.pipeline.snapshot()).message

@@ -100,6 +100,10 @@ class MapBackendError(MapError):
     """The map was made for another backend than the one asked for."""
 
 
+class WriteError(VlocError):
+    """A file cannot be written: no room, no permission, or another process is writing it; the message names it."""
+
+
 class CalibrationError(VlocError):
     """A covariance calibration cannot be fitted (too few frames, no spread of errors)."""
 

@@ -18,7 +18,7 @@ REFUSALS: dict[str, str] = {
     "stale": "the frame is older than max_age_s when its turn comes",
     "no_camera_info": "no camera_info has arrived for the image",
     "bad_camera_info": "the intrinsics are not finite, zero, or of an unknown distortion model",
-    "camera_mismatch": "the camera sees too differently from the one the map was made with",
+    "camera_mismatch": "the camera sees too little of what the map's camera sees, or with too few pixels",
     "bad_transform": "the camera's place on the vehicle is not a rigid transform",
     "bad_image": "the image cannot be decoded, or does not fit its camera_info",
     "blank_image": "the image is all black or all one colour",
@@ -41,6 +41,9 @@ class Frame:
     :ivar received_ns: when the frame's turn came, by the clock of the stamps; None offline.
     :ivar scene: of a multi-scene map, when known.
     :ivar keep_candidates: the estimate is wanted with its candidates, where the backend offers them; this costs time.
+    :ivar name: of the camera on its rig; empty where there is one.
+    :ivar others: what other cameras of the rig saw at about this moment, each with its own stamp, place and odometry;
+        stamp, clock, scene and candidates are this frame's.
     """
 
     stamp_ns: int
@@ -52,6 +55,8 @@ class Frame:
     received_ns: int | None = None
     scene: str | None = None
     keep_candidates: bool = False
+    name: str = ""
+    others: tuple[Frame, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -69,6 +74,9 @@ class FrameResult:
     :ivar message: why it was refused, in words.
     :ivar reason: the tracker's reason (:class:`vloc_ros.tracking.Decision`).
     :ivar clock_jump: stamps jumped back before this frame; the tracker has been reset.
+    :ivar camera: the camera of the rig that ``estimate`` is of: the first that could be used.
+    :ivar T_base_cam: that camera on the base; None when refused.
+    :ivar cameras: of a rig: the refusal of each camera by name, empty where it was used.
     """
 
     stamp_ns: int
@@ -83,3 +91,6 @@ class FrameResult:
     message: str = ""
     reason: str = ""
     clock_jump: bool = False
+    camera: str = ""
+    T_base_cam: Array | None = None
+    cameras: dict[str, str] = field(default_factory=dict)

@@ -26,7 +26,8 @@ from vloc_ros.images.rectify import Rectifier
 from vloc_ros.localizers.base import Localizer
 from vloc_ros.settings import Fixed, ranged
 from vloc_ros.tracking import PictureMemory, Tracker
-from vloc_ros.types import Array, CameraModel, Estimate, LocalizationState, Query, RgbImage, check_transform
+from vloc_ros.tracking.fixes import FixMemory, FixSettings
+from vloc_ros.types import Array, CameraModel, Estimate, LocalizationState, Query, RgbImage, View, check_transform
 
 __all__ = ["REFUSALS", "Frame", "FrameResult", "Pipeline", "PipelineSettings"]
 
@@ -38,6 +39,7 @@ MAX_FUTURE_S = 1.0
 #: other by that much. By more, the clock has jumped back (a bag loops), and the tracker starts over.
 REORDER_TOLERANCE_S = 0.2
 _RECENT = 50
+_AGAINST = "the last estimate is farther from the satellite fix than both can be wrong"
 _CAMERAS = 8
 
 
@@ -98,6 +100,20 @@ class _Lens:
             self.refusal = _Refused("bad_camera_info", str(problem))
 
 
+@dataclass(frozen=True)
+class _Seen:
+    """A usable image of one camera: ready for the localizer, with the camera's place at the frame's stamp."""
+
+    frame: Frame
+    image: RgbImage
+    camera: CameraModel
+    T_base_cam: Array
+
+    def view_of(self, first: _Seen) -> View:
+        """As another camera's view beside the query's."""
+        return View(self.image, self.camera, inverse(first.T_base_cam) @ self.T_base_cam, self.frame.name)
+
+
 class Pipeline:
     """One localizer and one tracker behind one entrance. Not thread-safe: one worker calls it.
 
@@ -105,16 +121,24 @@ class Pipeline:
     """
 
     def __init__(
-        self, localizer: Localizer, settings: PipelineSettings | None = None, tracker: Tracker | None = None
+        self,
+        localizer: Localizer,
+        settings: PipelineSettings | None = None,
+        tracker: Tracker | None = None,
+        fixes: FixSettings | None = None,
     ) -> None:
         self.localizer = localizer
         self.settings = settings or PipelineSettings()
         self.tracker = tracker or Tracker()
-        self._pictures = PictureMemory(self.tracker.settings)
+        #: By camera: what it showed already, and why it is left out, empty where it is not.
+        self._memories: dict[str, PictureMemory] = {}
+        self._cameras: dict[str, str] = {}
         self.counters: Counter[str] = Counter()
         needed = localizer.needs_prior and self.settings.prior == "initial_pose"
         #: When the localizer gets a search window: the setting, unless it finds nothing without one.
         self.prior: Literal["initial_pose", "always", "never"] = "always" if needed else self.settings.prior
+        scenes = getattr(localizer.manifest, "scenes", ())
+        self.fixes = FixMemory(scenes, fixes or FixSettings(), self.tracker.settings.max_speed_mps)
         self._last_stamp_ns: int | None = None
         self._last_odometry: Array | None = None
         self._lenses: OrderedDict[tuple[CameraModel, bool], _Lens] = OrderedDict()
@@ -131,8 +155,8 @@ class Pipeline:
 
     @property
     def stuck(self) -> bool:
-        """Whether the camera hangs: nothing but pictures that were used before."""
-        return self._pictures.stuck
+        """Whether the camera hangs, or every one of a rig: nothing but pictures that were used before."""
+        return bool(self._memories) and all(memory.stuck for memory in self._memories.values())
 
     def process(self, frame: Frame) -> FrameResult:
         """Handle one frame; a refused one comes back with its reason instead of an estimate."""
@@ -200,7 +224,7 @@ class Pipeline:
     def reset(self) -> None:
         """Forget pose, stamps and pictures; counters go on."""
         self.tracker.reset()
-        self._pictures.clear()
+        self._memories.clear()
         self._last_stamp_ns, self._last_odometry = None, None
 
     def expire(self, now_ns: int) -> LocalizationState:
@@ -222,8 +246,10 @@ class Pipeline:
             counters=dict(self.counters),
             tracker_counters=dict(self.tracker.counters),
             recent_refused_share=sum(self._recent) / len(self._recent) if self._recent else 0.0,
-            picture_repeated_s=self._pictures.repeated_s,
-            standing=self._pictures.standing,
+            picture_repeated_s=min((m.repeated_s for m in self._memories.values()), default=0.0),
+            standing=any(memory.standing for memory in self._memories.values()),
+            cameras=dict(self._cameras),
+            fix_problem=self.fixes.problem,
             last_refusal=self._last_refusal,
             last_frame_ns=self._last_stamp_ns,
             last_pose_ns=self.tracker.accepted_ns,
@@ -238,25 +264,28 @@ class Pipeline:
     def _process(self, frame: Frame, timings: dict[str, float]) -> FrameResult:
         self._check_stamp(frame.stamp_ns, frame.received_ns)
         odometry = self._odometry(frame)
-        lens = self._lens(frame)
-        with _refusing("bad_transform", GeometryError):
-            T_base_cam = np.eye(4) if frame.T_base_cam is None else check_transform(frame.T_base_cam, "T_base_cam")
-        image, camera = self._image(frame, lens, odometry, timings)
+        seen = self._rig(frame, odometry, timings)
+        camera, T_base_cam = seen[0].frame.name, seen[0].T_base_cam
 
         # Without a prior there is nothing to search: then the prediction is the best there is, until the track is LOST.
         known = self.tracker.prior(frame.stamp_ns, odometry, T_base_cam, any_misses=self.localizer.needs_prior)
         scene = frame.scene or self.settings.scene or (self.tracker.scene if known is not None else None)
         wanted = self.prior == "always" or (self.prior == "initial_pose" and self.tracker.searching)
         prior = known if wanted else None
+        lost = self.tracker.T_map_base is None and not self.tracker.searching
+        if lost and prior is None and self.prior != "never":
+            prior = self.fixes.prior(frame.stamp_ns, T_base_cam)
         with _timed(timings, "localize"):
             try:
-                query = Query(image, camera, frame.stamp_ns, prior, scene or None)
+                others = tuple(s.view_of(seen[0]) for s in seen[1:])
+                query = Query(seen[0].image, seen[0].camera, frame.stamp_ns, prior, scene or None, others)
                 estimate = self.localizer.localize(query, frame.keep_candidates)
             except VlocError as problem:
                 raise _Refused(_key_of(problem), str(problem)) from problem
         timings.update({f"localize/{stage}": t for stage, t in estimate.timings_ms.items()})
 
         with _timed(timings, "track"), _refusing("bad_estimate", GeometryError):
+            estimate = self._beside_fix(estimate, T_base_cam, lost)
             estimate = self.tracker.update(estimate, odometry, T_base_cam)
             T_cam_base = inverse(T_base_cam)
             covariance = covariance_of_base(estimate.T_map_cam, estimate.covariance, T_cam_base)
@@ -274,7 +303,68 @@ class Pipeline:
             covariance_base=covariance,
             T_map_odom=self.tracker.T_map_odom,
             reason=decision.reason,
+            camera=camera,
+            T_base_cam=T_base_cam,
+            cameras=dict(self._cameras),
         )
+
+    def _beside_fix(self, estimate: Estimate, T_base_cam: Array, lost: bool) -> Estimate:
+        """The estimate, or a LOST one where nothing is known yet and the newest satellite fix contradicts it."""
+        T_cam_base = inverse(T_base_cam)
+        covariance = covariance_of_base(estimate.T_map_cam, estimate.covariance, T_cam_base)
+        T_map_base = estimate.T_map_cam @ T_cam_base
+        if estimate.state is LocalizationState.LOST:
+            return estimate
+        if not self.fixes.contradicts(T_map_base, covariance, estimate.stamp_ns, estimate.scene):
+            if self.fixes.problem.startswith(_AGAINST):
+                self.fixes.problem = ""
+            return estimate
+        self.counters["fix_contradicts"] += 1
+        self.fixes.problem = f"{_AGAINST}: the receiver errs, or the place only looks alike"
+        return estimate.with_state(LocalizationState.LOST) if lost else estimate
+
+    def _rig(self, frame: Frame, odometry: Array | None, timings: dict[str, float]) -> list[_Seen]:
+        """What the cameras of a frame that can be used saw; one that cannot is left out and named.
+
+        The place of each is that at the frame's stamp: where the odometry knows how the vehicle moved since, a camera
+        that was exposed a little earlier stood a little further back. Without odometry the tracker's velocity would be
+        circular; what cameras are apart by then, in time, is for the synchronisation to keep small.
+
+        :raises _Refused: no camera can be used; why the first cannot.
+        """
+        usable: list[_Seen] = []
+        first: _Refused | None = None
+        for member in (frame, *frame.others):
+            try:
+                lens = self._lens(member)
+                with _refusing("bad_transform", GeometryError):
+                    T = np.eye(4) if member.T_base_cam is None else check_transform(member.T_base_cam, "T_base_cam")
+                    if member is not frame and odometry is not None and member.T_odom_base is not None:
+                        T = inverse(odometry) @ check_transform(member.T_odom_base, "T_odom_base") @ T
+                own = odometry if member is frame else member.T_odom_base
+                image, camera = self._image(member, lens, own, timings)
+            except _Refused as refusal:
+                first = first or refusal
+                # One that sends each picture twice is well.
+                twice = refusal.key == "repeated_image" and not self._memories[member.name].stuck
+                self._cameras[member.name] = "" if twice else f"{refusal.key}: {refusal}"
+                if frame.others:
+                    self.counters[f"camera_{member.name}_left_out"] += 1
+                continue
+            self._cameras[member.name] = ""
+            usable.append(_Seen(member, image, camera, T))
+        if not usable:
+            assert first is not None
+            raise first
+        return usable
+
+    def left_out(self, name: str, problem: str) -> None:
+        """A camera of the rig sends nothing that could become part of a frame, as the front end knows.
+
+        :param problem: why, in words.
+        """
+        self._cameras[name] = problem
+        self._memories.pop(name, None)
 
     def _check_stamp(self, stamp: int, received_ns: int | None) -> None:
         last = self._last_stamp_ns
@@ -330,7 +420,8 @@ class Pipeline:
                 check_content(image)
             except ImageError as problem:
                 raise _Refused("blank_image", f"{problem}{self._bits_hint(frame)}") from problem
-            repeated = self._pictures.judge(image, frame.stamp_ns, odometry, self.tracker.least_speed_mps)
+            memory = self._memories.setdefault(frame.name, PictureMemory(self.tracker.settings))
+            repeated = memory.judge(image, frame.stamp_ns, odometry, self.tracker.least_speed_mps)
             if repeated is not None:
                 raise _Refused("repeated_image", repeated)
         if lens.rectifier is None:
@@ -350,7 +441,7 @@ class Pipeline:
         self.counters["refused"] += 1
         self.counters[f"refused_{refusal.key}"] += 1
         self._last_refusal = f"{refusal.key}: {refusal}"
-        if refusal.key in _MISSES or (refusal.key == "repeated_image" and self._pictures.stuck):
+        if refusal.key in _MISSES or (refusal.key == "repeated_image" and self.stuck):
             self.tracker.miss(stamp_ns, self._last_odometry)
         elif stamp_ns == self._last_stamp_ns:
             self.tracker.expire(stamp_ns)
@@ -363,12 +454,13 @@ class Pipeline:
             T_map_odom=self.tracker.T_map_odom,
             timings_ms=timings,
             message=str(refusal),
+            cameras=dict(self._cameras),
         )
 
     def _record(self, result: FrameResult) -> None:
         self.counters[f"state_{result.state.value}"] += 1
         self.counters["published"] += int(result.publish)
-        if result.refused != "repeated_image" or self._pictures.stuck:  # a camera that sends each picture twice is well
+        if result.refused != "repeated_image" or self.stuck:  # a camera that sends each picture twice is well
             self._recent.append(result.refused is not None)
         self._last_result = result
         if result.estimate is not None:
@@ -413,4 +505,4 @@ def _timed(timings: dict[str, float], stage: str) -> Iterator[None]:
     try:
         yield
     finally:
-        timings[stage] = 1e3 * (time.perf_counter() - started)
+        timings[stage] = timings.get(stage, 0.0) + 1e3 * (time.perf_counter() - started)  # cameras add up

@@ -30,6 +30,7 @@ __all__ = [
     "PosePrior",
     "Query",
     "RgbImage",
+    "View",
     "check_covariance",
     "check_transform",
 ]
@@ -85,9 +86,10 @@ def check_transform(T: npt.ArrayLike, name: str = "transform") -> Array:
     return out
 
 
-def check_covariance(covariance: npt.ArrayLike, name: str = "covariance") -> Array:
+def check_covariance(covariance: npt.ArrayLike, name: str = "covariance", *, definite: bool = False) -> Array:
     """Return a 6x6 symmetric positive semi-definite float64 covariance.
 
+    :param definite: zero in a direction is refused, too: what is measured is never exact.
     :raises GeometryError: wrong shape, not finite, beyond 1e14, asymmetric or indefinite.
     """
     out = np.asarray(covariance, dtype=np.float64)
@@ -108,6 +110,8 @@ def check_covariance(covariance: npt.ArrayLike, name: str = "covariance") -> Arr
     smallest = float(np.linalg.eigvalsh(out)[0])
     if smallest < -1e-9 * scale:
         raise GeometryError(f"{name}: expected positive semi-definite, found eigenvalue {smallest:.3g}")
+    if definite and not smallest > 0.0:
+        raise GeometryError(f"{name}: expected positive definite, found eigenvalue {smallest:.3g}: nothing is exact")
     return out
 
 
@@ -191,11 +195,26 @@ class PosePrior:
 
 
 @dataclass(frozen=True)
+class View:
+    """What another camera of a rig saw at the moment of a query.
+
+    ``T_query_cam`` (4, 4) maps points of this camera's optical frame into that of the query's: the places of the two on
+    the rig, and how the rig moved between the two exposures.
+    """
+
+    image_rgb: RgbImage
+    camera: CameraModel
+    T_query_cam: Array
+    name: str = ""
+
+
+@dataclass(frozen=True)
 class Query:
-    """One image to localize.
+    """One image to localize, or those of several cameras of one rig.
 
     ``image_rgb`` is (H, W, 3) uint8 and agrees with ``camera`` in size; ``stamp_ns`` also seeds the
-    frame's random numbers. ``scene`` names the scene of a multi-scene map when it is known.
+    frame's random numbers. ``scene`` names the scene of a multi-scene map when it is known. ``others`` are what the
+    other cameras of a rig saw at that moment; pose, prior and covariance are the query's own camera's.
     """
 
     image_rgb: RgbImage
@@ -203,6 +222,7 @@ class Query:
     stamp_ns: int
     prior: PosePrior | None = None
     scene: str | None = None
+    others: tuple[View, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -222,12 +242,22 @@ class Matches:
     """Map points that were found in the image.
 
     ``points`` (N, 3) float64 in the map frame, ``pixels`` (N, 2) float64 (x, y) in the query's image, ``inliers`` (N,)
-    bool: which of them agree with the estimate.
+    bool: which of them agree with the estimate. ``views`` (N,) int: the camera of a rig whose image they are in: 0 the
+    query's own, n the n-th of its others; None: all in the query's own.
     """
 
     points: Array
     pixels: Array
     inliers: npt.NDArray[np.bool_]
+    views: npt.NDArray[np.int64] | None = None
+
+    def of_view(self, number: int) -> Matches:
+        """Those of one camera."""
+        if self.views is None:
+            kept = np.full(len(self.points), number == 0)
+        else:
+            kept = self.views == number
+        return Matches(self.points[kept], self.pixels[kept], self.inliers[kept])
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from vloc_ros.maps.writer import check_target
 from vloc_train.frame_choice.measure import Measures, measure
 from vloc_train.frame_choice.selection import Choice, choose
 from vloc_train.frame_choice.settings import OwnDriveSettings, SelectionSettings
+from vloc_train.map_report.agreement import compare
 from vloc_train.map_report.report import write_report
 from vloc_train.map_report.scene import scene_reports
 from vloc_train.training.recipe import Trainer
@@ -74,7 +75,13 @@ def make_map(
         others = {name: [undamaged(drive, problems, work) for drive in drives] for name, drives in others.items()}
     used = {name: [choice.used for choice in mine] for name, mine in choices.items()}
     splits = maker.splits(used, others, own.hold_out)
-    noted = dict(about or {})
+    agreements = {name: [compare(choice.used) for choice in mine] for name, mine in choices.items()}
+    for found in (one for mine in agreements.values() for one in mine):
+        _log.log(logging.INFO if found.good else logging.WARNING, "%s", found.in_words())
+    noted = {
+        **(about or {}),
+        "images_against_poses": {n: [a.figures() for a in mine] for n, mine in agreements.items()},
+    }
     if select:
         noted["left_out"] = {n: {c.sequence.name: c.counts for c in cs} for n, cs in choices.items()}
     bundle = maker.run(
@@ -83,7 +90,7 @@ def make_map(
     if report is not None:
         try:
             held = {name: parts.held_out for name, parts in splits.items()}
-            judged = scene_reports(bundle, choices, splits, held, own.report, work, options.device)
+            judged = scene_reports(bundle, choices, splits, held, agreements, own.report, work, options.device)
             points = out.with_name(out.name + ".report") / "report.md"
             of_this_map = bundle.manifest.backend == "pixloc" and getattr(settings, "report", True)
             written = write_report(report, bundle, judged, own.report, points if of_this_map else None)

@@ -64,7 +64,10 @@ Truth = Annotated[
         "or /tf:PARENT.CHILD. Default: /reference/pose, or the only pose topic.",
     ),
 ]  # fmt: skip
-Image = Annotated[str | None, _option("--image", help="Image topic of a bag, where it holds several.")]
+Image = Annotated[
+    list[str] | None,
+    _option("--image", help="Image topic of a bag, where it holds several; repeat it for all cameras of a rig."),
+]
 CameraInfo = Annotated[
     str | None, _option("--camera-info", help="Topic of the intrinsics, or a YAML file of camera_calibration.")
 ]

@@ -251,7 +251,8 @@ def _advice(
     parts: Split, records: Sequence[FrameRecord], estimates: Sequence[Estimate], cameras: Array, bundle: MapBundle
 ) -> list[str]:
     """What to do about it, in sentences with numbers; the most useful first."""
-    out = []
+    compared = bundle.manifest.provenance.get("images_against_poses", {})
+    out = [str(one["in_words"]) for drives in compared.values() for one in drives if not one["good"]]
     localized = np.array([record.state is LocalizationState.LOCALIZED for record in records])
     errors, _ = frame_errors(records)
     share = f"{100 * localized.mean():.0f} % of the frames that were asked are LOCALIZED"

@@ -17,6 +17,7 @@ from vloc_ros.evaluation.plots import caption, draw_all
 from vloc_ros.evaluation.report import table_rows
 from vloc_ros.geometry.cameras import project
 from vloc_ros.geometry.se3 import inverse
+from vloc_ros.staging import replacing
 from vloc_ros.types import Array, Estimate, LocalizationState, Matches, RgbImage
 
 __all__ = ["Asked", "in_short", "write_page"]
@@ -110,7 +111,10 @@ def write_page(
         )
     for number, (words, one) in enumerate(shown):
         path = folder / f"seen_{number}.jpg"
-        cv2.imwrite(str(path), cv2.cvtColor(_picture(one, known, depth), cv2.COLOR_RGB2BGR))
+        with replacing(path) as stream:
+            stream.write(
+                cv2.imencode(".jpg", cv2.cvtColor(_picture(one, known, depth), cv2.COLOR_RGB2BGR))[1].tobytes()
+            )
         document.picture(path, words)
     document.heading("Along the way")
     for picture in draw_all(records, folder, cameras[:, :3, 3]):

@@ -26,6 +26,8 @@ from vloc_ros.types import Estimate, LocalizationState, PosePrior, Query, check_
 
 DATA = Path(__file__).parents[1] / "data" / "maps_0_1"
 BACKENDS = ("imposing", "retrieval", "copr", "irpnet", "camnet", "pixloc", "cascade", "features")
+#: The whole map's texts are read and written as fast as can be; what is attacked reads them in its own way.
+LOADER, DUMPER = getattr(yaml, "CSafeLoader", yaml.SafeLoader), getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 #: What a line of numbers of a tensor is filled with.
 FILLS = ("zeros", "nan", "inf", "huge", "tiny", "noise", "shuffled", "repeated", "negated")
 
@@ -40,14 +42,14 @@ class Whole:
     def write(self, folder: Path, edits: list[Edit]) -> None:
         """The map with some edits; sizes and checksums are those of what is written."""
         files = dict(self.files)
-        manifest = yaml.safe_load(files["map.yaml"])
+        manifest = yaml.load(files["map.yaml"], LOADER)
         for kind, name, *how in edits:
             if kind == "manifest":
                 edit_tree(manifest, how[0])
             elif kind == "yaml" and name in files:
-                tree = yaml.safe_load(files[name])
+                tree = yaml.load(files[name], LOADER)
                 edit_tree(tree, how[0])
-                files[name] = yaml.safe_dump(tree, allow_unicode=True).encode()
+                files[name] = yaml.dump(tree, Dumper=DUMPER, allow_unicode=True).encode()
             elif kind == "bytes" and name in files:
                 files[name] = damaged(files[name], random.Random(how[0]))
             elif kind == "tensor" and name in files:
@@ -62,7 +64,7 @@ class Whole:
             if content is not None:
                 entry["bytes"], entry["sha256"] = len(content), hashlib.sha256(content).hexdigest()
         if not any(edit[:2] == ["bytes", "map.yaml"] for edit in edits):
-            text = yaml.safe_dump(manifest, allow_unicode=True)
+            text = yaml.dump(manifest, Dumper=DUMPER, allow_unicode=True)
             files["map.yaml"] = text.encode()
         for name, content in files.items():
             path = folder / name
@@ -168,17 +170,14 @@ def whole(request, drive, tmp_path_factory):
 
 
 def sound(estimate: Estimate) -> str:
-    """Whether an estimate may be handed out: "used", or "weak" where the tracker would refuse it.
-
-    What claims to be LOCALIZED must be a pose with a positive definite covariance.
-    """
+    """A pose with a positive definite covariance, in every state: whoever inverts it need not look."""
     try:
         check_transform(estimate.T_map_cam)
-        assert np.linalg.eigvalsh(check_covariance(estimate.covariance))[0] > 0
+        check_covariance(estimate.covariance, definite=True)
+        np.linalg.cholesky(estimate.covariance)
     except VlocError as problem:
-        assert estimate.state is LocalizationState.LOST, f"{estimate.state.value}: {problem}"
-        return "weak"
-    return "used"
+        raise AssertionError(f"{estimate.state.value}: {problem}") from problem
+    return "lost" if estimate.state is LocalizationState.LOST else "used"
 
 
 def edits_of(whole: Whole):
@@ -225,10 +224,10 @@ def test_altered_maps(whole, tmp_path, request):
         assert 0.0 <= estimate.score <= 1.0
         return sound(estimate)
 
-    assert attempt([]) == "used"
+    assert attempt([]) in ("used", "lost")
     name = f"maps-{request.node.callspec.id}"
     outcomes = assault(name, edits_of(whole), attempt, quick=25)
-    assert outcomes["used"] and outcomes["refused"]
+    assert outcomes["used"] + outcomes["lost"] and outcomes["refused"]
 
 
 def test_the_edits_are_some():

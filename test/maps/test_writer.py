@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from vloc_ros import staging
 from vloc_ros.errors import MapError, MapFormatError, MapTensorError
 from vloc_ros.maps import MapManifest, pack_map, read_map, write_map
-from vloc_ros.maps import writer as writer_module
 
 Tensors = dict[str, dict[str, torch.Tensor]]
 
@@ -28,7 +28,7 @@ def test_overwrite_swaps(map_dir: Path, manifest: MapManifest, exchange: bool, m
         def no_library(*args: object, **options: object) -> None:
             raise OSError
 
-        monkeypatch.setattr(writer_module.ctypes, "CDLL", no_library)
+        monkeypatch.setattr(staging.ctypes, "CDLL", no_library)
     write_map(map_dir, manifest, {"new.safetensors": {"x": torch.ones(2)}}, overwrite=True)
     assert [entry.name for entry in read_map(map_dir).manifest.files] == ["new.safetensors"]
     assert sorted(os.listdir(map_dir)) == ["map.yaml", "new.safetensors"]

@@ -33,11 +33,15 @@ from std_msgs.msg import String
 from std_srvs.srv import Trigger
 from tf2_msgs.msg import TFMessage
 
+from vloc_ros.geometry.geodesy import Datum
+
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 START_S, WAIT_S = 60.0, 20.0
 WIDTH, HEIGHT = vloc_fake_backend.WIDTH, vloc_fake_backend.HEIGHT
 FOCAL = 50.0
+#: Where the test map lies on the Earth.
+DATUM = Datum(48.0, 11.0, 500.0)
 #: The camera looks forward, 1 m ahead of the base and 1.5 m above it.
 CAMERA_XYZ, CAMERA_XYZW = (1.0, 0.0, 1.5), (-0.5, 0.5, -0.5, 0.5)
 
@@ -75,7 +79,7 @@ class Session:
 
         manifest = MapManifest(
             backend="fake",
-            scenes=(Scene("town", "map", (0.0, 0.0, 0.0), (30.0, 30.0, 3.0)),),
+            scenes=(Scene("town", "map", (0.0, 0.0, 0.0), (30.0, 30.0, 3.0), DATUM),),
             camera=CameraModel(WIDTH, HEIGHT, FOCAL, FOCAL, (WIDTH - 1) / 2, (HEIGHT - 1) / 2),
             preprocessing={"width": WIDTH, "height": HEIGHT},
             settings=dict(settings),
@@ -230,6 +234,11 @@ class Live:
         logs = "\n".join(f"--- {p.log.name}\n{p.text[-3000:]}" for p in self.processes)
         raise AssertionError(f"no {what} within {timeout:g} s\n{logs}")
 
+    @staticmethod
+    def until_soon(seconds: float) -> None:
+        """Give the node a moment."""
+        time.sleep(seconds)
+
     def lifecycle(self, name: str = "/vloc_localizer") -> str:
         """The node's lifecycle state, or "" when it does not answer."""
         answer = self.call(GetState, f"{name}/get_state", GetState.Request(), timeout=2.0, required=False)
@@ -358,10 +367,12 @@ class Live:
         message.k = [focal, 0.0, cx, 0.0, focal, cy, 0.0, 0.0, 1.0]
         message.r = [1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0]
         message.p = [focal, 0.0, cx, 0.0, 0.0, focal, cy, 0.0, 0.0, 0.0, 1.0, 0.0]
-        message.header.stamp, message.header.frame_id = time_message(stamp), "camera_optical_frame"
+        message.header.stamp = time_message(stamp)
+        message.header.frame_id = other.pop("frame", "camera_optical_frame")
+        topic = other.pop("topic", "/camera/camera_info")
         for name, value in other.items():
             setattr(message, name, value)
-        self.publisher(CameraInfo, "/camera/camera_info").publish(message)
+        self.publisher(CameraInfo, topic).publish(message)
 
     def image(self, stamp: int, pixels: np.ndarray, **other) -> None:
         """One rgb8 image; ``other`` replaces fields of the message."""
@@ -372,6 +383,21 @@ class Live:
             setattr(message, name, value)
         best_effort = QoSProfile(depth=5, reliability=ReliabilityPolicy.BEST_EFFORT)
         self.publisher(Image, "/camera/image", best_effort).publish(message)
+
+    def other_camera(
+        self, name: str, stamp: int, pixels: np.ndarray, frame: str = "", info: bool = True, **other
+    ) -> None:
+        """One image of another camera of the rig on /<name>/image, with its CameraInfo."""
+        frame = frame or f"{name}_optical_frame"
+        if info:
+            self.camera_info(stamp, topic=f"/{name}/camera_info", frame=frame)
+        message = Image(height=pixels.shape[0], width=pixels.shape[1], encoding="rgb8", step=3 * pixels.shape[1])
+        message.data = array("B", pixels.tobytes())
+        message.header.stamp, message.header.frame_id = time_message(stamp), frame
+        for field, value in other.items():
+            setattr(message, field, value)
+        best_effort = QoSProfile(depth=5, reliability=ReliabilityPolicy.BEST_EFFORT)
+        self.publisher(Image, f"/{name}/image", best_effort).publish(message)
 
     def compressed(self, stamp: int, pixels: np.ndarray) -> None:
         """One JPEG image."""

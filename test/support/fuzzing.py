@@ -26,8 +26,9 @@ from vloc_ros.errors import VlocError
 #: An edit: its kind, and what it needs to be done again.
 Edit = list[Any]
 
-#: Limits of one input: processor seconds, bytes that the process may grow by.
-CPU_S, GROWTH_BYTES = 10.0, 1 << 30
+#: Limits of one input: processor seconds, bytes that the process may grow by. More than ``CEILING_BYTES`` of addresses
+#: beyond what it had are refused to it: what wants them fails by itself instead of taking the computer with it.
+CPU_S, GROWTH_BYTES, CEILING_BYTES = 10.0, 1 << 30, 4 << 30
 KEPT = Path("out/fuzz")
 #: The one input to try, where one was named.
 REPLAYED: Path | None = None
@@ -158,6 +159,9 @@ def assault(name: str, edits: Callable[[random.Random], list[Edit]], attempt: Ca
     outcomes: Counter[str] = Counter()
     failures: list[str] = []
     worst, seed, began = 0.0, first, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    addresses = resource.getpagesize() * int(Path("/proc/self/statm").read_text().split()[0])
+    resource.setrlimit(resource.RLIMIT_AS, (addresses + CEILING_BYTES, before[1]))
     while (time.monotonic() < until) if until else (seed < first + count):
         made = edits(random.Random(f"{name} {seed}"))
         used = time.process_time()
@@ -176,6 +180,7 @@ def assault(name: str, edits: Callable[[random.Random], list[Edit]], attempt: Ca
         if used > CPU_S:
             failures.append(f"seed {seed}: {used:.1f} processor seconds")
         seed += 1
+    resource.setrlimit(resource.RLIMIT_AS, before)
     grown = 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - began)
     if grown > GROWTH_BYTES:
         failures.append(f"the process grew by {grown / 1e6:.0f} MB")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vloc_ros.errors import ConfigError
+from vloc_ros.staging import write_text
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -88,8 +89,7 @@ def bench(
             result = bench_imposing(map_path, where, repeats, accuracy_bag=accuracy)
     _show(result, backend)
     if out is not None:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(json.dumps(result, indent=2) + "\n")
+        write_text(out, json.dumps(result, indent=2) + "\n")
         typer.echo(f"written: {out}")
 
 

@@ -35,10 +35,18 @@ def replay(
     storage: Annotated[StorageName, typer.Option("--storage", help="Storage of the result bag.")] = StorageName.mcap,
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")] = "auto",
     image: Annotated[
-        str | None, typer.Option("--image", metavar="TOPIC", help="Image topic where the bag has several.")
+        list[str] | None,
+        typer.Option("--image", metavar="TOPIC", help="Image topic where the bag has several; repeat it for a rig."),
     ] = None,
+    rig_tolerance: Annotated[
+        float, typer.Option("--rig-tolerance", min=0.0, help="Seconds that stamps of one moment of a rig are apart.")
+    ] = 0.02,
     camera_info: Annotated[
         str | None, typer.Option("--camera-info", metavar="TOPIC", help="Default: beside the image topic.")
+    ] = None,
+    fix: Annotated[
+        str | None,
+        typer.Option("--fix", metavar="TOPIC", help="NavSatFix: where to look first, and a gate for first fixes."),
     ] = None,
     odometry: Annotated[
         str | None, typer.Option("--odometry", metavar="TOPIC", help="Default: /odometry, else TF.")
@@ -100,7 +108,7 @@ def replay(
     settings = assigned(set_ or [], "--set")
 
     options = BagOptions(
-        image=image,
+        image=image[0] if image else None,
         camera_info=camera_info,
         truth=truth,
         odometry=odometry,
@@ -124,6 +132,9 @@ def replay(
             device=device,
             settings=settings,
             frames=frames,
+            rig=(image or [])[1:],
+            fix=fix,
+            rig_tolerance_s=rig_tolerance,
             initial_pose=initial_pose,
             initial_sigma=parse_sigma(initial_sigma),
             plots=plots,

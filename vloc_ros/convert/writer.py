@@ -8,7 +8,6 @@ leaves half a bag under the name that was asked for.
 
 from __future__ import annotations
 
-import shutil
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -16,7 +15,7 @@ from typing import Any, Literal
 
 from vloc_ros.convert.messages import BagMessages, offered_qos
 from vloc_ros.errors import BagError
-from vloc_ros.staging import staging_beside, umask, unwritten
+from vloc_ros.staging import install, staging_beside, umask, unwritten
 
 __all__ = ["BagWriter", "Storage", "check_output", "plugin"]
 
@@ -81,10 +80,8 @@ class BagWriter(BagMessages):
             try:
                 if kind is None:
                     self._writer.close()
-                    if self.path.exists():
-                        shutil.rmtree(self.path)
                     self._work.chmod(0o777 & ~umask())
-                    self._work.rename(self.path)
+                    install(self._work, self.path)
             except OSError as problem:
                 raise BagError(unwritten(self.path, problem)) from problem
 

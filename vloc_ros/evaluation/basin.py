@@ -18,6 +18,7 @@ from vloc_ros.geometry.se3 import pose_error
 from vloc_ros.images.rectify import Rectifier
 from vloc_ros.localizers.base import load_localizer
 from vloc_ros.localizers.pixloc.localizer import PixLocLocalizer
+from vloc_ros.staging import write_text
 from vloc_ros.types import Array, LocalizationState, PosePrior, Query
 
 __all__ = ["align_drive", "offset_prior"]
@@ -89,7 +90,7 @@ def align_drive(
     basin = Basin(*np.array(numbers).T)
     draw_basin(basin, out / "basin.png")
     result = _figures(basin)
-    (out / "basin.json").write_text(json.dumps(result, indent=2) + "\n")
+    write_text(out / "basin.json", json.dumps(result, indent=2) + "\n")
     return result
 
 

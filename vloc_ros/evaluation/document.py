@@ -17,6 +17,7 @@ from urllib.parse import quote
 import numpy as np
 
 from vloc_ros.errors import ConfigError
+from vloc_ros.staging import write_text
 
 __all__ = ["Document", "plain_json", "require_jinja2", "write_json"]
 
@@ -94,10 +95,9 @@ class Document:
 
     def write(self, folder: Path, name: str = "report") -> Path:
         """``NAME.md`` and ``NAME.html`` in a folder; the path of the former."""
-        folder.mkdir(parents=True, exist_ok=True)
         page = folder / f"{name}.md"
-        page.write_text(self.markdown(folder), encoding="utf-8")
-        page.with_suffix(".html").write_text(self.html(folder), encoding="utf-8")
+        write_text(page, self.markdown(folder))
+        write_text(page.with_suffix(".html"), self.html(folder))
         return page
 
     def _render(self, template: str, folder: Path) -> str:
@@ -140,7 +140,7 @@ def _embedded(picture: Path) -> str:
 
 def write_json(path: Path, value: Any) -> None:
     """Write plain JSON; NaN and infinities, which JSON does not have, as null."""
-    path.write_text(json.dumps(plain_json(value), indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    write_text(path, json.dumps(plain_json(value), indent=2, allow_nan=False) + "\n")
 
 
 def plain_json(value: Any) -> Any:

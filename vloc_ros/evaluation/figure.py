@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from vloc_ros.errors import ConfigError
+from vloc_ros.staging import replacing
 from vloc_ros.types import LocalizationState
 
 __all__ = [
@@ -64,8 +65,8 @@ def new_figure(width: float, height: float) -> Any:
 
 def save(figure: Any, path: Path) -> Path:
     """Write a PNG; equal data gives equal files (no date, no version inside)."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110, metadata={"Software": None})
+    with replacing(path) as stream:
+        figure.savefig(stream, format="png", dpi=110, metadata={"Software": None})
     return path
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from vloc_ros.errors import DatasetError
 from vloc_ros.geometry.rotations import matrix_to_quaternion, quaternion_to_matrix
 from vloc_ros.geometry.se3 import inverse
+from vloc_ros.staging import write_text
 from vloc_ros.types import Array
 
 __all__ = ["query_name", "read_submission", "write_submission"]
@@ -47,9 +48,7 @@ def write_submission(path: str | Path, poses: Iterable[tuple[str, Array]], T_wor
         x, y, z, w = matrix_to_quaternion(T_cam_world[:3, :3])
         values = (w, x, y, z, *T_cam_world[:3, 3])
         lines.append(" ".join([name, *(repr(float(v)) for v in values)]))
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+    write_text(Path(path), "".join(line + "\n" for line in lines))
     return len(lines)
 
 

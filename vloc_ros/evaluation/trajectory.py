@@ -12,6 +12,7 @@ from vloc_ros.datasets.tables import pose_samples, read_rows, track_of
 from vloc_ros.errors import BagError, DatasetError, VlocError
 from vloc_ros.geometry.interpolation import PoseTrack
 from vloc_ros.geometry.rotations import matrix_to_quaternion
+from vloc_ros.staging import replacing
 from vloc_ros.types import Array
 
 __all__ = ["read_bag_trajectory", "read_trajectory", "read_tum", "write_tum"]
@@ -20,10 +21,11 @@ __all__ = ["read_bag_trajectory", "read_trajectory", "read_tum", "write_tum"]
 def write_tum(path: str | Path, poses: Iterable[tuple[int, Array]]) -> int:
     """Write ``(stamp_ns, T_map_base)`` pairs and return how many; seconds keep all nine decimals."""
     count = 0
-    with Path(path).open("w", encoding="utf-8") as file:
+    with replacing(Path(path)) as file:
         for stamp, T in poses:
             values = (*T[:3, 3], *matrix_to_quaternion(T[:3, :3]))
-            file.write(f"{stamp // 10**9}.{stamp % 10**9:09d} " + " ".join(f"{v:.9f}" for v in values) + "\n")
+            line = f"{stamp // 10**9}.{stamp % 10**9:09d} " + " ".join(f"{v:.9f}" for v in values)
+            file.write(f"{line}\n".encode())
             count += 1
     return count
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -21,11 +22,11 @@ from vloc_ros.geometry.rotations import skew
 from vloc_ros.geometry.se3 import inverse, se3_exp
 from vloc_ros.types import Array, CameraModel
 
-__all__ = ["RefinedPose", "Solver", "absolute_pose", "refine_pose", "solver_name"]
+__all__ = ["Observations", "RefinedPose", "Solver", "absolute_pose", "refine_pose", "refine_rig", "solver_name"]
 
 Solver = Literal["auto", "poselib", "opencv"]
 #: Rays further off the axis than this have no place on the plane that solvers work on.
-_STEEPEST = np.tan(np.radians(75.0))
+STEEPEST = np.tan(np.radians(75.0))
 #: No pose without this many points in agreement: three fix a pose, the others must confirm it.
 MINIMAL = 6
 
@@ -61,7 +62,7 @@ def absolute_pose(
     if len(pixels) < MINIMAL:
         return None
     plane = unproject(camera, pixels)[:, :2]
-    usable = np.flatnonzero(np.nan_to_num(np.abs(plane), nan=np.inf).max(axis=1) < _STEEPEST)
+    usable = np.flatnonzero(np.nan_to_num(np.abs(plane), nan=np.inf).max(axis=1) < STEEPEST)
     if len(usable) < MINIMAL:
         return None
     focal = 0.5 * (camera.fx + camera.fy)
@@ -153,6 +154,27 @@ _RANK = 1e-9
 _WIDE = np.diag([1e6, 1e6, 1e6, np.pi**2, np.pi**2, np.pi**2])
 
 
+@dataclass(frozen=True)
+class Observations:
+    """Map points that one camera sees, and where that camera is on its rig.
+
+    :ivar camera: of the image as it is. :ivar points: (N, 3) m, map frame. :ivar pixels: (N, 2).
+    :ivar sigma_px: of the pixels, for all or each (N,).
+    :ivar roots: (N, 3, 3) roots L of the points' covariances L L^T, map frame, m; None: points are exact.
+    :ivar T_rig_cam: (4, 4) the camera on the rig; None: the camera is the rig.
+    """
+
+    camera: CameraModel
+    points: Array
+    pixels: Array
+    sigma_px: Array | float = 1.0
+    roots: Array | None = None
+    T_rig_cam: Array | None = None
+
+    def __len__(self) -> int:
+        return len(self.points)
+
+
 def refine_pose(
     T_map_cam: Array,
     camera: CameraModel,
@@ -163,20 +185,27 @@ def refine_pose(
     cut: float = 2.5,
     iterations: int = 15,
 ) -> RefinedPose:
-    """Levenberg-Marquardt on all matches with Cauchy's robust loss; wrong ones lose their weight.
+    """:func:`refine_rig` of one camera, whose :class:`Observations` these are."""
+    return refine_rig(T_map_cam, [Observations(camera, points, pixels, sigma_px, point_roots)], cut, iterations)
+
+
+def refine_rig(
+    T_map_rig: Array, observations: Sequence[Observations], cut: float = 2.5, iterations: int = 15
+) -> RefinedPose:
+    """Levenberg-Marquardt on all matches of all cameras with Cauchy's robust loss; wrong ones lose their weight.
 
     A match's residual is divided by its own standard deviation: of the pixel, and of the point as the camera sees it
     (``J P J^T``), so that far points whose depth nobody knows do not pretend to.
 
-    :param points: (N, 3) m. :param pixels: (N, 2). :param sigma_px: of the pixels, for all or each (N,).
-    :param point_roots: (N, 3, 3) roots L of the points' covariances L L^T, map frame, m; None: points are exact.
+    :param observations: of each camera; the places of the cameras on the rig are taken as exact.
     :param cut: residuals beyond this many standard deviations are outliers' more than not.
+    :returns: ``T_map_cam`` of it is ``T_map_rig``; what there is for each match is in the order of the observations.
     """
-    T = inverse(T_map_cam)
-    centre = np.asarray(T_map_cam[:3, 3], dtype=np.float64)
-    variance = np.broadcast_to(np.asarray(sigma_px, dtype=np.float64) ** 2, (len(points),))
+    T = inverse(T_map_rig)
+    centre = np.asarray(T_map_rig[:3, 3], dtype=np.float64)
+    count = sum(len(o) for o in observations)
     damping = 1e-6
-    state = _evaluate(T, camera, points, pixels, variance, point_roots, cut)
+    state = _evaluate(T, observations, cut)
     for _ in range(iterations):
         H, g = state.normal_equations()
         d = np.sqrt(np.maximum(np.diag(H), 1e-12))
@@ -184,7 +213,7 @@ def refine_pose(
         step = np.linalg.lstsq(scaled + damping * np.eye(6), -g / d, rcond=None)[0] / d
         if not np.isfinite(step).all():
             break
-        tried = _evaluate(se3_exp(step) @ T, camera, points, pixels, variance, point_roots, cut)
+        tried = _evaluate(se3_exp(step) @ T, observations, cut)
         if tried.cost <= state.cost:
             moved, turned = float(np.linalg.norm(step[:3])), float(np.linalg.norm(step[3:]))
             done = moved < 1e-7 * (1.0 + float(np.linalg.norm(centre))) and turned < 1e-9
@@ -199,7 +228,7 @@ def refine_pose(
     H, _ = state.normal_equations()
     d = np.sqrt(np.maximum(np.diag(H), 1e-12))
     values, vectors = np.linalg.eigh(H / np.outer(d, d))
-    posed = bool(len(points) >= 3 and values[0] > _RANK * max(values[-1], 1e-12) and (np.diag(H) > 1e-9).all())
+    posed = bool(count >= 3 and values[0] > _RANK * max(values[-1], 1e-12) and (np.diag(H) > 1e-9).all())
     T_out = inverse(T)
     covariance = _WIDE.copy()
     if posed:
@@ -231,27 +260,39 @@ class _State:
         return J.T @ J, J.T @ r
 
 
-def _evaluate(
-    T_cam_map: Array,
-    camera: CameraModel,
-    points: Array,
-    pixels: Array,
-    variance: Array,
-    point_roots: Array | None,
-    cut: float,
-) -> _State:
-    R = T_cam_map[:3, :3]
-    local = points @ R.T + T_cam_map[:3, 3]
+def _evaluate(T_rig_map: Array, observations: Sequence[Observations], cut: float) -> _State:
+    parts = [_residuals(T_rig_map, o) for o in observations]
+    if len(parts) == 1:
+        whitened, jacobian, front, errors = parts[0]
+    else:
+        whitened, jacobian, front, errors = (np.concatenate(column) for column in zip(*parts, strict=True))
+    length = np.linalg.norm(whitened, axis=1)
+    weights = np.where(front, 1.0 / (1.0 + (length / cut) ** 2), 0.0)
+    cost = float(np.where(front, cut**2 * np.log1p((length / cut) ** 2), 4.0 * cut**2).sum())
+    return _State(whitened, jacobian, np.where(front, length, np.inf), errors, weights, cost)
+
+
+def _residuals(T_rig_map: Array, seen_by: Observations) -> tuple[Array, Array, npt.NDArray[np.bool_], Array]:
+    """Whitened residuals (N, 2) and Jacobians (N, 2, 6) of one camera, which points lie before it, and pixels off."""
+    camera, points, variance = seen_by.camera, seen_by.points, np.asarray(seen_by.sigma_px, dtype=np.float64) ** 2
+    R = T_rig_map[:3, :3]
+    on_rig = points @ R.T + T_rig_map[:3, 3]
+    local, R_cam_rig = on_rig, None
+    if seen_by.T_rig_cam is not None:
+        T_cam_rig = inverse(seen_by.T_rig_cam)
+        R_cam_rig = T_cam_rig[:3, :3]
+        local, R = on_rig @ R_cam_rig.T + T_cam_rig[:3, 3], R_cam_rig @ R
     front = local[:, 2] > 1e-3
     seen, _ = project(camera, local)
-    difference = np.where(front[:, None], seen - pixels, 0.0)
+    difference = np.where(front[:, None], seen - seen_by.pixels, 0.0)
     J_point = projection_jacobian(camera, np.where(front[:, None], local, (0.0, 0.0, 1.0)))
-    # Left perturbation: a point moves by rho + phi x p.
-    J = np.concatenate([J_point, -J_point @ skew(local)], axis=-1)
+    # Left perturbation of the rig: a point moves by rho + phi x p in its axes.
+    J_rig = J_point if R_cam_rig is None else J_point @ R_cam_rig
+    J = np.concatenate([J_rig, -J_rig @ skew(on_rig)], axis=-1)
     S = np.zeros((len(points), 2, 2))
     S[:, 0, 0] = S[:, 1, 1] = variance
-    if point_roots is not None:
-        across = J_point @ R @ point_roots
+    if seen_by.roots is not None:
+        across = J_point @ R @ seen_by.roots
         S += across @ np.swapaxes(across, 1, 2)
     # Inverse of the lower Cholesky factor of 2x2 matrices, by hand: N of them at once.
     a, b, c = S[:, 0, 0], S[:, 0, 1], S[:, 1, 1]
@@ -261,8 +302,4 @@ def _evaluate(
     W = np.zeros_like(S)
     W[:, 0, 0], W[:, 1, 1], W[:, 1, 0] = 1.0 / l11, 1.0 / l22, -l21 / (l11 * l22)
     whitened = (W @ difference[..., None])[..., 0]
-    length = np.linalg.norm(whitened, axis=1)
-    weights = np.where(front, 1.0 / (1.0 + (length / cut) ** 2), 0.0)
-    cost = float(np.where(front, cut**2 * np.log1p((length / cut) ** 2), 4.0 * cut**2).sum())
-    errors = np.where(front, np.linalg.norm(difference, axis=1), np.inf)
-    return _State(whitened, W @ J, np.where(front, length, np.inf), errors, weights, cost)
+    return whitened, W @ J, front, np.where(front, np.linalg.norm(difference, axis=1), np.inf)

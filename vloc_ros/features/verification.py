@@ -19,12 +19,24 @@ import numpy.typing as npt
 from vloc_ros.features.base import Described
 from vloc_ros.features.matching import Candidates, alike_pairs
 from vloc_ros.features.points import MapPoints, in_view
-from vloc_ros.features.pose import MINIMAL, RefinedPose, refine_pose
+from vloc_ros.features.pose import MINIMAL, Observations, RefinedPose, refine_rig
 from vloc_ros.geometry.rotations import so3_log
 from vloc_ros.settings import ranged
 from vloc_ros.types import Array, CameraModel
 
-__all__ = ["Decision", "Evidence", "JudgeSettings", "JudgedPose", "Support", "decide", "judge", "refine_and_judge"]
+__all__ = [
+    "Decision",
+    "Evidence",
+    "JudgeSettings",
+    "JudgedPose",
+    "Sight",
+    "Support",
+    "decide",
+    "judge",
+    "judge_rig",
+    "refine_and_judge",
+    "refine_and_judge_rig",
+]
 
 Ints = npt.NDArray[np.int64]
 
@@ -74,6 +86,7 @@ class Evidence:
     :ivar flat: the matched points lie on a line of the image: the smaller standard deviation over the image's height.
     :ivar error_px: median distance of the matched points from their features.
     :ivar ids, features: (matched,) which points of the scene, and which features.
+    :ivar parts: of a rig: the evidence of each of its cameras, of which this is the sum; empty of one camera.
     """
 
     visible: int
@@ -85,6 +98,7 @@ class Evidence:
     error_px: float
     ids: Ints
     features: Ints
+    parts: tuple[Evidence, ...] = ()
 
     @property
     def surplus(self) -> float:
@@ -92,7 +106,14 @@ class Evidence:
         return max(self.matched - self.accidental, 0.0)
 
     def support(self, settings: JudgeSettings) -> Support:
-        """See :class:`Support`. Four standard deviations of chance, a share, a spread and a number."""
+        """See :class:`Support`. Four standard deviations of chance, a share, a spread and a number.
+
+        A rig's is that of all its cameras together, and no less than that of one alone: a camera that sees nothing of
+        the map takes nothing from what another sees.
+        """
+        return max((self._support(settings), *(p._support(settings) for p in self.parts)), key=lambda s: s.value)
+
+    def _support(self, settings: JudgeSettings) -> Support:
         significant = self.surplus >= 4.0 * np.sqrt(self.accidental + 1.0)
         spread = self.cells >= settings.least_cells and self.flat >= 0.02
         if significant and spread and self.surplus >= settings.least_matches and self.share >= settings.least_share:
@@ -102,6 +123,25 @@ class Evidence:
     def score(self, settings: JudgeSettings) -> float:
         """In [0, 1]: 0.5 where a pose begins to be believed."""
         return float(self.surplus / (self.surplus + settings.least_matches))
+
+
+@dataclass(frozen=True)
+class Sight:
+    """What one camera of a rig sees: its features, and the map's points around where it may be.
+
+    :ivar camera: of the image as it is, distorted or not. :ivar query: the features of that image.
+    :ivar points: of the map, at least all around the pose.
+    :ivar T_rig_cam: (4, 4) the camera on the rig; None: the camera is the rig.
+    """
+
+    camera: CameraModel
+    query: Described
+    points: MapPoints
+    T_rig_cam: Array | None = None
+
+    def placed(self, T_map_rig: Array) -> Array:
+        """``T_map_cam`` when the rig is there."""
+        return T_map_rig if self.T_rig_cam is None else T_map_rig @ self.T_rig_cam
 
 
 def judge(
@@ -119,8 +159,41 @@ def judge(
     :param alike: cosine of descriptors that may be of one place
         (:attr:`~vloc_ros.features.base.FeatureExtractor.alike`).
     """
-    settings = settings or JudgeSettings()
-    return _evidence(T_map_cam, camera, query, points, settings, alike_pairs(query, points, alike))
+    return judge_rig(T_map_cam, [Sight(camera, query, points)], alike, settings)
+
+
+def judge_rig(
+    T_map_rig: Array, sights: Sequence[Sight], alike: float, settings: JudgeSettings | None = None
+) -> Evidence:
+    """The evidence of all cameras of a rig for a pose of it; nothing is refined."""
+    pairs = [alike_pairs(s.query, s.points, alike) for s in sights]
+    return _rig_evidence(T_map_rig, sights, settings or JudgeSettings(), pairs)
+
+
+def _rig_evidence(
+    T_map_rig: Array, sights: Sequence[Sight], settings: JudgeSettings, candidates: Sequence[Candidates]
+) -> Evidence:
+    parts = [
+        _evidence(s.placed(T_map_rig), s.camera, s.query, s.points, settings, c)
+        for s, c in zip(sights, candidates, strict=True)
+    ]
+    if len(parts) == 1:
+        return parts[0]
+    visible, matched = sum(p.visible for p in parts), sum(p.matched for p in parts)
+    accidental = sum(p.accidental for p in parts)
+    errors = [p.error_px * p.matched for p in parts if p.matched]
+    return Evidence(
+        visible,
+        matched,
+        accidental,
+        max(matched - accidental, 0.0) / max(visible, 1),
+        sum(p.cells for p in parts),
+        max(p.flat for p in parts),
+        sum(errors) / matched if matched else float("inf"),
+        np.concatenate([p.ids for p in parts]),
+        np.concatenate([p.features for p in parts]),
+        tuple(parts),
+    )
 
 
 def _evidence(
@@ -179,34 +252,52 @@ def refine_and_judge(
     settings: JudgeSettings | None = None,
     radius_px: float | Array | None = None,
 ) -> JudgedPose:
+    """:func:`refine_and_judge_rig` of one camera."""
+    return refine_and_judge_rig(T_map_cam, [Sight(camera, query, points)], alike, settings, radius_px)
+
+
+def refine_and_judge_rig(
+    T_map_rig: Array,
+    sights: Sequence[Sight],
+    alike: float,
+    settings: JudgeSettings | None = None,
+    radius_px: float | Array | None = None,
+) -> JudgedPose:
     """Improve a pose by the points that are seen near where it says, then judge it.
 
     Two passes: features within ``radius_px``, then within the judge's radius of the better pose; each ends in a robust
-    least-squares fit.
+    least-squares fit to the matches of all cameras.
 
     :param radius_px: how far off points may be at first; default: the judge's wide radius.
     """
     settings = settings or JudgeSettings()
-    T, refined = np.asarray(T_map_cam, dtype=np.float64), None
-    candidates = alike_pairs(query, points, alike)
+    T, refined = np.asarray(T_map_rig, dtype=np.float64), None
+    candidates = [alike_pairs(s.query, s.points, alike) for s in sights]
     for radius in (settings.wide_px if radius_px is None else radius_px, settings.radius_px):
-        pairs, _, _ = candidates.near(T, camera, query, points, radius, settings.octaves)
-        found = fitted(T, camera, query, points, pairs)
+        pairs = [
+            c.near(s.placed(T), s.camera, s.query, s.points, radius, settings.octaves)[0]
+            for s, c in zip(sights, candidates, strict=True)
+        ]
+        found = fitted(T, sights, pairs)
         if found is None:
             break
         T, refined = found.T_map_cam, found
-    return JudgedPose(T, refined, _evidence(T, camera, query, points, settings, candidates))
+    return JudgedPose(T, refined, _rig_evidence(T, sights, settings, candidates))
 
 
-def fitted(
-    T_map_cam: Array, camera: CameraModel, query: Described, points: MapPoints, pairs: Ints
-) -> RefinedPose | None:
-    """The pose by least squares on matches (K, 2) of points and features; None where they do not fix it."""
-    if len(pairs) < MINIMAL:
+def observed_by(sight: Sight, pairs: Ints) -> Observations:
+    """Matches (K, 2) of points and features as what a pose is made from."""
+    at, rows = sight.query.features.pixels[pairs[:, 1]].astype(np.float64), pairs[:, 0]
+    points = sight.points
+    return Observations(sight.camera, points.points[rows], at, SIGMA_PX, points.roots[rows], sight.T_rig_cam)
+
+
+def fitted(T_map_rig: Array, sights: Sequence[Sight], pairs: Sequence[Ints]) -> RefinedPose | None:
+    """The pose by least squares on matches (K, 2) of points and features of each camera; None if they do not fix it."""
+    if sum(len(p) for p in pairs) < MINIMAL:
         return None
-    at = query.features.pixels[pairs[:, 1]].astype(np.float64)
-    rows = pairs[:, 0]
-    found = refine_pose(T_map_cam, camera, points.points[rows], at, SIGMA_PX, points.roots[rows], _CUT)
+    seen = [observed_by(s, p) for s, p in zip(sights, pairs, strict=True)]
+    found = refine_rig(T_map_rig, [o for o in seen if len(o)], _CUT)
     return found if found.well_posed and np.isfinite(found.T_map_cam).all() else None
 
 

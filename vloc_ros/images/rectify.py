@@ -28,12 +28,15 @@ class Rectifier:
 
     :param camera: the distorted camera.
     :param target: the pinhole camera to produce, at any size and field of view;
-        default: :func:`~vloc_ros.geometry.cameras.undistorted_camera`. What it sees beyond the source is black.
+        default: :func:`~vloc_ros.geometry.cameras.undistorted_camera`.
+    :param fill: RGB in [0, 255] of what the target sees beyond the source; default: black.
     :raises CameraError: coefficients that are no lens, or a size that no camera has.
     """
 
-    def __init__(self, camera: CameraModel, target: CameraModel | None = None) -> None:
-        self.camera = camera
+    def __init__(
+        self, camera: CameraModel, target: CameraModel | None = None, fill: tuple[int, int, int] = (0, 0, 0)
+    ) -> None:
+        self.camera, self._fill = camera, fill
         self.target = undistorted_camera(camera) if target is None else target
         self._identity = not camera.is_distorted and target in (None, camera)
         if self._identity:
@@ -83,5 +86,5 @@ class Rectifier:
         if self._identity:
             return image, self.target
         map1, map2, _ = self._tables
-        out = cv2.remap(image, map1, map2, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)
+        out = cv2.remap(image, map1, map2, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=self._fill)
         return np.asarray(out, dtype=np.uint8), self.target

@@ -61,6 +61,8 @@ _RESERVED = {
     "cache_dir", "checkpoint_path", "features_only", "global_pool", "num_classes", "out_indices", "pretrained",
     "pretrained_cfg", "pretrained_cfg_overlay",
 }  # fmt: skip
+#: No number that describes a network is larger (NaN is none either).
+_LARGEST_OPTION = 1e6
 #: Seconds that the hub's computer has to answer before the weights count as out of reach.
 _HUB_PATIENCE_S = 4.0
 
@@ -143,6 +145,11 @@ def create_network(
     if reserved or not name.replace(".", "").replace("_", "").isalnum():
         found = f"option {reserved[0]!r}" if reserved else repr(name)
         raise ConfigError(f"{where}: expected the name and shape of a timm network, found {found}")
+    for option, value in options.items():
+        if not _is_plain(value):
+            raise ConfigError(
+                f"{where}: option {option!r}: expected a word, a switch, a number or a list of numbers, found {value!r}"
+            )
     source = _source(name, pretrained, where)
     try:
         network: nn.Module = timm.create_model(name, pretrained=source == "hub", **{**fixed, **options})
@@ -151,9 +158,22 @@ def create_network(
         raise ConfigError(
             f"{where}: timm cannot create {name!r} with options {dict(options)}: {first_line(problem)}{hint}"
         ) from problem
+    features = getattr(network, "num_features", 1)
+    if not isinstance(features, int) or features < 1:
+        raise ConfigError(f"{where}: {name!r} with options {dict(options)} has no features (num_features {features!r})")
     if isinstance(source, dict):
         fill_network(network, source, f"{where}: {name}", whole=not fixed.get("features_only"))
     return network
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether networks are described by such values: timm checks none of them, and some are used much later."""
+    numbers = value if isinstance(value, (list, tuple)) else [value]
+    return (
+        value is None
+        or isinstance(value, str)
+        or all(isinstance(n, (bool, int, float)) and abs(n) <= _LARGEST_OPTION for n in numbers)
+    )
 
 
 def first_line(problem: BaseException) -> str:

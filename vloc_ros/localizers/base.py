@@ -27,12 +27,26 @@ from vloc_ros.errors import ConfigError, GeometryError, ImageError, LocalizerClo
 from vloc_ros.geometry.cameras import undistorted_camera
 from vloc_ros.geometry.rotations import rotation_angle
 from vloc_ros.images.preprocess import Preprocess
+from vloc_ros.images.view import ViewWarp
 from vloc_ros.localizers.calibration import UNCALIBRATED, Confidence, SceneCalibration, section
 from vloc_ros.localizers.device import Clock, select_device
+from vloc_ros.localizers.rig import each_alone, fused
+from vloc_ros.localizers.view import MapViews, ViewSettings, less_sure
 from vloc_ros.maps import MapBundle, MapManifest, read_map
 from vloc_ros.plugins import PluginGroup
 from vloc_ros.settings import current_names, settings_from_mapping
-from vloc_ros.types import Array, CameraModel, CandidateStep, Estimate, LocalizationState, Matches, Query
+from vloc_ros.types import (
+    Array,
+    CameraModel,
+    CandidateStep,
+    Estimate,
+    LocalizationState,
+    Matches,
+    PosePrior,
+    Query,
+    check_covariance,
+    check_transform,
+)
 
 __all__ = [
     "BACKENDS",
@@ -164,6 +178,13 @@ class Localizer(ABC):
     shared_floor: ClassVar[Array | None] = None
     #: Whether estimates carry candidates when they are asked for.
     offers_candidates: bool = False
+    #: Whether images of every calibrated lens are taken as they are. Others look at an image as a whole: one of another
+    #: camera than the map's is warped into the view of the map's (:mod:`vloc_ros.localizers.view`).
+    takes_any_lens: ClassVar[bool] = False
+    _views: MapViews | None = None
+    #: Whether :meth:`find` looks at all cameras of a rig together (``Query.others``); elsewhere each image is localized
+    #: by itself and the poses are made one (:func:`vloc_ros.localizers.rig.fused`).
+    takes_rigs: ClassVar[bool] = False
     #: Candidates nearer to a better one than this (m, deg) are the same hypothesis.
     hypothesis_radius: ClassVar[tuple[float, float]] = (2.0, 30.0)
 
@@ -267,33 +288,47 @@ class Localizer(ABC):
         :raises LocalizerClosedError: after :meth:`close`.
         """
         check_query(query)
+        if query.others and not self.takes_rigs:
+            alone = each_alone(query)
+            return fused([self.localize(q, keep_candidates) for q, _ in alone], [T for _, T in alone])
         with self._lock, torch.inference_mode():
             self._check_open()
-            self.check_camera(query.camera)
-            clock = Clock()
+            for camera in (query.camera, *(view.camera for view in query.others)):
+                self.check_camera(camera)
+            clock, warp = Clock(), self.view(query.camera)
+            if warp is not None:
+                query = replace(query, image_rgb=warp.warp(query.image_rgb), camera=warp.target)
+                clock.lap("view")
             try:
                 found = self.find(query, clock, keep_candidates)
                 confidence = self.assess(query, found)
-            except (np.linalg.LinAlgError, torch.linalg.LinAlgError) as problem:  # type: ignore[attr-defined]
+                # The one place where what any backend made of any map is handed out.
+                T_map_cam = check_transform(found.T_map_cam, "its transform")
+                covariance = check_covariance(confidence.covariance, "its covariance", definite=True)
+            except (np.linalg.LinAlgError, torch.linalg.LinAlgError, GeometryError) as problem:  # type: ignore[attr-defined]
                 raise GeometryError(self._no_pose(str(problem))) from problem
-        if not all(np.isfinite(part).all() for part in (found.T_map_cam, confidence.covariance, found.score)):
-            raise GeometryError(self._no_pose("NaN or infinity in the pose, its covariance or its score"))
+        if not 0.0 <= found.score <= 1.0:
+            raise GeometryError(self._no_pose(f"its score: expected 0 to 1, found {found.score}"))
         diagnostics = dict(found.diagnostics)
         for names, values in ((self.statistics, found.statistics), (self.whitening, found.whitening)):
             if values is not None:
                 diagnostics.update(zip(names, values.tolist(), strict=True))
+        if warp is not None:
+            diagnostics |= {"view_covered": warp.covered, "view_enlarged": warp.enlarged}
+            scene = self._calibration[found.scene]
+            confidence = less_sure(confidence, warp, found.score >= scene.lowest_score, self._settings)
         if confidence.position_sigma_m is not None:
             diagnostics["position_sigma_m"] = confidence.position_sigma_m
         clock.lap("assess")
         return Estimate(
-            query.stamp_ns, found.T_map_cam, confidence.covariance, found.score, confidence.state, self.backend,
+            query.stamp_ns, T_map_cam, covariance, found.score, confidence.state, self.backend,
             self._map_id, found.scene, found.candidates, clock.laps, diagnostics,
             found.matches,
         )  # fmt: skip
 
     def _no_pose(self, why: str) -> str:
         told = why.splitlines()[0] if why else "no reason"
-        return f"map {self._map_id}: expected a pose of finite numbers, found none ({told}); is the map damaged?"
+        return f"map {self._map_id}: expected a pose, found none ({told}); is the map damaged?"
 
     def hypotheses(self, query: Query, count: int) -> list[Estimate]:
         """At most ``count`` places where the camera may be, the estimate of :meth:`localize` first.
@@ -322,14 +357,28 @@ class Localizer(ABC):
         return out
 
     def check_camera(self, camera: CameraModel) -> None:
-        """Accept a camera whose field of view and aspect agree with the map's within the map's tolerance.
+        """Accept a camera that sees enough of what the map's camera sees (:class:`.view.ViewSettings`).
 
-        Another resolution of the same lens agrees: images are rescaled with their intrinsics.
+        Another resolution of the same lens sees the same: images are rescaled with their intrinsics.
 
-        :raises CameraMismatchError: it sees too differently.
+        :raises CameraMismatchError: it sees too little of it, or with too few pixels.
         """
-        if self._manifest.preprocessing:
-            Preprocess.from_settings(self._manifest.preprocessing).check(camera, self._manifest.camera)
+        self.view(camera)
+
+    def view(self, camera: CameraModel) -> ViewWarp | None:
+        """How images of a camera become views of the map's camera; None where they are taken as they are.
+
+        Made once for a camera. :raises CameraMismatchError: as :meth:`check_camera`.
+        """
+        if self.takes_any_lens or not self._manifest.preprocessing:
+            return None
+        if self._views is None:
+            # A backend that does not say which other cameras it takes has the defaults.
+            settings = getattr(self, "_settings", None)
+            limits = settings if isinstance(settings, ViewSettings) else ViewSettings()
+            preprocess = Preprocess.from_settings(self._manifest.preprocessing)
+            self._views = MapViews(self._manifest.camera, preprocess, limits)
+        return self._views.of(camera)
 
     @property
     def simulated_prior(self) -> SimulatedPrior:
@@ -351,6 +400,10 @@ class Localizer(ABC):
 
         The diagnostic ``nearest_reference`` is a row of it.
         """
+        return None
+
+    def map_points(self, scene: str | None = None) -> Array | None:
+        """(N, 3) m, map frame: the points of a scene (default: the first), where the map has any."""
         return None
 
     def scene_index(self, name: str | None) -> int:
@@ -378,11 +431,22 @@ class Localizer(ABC):
         return int.from_bytes(digest[:8], "little") >> 1
 
     def warm_up(self) -> None:
-        """Run once on a grey image so that the first real frame does not pay for compilation and allocation."""
-        camera = self._manifest.camera
+        """Run on a grey image so that the first real frame does not pay for compilation and allocation.
+
+        Without a prior, and with the one of :attr:`warm_up_prior`; twice, since a GPU records at the second time.
+        """
+        camera, scene = self._manifest.camera, self._manifest.scenes[0].name
         plain = undistorted_camera(camera) if camera.is_distorted else camera
         image = np.full((plain.height, plain.width, 3), 127, dtype=np.uint8)
-        self.localize(Query(image, plain, stamp_ns=1, scene=self._manifest.scenes[0].name))
+        near = self.warm_up_prior
+        for prior in (None,) if near is None else (None, near):
+            for _ in range(1 if self._device.type == "cpu" else 2):
+                self.localize(Query(image, plain, stamp_ns=1, scene=scene, prior=prior))
+
+    @property
+    def warm_up_prior(self) -> PosePrior | None:
+        """Where a camera in the first scene may be, for a backend that does something else with a prior."""
+        return None
 
     def close(self) -> None:
         """Free what the localizer holds (GPU memory); it cannot be used afterwards. Calling twice is harmless."""
@@ -457,7 +521,12 @@ def check_query(query: Query) -> None:
 
     :raises ImageError: with what was found.
     """
-    image, camera = query.image_rgb, query.camera
+    _check_image(query.image_rgb, query.camera)
+    for view in query.others:
+        _check_image(view.image_rgb, view.camera)
+
+
+def _check_image(image: Any, camera: CameraModel) -> None:
     if not isinstance(image, np.ndarray) or image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
         found = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
         raise ImageError(f"query: expected an RGB image (height, width, 3) of uint8, found {found}")

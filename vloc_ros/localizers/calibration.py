@@ -201,6 +201,8 @@ CHI2_95_6DOF = 12.591587243743977
 MIN_FRAMES = 20
 #: Standardised statistics beyond this are as strange as at it: no linear model holds out there.
 _CLIP = 3.0
+#: No error of a camera has a log sigma (m, rad) beyond this: a micrometre, a thousand kilometres.
+_LOG_SIGMA = 14.0
 
 
 @dataclass(frozen=True)
@@ -285,6 +287,15 @@ class CovarianceModel:
                 raise CalibrationError(f"{where}: {name}: expected finite values of shape {size}")
         if not k or (np.diff(arrays["knots"]) <= 0).any() or (arrays["factors"] <= 0).any():
             raise CalibrationError(f"{where}: expected increasing knots and positive factors")
+        limits, factors = arrays["limits"], arrays["factors"]
+        if (
+            (np.diff(limits) < 0).any()
+            or np.abs(limits).max() > _LOG_SIGMA
+            or np.abs(np.log(factors)).max() > _LOG_SIGMA
+        ):
+            raise CalibrationError(
+                f"{where}: expected limits in order, and limits and logarithms of factors within {_LOG_SIGMA:g}"
+            )
         shape = arrays["shape"]
         if (arrays["spread"] <= 0).any() or not np.allclose(shape, shape.T) or np.linalg.eigvalsh(shape)[0] <= 0:
             raise CalibrationError(f"{where}: expected positive spreads and a symmetric positive definite shape")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
 import zipfile
@@ -14,15 +13,12 @@ from vloc_ros.errors import MapError
 from vloc_ros.maps.checksums import file_entry
 from vloc_ros.maps.reader import MapBundle, files_of, read_map
 from vloc_ros.maps.schema import MANIFEST_NAME, MapManifest, check_file_name, dump_manifest
-from vloc_ros.staging import staging_beside, umask, unwritten
+from vloc_ros.staging import install, staging_beside, umask, unwritten
 
 if TYPE_CHECKING:
     import torch
 
 __all__ = ["check_target", "pack_map", "write_map"]
-
-_RENAME_EXCHANGE = 2
-_AT_FDCWD = -100
 
 
 class _Both(Mapping[str, bytes]):
@@ -155,34 +151,11 @@ def _write_directory(target: Path, contents: Mapping[str, bytes], overwrite: boo
         for folder in sorted({(staging / name).parent for name in contents}):
             _sync_directory(folder)
         staging.chmod(0o777 & ~umask())  # mkdtemp makes it private
-        if overwrite and target.is_dir():
-            _exchange(staging, target)  # staging now holds the old map
+        if overwrite:
+            install(staging, target)  # staging now holds the old map
         else:
             os.rename(staging, target)
         _sync_directory(target.parent)
-
-
-def _exchange(a: Path, b: Path) -> None:
-    """Swap two directories in one step (Linux); elsewhere by two renames with a short gap between."""
-    try:
-        libc = ctypes.CDLL(None, use_errno=True)
-        renameat2 = libc.renameat2
-    except (OSError, AttributeError):
-        renameat2 = None
-    if renameat2 is not None:
-        done = renameat2(_AT_FDCWD, os.fsencode(a), _AT_FDCWD, os.fsencode(b), _RENAME_EXCHANGE)
-        if done == 0:
-            return
-        if ctypes.get_errno() not in (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP):
-            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
-    aside = a.with_name(a.name + ".old")
-    os.rename(b, aside)
-    try:
-        os.rename(a, b)
-    except OSError:
-        os.rename(aside, b)
-        raise
-    os.rename(aside, a)
 
 
 def _write_zip(target: Path, contents: Mapping[str, bytes], overwrite: bool) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,22 +13,33 @@ from rclpy.lifecycle import LifecycleNode
 from vloc_ros.errors import ConfigError, GeometryError, MapNotFoundError, VlocError
 from vloc_ros.geometry.rotations import quaternion_to_matrix
 from vloc_ros.geometry.se3 import make_transform
-from vloc_ros.images.decode import decode, image_size
+from vloc_ros.images.decode import CompressedImage, RawImage, decode, image_size, is_supported
 from vloc_ros.localizers.base import Localizer, load_localizer
 from vloc_ros.maps import read_map
-from vloc_ros.messages import camera_model, frame_id, message_image, pose_covariance, stamp_ns, transform
+from vloc_ros.messages import (
+    camera_model,
+    frame_id,
+    message_image,
+    pose_covariance,
+    satellite_fix,
+    stamp_ns,
+    transform,
+)
+from vloc_ros.nodes.bridges import decode_rare, quaternion_of_angles
 from vloc_ros.nodes.inputs import ReceivedFrame
 from vloc_ros.nodes.outputs import Outputs
+from vloc_ros.nodes.rig import CameraSpec
 from vloc_ros.nodes.ros_parameters import NodeParameters
 from vloc_ros.nodes.tf_broadcast import TfBroadcast
 from vloc_ros.nodes.tf_input import TfInput
-from vloc_ros.pipeline import FrameResult, Pipeline, PipelineSettings
+from vloc_ros.pipeline import Frame, FrameResult, Pipeline, PipelineSettings
 from vloc_ros.settings import settings_from_mapping
 from vloc_ros.tracking import INITIAL_POSE_SIGMAS, Tracker, TrackerSettings
+from vloc_ros.tracking.fixes import FixSettings, SatelliteFix
 from vloc_ros.tracking.store import SavedPose, load_pose, save_pose
-from vloc_ros.types import Array, LocalizationState
+from vloc_ros.types import Array, LocalizationState, RgbImage
 
-__all__ = ["Engine", "make_pipeline"]
+__all__ = ["Engine", "cameras_of", "make_pipeline"]
 
 
 # The pipeline with the settings that the node's parameters ask for.
@@ -44,12 +56,49 @@ def make_pipeline(localizer: Localizer, parameters: NodeParameters) -> Pipeline:
         "max_age_s": parameters["max_image_age"],
         **parameters.group("pipeline."),
     }
-    return Pipeline(localizer, settings_from_mapping(PipelineSettings, own, "parameters pipeline.*"), tracker)
+    fixes = settings_from_mapping(FixSettings, parameters.group("fix."), "parameters fix.*")
+    return Pipeline(localizer, settings_from_mapping(PipelineSettings, own, "parameters pipeline.*"), tracker, fixes)
+
+
+def cameras_of(parameters: NodeParameters) -> list[CameraSpec]:
+    """The vehicle's cameras: those of the rig, or the one of the parameters without a name."""
+    transport = parameters["image_transport"]
+    names = parameters["cameras"]
+    if not names:
+        fixed = _mounting(parameters["camera_extrinsics"])
+        return [CameraSpec("", "image", "camera_info", transport, parameters["camera_frame"], fixed)]
+    out = []
+    for name in names:
+        own = parameters.group(f"camera.{name}.")
+        out.append(
+            CameraSpec(
+                name, own["image"] or f"{name}/image", own["camera_info"], own["transport"] or transport, own["frame"],
+                _mounting(own["extrinsics"]),
+            )
+        )  # fmt: skip
+    return out
+
+
+def _mounting(values: list[float]) -> Array | None:
+    """``[x, y, z, qx, qy, qz, qw]`` or ``[x, y, z, roll, pitch, yaw]`` as T_base_cam; None for no values."""
+    if not values:
+        return None
+    if len(values) == 6:
+        values = [*values[:3], *quaternion_of_angles(*values[3:])]
+    return make_transform(quaternion_to_matrix(np.asarray(values[3:])), np.asarray(values[:3]))
 
 
 #: A camera whose stamps fall back this far has been restarted (a bag that loops): TF from before is useless.
 BACKWARDS_NS = 1_000_000_000
 LOG_PERIOD_S = 5.0
+
+
+class _Unusable(Exception):
+    """An image that cannot become a frame; ``key`` is one of the pipeline's refusals."""
+
+    def __init__(self, key: str, message: str) -> None:
+        super().__init__(message)
+        self.key = key
 
 
 class Engine:
@@ -76,15 +125,10 @@ class Engine:
         self._cleared = False
         self._logged: dict[str, float] = {}
         self._saved_at = 0.0
+        self._names = [camera.name for camera in cameras_of(parameters)]
         self._map, self._odom = parameters["map_frame"], parameters["odom_frame"]
-        self._base, self._camera_frame = parameters["base_frame"], parameters["camera_frame"]
+        self._base = parameters["base_frame"]
         self._rectified, self._pose_file = parameters["image_is_rectified"], parameters["pose_file"]
-        extrinsics = parameters["camera_extrinsics"]
-        self._fixed_extrinsics = (
-            make_transform(quaternion_to_matrix(np.asarray(extrinsics[3:])), np.asarray(extrinsics[:3]))
-            if extrinsics
-            else None
-        )
 
     # Life
 
@@ -126,6 +170,7 @@ class Engine:
                 "(parameter map_frame)"
             )
         self.odometry_missing = self.internal_errors = 0
+        self._outputs.forget_points()
         self._withdraw()
         self._restore_pose()
 
@@ -181,6 +226,10 @@ class Engine:
 
     def expire(self) -> None:
         """Let time pass without frames: a camera that fell silent ends in LOST."""
+        if self._localizer is not None:
+            localizer, scene = self._localizer, self._parameters["scene"] or None
+            now_ns = int(self._node.get_clock().now().nanoseconds)
+            self._outputs.map_points(lambda: localizer.map_points(scene), now_ns)
         now = self.now_in_stamps()
         if self.pipeline is None or now is None:
             return
@@ -188,6 +237,11 @@ class Engine:
         if state is LocalizationState.LOST:
             self._broadcast.silence()
         self._outputs.state(state)
+
+    @property
+    def last_stamp(self) -> int:
+        """The stamp of the last frame that was worked on since the last start; 0 before."""
+        return self._last_stamp
 
     @property
     def has_frames(self) -> bool:
@@ -207,41 +261,68 @@ class Engine:
 
     # One frame
 
-    def process(self, received: ReceivedFrame) -> None:
-        """Localize one frame and publish what the pipeline allows."""
-        from vloc_ros.pipeline import Frame
-
+    def process(self, received: list[ReceivedFrame]) -> None:
+        """Localize the images of one moment, of one camera or of several, and publish what the pipeline allows."""
         pipeline = self.pipeline
         assert pipeline is not None
-        stamp = stamp_ns(received.image)
+        # Of a rig the latest: stamps of successive moments rise, whichever cameras they have.
+        stamp = max(stamp_ns(each.image) for each in received)
         self._watch_stamps(stamp)
-        rectified = self._rectified
-        try:
-            info = self._camera_info(received)
-            camera = None if info is None else camera_model(info, rectified, image_size(message_image(received.image)))
-        except VlocError as error:
-            self._publish(pipeline.refuse(stamp, "bad_camera_info", str(error)), None, received)
+        members: list[Frame] = []
+        problem = "no_camera_info", "no image"
+        rig = len(self._names) > 1
+        frames: dict[str, str] = {}
+        for each in received:
+            try:
+                member = self._member(each, rig, frames)
+            except _Unusable as error:
+                if not members and problem[1] == "no image":
+                    problem = error.key, str(error)
+                if rig:
+                    pipeline.left_out(each.camera.name, f"{error.key}: {error}")
+                continue
+            members.append(member)
+        if not members:
+            self._publish(pipeline.refuse(stamp, *problem), received)
             return
-        try:
-            T_base_cam = self._extrinsics(received)
-        except VlocError as error:
-            self._publish(pipeline.refuse(stamp, "bad_transform", str(error)), None, received)
-            return
-        T_odom_base = self._odometry(stamp)
         turn = self._node.get_clock().now().nanoseconds
-        image = message_image(received.image)
-        scene = self._parameters["scene"] or None
-        frame = Frame(
-            stamp, image, camera, rectified, T_base_cam, T_odom_base, turn, scene, self._outputs.wants_candidates
-        )
+        frame = replace(
+            members[0], stamp_ns=stamp, T_odom_base=self._odometry(stamp), received_ns=turn,
+            scene=self._parameters["scene"] or None, keep_candidates=self._outputs.wants_candidates,
+            others=tuple(members[1:]),
+        )  # fmt: skip
         result = pipeline.process(frame)
         if self._cancelled():
             return  # deactivated meanwhile: TF is no lifecycle publisher, nobody else would hold it back
         if stamp > 0:
             self._last_stamp, self._last_turn_ns = stamp, turn
-        self._publish(result, T_base_cam, received)
+        self._publish(result, received)
 
-    def _publish(self, result: FrameResult, T_base_cam: Array | None, received: ReceivedFrame) -> None:
+    def _member(self, each: ReceivedFrame, rig: bool, frames: dict[str, str]) -> Frame:
+        """One camera's image as a frame. :raises _Unusable: why it cannot be one."""
+        stamp, camera = stamp_ns(each.image), each.camera
+        message = message_image(each.image)
+        image: RawImage | CompressedImage | RgbImage = message
+        if isinstance(message, RawImage) and not is_supported(message.encoding):
+            try:
+                image = decode_rare(each.image)
+            except VlocError as error:
+                raise _Unusable("bad_image", str(error)) from error
+        try:
+            info = self._camera_info(each, wait=not rig)
+            model = None if info is None else camera_model(info, self._rectified, image_size(message))
+        except VlocError as error:
+            raise _Unusable("bad_camera_info", str(error)) from error
+        if rig and model is None:
+            raise _Unusable("no_camera_info", "no camera_info for the image; check its topic")
+        try:
+            T_base_cam = self._extrinsics(each, frames)
+        except VlocError as error:
+            raise _Unusable("bad_transform", str(error)) from error
+        odometry = self._tf.at(self._odom, self._base, stamp, self._parameters["tf_timeout"]) if rig else None
+        return Frame(stamp, image, model, self._rectified, T_base_cam, odometry, name=camera.name)
+
+    def _publish(self, result: FrameResult, received: list[ReceivedFrame]) -> None:
         self.last_result = result
         if result.refused is not None:
             self._say(result.refused, f"frame refused ({result.refused}): {result.message}")
@@ -249,10 +330,14 @@ class Engine:
         self._broadcast_tf(result)
         if result.publish and result.T_map_base is not None and result.covariance_base is not None:
             self._outputs.pose(result.T_map_base, result.covariance_base, result.stamp_ns)
+            if self.pipeline is not None and self.pipeline.fixes.datum is not None:
+                datum = self.pipeline.fixes.datum
+                self._outputs.fix(datum, result.T_map_base, result.covariance_base, result.stamp_ns, self._base)
             self._save_pose()
-        if result.estimate is not None and T_base_cam is not None:
-            self._outputs.candidates(result.estimate, T_base_cam)
-        self._draw(result, received)
+        if result.estimate is not None and result.T_base_cam is not None:
+            self._outputs.candidates(result.estimate, result.T_base_cam)
+            self._outputs.matches(result.estimate)
+        self._draw(result, next((r for r in received if r.camera.name == result.camera), received[0]))
 
     def _broadcast_tf(self, result: FrameResult) -> None:
         if self._tf_refused() or result.state is LocalizationState.LOST:
@@ -279,26 +364,36 @@ class Engine:
             self._say("tf_conflict", self.tf_conflict)
         return False
 
-    def _camera_info(self, received: ReceivedFrame) -> Any:
+    def _camera_info(self, received: ReceivedFrame, wait: bool) -> Any:
+        """:param wait: for one that comes after its image; of a rig the other cameras do not wait."""
         deadline = time.monotonic() + self._parameters["tf_timeout"]
-        while (info := received.info()) is None and time.monotonic() < deadline and not self._cancelled():
+        while (info := received.info()) is None and wait and time.monotonic() < deadline and not self._cancelled():
             time.sleep(0.005)
         return info
 
-    def _extrinsics(self, received: ReceivedFrame) -> Array:
-        if self._fixed_extrinsics is not None:
-            return self._fixed_extrinsics
-        camera = self._camera_frame or frame_id(received.image)
-        base = self._base
+    def _extrinsics(self, received: ReceivedFrame, frames: dict[str, str]) -> Array:
+        """:param frames: whose optical frame each is that TF gave a place, in this moment."""
+        name, prefix = received.camera.name, f"camera.{received.camera.name}." if received.camera.name else "camera_"
+        if received.camera.T_base_cam is not None:
+            return received.camera.T_base_cam
+        camera = received.camera.frame or frame_id(received.image)
+        base, stamp, timeout = self._base, stamp_ns(received.image), self._parameters["tf_timeout"]
         if not camera:
-            raise GeometryError("expected the image to name its frame, found none; set the parameter camera_frame")
-        T = self._tf.mounting(base, camera, stamp_ns(received.image), self._parameters["tf_timeout"])
+            raise GeometryError(f"expected the image to name its frame, found none; set the parameter {prefix}frame")
+        if camera in frames:
+            raise GeometryError(
+                f"expected a frame of its own, found {camera}, which is camera {frames[camera]}'s: two cameras are not "
+                f"in one place; set {prefix}frame or {prefix}extrinsics"
+            )
+        frames[camera] = name
+        connected = not name or self._tf.static(base, camera, 0.0) is not None
+        T = self._tf.mounting(base, camera, stamp, timeout if connected else 0.0)
         if T is None:
             there = self._tf.static(base, camera, 0.0) is not None
             found = "other times only" if there else "nothing"
             raise GeometryError(
                 f"expected TF to connect {base} with {camera} at the image's stamp, found {found}; publish that on "
-                "/tf_static, or set camera_extrinsics"
+                f"/tf_static, or set {prefix}extrinsics"
             )
         return T
 
@@ -324,7 +419,9 @@ class Engine:
         if not self._outputs.wants_debug_image:
             return
         try:
-            image = decode(message_image(received.image))
+            message = message_image(received.image)
+            rare = isinstance(message, RawImage) and not is_supported(message.encoding)
+            image = decode_rare(received.image) if rare else decode(message)
         except VlocError:
             return
         self._outputs.debug_image(
@@ -370,6 +467,24 @@ class Engine:
             return
         self._withdraw()
         self._log.info(f"initial pose: x {T[0, 3]:.2f} y {T[1, 3]:.2f} in {map_frame}")
+
+    def satellite_fix(self, message: Any) -> None:
+        """Take a NavSatFix: where to look while nothing is known, and what contradicts it."""
+        if self.pipeline is None:
+            return
+        found = satellite_fix(message)
+        if found is None:
+            self._say("fix", f"the receiver has no fix (status {message.status.status})")
+            return
+        antenna, frame = self._parameters["antenna"], frame_id(message)
+        lever = np.asarray(antenna, dtype=np.float64) if antenna else np.zeros(3)
+        if not antenna and frame not in ("", self._base):
+            T = self._tf.static(self._base, frame, 0.0)
+            lever = lever if T is None else T[:3, 3]
+        try:
+            self.pipeline.fixes.offer(SatelliteFix(stamp_ns(message), *found[0], found[1], lever))
+        except VlocError as error:
+            self._say("fix", f"satellite fix refused: {error}")
 
     def _restore_pose(self) -> None:
         name = self._pose_file

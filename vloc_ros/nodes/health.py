@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import re
 import time
 from typing import Any, Protocol
 
-from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+from diagnostic_msgs.msg import DiagnosticArray
+from diagnostic_updater import DiagnosticStatusWrapper
 
 from vloc_ros.diagnostics import Diagnostic, DiagnosticSettings, Level, Snapshot, diagnose
+from vloc_ros.nodes.bridges import missing
 from vloc_ros.nodes.engine import Engine
-from vloc_ros.nodes.inputs import CameraInput, ReceivedFrame
+from vloc_ros.nodes.inputs import ReceivedFrame, RigInput
 from vloc_ros.nodes.ros_parameters import NodeParameters
 from vloc_ros.nodes.silence import why_no_clock
 from vloc_ros.nodes.tf_broadcast import TfBroadcast
@@ -28,9 +31,9 @@ class Watched(Protocol):
 
     parameters: NodeParameters
     engine: Engine | None
-    camera: CameraInput | None
+    camera: RigInput | None
     broadcast: TfBroadcast | None
-    worker: Worker[ReceivedFrame]
+    worker: Worker[list[ReceivedFrame]]
     problem: str
 
     @property
@@ -57,6 +60,7 @@ class Health:
         self._told: set[str] = set()
         self._sent_at = 0.0
         self._stuck = False
+        self._absent: dict[str, str] = {}
 
     def tick(self) -> None:
         """Called by a timer on the executor, often: a camera that hangs is told at once, the rest once a period."""
@@ -74,13 +78,12 @@ class Health:
         if node.is_active and node.engine is not None:
             node.worker.submit(node.engine.expire)
         diagnostic = self._diagnostic()
-        status = DiagnosticStatus(
-            level=bytes([int(diagnostic.level)]),
-            name=f"{node.get_fully_qualified_name()}: localization",
-            message=diagnostic.message,
-            hardware_id=node.camera.image_topic if node.camera is not None else "",
-            values=[KeyValue(key=key, value=value) for key, value in diagnostic.values.items()],
-        )
+        # The updater itself would take the period and parameters of its own; what happens is told at once here.
+        status = DiagnosticStatusWrapper(name=f"{node.get_fully_qualified_name()}: localization")
+        status.hardware_id = node.camera.image_topic if node.camera is not None else ""
+        status.summary(bytes([int(diagnostic.level)]), diagnostic.message)
+        for key, value in diagnostic.values.items():
+            status.add(key, value)
         message = DiagnosticArray(status=[status])
         message.header.stamp = node.get_clock().now().to_msg()
         self._publisher.publish(message)
@@ -107,11 +110,14 @@ class Health:
         if node.camera is not None:
             extra["images_received"] = str(node.camera.received)
             extra["frames_dropped"] = str(node.worker.dropped)
+            self._absent = node.camera.absent()
+            extra.update({f"camera_{name}": why for name, why in self._absent.items()})
         if node.engine is not None and node.broadcast is not None:
             extra["odometry_missing"] = str(node.engine.odometry_missing)
             extra["internal_errors"] = str(node.engine.internal_errors)
             extra["tf_sent"] = str(node.broadcast.count)
             extra["tf_conflict"] = node.engine.tf_conflict
+        extra.update({f"without_{package}": why for package, why in missing().items()})
         return extra
 
     def _inputs(self) -> list[tuple[Level, str]]:
@@ -119,9 +125,13 @@ class Health:
         node = self._node
         found = [(Level.ERROR, text) for text in (why_no_clock(node),) if text]
         if node.camera is not None:
-            found += [(Level.ERROR, text) for text in node.camera.problems(node.parameters["no_image_warning"])]
-            found += [(Level.WARN, text) for text in (node.camera.rivals(),) if text]
-        told = {text for _, text in found}
+            problems = node.camera.problems(node.parameters["no_image_warning"])
+            # Of a rig one camera that works is enough to go on.
+            level = Level.ERROR if all(problems.values()) else Level.WARN
+            found += [(level, text) for texts in problems.values() for text in texts]
+            found += [(Level.WARN, text) for text in node.camera.rivals()]
+            found += [(Level.WARN, f"camera {name} is left out: {why}") for name, why in self._absent.items()]
+        told = {re.sub(r"\d+\.\d+ s", "some time", text) for _, text in found}
         for text in sorted(told - self._told):
             node.get_logger().warning(text)
         self._told = told

@@ -30,14 +30,16 @@ from rclpy.duration import Duration
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.signals import SignalHandlerOptions
+from sensor_msgs.msg import NavSatFix
 from std_srvs.srv import Trigger
 
 from vloc_ros.errors import ConfigError, VlocError
 from vloc_ros.localizers.base import available_backends
-from vloc_ros.nodes.engine import Engine
+from vloc_ros.nodes.engine import Engine, cameras_of
 from vloc_ros.nodes.health import TICK_S, Health
-from vloc_ros.nodes.inputs import CameraInput, ReceivedFrame
+from vloc_ros.nodes.inputs import ReceivedFrame, RigInput, RigPolicy
 from vloc_ros.nodes.outputs import Outputs
+from vloc_ros.nodes.qos import image_qos
 from vloc_ros.nodes.ros_parameters import NodeParameters
 from vloc_ros.nodes.tf_broadcast import TfBroadcast
 from vloc_ros.nodes.tf_input import TfInput
@@ -61,11 +63,11 @@ class VlocLocalizer(LifecycleNode):
         super().__init__("vloc_localizer", automatically_declare_parameters_from_overrides=True, **options)
         self.parameters = NodeParameters(self, available_backends())
         self.engine: Engine | None = None
-        self.camera: CameraInput | None = None
+        self.camera: RigInput | None = None
         self.outputs: Outputs | None = None
         self.tf: TfInput | None = None
         self.broadcast: TfBroadcast | None = None
-        self.worker: Worker[ReceivedFrame] = Worker(self._on_frame, self._on_worker_error)
+        self.worker: Worker[list[ReceivedFrame]] = Worker(self._on_frame, self._on_worker_error)
         self.problem = ""
         self._tf_timer: Any = None
         self._broadcaster = tf2_ros.TransformBroadcaster(self)
@@ -76,6 +78,7 @@ class VlocLocalizer(LifecycleNode):
         self.create_service(Trigger, "~/reset", self._on_reset)
         self.create_service(Trigger, "~/load_map", self._on_load_map)
         self.create_subscription(PoseWithCovarianceStamped, "initialpose", self._on_initial_pose, 10)
+        self.create_subscription(NavSatFix, "fix", self._on_fix, image_qos("best_effort"))
         threshold = JumpThreshold(min_forward=None, min_backward=Duration(seconds=-0.001), on_clock_change=True)
         self._jump = self.get_clock().create_jump_callback(threshold, post_callback=self._on_clock_jump)
         self._start_timer: Any = None
@@ -151,7 +154,8 @@ class VlocLocalizer(LifecycleNode):
         self.outputs = Outputs(self, value["map_frame"])
         self.engine = Engine(self, self.parameters, self.tf, self.broadcast, self.outputs)
         self.engine.load()
-        self.camera = CameraInput(self, value["image_transport"], value["image_qos"], self._offer)
+        policy = RigPolicy(value["rig_mode"], value["rig_tolerance"], value["rig_timeout"])
+        self.camera = RigInput(self, cameras_of(self.parameters), policy, value["image_qos"], self._offer)
         if value["tf_mode"] == "map_odom":
             self._tf_timer = self.create_timer(1.0 / value["tf_rate"], self._on_tf_timer)
         self.get_logger().info(
@@ -177,9 +181,9 @@ class VlocLocalizer(LifecycleNode):
 
     # Callbacks on the executor: store, forward, answer
 
-    def _offer(self, frame: ReceivedFrame) -> None:
+    def _offer(self, frames: list[ReceivedFrame]) -> None:
         if self.is_active:
-            self.worker.offer(frame)
+            self.worker.offer(frames)
 
     def _on_tf_timer(self) -> None:
         if self.is_active and self.broadcast is not None:
@@ -191,6 +195,8 @@ class VlocLocalizer(LifecycleNode):
         if self.engine.has_frames:  # the first /clock of a simulation is a jump, too, but no news
             self.get_logger().warning("the clock went back: TF buffer, tracker and TF output start anew")
         self.worker.discard()
+        if self.camera is not None:
+            self.camera.clear()
         engine = self.engine
         engine.on_clock_jump()
         self.worker.submit(engine.after_clock_jump)
@@ -200,9 +206,18 @@ class VlocLocalizer(LifecycleNode):
         if engine is None or not self.worker.submit(lambda: engine.initial_pose(message)):
             self.get_logger().warning("initialpose ignored: the node is not active")
 
-    def _on_frame(self, frame: ReceivedFrame) -> None:
-        if self.engine is not None:
-            self.engine.process(frame)
+    def _on_fix(self, message: NavSatFix) -> None:
+        engine = self.engine
+        if engine is not None and self.is_active:
+            self.worker.submit(lambda: engine.satellite_fix(message))
+
+    def _on_frame(self, frames: list[ReceivedFrame]) -> None:
+        engine, camera = self.engine, self.camera
+        if not frames and engine is not None and camera is not None:  # the cameras take turns
+            turn = camera.next_turn(engine.last_stamp)
+            frames = [] if turn is None else [turn]
+        if engine is not None and frames:
+            engine.process(frames)
 
     def _on_worker_error(self, error: BaseException) -> None:
         if self.engine is not None:

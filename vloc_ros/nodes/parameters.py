@@ -7,6 +7,7 @@ Imports no ROS, so that the documentation can be generated and checked on any ma
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -16,14 +17,17 @@ from vloc_ros.errors import ConfigError
 from vloc_ros.localizers.base import BUILT_IN, backend_class
 from vloc_ros.pipeline import PipelineSettings
 from vloc_ros.settings import describe_settings
+from vloc_ros.tracking.fixes import FixSettings
 from vloc_ros.tracking.settings import TrackerSettings
 
 __all__ = [
     "PARAMETERS",
     "ParameterSpec",
     "backend_parameters",
+    "camera_parameters",
     "check_together",
     "coerce",
+    "literal",
     "markdown",
     "settings_parameters",
     "spec_named",
@@ -39,7 +43,10 @@ FIXED = "start only (read-only)"
 
 @dataclass(frozen=True)
 class ParameterSpec:
-    """One parameter: its type is that of ``default``; ``applies`` says when a change takes effect."""
+    """One parameter: its type is that of ``default``; ``applies`` says when a change takes effect.
+
+    ``items`` is the type of what a list holds.
+    """
 
     name: str
     default: Any
@@ -49,6 +56,12 @@ class ParameterSpec:
     maximum: float | None = None
     choices: tuple[str, ...] = ()
     check: Callable[[Any], str | None] | None = None
+    items: type = float
+
+    @property
+    def type_name(self) -> str:
+        """The type in words."""
+        return "string array" if self.items is str else TYPE_NAMES[type(self.default)]
 
     @property
     def read_only(self) -> bool:
@@ -92,11 +105,42 @@ def _device(value: str) -> str | None:
 
 
 def _extrinsics(value: list[float]) -> str | None:
-    if len(value) not in (0, 7):
-        return f"expected no value or 7 (x y z qx qy qz qw), found {len(value)}"
-    if value and abs(math.sqrt(sum(v * v for v in value[3:])) - 1.0) > 1e-3:
+    if len(value) not in (0, 6, 7):
+        return f"expected no value, 7 (x y z qx qy qz qw) or 6 (x y z roll pitch yaw), found {len(value)}"
+    if len(value) == 7 and abs(math.sqrt(sum(v * v for v in value[3:])) - 1.0) > 1e-3:
         return "expected a unit quaternion in the last four values (x y z w)"
     return None
+
+
+def _names(value: list[str]) -> str | None:
+    if len(set(value)) != len(value):
+        return "expected different names"
+    if not all(re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name) for name in value):
+        return "expected names of letters, digits and underscores"
+    return None
+
+
+def camera_parameters(name: str) -> tuple[ParameterSpec, ...]:
+    """The parameters of one camera of a rig."""
+    return (
+        ParameterSpec(f"camera.{name}.image", "", "Its image topic; empty takes `<name>/image`."),
+        ParameterSpec(f"camera.{name}.camera_info", "", "Its CameraInfo topic; empty takes the image's sibling."),
+        ParameterSpec(
+            f"camera.{name}.transport",
+            "",
+            "`raw` or `compressed`; empty takes `image_transport`.",
+            choices=("", "raw", "compressed"),
+        ),
+        ParameterSpec(
+            f"camera.{name}.frame", "", "Its optical frame; empty takes the image's `frame_id`.", check=_optional_frame
+        ),
+        ParameterSpec(
+            f"camera.{name}.extrinsics",
+            [],
+            "T_base_camera in place of a look-up in TF, as `camera_extrinsics` has it.",
+            check=_extrinsics,
+        ),
+    )
 
 
 PARAMETERS: tuple[ParameterSpec, ...] = (
@@ -122,6 +166,39 @@ PARAMETERS: tuple[ParameterSpec, ...] = (
     ParameterSpec("odom_frame", "odom", "Frame of the odometry, which others connect to the base.", check=_frame),
     ParameterSpec("base_frame", "base_link", "Frame of the vehicle whose pose is published.", check=_frame),
     ParameterSpec(
+        "cameras",
+        [],
+        "Names of the cameras of a rig, the most important first; empty: one camera on `image`. Each has parameters "
+        "under `camera.<name>.`.",
+        FIXED,
+        check=_names,
+        items=str,
+    ),
+    ParameterSpec(
+        "rig_mode",
+        "together",
+        "`together` makes one pose from the images of one moment; `in_turn` localizes one camera after the other, for "
+        "cameras that are not synchronised, or a processor that has no time for all.",
+        choices=("together", "in_turn"),
+    ),
+    ParameterSpec(
+        "rig_tolerance",
+        0.02,
+        "Seconds that the stamps of one moment may be apart. With odometry the vehicle's motion in between is allowed "
+        "for.",
+        CONFIGURE,
+        0.0,
+        1.0,
+    ),
+    ParameterSpec(
+        "rig_timeout",
+        0.5,
+        "Seconds without an image, or without one of the others' moment, after which a camera is not waited for.",
+        CONFIGURE,
+        0.01,
+        60.0,
+    ),
+    ParameterSpec(
         "camera_frame",
         "",
         "Optical frame of the camera (x right, y down, z forward); empty takes the image's `frame_id`.",
@@ -130,7 +207,8 @@ PARAMETERS: tuple[ParameterSpec, ...] = (
     ParameterSpec(
         "camera_extrinsics",
         [],
-        "T_base_camera as `[x, y, z, qx, qy, qz, qw]`: the camera's place on the base, in place of a look-up in TF.",
+        "T_base_camera as `[x, y, z, qx, qy, qz, qw]`, or `[x, y, z, roll, pitch, yaw]` in radians about fixed axes: "
+        "the camera's place on the base, in place of a look-up in TF.",
         check=_extrinsics,
     ),
     ParameterSpec(
@@ -186,6 +264,13 @@ PARAMETERS: tuple[ParameterSpec, ...] = (
         "File that keeps the last pose between runs; the next start on the same map searches there first. Empty "
         "keeps none.",
     ),
+    ParameterSpec(
+        "antenna",
+        [],
+        "The satellite antenna on the base, `[x, y, z]` in metres; empty takes the place of the fix's frame in TF, "
+        "else the base itself.",
+        check=lambda value: None if len(value) in (0, 3) else f"expected no value or 3 (x y z), found {len(value)}",
+    ),
     ParameterSpec("pose_file_period", 5.0, "Seconds between two writes of `pose_file`.", AT_ONCE, 0.1, 3600.0),
     ParameterSpec("no_image_warning", 5.0, "Seconds without an image before a warning says why.", AT_ONCE, 0.1, 3600.0),
     ParameterSpec("diagnostics_period", 1.0, "Seconds between two messages on `/diagnostics`.", FIXED, 0.05, 60.0),
@@ -196,6 +281,7 @@ PARAMETERS: tuple[ParameterSpec, ...] = (
 GROUPS: tuple[tuple[str, type, frozenset[str]], ...] = (
     ("pipeline.", PipelineSettings, frozenset({"publish_degraded", "scene", "max_age_s"})),
     ("tracker.", TrackerSettings, frozenset()),
+    ("fix.", FixSettings, frozenset()),
     ("diagnostics.", DiagnosticSettings, frozenset()),
 )
 
@@ -258,13 +344,18 @@ def coerce(spec: ParameterSpec, value: Any) -> Any:
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
     if kind is list:
-        try:
-            value = [float(v) for v in value]
-        except (TypeError, ValueError):
-            raise ConfigError(f"{spec.name}: expected a list of numbers, found {value!r}") from None
+        if spec.items is str:
+            if isinstance(value, str) or not all(isinstance(v, str) for v in value):
+                raise ConfigError(f"{spec.name}: expected a list of names, found {value!r}")
+            value = list(value)
+        else:
+            try:
+                value = [float(v) for v in value]
+            except (TypeError, ValueError):
+                raise ConfigError(f"{spec.name}: expected a list of numbers, found {value!r}") from None
     elif type(value) is not kind:
         raise ConfigError(f"{spec.name}: expected a value of type {kind.__name__}, found {value!r}")
-    numbers = value if kind is list else [value] if kind in (int, float) else []
+    numbers = (value if spec.items is float else []) if kind is list else [value] if kind in (int, float) else []
     if not all(math.isfinite(v) for v in numbers):
         raise ConfigError(f"{spec.name}: expected finite numbers, found {value!r}")
     low = -math.inf if spec.minimum is None else spec.minimum
@@ -290,7 +381,8 @@ def check_together(values: Mapping[str, Any]) -> None:
         raise ConfigError(f"map_frame, odom_frame, base_frame: expected three different names, found {frames}")
 
 
-def _literal(value: Any) -> str:
+def literal(value: Any) -> str:
+    """A default as YAML has it."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, float):
@@ -313,8 +405,21 @@ def markdown() -> str:
     ]
     for spec in all_parameters():
         lines.append(
-            f"| `{spec.name}` | {TYPE_NAMES[type(spec.default)]} | `{_literal(spec.default)}` | {spec.constraint} | "
+            f"| `{spec.name}` | {spec.type_name} | `{literal(spec.default)}` | {spec.constraint} | "
             f"{spec.applies} | {spec.doc} |"
+        )
+    lines += [
+        "",
+        "## Parameters of each camera of a rig",
+        "",
+        "For each name in `cameras`; all take effect with the next configure.",
+        "",
+        "| parameter | type | default | allowed | meaning |",
+        "|---|---|---|---|---|",
+    ]
+    for spec in camera_parameters("<name>"):
+        lines.append(
+            f"| `{spec.name}` | {spec.type_name} | `{literal(spec.default)}` | {spec.constraint} | {spec.doc} |"
         )
     lines += [
         "",
@@ -343,6 +448,6 @@ def _backend_table(backend: str, written: dict[type, str]) -> list[str]:
     written[cls] = backend
     rows = ["| parameter | type | default | allowed | meaning |", "|---|---|---|---|---|"]
     for spec in backend_parameters(backend):
-        kind, default = TYPE_NAMES[type(spec.default)], _literal(spec.default)
+        kind, default = TYPE_NAMES[type(spec.default)], literal(spec.default)
         rows.append(f"| `{spec.name}` | {kind} | `{default}` | {spec.constraint} | {spec.doc} |")
     return rows

@@ -12,10 +12,17 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 
 from vloc_ros.errors import ConfigError
-from vloc_ros.nodes.parameters import ParameterSpec, all_parameters, check_together, coerce, settings_parameters
+from vloc_ros.nodes.parameters import (
+    ParameterSpec,
+    all_parameters,
+    camera_parameters,
+    check_together,
+    coerce,
+    settings_parameters,
+)
 from vloc_ros.settings import settings_to_mapping
 
-__all__ = ["NodeParameters"]
+__all__ = ["NodeParameters", "describe"]
 
 #: Names that rclpy itself declares or reads.
 FOREIGN = ("use_sim_time", "start_type_description_service", "qos_overrides.")
@@ -25,7 +32,8 @@ def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, array) else value
 
 
-def _descriptor(spec: ParameterSpec) -> ParameterDescriptor:
+def describe(spec: ParameterSpec) -> ParameterDescriptor:
+    """What ``ros2 param describe`` shows."""
     descriptor = ParameterDescriptor(
         description=" ".join(filter(None, (spec.doc, spec.delay))),
         read_only=spec.read_only,
@@ -54,6 +62,9 @@ class NodeParameters:
     def __init__(self, node: Node, backends: Iterable[str]) -> None:
         self._node = node
         self._specs = {spec.name: spec for spec in all_parameters()}
+        if node.has_parameter("cameras"):  # whose parameters these are
+            names = coerce(self._specs["cameras"], _plain(node.get_parameter("cameras").value) or [])
+            self._specs.update({spec.name: spec for name in names for spec in camera_parameters(name)})
         self._backend_specs: dict[str, ParameterSpec] = {}
         self._shown: dict[str, Any] = {}
         given = {name: parameter.value for name, parameter in node.get_parameters_by_prefix("").items()}
@@ -62,11 +73,11 @@ class NodeParameters:
         for spec in self._specs.values():
             value = spec.default
             if given.get(spec.name) is not None:
-                value = coerce(spec, given[spec.name])
+                value = coerce(spec, _plain(given[spec.name]))
             if node.has_parameter(spec.name):
                 node.undeclare_parameter(spec.name)
             values[spec.name] = value
-            node.declare_parameter(spec.name, value, _descriptor(spec), ignore_override=True)
+            node.declare_parameter(spec.name, value, describe(spec), ignore_override=True)
         check_together(values)
         node.add_on_set_parameters_callback(self._validate)
 
@@ -107,7 +118,7 @@ class NodeParameters:
                 # What a parameter file gives has been declared without one, and as an integer where 5 stands for 5.0.
                 by_user = full not in self._shown
                 self._node.undeclare_parameter(full)
-            descriptor = _descriptor(spec) if spec else ParameterDescriptor(description=f"Setting of {backend}.")
+            descriptor = describe(spec) if spec else ParameterDescriptor(description=f"Setting of {backend}.")
             self._node.declare_parameter(full, value, descriptor, ignore_override=True)
             if not by_user:
                 self._shown[full] = self[full]

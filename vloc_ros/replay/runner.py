@@ -7,6 +7,7 @@ written, and the result says what was wrong.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -32,10 +33,13 @@ from vloc_ros.localizers.device import device_name
 from vloc_ros.maps import MapBundle, read_map
 from vloc_ros.pipeline import Frame, FrameResult, Pipeline, PipelineSettings
 from vloc_ros.replay.about import map_references, plain_settings
+from vloc_ros.replay.fixes import recorded_fixes
 from vloc_ros.replay.initial_poses import InitialPoses, initial_poses
 from vloc_ros.replay.output import ResultBag
+from vloc_ros.replay.rig import moments, other_drives, rig_of
 from vloc_ros.replay.samples import CandidateSamples
 from vloc_ros.tracking import Tracker, TrackerSettings
+from vloc_ros.tracking.fixes import FixSettings, SatelliteFix
 from vloc_ros.types import Array, Estimate
 
 __all__ = ["ReplayResult", "replay"]
@@ -70,6 +74,10 @@ def replay(
     pipeline_settings: PipelineSettings | None = None,
     localizer: Localizer | None = None,
     frames: str | None = None,
+    rig: Sequence[str] = (),
+    fix: str | None = None,
+    fix_settings: FixSettings | None = None,
+    rig_tolerance_s: float = 0.02,
     initial_pose: str | None = None,
     initial_sigma: tuple[float, float] | None = None,
     plots: bool = True,
@@ -84,6 +92,9 @@ def replay(
     :param settings: settings of the backend to change.
     :param localizer: one that is already loaded from ``map_path``; it is not closed.
     :param frames: ``START:STOP:STEP`` of the images; all by default.
+    :param rig: image topics of further cameras of the vehicle: the images of one moment are localized together.
+    :param rig_tolerance_s: that the stamps of one moment may be apart.
+    :param fix: a topic of NavSatFix, as the live node has it on ``fix``: where to look first, and a gate.
     :param initial_pose: where to look first: see :func:`vloc_ros.replay.initial_poses.initial_poses`.
     :param initial_sigma: its standard deviations, metres and degrees, in place of the usual ones.
     :raises BagError: nothing can be localized at all (no bag, empty, no images). :raises MapError: a bad map.
@@ -95,21 +106,32 @@ def replay(
         require_matplotlib()
     bundle = read_map(map_path)
     with ExitStack() as stack:
-        drive = stack.enter_context(BagDrive(bag, _at_datum(options or BagOptions(), bundle)))
+        chosen = _at_datum(options or BagOptions(), bundle)
+        drive = stack.enter_context(BagDrive(bag, chosen))
+        cameras_of_rig = rig_of(drive, [stack.enter_context(other) for other in other_drives(bag, chosen, rig)])
         if localizer is None:
             localizer = stack.enter_context(load_localizer(map_path, device, settings=settings))
         frame_id = bundle.manifest.scenes[0].frame_id
         start = initial_poses(initial_pose, drive, frame_id, bundle.id, localizer.needs_prior, initial_sigma)
         out.mkdir(parents=True, exist_ok=True)
         references = map_references(bundle)
-        pipeline = Pipeline(localizer, pipeline_settings, Tracker(tracker_settings))
+        pipeline = Pipeline(localizer, pipeline_settings, Tracker(tracker_settings), fix_settings)
         indices = _indices(drive.frame_count, frames)
         samples = CandidateSamples(localizer, len(indices))
-        run = _Run(drive, pipeline, samples if plots else None, references, start)
+        run = _Run(
+            drive,
+            pipeline,
+            samples if plots else None,
+            references,
+            start,
+            cameras=cameras_of_rig,
+            tolerance_s=rig_tolerance_s,
+            fixes=recorded_fixes(drive, fix),
+        )
         localizer.warm_up()
         names = (frame_id, drive.options.odom_frame, drive.options.base_frame, drive.camera_frame)
         with ResultBag(out / "result", storage, names, drive.has_odometry, bundle.id) as result_bag:
-            run.all_frames(result_bag, indices, progress)
+            run.all_frames(result_bag, indices if frames else None, progress, len(indices))
         problem = _problem(drive, run.records, tuple(run.refusals.values()))
         cameras = np.concatenate([np.zeros((0, 4, 4)), *references.values()])
         metrics = evaluate(run.records, cameras, drive.T_base_cam)
@@ -127,6 +149,9 @@ def replay(
             "map_bytes": whole_size(bundle),
             "settings": plain_settings(localizer),
             "skipped_messages": len(drive.skipped),
+            "cameras": run.about_cameras(),
+            "fix": fix or "",
+            "fix_problem": pipeline.fixes.problem,
             "version": vloc_ros.__version__,
         }
     report = build_report(metrics, run.records, about)
@@ -158,27 +183,62 @@ class _Run:
     references: dict[str, Array]
     initial: InitialPoses
     records: list[FrameRecord] = field(default_factory=list)
+    cameras: dict[str, BagDrive] = field(default_factory=dict)
+    tolerance_s: float = 0.02
+    #: Satellite fixes by when they were recorded, the last one first.
+    fixes: list[tuple[int, SatelliteFix]] = field(default_factory=list)
+    #: Images of each camera of a rig.
+    images: Counter[str] = field(default_factory=Counter)
     #: The first sentence of each kind of refusal.
     refusals: dict[str, str] = field(default_factory=dict)
 
-    def all_frames(self, result_bag: ResultBag, indices: set[int], progress: Callable[[int, int], None] | None) -> None:
-        """Localize frame by frame, writing as it goes."""
-        for index, bag_frame in enumerate(self.drive.frames()):
-            if index not in indices:
+    def all_frames(
+        self,
+        result_bag: ResultBag,
+        indices: set[int] | None,
+        progress: Callable[[int, int], None] | None,
+        total: int,
+    ) -> None:
+        """Localize frame by frame, writing as it goes. :param indices: of the moments; None: all."""
+        for index, moment in enumerate(moments(self.cameras, self.tolerance_s)):
+            if indices is not None and index not in indices:
                 continue
             if not self.records:
-                result_bag.start(bag_frame.stamp_ns or bag_frame.time_ns, self.drive.T_base_cam)
-            self._one(bag_frame, result_bag)
+                first = next(iter(moment.values()))
+                result_bag.start(first.stamp_ns or first.time_ns, self.drive.T_base_cam)
+            self._one(moment, result_bag)
             if progress:
-                progress(len(self.records), len(indices))
+                progress(len(self.records), max(total, len(self.records)))
 
-    def _one(self, bag_frame: BagFrame, result_bag: ResultBag) -> None:
-        drive, stamp = self.drive, bag_frame.stamp_ns
+    def about_cameras(self) -> dict[str, dict[str, int]]:
+        """Of a rig: by camera the images, and how many were left out of a frame."""
+        counters = self.pipeline.counters
+        return {
+            name: {"images": self.images[name], "left_out": counters[f"camera_{name}_left_out"]}
+            for name in self.cameras
+            if name
+        }
+
+    def _member(self, name: str, bag_frame: BagFrame) -> Frame:
+        drive, stamp = self.cameras[name], bag_frame.stamp_ns
+        rectified, T_odom_base = bool(drive.rectified), self.drive.T_odom_base(stamp)
+        return Frame(
+            stamp, bag_frame.image, bag_frame.camera, rectified, bag_frame.T_base_cam, T_odom_base, name=name
+        )  # fmt: skip
+
+    def _one(self, moment: dict[str, BagFrame], result_bag: ResultBag) -> None:
+        drive = self.drive
+        self.images.update(moment.keys())
+        bag_frame = next(iter(moment.values()))
+        # As live, of a rig the latest: the stamps of successive moments rise.
+        stamp = max(each.stamp_ns for each in moment.values())
         self.initial.offer(self.pipeline, drive, bag_frame)
+        while self.fixes and self.fixes[-1][0] <= bag_frame.time_ns:
+            self.pipeline.fixes.offer(self.fixes.pop()[1])
         T_odom_base = drive.T_odom_base(stamp)
-        image, camera = bag_frame.image, bag_frame.camera
-        frame = Frame(stamp, image, camera, bool(drive.rectified), bag_frame.T_base_cam, T_odom_base)
-        if camera is None and bag_frame.problem != "no camera_info":
+        members = [self._member(name, each) for name, each in moment.items()]
+        frame = replace(members[0], stamp_ns=stamp, T_odom_base=T_odom_base, others=tuple(members[1:]))
+        if len(moment) == 1 and bag_frame.camera is None and bag_frame.problem != "no camera_info":
             result = self.pipeline.refuse(stamp, "bad_camera_info", bag_frame.problem)
         else:
             result = self.pipeline.process(frame)
@@ -208,11 +268,11 @@ class _Run:
             score=result.estimate.score if result.estimate is not None else float("nan"),
             refused=result.refused or "",
             timings_ms=result.timings_ms if result.refused is None else {},
-            T_retrieved=self._retrieved(result.estimate),
+            T_retrieved=self._retrieved(result.estimate, result.T_base_cam),
             T_estimated=result.T_map_base,
         )
 
-    def _retrieved(self, estimate: Estimate | None) -> Array | None:
+    def _retrieved(self, estimate: Estimate | None, T_base_cam: Array | None) -> Array | None:
         """The base at the map image that looks most alike, where the backend names it (``nearest_reference``)."""
         if estimate is None or "nearest_reference" not in estimate.diagnostics:
             return None
@@ -220,7 +280,7 @@ class _Run:
         index = int(estimate.diagnostics["nearest_reference"])
         if cameras is None or not 0 <= index < len(cameras):
             return None
-        out: Array = cameras[index] @ np.linalg.inv(self.drive.T_base_cam)
+        out: Array = cameras[index] @ np.linalg.inv(self.drive.T_base_cam if T_base_cam is None else T_base_cam)
         return out
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,10 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from vloc_ros.errors import ConfigError, VlocError
+from vloc_ros.errors import ConfigError, VlocError, WriteError
 from vloc_ros.geometry.rotations import matrix_to_quaternion, quaternion_to_matrix
 from vloc_ros.geometry.se3 import make_transform
 from vloc_ros.settings import settings_from_mapping
+from vloc_ros.staging import replacing
 from vloc_ros.types import Array, check_covariance, check_transform
 
 __all__ = ["SavedPose", "load_pose", "save_pose"]
@@ -64,19 +64,12 @@ def save_pose(path: str | os.PathLike[str], pose: SavedPose) -> None:
     }
     target = Path(path).expanduser()
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, staging = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
-        try:
-            with os.fdopen(descriptor, "w") as stream:
-                json.dump(data, stream, indent=1)
-                stream.flush()
-                os.fsync(stream.fileno())
-            os.replace(staging, target)
-        except BaseException:
-            Path(staging).unlink(missing_ok=True)
-            raise
-    except OSError as problem:
-        raise ConfigError(f"{target}: the last pose cannot be saved: {problem.strerror}") from problem
+        with replacing(target) as stream:
+            stream.write(json.dumps(data, indent=1).encode())
+            stream.flush()
+            os.fsync(stream.fileno())
+    except WriteError as problem:
+        raise ConfigError(f"the last pose cannot be saved: {problem}") from problem
 
 
 def load_pose(path: str | os.PathLike[str]) -> SavedPose | None:

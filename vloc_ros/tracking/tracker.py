@@ -215,12 +215,9 @@ class Tracker:
         covariance = check_covariance(estimate.covariance, "estimate covariance")
         T_cam_base = np.eye(4) if T_base_cam is None else inverse(T_base_cam)
         T = T_cam @ T_cam_base
-        covariance = covariance_of_base(T_cam, covariance, T_cam_base)
-        smallest = float(np.linalg.eigvalsh(covariance)[0])
-        if not smallest > 0.0:
-            raise GeometryError(
-                f"estimate covariance: expected positive definite, found eigenvalue {smallest:.3g}: nothing is exact"
-            )
+        covariance = check_covariance(
+            covariance_of_base(T_cam, covariance, T_cam_base), "estimate covariance", definite=True
+        )
         R = covariance + _FLOOR
         self._advance_stamp(estimate.stamp_ns)
         self.expire(estimate.stamp_ns)

@@ -26,6 +26,7 @@ from vloc_ros.maps import MapBundle, read_map
 from vloc_ros.replay.about import map_references
 from vloc_ros.resources import share_path
 from vloc_ros.settings import settings_from_mapping, settings_to_mapping
+from vloc_ros.staging import write_text
 from vloc_ros.types import Array
 from vloc_train.benchmark.data import LEFT_OUT, MAP, QUERY_LEFT_OUT, Selection
 from vloc_train.benchmark.drives import Drives, Part, check_datum, join, overlap
@@ -129,7 +130,7 @@ class Steps:
             _log.info("step %s: %s", plan.name, _in_words(plan))
             folder.mkdir(parents=True, exist_ok=True)
             seconds = self._timed(folder / "seconds", lambda: self._run(plan, parents, out, work))
-            note.write_text(json.dumps({"step": plan.name, "seconds": seconds}) + "\n")
+            write_text(note, json.dumps({"step": plan.name, "seconds": seconds}) + "\n")
             shutil.rmtree(work, ignore_errors=True)
         took = {plan.key: float(json.loads(note.read_text())["seconds"])}
         for parent in parents.values():
@@ -145,7 +146,7 @@ class Steps:
             run()
         finally:
             seconds = before + time.perf_counter() - begin
-            file.write_text(f"{seconds}\n")
+            write_text(file, f"{seconds}\n")
         return seconds
 
     def _run(self, plan: _Plan, parents: Mapping[str, Made], out: Path, work: Path) -> None:

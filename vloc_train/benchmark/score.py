@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -19,6 +18,7 @@ from vloc_ros.evaluation.trajectory import write_tum
 from vloc_ros.geometry.se3 import covariance_of_base, inverse
 from vloc_ros.images.rectify import Rectifier
 from vloc_ros.localizers.base import Localizer
+from vloc_ros.staging import replacing, write_text
 from vloc_ros.types import Array, LocalizationState, PosePrior, Query
 from vloc_train.benchmark.drives import Part
 from vloc_train.benchmark.splits import Fold, Prior
@@ -102,10 +102,8 @@ class Answers:
 
     def save(self, file: Path) -> None:
         """Write atomically."""
-        file.parent.mkdir(parents=True, exist_ok=True)
-        partial = file.with_name(f".{file.stem}-{os.getpid()}.npz")
-        np.savez_compressed(partial, **{k: getattr(self, k) for k in self.__dataclass_fields__})
-        partial.rename(file)
+        with replacing(file) as stream:
+            np.savez_compressed(stream, **{k: getattr(self, k) for k in self.__dataclass_fields__})
 
     @classmethod
     def load(cls, file: Path) -> Answers:
@@ -327,4 +325,4 @@ def join_submissions(out: Path, rows: Sequence[tuple[str, str]]) -> None:
             found.setdefault(method, []).append(path)
     for method, paths in found.items():
         text = "".join(path.read_text(encoding="utf-8") for path in paths)
-        (out / "submissions" / f"{file_name(method)}.txt").write_text(text, encoding="utf-8")
+        write_text(out / "submissions" / f"{file_name(method)}.txt", text)

@@ -10,6 +10,7 @@ from typing import Any
 from vloc_ros.evaluation.document import Document, require_jinja2, write_json
 from vloc_ros.evaluation.figure import BLUE, GREEN, GREY, ORANGE, new_figure, save
 from vloc_ros.evaluation.metrics import RECALL_THRESHOLDS
+from vloc_ros.staging import write_text
 from vloc_train.benchmark.papers import Average
 from vloc_train.benchmark.protocol import ORACLE, PRIOR, Protocol
 from vloc_train.benchmark.runner import Table
@@ -48,7 +49,7 @@ def write_table(table: Table, protocol: Protocol, about: Row, out: Path, plots: 
     write_json(out / "timings.json", {"rows": table.timings})
     timings = Document(f"Times: {protocol.title or protocol.name}")
     _add(timings, _TIMING_COLUMNS, table.timings)
-    (out / "timings.md").write_text(timings.markdown(out), encoding="utf-8")
+    write_text(out / "timings.md", timings.markdown(out))
     pictures = {split: plot(table, split, out / f"{split}.png") for split in table.splits} if plots else {}
     return document_of(table, protocol, about, pictures).write(out, "table")
 

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from vloc_ros.errors import DatasetError
 from vloc_ros.geometry.rotations import rotation_angle
+from vloc_ros.staging import replacing
 from vloc_ros.types import Array
 from vloc_train.camnet.settings import MiningSettings
 from vloc_train.camnet.similarity import frustum_overlap, orb_descriptors, orb_similarity
@@ -172,10 +173,8 @@ def _cached(file: Path, pairs: Rows, similarity: Similarity) -> npt.NDArray[np.f
     folder = file.parent
     folder.mkdir(parents=True, exist_ok=True)
     if not file.exists():
-        empty = np.full((len(pairs), 2), np.nan, np.float32)
-        partial = file.with_suffix(".partial.npy")
-        np.save(partial, empty)
-        partial.rename(file)
+        with replacing(file) as stream:
+            np.save(stream, np.full((len(pairs), 2), np.nan, np.float32))
     stored = np.load(file, mmap_mode="r+")
     for start in range(0, len(pairs), _CHUNK):
         part = slice(start, start + _CHUNK)

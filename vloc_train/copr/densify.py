@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import mmap
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timezone
@@ -28,6 +27,7 @@ from vloc_ros.maps.reader import MAX_FILE_BYTES
 from vloc_ros.maps.tensors import encode_tensors
 from vloc_ros.maps.writer import check_target
 from vloc_ros.settings import settings_from_mapping
+from vloc_ros.staging import sole_writer, staging_beside
 from vloc_train.training.calibration import recalibrate
 from vloc_train.training.provenance import commit
 
@@ -96,11 +96,10 @@ def densify_map(
             f"{size / 2**30:.0f} GiB; take a larger step or a smaller span"
         )
     _warn_of_reach(plans, stored)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as folder:
-        file = Path(folder) / DATABASE_FILE
+    with sole_writer(out), staging_beside(out, folder=True) as folder:
+        file = folder / DATABASE_FILE
         _write_database(file, plans, stored, where)
-        target = Path(folder) / f"map{out.suffix}" if calibration else out
+        target = folder / f"map{out.suffix}" if calibration else out
         with file.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
             files = {**_other_files(bundle, plans, settings), DATABASE_FILE: cast(bytes, content)}
             manifest = _manifest(bundle.manifest, plans, settings, stored)

@@ -32,7 +32,7 @@ from vloc_ros.localizers.retrieval.descriptor import SECTION as EXTRACTOR_SECTIO
 from vloc_ros.maps import MapBundle, MapManifest, Scene
 from vloc_ros.settings import settings_from_mapping, settings_to_mapping
 from vloc_ros.types import CameraModel, RgbImage
-from vloc_train.features.folds import held_out_folds
+from vloc_train.features.folds import held_out_folds, recordings
 from vloc_train.features.model import DescribedModel, described_model
 from vloc_train.features.settings import BuildSettings
 from vloc_train.mapping.keypoints import FeatureStore
@@ -163,7 +163,7 @@ class FeaturesBuilder(Trainer[BuildSettings]):
         for name, place in parts.places.items():
             if job.splits[name].kind == "none":  # as was asked for
                 continue
-            masks = held_out_folds(place.model.drive)
+            masks = _folds(place)
             share = -(-settings.calibration_frames // max(len(masks), 1))
             for mask in masks:
                 rest = place.model.select(np.flatnonzero(~mask), settings.subsample.minimum_track)
@@ -195,6 +195,16 @@ class _Place:
     def frame(self, row: int) -> tuple[PosedSequence, int]:
         """The drive of a frame of the model, and its number there."""
         return self.sequences[int(self.model.drive[row])], int(self.model.number[row])
+
+
+def _folds(place: _Place) -> list[npt.NDArray[np.bool_]]:
+    """What is left out, fold by fold; the cameras of a rig at once."""
+    of = recordings([s.stamps_ns for s in place.sequences])
+    drive, number = place.model.drive, place.model.number
+    if len(set(of)) == len(of):
+        return held_out_folds(drive)
+    stamps = np.array([place.sequences[d].stamps_ns[n] for d, n in zip(drive, number, strict=True)], dtype=np.int64)
+    return held_out_folds(np.array(of, dtype=np.int64)[drive], stamps)
 
 
 def _place(name: str, job: Job[BuildSettings], detector: FeatureExtractor) -> _Place:

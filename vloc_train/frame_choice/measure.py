@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ import numpy.typing as npt
 from vloc_ros.datasets.problems import Problems
 from vloc_ros.datasets.sequence import PosedSequence
 from vloc_ros.errors import DatasetError, VlocError
+from vloc_ros.staging import replacing
 from vloc_ros.types import Array, RgbImage
 
 __all__ = ["THUMBNAIL", "Measures", "figures_of", "measure"]
@@ -99,13 +99,8 @@ def measure(
             progress(index + 1, count)
     out = Measures(rows[0], rows[1], rows[2], rows[3], thumbnails, damaged)
     if file is not None:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        partial = file.with_name(f"{file.stem}.partial-{os.getpid()}.npz")
-        try:
-            np.savez(partial, **{name: getattr(out, name) for name in _FIELDS})
-            partial.replace(file)
-        finally:
-            partial.unlink(missing_ok=True)
+        with replacing(file) as stream:
+            np.savez(stream, **{name: getattr(out, name) for name in _FIELDS})
     return out
 
 

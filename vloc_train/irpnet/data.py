@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from vloc_ros.geometry.vectors import to_vectors
 from vloc_ros.localizers.retrieval.database import DATABASE_FILE, IMAGE, Database
 from vloc_ros.localizers.retrieval.descriptor import Descriptor
 from vloc_ros.maps import read_map
+from vloc_ros.staging import write_text
 from vloc_train.irpnet.settings import TrainSettings
 from vloc_train.retrieval.database import describe_augmented
 from vloc_train.training.augment import AugmentSettings
@@ -78,9 +78,7 @@ def stored_copies(
             out[rows] = found.numpy().astype(np.float16)
             out.flush()
             seconds += time.perf_counter() - began
-            fresh = note.with_suffix(f".{os.getpid()}")
-            fresh.write_text(json.dumps({"frames": int(rows[-1]) + 1, "seconds": seconds}))
-            fresh.rename(note)
+            write_text(note, json.dumps({"frames": int(rows[-1]) + 1, "seconds": seconds}))
         del out
         partial.rename(file)
     seconds = float(json.loads(note.read_text())["seconds"]) if note.exists() else 0.0

@@ -10,7 +10,7 @@ from typing import Any
 import lightning
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from vloc_ros.geometry.vectors import to_vectors
@@ -27,6 +27,7 @@ from vloc_ros.localizers.irpnet.references import REFERENCES_FILE, typical_dista
 from vloc_ros.localizers.retrieval.descriptor import EXTRACTOR_FILE, Descriptor
 from vloc_ros.localizers.weights import stored_weights
 from vloc_ros.maps import MapBundle
+from vloc_ros.staging import replacing
 from vloc_train.irpnet.data import SceneDescriptors, poses_of, regressed_rows, stored_copies
 from vloc_train.irpnet.module import RegressorModule
 from vloc_train.irpnet.settings import TrainSettings
@@ -140,9 +141,8 @@ def _train_pass(scene: SceneDescriptors, kept: tuple[Task, ...], job: Job[TrainS
     share = settings.max_minutes and settings.max_minutes / (len(passes_of(settings.network)) * len(job.splits))
     took = job.fit(module, module.data(), work, share)
     regressor = module.result()
-    partial = finished.with_suffix(".partial")
-    save_file({**regressor.state_dict(), "seconds": torch.tensor(took)}, partial)
-    partial.rename(finished)
+    with replacing(finished) as stream:
+        stream.write(save({**regressor.state_dict(), "seconds": torch.tensor(took)}))
     return regressor
 
 

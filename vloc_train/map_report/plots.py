@@ -23,6 +23,7 @@ from vloc_ros.evaluation.figure import (
     plain_ticks,
     save,
 )
+from vloc_ros.staging import replacing
 from vloc_ros.types import Array, RgbImage
 from vloc_train.frame_choice.selection import IMAGE_REASONS, REASONS
 from vloc_train.frame_choice.split import GUARD, HELD, USED
@@ -305,5 +306,6 @@ def _grid(shown: Sequence[tuple[RgbImage, str]], columns: int, path: Path) -> Pa
     for axes in cells:
         axes.set_axis_off()
     # Photographs: a tenth of the size of a PNG.
-    figure.savefig(path, dpi=100, pil_kwargs={"quality": 80})
+    with replacing(path) as stream:
+        figure.savefig(stream, format=path.suffix[1:], dpi=100, pil_kwargs={"quality": 80})
     return path

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-import shutil
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from vloc_ros.evaluation.document import Document, write_json
 from vloc_ros.maps import MapBundle
+from vloc_ros.staging import staging_beside, writing
 from vloc_train.frame_choice.settings import ReportSettings
 from vloc_train.map_report.plots import (
     draw_accuracy,
@@ -37,16 +36,12 @@ def write_report(
     :param points: the report on the points of a PixLoc map, to be linked and shown.
     :raises ConfigError: matplotlib is not installed.
     """
-    folder.resolve().parent.mkdir(parents=True, exist_ok=True)
     # Beside the folder, so that links out of it are the same.
-    aside = Path(tempfile.mkdtemp(prefix=f".{folder.resolve().name}.", dir=folder.resolve().parent))
-    try:
+    with writing(folder), staging_beside(folder.resolve(), folder=True) as aside:
         _write(aside, bundle, scenes, settings, None if points is None else points.resolve())
         folder.mkdir(exist_ok=True)
         for file in sorted(aside.iterdir(), key=lambda f: f.name.startswith("report")):  # pictures first
             file.replace(folder / file.name)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
     return folder / "report.md"
 
 
@@ -128,6 +123,8 @@ def _scene(document: Document, folder: Path, scene: SceneReport, settings: Repor
         )
     else:
         document.paragraph("No frame was held out by this report: see the map's own validation, `vloc map info`.")
+    document.heading("Images against poses", level)
+    document.items([one.in_words() for one in scene.agreements])
     document.heading("Coverage", level)
     document.table(
         ["drive", "length", "posed frames", "kept", "left out"],

@@ -19,6 +19,7 @@ from vloc_train.frame_choice.settings import ReportSettings
 from vloc_train.frame_choice.split import Split
 from vloc_train.map_report.accuracy import HeldOutFrames, localize_held_out
 from vloc_train.map_report.advice import advice
+from vloc_train.map_report.agreement import Agreement
 from vloc_train.map_report.ambiguity import Ambiguity, ambiguous_places, map_descriptors, thumbnail_descriptors
 from vloc_train.map_report.segments import Segment, median, segments_of
 
@@ -39,6 +40,8 @@ class SceneReport:
     advice: tuple[str, ...] = field(default_factory=tuple)
     #: What the map was found to be worth when it was made, where nothing was held out of it for good.
     validation: Mapping[str, Any] = field(default_factory=dict)
+    #: What the images of each drive say about its poses.
+    agreements: tuple[Agreement, ...] = ()
 
     def figures(self) -> dict[str, Any]:
         """Plain values for ``report.json``."""
@@ -79,6 +82,7 @@ class SceneReport:
                 }
                 for c in self.choices
             ],
+            "images_against_poses": [one.figures() for one in self.agreements],
             "weak": [
                 {
                     "drive": p.drive, "start_m": p.start_m, "stop_m": p.stop_m, "position": list(p.position),
@@ -106,6 +110,7 @@ def scene_reports(
     choices: Mapping[str, Sequence[Choice]],
     splits: Mapping[str, Split],
     held: Mapping[str, Sequence[PosedSequence]],
+    agreements: Mapping[str, Sequence[Agreement]],
     settings: ReportSettings,
     work: Path,
     device: str,
@@ -128,7 +133,8 @@ def scene_reports(
             calibrated = bool(calibration_of(bundle).get(name))
             segments = segments_of(mine, splits[name], found, settings)
             own = validation_of(bundle).get(name, {}) if splits[name].kind == "folds" else {}
-            words = advice(mine, splits[name], found, segments, ambiguity, calibrated, own.get("frames", 0))
+            words = [one.in_words() for one in agreements[name] if not one.good]
+            words += advice(mine, splits[name], found, segments, ambiguity, calibrated, own.get("frames", 0))
             out.append(
                 SceneReport(
                     name,
@@ -140,6 +146,7 @@ def scene_reports(
                     calibrated,
                     tuple(words),
                     own,
+                    tuple(agreements[name]),
                 )
             )
     return out

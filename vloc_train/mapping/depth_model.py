@@ -6,7 +6,6 @@ A point counts as seen where a frame's own depth agrees with its distance; what 
 from __future__ import annotations
 
 import functools
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,6 +21,7 @@ from vloc_ros.errors import CameraMismatchError, DatasetError
 from vloc_ros.geometry.cameras import project, unproject
 from vloc_ros.geometry.se3 import inverse, transform_points
 from vloc_ros.settings import ranged
+from vloc_ros.staging import replacing
 from vloc_ros.types import Array, CameraModel, RgbImage
 from vloc_train.mapping.neighbours import neighbour_pairs
 from vloc_train.mapping.points import SparseModel, observations_csr
@@ -240,10 +240,9 @@ def _prepared(
                     f"{image.shape[0]} as the image, found {depth.shape[1]}x{depth.shape[0]}"
                 )
             pixels, points = _corners(image, depth, frames.camera(frame), settings)
-            partial = file.with_suffix(f".partial-{os.getpid()}.npz")
             points = transform_points(frames.T_map_cam[frame], points)
-            np.savez(partial, pixels=pixels, points=points, depth=depth)
-            partial.replace(file)
+            with replacing(file, clean=False) as stream:
+                np.savez(stream, pixels=pixels, points=points, depth=depth)
         report("depth", frame + 1, len(frames))
     return folder
 

@@ -7,7 +7,6 @@ own axes. So a map's coordinates never meet float32, and depth and structure fro
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ import numpy.typing as npt
 from vloc_ros.datasets import PosedSequence
 from vloc_ros.errors import DatasetError
 from vloc_ros.geometry.cameras import project, unproject
+from vloc_ros.staging import replacing
 from vloc_ros.types import CameraModel, RgbImage
 from vloc_train.mapping.points import SparseModel
 from vloc_train.training.depth import DepthSource
@@ -113,10 +113,8 @@ def depth_points(
             row += 1
     offsets = np.concatenate([[0], np.cumsum([len(p) for p in points])]).astype(np.int64)
     made = FramePoints(offsets, np.concatenate(pixels), np.concatenate(points))
-    work.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(f"{file.stem}.partial-{os.getpid()}.npz")
-    np.savez(partial, offsets=made.offsets, pixels=made.pixels, points_cam=made.points_cam)
-    partial.replace(file)
+    with replacing(file) as stream:
+        np.savez(stream, offsets=made.offsets, pixels=made.pixels, points_cam=made.points_cam)
     return made
 
 

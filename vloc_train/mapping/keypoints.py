@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import logging
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from vloc_ros.errors import ConfigError
 from vloc_ros.features.base import FeatureSettings, LocalFeatures, encode_descriptors
 from vloc_ros.features.sift import SiftExtractor
 from vloc_ros.geometry.cameras import unproject
+from vloc_ros.staging import replacing
 from vloc_ros.types import Array, CameraModel, RgbImage
 from vloc_train.mapping import colmap
 
@@ -103,10 +103,8 @@ class FeatureStore:
         first = np.zeros(len(found), dtype=bool)
         first[np.unique(found.pixels, axis=0, return_index=True)[1]] = True
         kept = found.select(usable & first)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        partial = self._file(frame).with_suffix(f".partial-{os.getpid()}.npz")
-        np.savez(partial, pixels=kept.pixels, descriptors=kept.descriptors, sizes=kept.sizes)
-        partial.replace(self._file(frame))
+        with replacing(self._file(frame), clean=False) as stream:
+            np.savez(stream, pixels=kept.pixels, descriptors=kept.descriptors, sizes=kept.sizes)
 
     def pixels(self, frame: int) -> F32:
         """(K, 2) without the descriptors."""

@@ -20,6 +20,7 @@ import yaml
 
 from vloc_ros.errors import CameraError, DatasetError
 from vloc_ros.geometry.cameras import project
+from vloc_ros.staging import replacing
 from vloc_ros.types import Array, CameraModel
 
 __all__ = ["SparseModel", "joined", "observations_csr"]
@@ -181,17 +182,15 @@ class SparseModel:
 
     def save(self, path: Path) -> Path:
         """Write one ``.npz`` without objects."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.stem}.partial.npz")
         text = yaml.safe_dump([{**asdict(c), "distortion": list(c.distortion)} for c in self.cameras])
         known: dict[str, Any] = {} if self.features is None else {"features": self.features}
-        np.savez(
-            partial,
-            cameras=np.frombuffer(text.encode(), dtype=np.uint8),
-            **known,
-            **{name: getattr(self, name) for name in _ARRAYS},
-        )
-        partial.replace(path)
+        with replacing(path) as stream:
+            np.savez(
+                stream,
+                cameras=np.frombuffer(text.encode(), dtype=np.uint8),
+                **known,
+                **{name: getattr(self, name) for name in _ARRAYS},
+            )
         return path
 
     @classmethod

@@ -6,7 +6,6 @@ matching, and one block of frames while triangulating.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ import torch
 from vloc_ros.datasets import PosedSequence
 from vloc_ros.errors import CameraMismatchError, DatasetError
 from vloc_ros.features.base import FeatureExtractor
+from vloc_ros.staging import replacing
 from vloc_train.mapping import colmap
 from vloc_train.mapping.keypoints import FeatureStore, make_detector
 from vloc_train.mapping.matching import match_pair
@@ -181,15 +181,14 @@ def _matched(
                 )
                 for other in others
             ]
-            partial = file.with_suffix(f".partial-{os.getpid()}.npz")
-            np.savez(
-                partial,
-                others=others,
-                counts=np.array([len(f.pairs) for f in found], dtype=np.int64),
-                asked=np.array([f.asked for f in found], dtype=np.int64),
-                pairs=np.concatenate([np.zeros((0, 2), np.int64), *(f.pairs for f in found)]).astype(np.uint16),
-            )
-            partial.replace(file)
+            with replacing(file, clean=False) as stream:
+                np.savez(
+                    stream,
+                    others=others,
+                    counts=np.array([len(f.pairs) for f in found], dtype=np.int64),
+                    asked=np.array([f.asked for f in found], dtype=np.int64),
+                    pairs=np.concatenate([np.zeros((0, 2), np.int64), *(f.pairs for f in found)]).astype(np.uint16),
+                )
         with np.load(file, allow_pickle=False) as stored:
             asked.append(int(stored["asked"].sum()))
             agreed.append(int(stored["counts"].sum()))

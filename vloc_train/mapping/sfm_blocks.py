@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -12,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vloc_ros.geometry.cameras import undistorted_camera
+from vloc_ros.staging import replacing
 from vloc_ros.types import Array
 from vloc_train.mapping import colmap
 from vloc_train.mapping.keypoints import FeatureStore
@@ -96,15 +96,14 @@ def _triangulate_block(
     mine = inside[np.minimum(first, len(frames) - 1)] & (first < len(frames))
     kept = mine[made.point_ids]
     number = np.cumsum(mine) - 1
-    partial = file.with_suffix(f".partial-{os.getpid()}.npz")
-    np.savez(
-        partial,
-        points=points[mine],
-        point_ids=number[made.point_ids[kept]],
-        frames=seen_by[kept],
-        features=made.features[kept],
-    )
-    partial.replace(file)
+    with replacing(file) as stream:
+        np.savez(
+            stream,
+            points=points[mine],
+            point_ids=number[made.point_ids[kept]],
+            frames=seen_by[kept],
+            features=made.features[kept],
+        )
 
 
 def _assembled(frames: Frames, store: FeatureStore, parts: Sequence[Path], settings: SfmSettings) -> SparseModel:

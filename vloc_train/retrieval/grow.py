@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timezone
@@ -20,6 +19,7 @@ from vloc_ros.localizers.retrieval.database import DATABASE_FILE, Database
 from vloc_ros.localizers.retrieval.descriptor import EXTRACTOR_FILE, Descriptor
 from vloc_ros.maps import MapBundle, read_map, write_map
 from vloc_ros.maps.writer import check_target
+from vloc_ros.staging import staging_beside
 from vloc_train.retrieval.database import database_of
 from vloc_train.training.frames import DatabaseChoice, FrameSet, cache_drives
 from vloc_train.training.provenance import commit
@@ -68,13 +68,12 @@ def add_images(
     tensors = bundle.stored_tensors(DATABASE_FILE)
     areas = {scene.name: scene for scene in manifest.scenes}
     added: dict[str, Any] = {}
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as folder:
+    with staging_beside(target, folder=True) as folder:
         for name, sequences in named.items():
             for sequence in sequences:
                 descriptor.preprocess.check(Rectifier(sequence.camera).target, manifest.camera)
             old = Database.read(bundle, name)
-            drives = cache_drives(sequences, descriptor.preprocess, Path(folder), name)
+            drives = cache_drives(sequences, descriptor.preprocess, folder, name)
             drives = [_new_frames(d, old, s.name) for d, s in zip(drives, sequences, strict=True)]
             drives = [d for d in drives if len(d)]
             if not drives:

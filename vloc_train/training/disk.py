@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import shutil
 import zipfile
 from pathlib import Path
@@ -15,9 +14,9 @@ import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from vloc_ros.errors import TrainingError
-from vloc_ros.staging import unwritten
+from vloc_ros.staging import staging_beside, umask, unwritten
 
-__all__ = ["Checkpoints", "clear_leftovers", "last_checkpoint", "new_array", "partial_of"]
+__all__ = ["Checkpoints", "last_checkpoint", "new_array"]
 
 _log = logging.getLogger(__name__)
 #: The newest checkpoint, and the one before it.
@@ -32,18 +31,17 @@ class Checkpoints(TorchCheckpointIO):
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         """:raises TrainingError: it cannot be written; the one before stays."""
         target = Path(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        partial = target.with_name(f".{target.name}.partial")
         try:
-            with partial.open("wb") as stream:
-                torch.save(checkpoint, stream)
-                stream.flush()
-                os.fsync(stream.fileno())
-            if target.exists():
-                target.replace(target.with_name(_BEFORE))
-            partial.replace(target)
+            with staging_beside(target, folder=False) as staging:
+                with staging.open("wb") as stream:
+                    torch.save(checkpoint, stream)
+                    stream.flush()
+                    os.fsync(stream.fileno())
+                staging.chmod(0o666 & ~umask())
+                if target.exists():
+                    target.replace(target.with_name(_BEFORE))
+                staging.replace(target)
         except (OSError, RuntimeError) as problem:  # torch tells of a full disk in its own words
-            partial.unlink(missing_ok=True)
             raise TrainingError(f"{_told(target, problem)}; the checkpoint before stays") from problem
 
 
@@ -65,19 +63,6 @@ def last_checkpoint(work: Path) -> Path | None:
     if problems:
         raise TrainingError(f"{problems[0]}, and no whole one before it; start over with --no-resume")
     return None
-
-
-def partial_of(file: Path) -> Path:
-    """Where this process writes a file until it is whole; several that start together do not meet."""
-    return file.with_suffix(f".partial-{os.getpid()}{file.suffix}")
-
-
-def clear_leftovers(work: Path) -> None:
-    """Remove what killed processes left of :func:`partial_of` and of checkpoints."""
-    for file in (*work.glob("*.partial-*"), *work.glob(".*.ckpt.partial")):
-        number = re.search(r"\.partial-(\d+)", file.name)
-        if number is None or not Path("/proc", number[1]).exists():
-            file.unlink(missing_ok=True)
 
 
 def new_array(path: Path, dtype: Any, shape: tuple[int, ...]) -> np.memmap[Any, Any]:

@@ -16,8 +16,9 @@ from vloc_ros.errors import DatasetError
 from vloc_ros.images.preprocess import Preprocess
 from vloc_ros.images.rectify import Rectifier
 from vloc_ros.settings import ranged
+from vloc_ros.staging import staging_beside
 from vloc_ros.types import Array, CameraModel
-from vloc_train.training.disk import new_array, partial_of
+from vloc_train.training.disk import new_array
 
 __all__ = [
     "DatabaseChoice",
@@ -147,20 +148,16 @@ def cache_frames(
     file = folder / f"frames-{_digest(sequences, preprocess, poses, stamps)}.npy"
     shape = (total, preprocess.height, preprocess.width, 3)
     if not file.exists():
-        folder.mkdir(parents=True, exist_ok=True)
         # Processes that start together each write their own and rename the same content.
-        partial = partial_of(file)
-        try:
-            images = new_array(partial, np.uint8, shape)
+        with staging_beside(file, folder=False) as staging:
+            images = new_array(staging, np.uint8, shape)
             row = 0
             for sequence, rectifier in zip(sequences, rectifiers, strict=True):
                 for _, image in sequence.frames():
                     images[row] = preprocess.apply_uint8(rectifier.rectify(image)[0])
                     row += 1
             images.flush()
-            partial.rename(file)
-        finally:
-            partial.unlink(missing_ok=True)
+            staging.rename(file)
     return FrameSet(MappedImages(file), poses, stamps, preprocess.camera(camera), scene)
 
 

@@ -8,10 +8,10 @@ its network, losses, data and files.
 from __future__ import annotations
 
 import logging
-import tempfile
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -31,6 +31,7 @@ from vloc_ros.maps import MapBundle, MapManifest, Scene, read_map, write_map
 from vloc_ros.maps.writer import check_target
 from vloc_ros.resources import share_path
 from vloc_ros.settings import settings_to_mapping
+from vloc_ros.staging import sole_writer, staging_beside, sweep
 from vloc_ros.types import CameraModel
 from vloc_train.frame_choice.settings import HoldOutSettings
 from vloc_train.frame_choice.split import Split, held_apart, split
@@ -417,12 +418,23 @@ class Trainer(ABC, Generic[S]):
 
     @contextmanager
     def _working_folder(self, out: Path, work_dir: Path | None) -> Iterator[Path]:
-        if work_dir is not None or not self.temporary:
-            yield work_dir or out.with_name(out.name + ".work")
-            return
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as folder:
-            yield Path(folder)
+        """The working folder, without what dead runs left; nobody else writes there, or the map, meanwhile."""
+        with ExitStack() as stack:
+            if _is_first_process():
+                stack.enter_context(sole_writer(out))
+            if work_dir is None and self.temporary:
+                yield stack.enter_context(staging_beside(out, folder=True))
+                return
+            work = work_dir or out.with_name(out.name + ".work")
+            if _is_first_process():
+                stack.enter_context(sole_writer(work))
+                sweep(work)
+            yield work
+
+
+def _is_first_process() -> bool:
+    """Whether this is no helper of a distributed run: the first process claims the folders for all."""
+    return all(os.environ.get(name, "0") == "0" for name in ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK"))
 
 
 def splits_of(scenes: Drives, calibration: Drives | None, settings: HoldOutSettings) -> dict[str, Split]:

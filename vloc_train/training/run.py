@@ -20,8 +20,9 @@ from lightning.pytorch.loggers import CSVLogger
 
 from vloc_ros.errors import TrainingError
 from vloc_ros.localizers.device import has_fast_bfloat16
+from vloc_ros.staging import write_text
 from vloc_train.frame_choice.split import Split
-from vloc_train.training.disk import Checkpoints, clear_leftovers, last_checkpoint
+from vloc_train.training.disk import Checkpoints, last_checkpoint
 
 __all__ = [
     "RunOptions",
@@ -98,7 +99,6 @@ def claim(work: Path, identity: Mapping[str, Any], resume: bool) -> None:
     :raises TrainingError: it holds checkpoints of another run.
     """
     work.mkdir(parents=True, exist_ok=True)
-    clear_leftovers(work)
     text = yaml.safe_dump(_plain(identity), sort_keys=True)
     file = work / "run.yaml"
     if not resume:
@@ -109,7 +109,7 @@ def claim(work: Path, identity: Mapping[str, Any], resume: bool) -> None:
             f"{file}: expected the settings and data of this run, found those of another; "
             "start over with --no-resume, or train to another --out"
         )
-    file.write_text(text)
+    write_text(file, text)
 
 
 def _plain(value: Any) -> Any:

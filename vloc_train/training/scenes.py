@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from vloc_ros.datasets import PosedSequence, open_source
@@ -121,4 +122,24 @@ def _parts(text: str) -> tuple[str, str]:
 def _open(text: str, options: Mapping[str, Any], problems: Problems | None) -> list[PosedSequence]:
     # A fresh count for each: a drive tells what it left out itself.
     mine = Problems(problems.keep_going) if problems is not None else None
-    return open_source(Source.parse(text), mine, **(options if is_bag_source(text) else {}))
+    if not is_bag_source(text):
+        return open_source(Source.parse(text), mine)
+    topics = options.get("image") or [None]
+    topics = [topics] if isinstance(topics, str) else topics
+    _check_rig(topics, options)
+    opened = []
+    for topic in topics:  # of a rig: a drive for each camera
+        chosen = {**options, "image": topic} if topic else {k: v for k, v in options.items() if k != "image"}
+        drives = open_source(Source.parse(text), mine, **chosen)
+        opened += [replace(d, name=f"{d.name}:{topic}") for d in drives] if len(topics) > 1 else drives
+    return opened
+
+
+def _check_rig(topics: Sequence[str | None], options: Mapping[str, Any]) -> None:
+    for name in ("camera_info", "extrinsics"):
+        if len(topics) > 1 and options.get(name) is not None:
+            raise ConfigError(
+                f"--{name.replace('_', '-')}: expected one --image with it, found {len(topics)}: cameras differ in that"
+            )
+    if len(set(topics)) != len(topics):
+        raise ConfigError(f"--image: expected different topics, found {', '.join(map(str, topics))}")

@@ -8,7 +8,7 @@ from vloc_ros.geometry.cameras import project
 from vloc_ros.geometry.rotations import so3_exp
 from vloc_ros.geometry.se3 import inverse
 from vloc_ros.localizers.cascade.judge import agreement
-from vloc_ros.types import CameraModel, Matches
+from vloc_ros.types import CameraModel, Matches, Query
 
 
 def pose(rng, spread=1.0):
@@ -38,10 +38,11 @@ def test_points_agree_with_the_pose_that_saw_them(distorted):
     points = local @ T[:3, :3].T + T[:3, 3]
     np.testing.assert_allclose((points - T[:3, 3]) @ inverse(T)[:3, :3].T, local, atol=1e-9)
     matches = Matches(points, pixels, valid & (np.arange(60) < 50))
-    found = agreement(T, camera, matches, 2.0)
+    query = Query(np.zeros((camera.height, camera.width, 3), np.uint8), camera, 1)
+    found = agreement(T, query, matches, 2.0)
     assert found.count == int(matches.inliers.sum()) and found.error_px < 1e-6
-    off = agreement(moved(T, np.array([0.1, 0, 0, 0, 0, 0])), camera, matches, 2.0)
+    off = agreement(moved(T, np.array([0.1, 0, 0, 0, 0, 0])), query, matches, 2.0)
     assert off.count <= found.count and off.error_px > 0.1
     behind = T.copy()
     behind[:3, 3] += T[:3, 2] * 100.0
-    assert agreement(behind, camera, matches, 2.0).count == 0
+    assert agreement(behind, query, matches, 2.0).count == 0

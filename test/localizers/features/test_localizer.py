@@ -15,14 +15,15 @@ from vloc_ros.errors import ConfigError, ImageError, MapBackendError, MapError, 
 from vloc_ros.features.matching import match_descriptors
 from vloc_ros.features.verification import Support
 from vloc_ros.features.view_matching import ViewMatcher
-from vloc_ros.geometry.se3 import nees, pose_error, se3_exp
+from vloc_ros.geometry.rotations import so3_exp
+from vloc_ros.geometry.se3 import make_transform, nees, pose_error, se3_exp
 from vloc_ros.images.rectify import Rectifier
 from vloc_ros.localizers.base import load_localizer
 from vloc_ros.localizers.features.localizer import FAILURES
 from vloc_ros.localizers.features.store import POINTS_FILE, REFERENCES_FILE, tile_name
 from vloc_ros.maps import read_map, write_map
 from vloc_ros.maps.reader import files_of
-from vloc_ros.types import CameraModel, LocalizationState, PosePrior, Query
+from vloc_ros.types import CameraModel, LocalizationState, PosePrior, Query, View
 
 pytest.importorskip("pycolmap", reason="needs the extra [maps]")
 
@@ -87,6 +88,52 @@ def test_several_proposals_are_decided_between(localizer):
     assert np.linalg.norm(pose_error(better.T_map_cam, truth)[:3]) < 0.06
     poses = [(better.T_map_cam, better.evidence), (off.T_map_cam, localizer.judge(off.T_map_cam, query, described))]
     assert localizer.decide(poses).best == 0
+
+
+def test_a_prior_without_a_heading_is_an_area_to_search(localizer):
+    query, truth = next(queries(tiny_features.unseen(1)))
+    spread = np.diag([1.0, 1.0, 1.0, 0.1, 0.1, np.pi**2])
+    turned = make_transform(so3_exp([0.0, 0.0, 2.0]), truth[:3, 3] + (0.5, 0.5, 0.0))
+    found = localizer.localize(replace(query, prior=PosePrior(turned, spread)))
+    assert found.state is LocalizationState.LOCALIZED and found.diagnostics["source"] == 1.0
+    assert np.linalg.norm(pose_error(found.T_map_cam, truth)[:3]) < 0.06
+    # Where there are no images, everything is searched after all.
+    far = make_transform(np.eye(3), truth[:3, 3] + (500.0, 0.0, 0.0))
+    again = localizer.localize(replace(query, prior=PosePrior(far, spread)))
+    assert again.state is LocalizationState.LOCALIZED
+
+
+def test_the_cameras_of_a_rig_are_one_camera(bundle, localizer):
+    """One pose from both images, sure and exact; a camera that shows nothing takes nothing from the other."""
+    drive = tiny_features.unseen(5)
+    T_front_side = make_transform(so3_exp([0.0, 0.3, 0.0]), [0.4, 0.0, 0.0])
+    side = tiny_street.Views(drive.T_map_cam @ T_front_side, tiny_street.LENS)
+    grey = np.full_like(side.image(0), 128)
+    errors, alone = [], []
+    for number, (query, truth) in enumerate(queries(drive)):
+        rig = replace(query, others=(View(side.image(number), tiny_street.LENS, T_front_side, "side"),))
+        found = localizer.localize(rig)
+        assert found.state is LocalizationState.LOCALIZED and found.diagnostics["rig_fused"] == 2.0
+        assert found.matches is not None and found.matches.views is not None
+        assert {int(v) for v in found.matches.views} == {0, 1}
+        error = pose_error(found.T_map_cam, truth)
+        assert nees(error, found.covariance) < 30.0
+        errors.append(np.linalg.norm(error[:3]))
+        one = localizer.localize(query)
+        alone.append(np.linalg.norm(pose_error(one.T_map_cam, truth)[:3]))
+        assert found.diagnostics["matched_points"] > one.diagnostics["matched_points"]
+        near = PosePrior(se3_exp([0.1, 0.1, -0.05, 0.01, 0.0, 0.01]) @ truth, np.diag([0.02] * 3 + [3e-4] * 3))
+        guided = localizer.localize(replace(rig, prior=near))
+        assert guided.diagnostics["source"] == 0.0 and guided.state is LocalizationState.LOCALIZED
+        blind = localizer.localize(replace(query, others=(View(grey, tiny_street.LENS, T_front_side, "side"),)))
+        np.testing.assert_allclose(blind.T_map_cam, one.T_map_cam, atol=1e-6)
+        assert blind.state is one.state
+        # The query's own image may be the one that shows nothing.
+        hidden = Query(np.full_like(query.image_rgb, 128), query.camera, query.stamp_ns, others=rig.others)
+        found = localizer.localize(hidden)
+        assert found.state is LocalizationState.LOCALIZED
+        assert np.linalg.norm(pose_error(found.T_map_cam, truth)[:3]) < 0.1
+    assert np.median(errors) <= np.median(alone) + 0.002
 
 
 LENSES = {

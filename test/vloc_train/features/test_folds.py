@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from vloc_train.features.folds import held_out_folds
+from vloc_train.features.folds import held_out_folds, recordings
 
 
 @pytest.mark.parametrize("count", [14, 40, 443])
@@ -34,3 +34,15 @@ def test_several_drives_lose_one_as_a_whole():
 
 def test_next_to_nothing_cannot_be_parted():
     assert held_out_folds(np.zeros(3, dtype=np.int64)) == []
+
+
+def test_the_cameras_of_a_rig_lose_the_same_moments():
+    stamps = np.arange(40, dtype=np.int64) * 100_000_000
+    assert recordings([stamps, stamps + 5_000_000, stamps + 10**12]) == [0, 0, 2]
+    drive = np.repeat([0, 1], 40)
+    recording = np.zeros(80, dtype=np.int64)
+    folds = held_out_folds(recording, np.concatenate([stamps, stamps + 5_000_000]))
+    assert len(folds) >= 4
+    for mask in folds:
+        np.testing.assert_array_equal(mask[drive == 0], mask[drive == 1])
+        assert 0.1 < mask.mean() < 0.6

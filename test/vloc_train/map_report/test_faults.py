@@ -98,7 +98,7 @@ def test_a_report_that_fails_does_not_take_the_map_along(source, tmp_path, monke
     target.mkdir()
     (target / "report.md").write_text("of the last map")
     drives = {"map": [tiny_drive.drive(16)]}
-    with pytest.raises(TrainingError, match=r"map is whole and can be used.*report: OSError: no space left on device"):
+    with pytest.raises(TrainingError, match=r"map is whole and can be used.*report.*: no space left on device"):
         make_map(Maker(source), drives, tmp_path / "map", None, OPTIONS, OWN, report=target)
     assert read_map(tmp_path / "map").manifest.backend == "pixloc"
     assert [p.name for p in target.iterdir()] == ["report.md"] and not list(tmp_path.glob(".report*"))

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from vloc_ros.errors import TrainingError
-from vloc_train.training.disk import Checkpoints, clear_leftovers, last_checkpoint, new_array, partial_of
+from vloc_train.training.disk import Checkpoints, last_checkpoint, new_array
 
 
 def save(folder, value: float) -> None:
@@ -100,11 +100,3 @@ def test_an_array_has_its_room_before_it_is_written(tmp_path, monkeypatch):
     with pytest.raises(TrainingError, match=r"b\.npy: cannot be written: No space .* \(1 MB are wanted\)"):
         new_array(tmp_path / "b.npy", np.uint8, (1000, 1000))
     assert not (tmp_path / "b.npy").exists()
-
-
-def test_what_killed_processes_left_is_removed(tmp_path):
-    mine, dead = partial_of(tmp_path / "frames-1.npy"), tmp_path / "frames-1.partial-4194305.npy"
-    for file in (mine, dead, tmp_path / ".last.ckpt.partial", tmp_path / "last.ckpt"):
-        file.write_bytes(b"x")
-    clear_leftovers(tmp_path)
-    assert sorted(p.name for p in tmp_path.iterdir()) == [mine.name, "last.ckpt"]

@@ -10,7 +10,7 @@ import numpy as np
 
 from vloc_ros.geometry.cameras import project
 from vloc_ros.geometry.se3 import inverse
-from vloc_ros.types import Array, CameraModel, Estimate, Matches, PosePrior, Query
+from vloc_ros.types import Array, Estimate, Matches, PosePrior, Query
 
 __all__ = ["Agreement", "Judge", "JudgeKnobs", "JudgeLimits", "agreement"]
 
@@ -53,15 +53,21 @@ class Agreement:
     error_px: float
 
 
-def agreement(T_map_cam: Array, camera: CameraModel, matches: Matches, radius_px: float) -> Agreement:
-    """How well the inliers among matched points fit a pose.
+def agreement(T_map_cam: Array, query: Query, matches: Matches, radius_px: float) -> Agreement:
+    """How well the inliers among matched points fit a pose of the query's camera.
 
-    :param camera: of the image that the matches are in, distorted or not.
+    :param query: whose images, distorted or not, the matches are in.
     """
-    points, pixels = matches.points[matches.inliers], matches.pixels[matches.inliers]
-    T = inverse(T_map_cam)
-    local = points @ T[:3, :3].T + T[:3, 3]
-    seen, valid = project(camera, local)
-    distance = np.where(valid & (local[:, 2] > 0.0), np.linalg.norm(seen - pixels, axis=1), np.inf)
-    near = distance[distance <= radius_px]
-    return Agreement(len(near), float(np.median(near)) if len(near) else float("inf"))
+    near = []
+    for number, (camera, T_query_cam) in enumerate(
+        ((query.camera, None), *((view.camera, view.T_query_cam) for view in query.others))
+    ):
+        mine = matches.of_view(number)
+        points, pixels = mine.points[mine.inliers], mine.pixels[mine.inliers]
+        T = inverse(T_map_cam if T_query_cam is None else T_map_cam @ T_query_cam)
+        local = points @ T[:3, :3].T + T[:3, 3]
+        seen, valid = project(camera, local)
+        distance = np.where(valid & (local[:, 2] > 0.0), np.linalg.norm(seen - pixels, axis=1), np.inf)
+        near.append(distance[distance <= radius_px])
+    all_near = np.concatenate(near)
+    return Agreement(len(all_near), float(np.median(all_near)) if len(all_near) else float("inf"))

@@ -12,10 +12,10 @@ from vloc_ros.errors import CameraMismatchError, ConfigError, ImageError, VlocEr
 from vloc_ros.localizers.base import Hypothesis, Localizer, backend_class
 from vloc_ros.localizers.calibration import largest_sigma
 from vloc_ros.localizers.cascade.bundle import JUDGE, open_members, scene_names
-from vloc_ros.localizers.cascade.fusion import combined, contradict, pose_difference
 from vloc_ros.localizers.cascade.judge import Agreement, Judge, agreement
 from vloc_ros.localizers.cascade.settings import SECTION, CascadeSettings
 from vloc_ros.localizers.device import Clock
+from vloc_ros.localizers.fusion import combined, contradict, pose_difference
 from vloc_ros.maps import MapBundle
 from vloc_ros.types import Array, CameraModel, Estimate, LocalizationState, PosePrior, Query
 
@@ -69,6 +69,8 @@ class CascadeLocalizer(Localizer):
     """
 
     backend: ClassVar[str] = "cascade"
+    takes_any_lens: ClassVar[bool] = True
+    takes_rigs: ClassVar[bool] = True
     settings_class = CascadeSettings
     _settings: CascadeSettings
     settings_section: ClassVar[str] = SECTION
@@ -109,6 +111,16 @@ class CascadeLocalizer(Localizer):
             poses = member.reference_poses(self._names.get(name, {}).get(role, name))
             if poses is not None:
                 return poses
+        return None
+
+    def map_points(self, scene: str | None = None) -> Array | None:
+        """Those of the judge, else of the last member that has some."""
+        name = next(iter(self._names)) if scene is None else scene
+        members = {JUDGE: self.judge} if self.judge is not None else dict(reversed(self._members.items()))
+        for role, member in members.items():
+            points = member.map_points(self._names.get(name, {}).get(role, name))
+            if points is not None:
+                return points
         return None
 
     @property
@@ -230,7 +242,7 @@ class CascadeLocalizer(Localizer):
         if judged.matches is None:
             return [_NOTHING, _NOTHING]
         radius = self._judge.settings.judge.radius_px
-        return [agreement(e.T_map_cam, query.camera, judged.matches, radius) for e in (judged, fine)]
+        return [agreement(e.T_map_cam, query, judged.matches, radius) for e in (judged, fine)]
 
     def _together(self, query: Query, judged: Estimate, fine: Estimate) -> tuple[Array, Array, float]:
         """The pose of the two, its covariance, and what share the judge's own pose has in it."""

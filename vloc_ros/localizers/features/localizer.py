@@ -15,15 +15,26 @@ from vloc_ros.features import make_extractor
 from vloc_ros.features.base import Described, FeatureExtractor, FeatureSettings
 from vloc_ros.features.matching import alike_pairs
 from vloc_ros.features.points import MapPoints, in_view
-from vloc_ros.features.pose import absolute_pose
-from vloc_ros.features.verification import Decision, Evidence, JudgedPose, Support, decide, judge, refine_and_judge
+from vloc_ros.features.pose import MINIMAL, Observations
+from vloc_ros.features.rig_pose import rig_poses
+from vloc_ros.features.verification import (
+    Decision,
+    Evidence,
+    JudgedPose,
+    Sight,
+    Support,
+    decide,
+    judge_rig,
+    refine_and_judge_rig,
+)
 from vloc_ros.features.view_matching import ViewMatcher, make_matcher
-from vloc_ros.geometry.cameras import projection_jacobian
-from vloc_ros.geometry.rotations import skew
-from vloc_ros.geometry.se3 import inverse
+from vloc_ros.geometry.rotations import rotation_angle
+from vloc_ros.geometry.se3 import covariance_of_base
+from vloc_ros.images.preprocess import Preprocess
 from vloc_ros.localizers.base import Hypothesis, Localizer, SimulatedPrior
-from vloc_ros.localizers.calibration import Confidence, section
+from vloc_ros.localizers.calibration import Confidence, largest_sigma, section
 from vloc_ros.localizers.device import Clock
+from vloc_ros.localizers.features.eyes import Eye, Sighting, by_place, reach_px
 from vloc_ros.localizers.features.matches import match_nearest, match_views
 from vloc_ros.localizers.features.retrieval import ImageSearch
 from vloc_ros.localizers.features.settings import FEATURES_SECTION, SECTION, FeaturesSettings
@@ -36,9 +47,20 @@ from vloc_ros.localizers.features.statistics import (
 )
 from vloc_ros.localizers.features.store import PointStore
 from vloc_ros.localizers.pixloc.selection import choose_points
+from vloc_ros.localizers.view import MapViews
 from vloc_ros.maps import MapBundle
 from vloc_ros.settings import settings_from_mapping
-from vloc_ros.types import Array, CameraModel, CandidateStep, Estimate, LocalizationState, Matches, PosePrior, Query
+from vloc_ros.types import (
+    Array,
+    CameraModel,
+    CandidateStep,
+    Estimate,
+    LocalizationState,
+    Matches,
+    PosePrior,
+    Query,
+    View,
+)
 
 __all__ = ["FAILURES", "FeaturesLocalizer", "Found"]
 
@@ -60,6 +82,8 @@ _UNCALIBRATED_FLOOR = np.diag([0.1**2] * 3 + [np.radians(0.5) ** 2] * 3)
 #: Poses nearer than this share of the scene's depth are one place.
 _SAME_PLACE = 0.25
 _SAME_DEG = 15.0
+#: A prior that is less sure of its rotation than this (rad) says nothing about what is in view.
+_AIMLESS = np.radians(40.0)
 
 
 @dataclass(frozen=True)
@@ -78,9 +102,12 @@ class FeaturesLocalizer(Localizer):
     images of the map that are most similar. Every pose is judged by the points that it explains
     (:mod:`vloc_ros.features.verification`), and two places that explain the image alike are both not believed. Any
     calibrated lens is taken, distorted or not. The diagnostic ``failure`` (:data:`FAILURES`) says why a frame is LOST.
+
+    The cameras of a rig are one generalised camera: one pose is solved, refined and judged from the matches of all.
     """
 
     backend: ClassVar[str] = "features"
+    takes_any_lens: ClassVar[bool] = True
     settings_class = FeaturesSettings
     _settings: FeaturesSettings
     settings_section: ClassVar[str] = SECTION
@@ -88,6 +115,7 @@ class FeaturesLocalizer(Localizer):
     whitening: ClassVar[tuple[str, ...]] = SIGMAS
     shared_floor: ClassVar[Array] = _UNCALIBRATED_FLOOR
     offers_candidates = True
+    takes_rigs: ClassVar[bool] = True
 
     @classmethod
     def merged_settings(cls, bundle: MapBundle, changes: Mapping[str, Any]) -> FeaturesSettings:
@@ -108,6 +136,7 @@ class FeaturesLocalizer(Localizer):
         kind, share = self._extractor, self._settings.memory_mb / len(names)
         self._stores = [PointStore(bundle, name, self._device, kind.dimension, kind.signed, share) for name in names]
         self._search = ImageSearch(bundle, self._device, self._stores)
+        self._map_views = MapViews(bundle.manifest.camera, Preprocess.from_settings(bundle.manifest.preprocessing))
         self._proposals: tuple[tuple[PosePrior, ...], bool] | None = None
 
     def release(self) -> None:
@@ -122,9 +151,6 @@ class FeaturesLocalizer(Localizer):
     def simulated_prior(self) -> SimulatedPrior:
         return SimulatedPrior(self._settings.calibration_prior_m)
 
-    def check_camera(self, camera: CameraModel) -> None:
-        """Every calibrated camera is taken."""
-
     @property
     def extractor(self) -> FeatureExtractor:
         """What finds the features of a query."""
@@ -134,12 +160,15 @@ class FeaturesLocalizer(Localizer):
         """The points of a scene (default: the first)."""
         return self._stores[self.scene_index(scene)]
 
+    def map_points(self, scene: str | None = None) -> Array:
+        return self.store(scene).points
+
     def reference_poses(self, scene: str | None = None) -> Array:
         return self.store(scene).T_map_cam
 
     # -- what others build on ---------------------------------------------------------------------
 
-    def describe(self, query: Query, limit: int = 0) -> Described:
+    def describe(self, query: Query | View, limit: int = 0) -> Described:
         """The features of a query. :param limit: at most; 0: as the settings say."""
         wanted = limit or self._settings.feature_limit or self._extractor.settings.limit
         return Described.of(self._extractor.extract(query.image_rgb, wanted), self._device)
@@ -153,21 +182,21 @@ class FeaturesLocalizer(Localizer):
         return store.load(ids[rows])
 
     def judge(self, T_map_cam: Array, query: Query, described: Described, scene: int = 0) -> Evidence:
-        """The evidence for a pose, whatever proposed it; nothing is refined."""
-        points = self.points_near(T_map_cam, query.camera, scene)
-        return judge(T_map_cam, query.camera, described, points, self._extractor.alike, self._settings.judge)
+        """The evidence of the query's own image for a pose, whatever proposed it; nothing is refined."""
+        sights = self._sights(T_map_cam, [Eye(query.image_rgb, query.camera, described)], scene)
+        return judge_rig(T_map_cam, sights, self._extractor.alike, self._settings.judge)
 
     def improve(
         self, T_map_cam: Array, query: Query, described: Described, scene: int = 0, covariance: Array | None = None
     ) -> JudgedPose:
-        """A proposed pose refined by the points seen near where it says, and judged.
+        """A proposed pose refined by the points seen near where it says, and judged, by the query's own image.
 
         :param covariance: (6, 6) of the proposal: how far off points may be; None: a few pixels.
         """
+        eyes = [Eye(query.image_rgb, query.camera, described)]
         if covariance is None:
-            points = self.points_near(T_map_cam, query.camera, scene)
-            return self._refined(T_map_cam, query.camera, described, points)
-        return self._from_prior(PosePrior(T_map_cam, covariance), query.camera, described, scene)
+            return self._refined(T_map_cam, self._sights(T_map_cam, eyes, scene))
+        return self._from_prior(PosePrior(T_map_cam, covariance), eyes, scene)
 
     def decide(self, found: Sequence[tuple[Array, Evidence]], scene: int = 0) -> Decision:
         """Which of several judged poses of one scene is believed (:func:`vloc_ros.features.verification.decide`)."""
@@ -197,21 +226,26 @@ class FeaturesLocalizer(Localizer):
         settings = self._settings
         proposals, search = self._proposals or (() if query.prior is None else (query.prior,), False)
         named = None if query.scene is None else self.scene_index(query.scene)
-        described = self.describe(query, settings.prior_features if proposals and not search else 0)
+        # One without a heading (a satellite fix) says where similar images are to be looked for, and no more.
+        area = [p for p in proposals if largest_sigma(p.covariance[3:, 3:]) > _AIMLESS]
+        proposals = tuple(p for p in proposals if largest_sigma(p.covariance[3:, 3:]) <= _AIMLESS)
+        eyes = self._eyes(query, settings.prior_features if proposals and not search else 0)
         clock.lap("features")
         found: list[Found] = []
         for proposal in proposals:
             scene = self._scene_near(proposal.T_map_cam, named)
-            found.append(Found(scene, self._from_prior(proposal, query.camera, described, scene), 0.0))
+            found.append(Found(scene, self._from_prior(proposal, eyes, scene), 0.0))
         if proposals:
             clock.lap("prior")
         again = not proposals or settings.search_again
         if search or (again and not any(self._supported(f) for f in found)):
             if proposals and not search and settings.prior_features < self._extractor.settings.limit:
-                described = self.describe(query)
+                eyes = self._eyes(query)
                 clock.lap("features_again")
-            found += self._from_images(query, described, named, clock)
-        out = self._hypothesis(query, described, found)
+            found += self._from_images(query, eyes, named, clock, area)
+            if area and settings.search_again and not any(self._supported(f) for f in found):
+                found += self._from_images(query, eyes, named, clock)
+        out = self._hypothesis(query, eyes, found)
         if keep_candidates and found:
             poses = np.stack([f.judged.T_map_cam for f in found])
             scores = np.array([f.judged.evidence.score(settings.judge) for f in found])
@@ -238,65 +272,121 @@ class FeaturesLocalizer(Localizer):
         position = T_map_cam[:3, 3]
         return int(np.argmin([np.linalg.norm(s.T_map_cam[:, :3, 3] - position, axis=1).min() for s in self._stores]))
 
-    def _refined(self, T: Array, camera: CameraModel, described: Described, points: MapPoints) -> JudgedPose:
-        return refine_and_judge(T, camera, described, points, self._extractor.alike, self._settings.judge)
+    def _eyes(self, query: Query, limit: int = 0) -> list[Eye]:
+        own = Eye(query.image_rgb, query.camera, self.describe(query, limit))
+        return [own, *(Eye(v.image_rgb, v.camera, self.describe(v, limit), v.T_query_cam) for v in query.others)]
 
-    def _from_prior(self, prior: PosePrior, camera: CameraModel, described: Described, scene: int) -> JudgedPose:
+    def _sights(self, T_map_cam: Array, eyes: Sequence[Eye], scene: int, most: int = 0) -> list[Sight]:
+        """What each camera sees, with the map's points around where it may be."""
+        return [
+            Sight(
+                e.camera, e.described, self.points_near(e.placed(T_map_cam), e.camera, scene, most), e.T_query_cam
+            )
+            for e in eyes
+        ]  # fmt: skip
+
+    def _refined(self, T: Array, sights: Sequence[Sight]) -> JudgedPose:
+        return refine_and_judge_rig(T, sights, self._extractor.alike, self._settings.judge)
+
+    def _from_prior(self, prior: PosePrior, eyes: Sequence[Eye], scene: int) -> JudgedPose:
         """Points where the prior has them, as far off as it may be; a robust pose of these; the guided passes."""
-        settings, alike = self._settings, self._extractor.alike
-        T, points = prior.T_map_cam, self.points_near(prior.T_map_cam, camera, scene, settings.prior_points)
-        reach = _reach(prior, camera, points.points, settings.prior_sigmas) + settings.judge.radius_px
-        rows = in_view(T, camera, points.points)
-        if len(rows) and float(np.median(reach[rows])) > settings.judge.wide_px:
-            reach = np.minimum(reach, settings.prior_reach_px)
-            pairs, _, cosines = alike_pairs(described, points, alike).near(
-                T, camera, described, points, reach, settings.judge.octaves
-            )
-            pairs = pairs[np.argsort(-cosines, kind="stable")]  # the most alike first: the solver draws from these
-            at = described.features.pixels[pairs[:, 1]].astype(np.float64)
-            solved = absolute_pose(
-                camera, at, points.points[pairs[:, 0]], settings.threshold_px, settings.solver, settings.iterations
-            )
-            T = T if solved is None else solved[0]
-        return self._refined(T, camera, described, points)
+        settings, T = self._settings, prior.T_map_cam
+        sights = self._sights(T, eyes, scene, settings.prior_points)
+        placed, wide = list[tuple[Sight, Array, Array]](), False
+        for sight in sights:
+            at, covariance = sight.placed(T), prior.covariance
+            if sight.T_rig_cam is not None:
+                covariance = covariance_of_base(T, covariance, sight.T_rig_cam)
+            points = sight.points.points
+            reach = reach_px(at, covariance, sight.camera, points, settings.prior_sigmas) + settings.judge.radius_px
+            rows = in_view(at, sight.camera, points)
+            if len(rows):
+                wide |= float(np.median(reach[rows])) > settings.judge.wide_px
+                placed.append((sight, at, np.minimum(reach, settings.prior_reach_px)))
+        if wide:
+            guided = [self._guided(*each) for each in placed]
+            T = next(iter(rig_poses(guided, settings.threshold_px, settings.solver, settings.iterations)), T)
+        return self._refined(T, sights)
 
-    def _from_images(self, query: Query, described: Described, named: int | None, clock: Clock) -> list[Found]:
-        """Places that the most similar images are of; matches, pose and guided passes in each."""
+    def _guided(self, sight: Sight, T_map_cam: Array, reach: Array) -> Observations:
+        """What one camera sees of points within reach of where they should be, the most alike first."""
+        described, points = sight.query, sight.points
+        alike = alike_pairs(described, points, self._extractor.alike)
+        pairs, _, cosines = alike.near(T_map_cam, sight.camera, described, points, reach, self._settings.judge.octaves)
+        pairs = pairs[np.argsort(-cosines, kind="stable")]  # the solver draws from the first
+        at = described.features.pixels[pairs[:, 1]].astype(np.float64)
+        return Observations(sight.camera, points.points[pairs[:, 0]], at, T_rig_cam=sight.T_rig_cam)
+
+    def _from_images(
+        self, query: Query, eyes: Sequence[Eye], named: int | None, clock: Clock, area: Sequence[PosePrior] = ()
+    ) -> list[Found]:
+        """Places that the most similar images are of; matches, pose and guided passes in each.
+
+        :param area: look only around these.
+        """
         settings, out = self._settings, []
-        groups = self._search.places(
-            query.image_rgb, described, settings.images, settings.hypotheses, named, query.stamp_ns, settings.exclude_s
-        )
+        groups: list[tuple[int, int, Ints]] = []
+        for number, eye in enumerate(eyes):
+            # An image's own descriptor is of what the map's camera would see.
+            image = self._map_views.seen(eye.image_rgb, eye.camera) if self._search.by_image else eye.image_rgb
+            places = self._search.places(
+                image, eye.described, settings.images, settings.hypotheses, named, query.stamp_ns,
+                settings.exclude_s, area,
+            )  # fmt: skip
+            groups += [(scene, number, images) for scene, images in places]
         clock.lap("retrieval")
-        first = described.strongest(settings.match_features)
-        for scene in dict.fromkeys(scene for scene, _ in groups):
-            store = self._stores[scene]
-            places = [images for of, images in groups if of == scene]
-            if self._matcher is None:
-                points, matches = match_nearest(first, store, places, settings.ratio, settings.match_points)
-            else:
-                points, matches = match_views(
-                    self._matcher, first, query.camera, store, places, self._manifest.camera, settings.matcher_images
-                )
+        for scene in dict.fromkeys(scene for scene, _, _ in groups):
+            sightings: list[Sighting] = []
+            for number, eye in enumerate(eyes):
+                sightings += self._sightings(scene, number, eye, [i for s, n, i in groups if (s, n) == (scene, number)])
             clock.lap("match")
-            for pairs, _ in matches:
-                at = described.features.pixels[pairs[:, 0]].astype(np.float64)
-                solved = absolute_pose(
-                    query.camera, at, points.points[pairs[:, 1]], settings.threshold_px, settings.solver,
-                    settings.iterations,
-                )  # fmt: skip
+            for place in by_place(sightings, self._stores[scene]):
+                seen = [sighting.seen for sighting in place]
+                poses = rig_poses(seen, settings.threshold_px, settings.solver, settings.iterations)
                 clock.lap("pose")
-                if solved is not None:
-                    around = self.points_near(solved[0], query.camera, scene)
-                    out.append(Found(scene, self._refined(solved[0], query.camera, described, around), 1.0))
-                    clock.lap("refine")
+                for T in self._apart(poses, scene):
+                    out.append(Found(scene, self._refined(T, self._sights(T, eyes, scene)), 1.0))
+                clock.lap("refine")
         return out
 
-    def _hypothesis(self, query: Query, described: Described, found: Sequence[Found]) -> Hypothesis:
+    def _sightings(self, scene: int, number: int, eye: Eye, places: Sequence[Ints]) -> list[Sighting]:
+        """What one camera may have seen of each of some places of a scene."""
+        if not places:
+            return []
+        store, settings, first = self._stores[scene], self._settings, eye.strongest(self._settings.match_features)
+        if self._matcher is None:
+            points, matches = match_nearest(first, store, places, settings.ratio, settings.match_points)
+        else:
+            points, matches = match_views(
+                self._matcher, first, eye.camera, store, places, self._manifest.camera, settings.matcher_images
+            )
+        out = []
+        for images, (pairs, _) in zip(places, matches, strict=True):
+            at = eye.described.features.pixels[pairs[:, 0]].astype(np.float64)
+            observed = Observations(eye.camera, points.points[pairs[:, 1]], at, T_rig_cam=eye.T_query_cam)
+            out.append(Sighting(number, images, observed))
+        return out
+
+    def _apart(self, poses: Sequence[Array], scene: int) -> list[Array]:
+        """The first of some poses, and those that are elsewhere: what else the cameras of a rig propose."""
+        kept: list[Array] = []
+        for T in poses:
+            near = [
+                float(np.linalg.norm(T[:3, 3] - other[:3, 3])) <= _SAME_PLACE * self._stores[scene].depth_m
+                and float(np.degrees(rotation_angle(T[:3, :3], other[:3, :3]))) <= _SAME_DEG
+                for other in kept
+            ]
+            if not any(near):
+                kept.append(T)
+        return kept
+
+    def _hypothesis(self, query: Query, eyes: Sequence[Eye], found: Sequence[Found]) -> Hypothesis:
         """The best of the judged poses, with what speaks for and against it."""
-        diagnostics = {"features": float(len(described)), "places": float(len(found))}
+        features = sum(len(eye.described) for eye in eyes)
+        diagnostics = {"features": float(features), "places": float(len(found))}
         usable = [f for f in found if f.judged.refined is not None]
         if not usable:
-            failure = "no_features" if not len(described) else "no_pose" if not found else "ill_posed"
+            failure = "no_features" if not features else "no_pose" if not found else "ill_posed"
             return self._lost(query, None, failure, diagnostics)
         best = max(usable, key=lambda f: f.judged.evidence.surplus)
         store = self._stores[best.scene]
@@ -325,7 +415,12 @@ class FeaturesLocalizer(Localizer):
         diagnostics["failure"] = FAILURES["none"]
         distance = float(np.linalg.norm(store.T_map_cam[:, :3, 3] - T[:3, 3], axis=1).min())
         own = scaled_covariance(best.judged)
-        pixels = described.features.pixels[evidence.features].astype(np.float64)
+        parts = evidence.parts or (evidence,)
+        if len(parts) > 1:
+            diagnostics["rig_views"] = float(len(parts))
+            diagnostics["rig_fused"] = float(sum(part.surplus >= MINIMAL for part in parts))
+        pixels = np.concatenate([e.described.features.pixels[p.features] for e, p in zip(eyes, parts, strict=True)])
+        views = np.repeat(np.arange(len(parts)), [len(part.ids) for part in parts])
         return Hypothesis(
             store.scene,
             T,
@@ -335,7 +430,12 @@ class FeaturesLocalizer(Localizer):
             # Without a calibration: the fit's idea, widened.
             _UNCALIBRATED_FACTOR * own + _UNCALIBRATED_FLOOR,
             diagnostics=diagnostics,
-            matches=Matches(store.points[evidence.ids], pixels, np.ones(len(pixels), dtype=bool)),
+            matches=Matches(
+                store.points[evidence.ids],
+                pixels.astype(np.float64),
+                np.ones(len(pixels), dtype=bool),
+                views if len(parts) > 1 else None,
+            ),
         )
 
     def _lost(self, query: Query, best: Found | None, failure: str, diagnostics: dict[str, float]) -> Hypothesis:
@@ -351,20 +451,6 @@ class FeaturesLocalizer(Localizer):
             store.scene, T, 0.0, covariance=covariance, state=LocalizationState.LOST,
             diagnostics={"nearest_reference": -1.0, **diagnostics, "failure": FAILURES[failure]},
         )  # fmt: skip
-
-
-def _reach(prior: PosePrior, camera: CameraModel, points: Array, sigmas: float) -> Array:
-    """(N,) pixels that points may be off by when a prior is off by so many standard deviations."""
-    T = inverse(prior.T_map_cam)
-    R = T[:3, :3]
-    local = points @ R.T + T[:3, 3]
-    local[:, 2] = np.maximum(local[:, 2], 1e-3)
-    J = projection_jacobian(camera, local)
-    # The pose's error is [t; r] in map axes; a point in the camera's moves by -R_cam_map (t + r x (p - t_cam)).
-    arm = points - prior.T_map_cam[:3, 3]
-    by_pose = np.concatenate([-J @ R, J @ R @ skew(arm)], axis=-1)
-    moved = by_pose @ prior.covariance @ np.swapaxes(by_pose, 1, 2)
-    return np.asarray(sigmas * np.sqrt(np.maximum(np.linalg.eigvalsh(moved)[:, -1], 0.0)))
 
 
 def _extractor_of(bundle: MapBundle, device: torch.device) -> FeatureExtractor:

@@ -30,15 +30,21 @@ def camera_sigmas(covariance: Array, R_map_cam: Array) -> Array:
 
 
 def scaled_covariance(found: JudgedPose) -> Array:
-    """The fit's covariance times its residuals' scale, at least a tenth of what sigmas alone would say."""
+    """The fit's covariance times its residuals' scale, at least a tenth of what sigmas alone would say.
+
+    What several cameras of a rig see is off the same way where the map is: their matches count as those of one camera.
+    What they gain by looking in different directions stays.
+    """
     assert found.refined is not None
-    return found.refined.covariance * max(found.refined.scale, _LEAST_SCALE) ** 2
+    surplus = [part.surplus for part in found.evidence.parts]
+    cameras = sum(surplus) / max(surplus) if any(surplus) else 1.0
+    return found.refined.covariance * cameras * max(found.refined.scale, _LEAST_SCALE) ** 2
 
 
 def features_statistics(found: JudgedPose, nearest_m: float, depth_m: float) -> Array:
-    """The numbers of :data:`STATISTICS`."""
+    """The numbers of :data:`STATISTICS`; of a rig those of the camera that sees most, as calibrations know one."""
     assert found.refined is not None
-    evidence: Evidence = found.evidence
+    evidence: Evidence = max(found.evidence.parts or (found.evidence,), key=lambda part: part.surplus)
     sigma = float(np.sqrt(max(np.linalg.eigvalsh(scaled_covariance(found)[:3, :3])[-1], 1e-18)))
     return np.array(
         [

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,6 +22,7 @@ from vloc_ros.maps import MapBundle, MapManifest, Scene, write_map
 from vloc_ros.maps.reader import files_below
 from vloc_ros.maps.tensors import encode_tensors
 from vloc_ros.settings import ranged, settings_to_mapping
+from vloc_ros.staging import replacing, staging_beside
 from vloc_ros.types import Array, CameraModel
 
 __all__ = [
@@ -164,8 +164,8 @@ def write_pixloc_map(
     points: dict[str, Tensor] = {}
     references: dict[str, Tensor] = {}
     names: list[str] = []
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary) if staging is None else staging
+    with staging_beside(Path(out), folder=True) as temporary:
+        folder = temporary if staging is None else staging
         for scene, sparse in models.items():
             _check_model(scene, sparse)
             tile = _tiles_of(np.diff(sparse.offsets), bytes_per_observation(dimensions, settings), settings.tile_mb)
@@ -246,10 +246,8 @@ def _checked(
 
 def _put(file: Path, content: bytes) -> None:
     """A file that is there as a whole or not at all."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_suffix(".partial")
-    partial.write_bytes(content)
-    partial.rename(file)
+    with replacing(file) as stream:
+        stream.write(content)
 
 
 def _scenes(models: Mapping[str, ReferenceModel], given: Sequence[Scene]) -> tuple[Scene, ...]:

@@ -121,8 +121,9 @@ def _plain(finest: int, coarsest: int, options: dict[str, Any]) -> BlockEncoder:
             "pixloc.encoder_options: expected channels (a list of widths), convolutions and first_stride for the plain "
             f"encoder, found {options}"
         )
-    first, depth = int(options.get("first_stride", 1)), int(options.get("convolutions", 1))
-    if first not in (1, 2) or not 1 <= depth <= 8:
+    first, depth = options.get("first_stride", 1), options.get("convolutions", 1)
+    whole = isinstance(first, int) and isinstance(depth, int)
+    if not whole or first not in (1, 2) or not 1 <= depth <= 8:
         raise ConfigError(
             f"pixloc.encoder_options: expected first_stride 1 or 2 and 1 to 8 convolutions, found {first} and {depth}"
         )

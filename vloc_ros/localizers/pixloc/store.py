@@ -137,7 +137,8 @@ class ReferenceStore:
             raise MapTensorError(f"{where}: expected offsets that rise from 0 to {len(ids)}; make the map again")
         if len(ids) and (ids.min() < 0 or ids.max() >= len(points)):
             raise MapTensorError(f"{where}: expected point_ids in 0 .. {len(points) - 1}, found others")
-        if tile.min() < 0 or (np.diff(tile) < 0).any():
+        # A number beyond the files would only be missed after a table of so many tiles was made.
+        if tile.min() < 0 or tile.max() >= len(bundle.manifest.files) or (np.diff(tile) < 0).any():
             raise MapTensorError(f"{where}: expected references in the order of their tiles, numbered from 0")
         length = torch.linalg.vector_norm(poses[:, 3:], dim=1)
         if bool(((length - 1.0).abs() > 1e-3).any()):
@@ -172,6 +173,10 @@ class ReferenceStore:
     def observations(self) -> int:
         """O, of all references together."""
         return len(self._point_ids)
+
+    def busiest(self) -> int:
+        """The reference that observes most points."""
+        return int(np.argmax(np.diff(self._offsets)))
 
     def near(
         self,
@@ -333,5 +338,5 @@ def _read_tile(
             confidence = f"confidence.{p}.{level}"
             tile[confidence] = expect(stored, confidence, (rows,), torch.float16, where)
     if device.type == "cuda":
-        return {key: value.pin_memory().to(device, non_blocking=True) for key, value in tile.items()}
-    return tile
+        tile = {key: value.pin_memory() for key, value in tile.items()}
+    return {key: value.to(device, non_blocking=True) for key, value in tile.items()}

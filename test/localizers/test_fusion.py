@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from vloc_ros.geometry.rotations import so3_exp
-from vloc_ros.localizers.cascade.fusion import combined, contradict, pose_difference
+from vloc_ros.localizers.fusion import combined, contradict, pose_difference
 
 
 def pose(rng, spread=1.0):
