@@ -84,7 +84,13 @@ def test_a_camera_of_a_rig_that_is_left_out_is_named() -> None:
 
 
 def test_every_key_is_documented() -> None:
-    snapshot = replace(GOOD, recent_refused_share=0.2, last_refusal="stale: x", cameras={"front": "", "rear": "dark"})
+    snapshot = replace(
+        GOOD,
+        recent_refused_share=0.2,
+        last_refusal="stale: x",
+        cameras={"front": "", "rear": "dark"},
+        fix_problem="no datum",
+    )
     patterns = [re.sub("<.*?>", r"\\w+", key) for key in KEYS]
     values = diagnose(snapshot, now_ns=100 * SECOND).values
     for key in values:

@@ -16,17 +16,24 @@ from hypothesis import strategies as st
 from vloc_ros.diagnostics import Level, diagnose
 from vloc_ros.errors import ConfigError, GeometryError
 from vloc_ros.frames import REFUSALS, Frame
+from vloc_ros.geometry.geodesy import Datum
 from vloc_ros.geometry.se3 import covariance_of_base, inverse, make_transform
 from vloc_ros.images.decode import CompressedImage, RawImage
 from vloc_ros.localizers.base import Localizer, check_query
+from vloc_ros.maps import Scene
 from vloc_ros.pipeline import Pipeline, PipelineSettings
 from vloc_ros.tracking import Tracker, TrackerSettings
+from vloc_ros.tracking.fixes import SatelliteFix
 from vloc_ros.types import CameraModel, CandidateStep, Estimate, LocalizationState, Query
 
 SECOND = 1_000_000_000
 CAMERA = CameraModel(64, 48, 50.0, 50.0, 31.5, 23.5)
 IMAGE = np.random.default_rng(0).integers(0, 255, (48, 64, 3), dtype=np.uint8)
 T_BASE_CAM = make_transform([[0, 0, 1], [-1, 0, 0], [0, -1, 0]], [1.0, 0.0, 1.5])
+
+
+DATUM = Datum(48.0, 11.0, 500.0)
+TOWN = Scene("town", "map", (-200.0, -200.0, -5.0), (200.0, 200.0, 5.0), DATUM)
 
 
 class Scripted(Localizer):
@@ -36,7 +43,10 @@ class Scripted(Localizer):
 
     def __init__(self) -> None:
         self._manifest = cast(
-            Any, SimpleNamespace(preprocessing={"width": 32, "height": 24}, camera=CAMERA, backend="scripted")
+            Any,
+            SimpleNamespace(
+                preprocessing={"width": 32, "height": 24}, camera=CAMERA, backend="scripted", scenes=(TOWN,)
+            ),
         )
         self._map_id = "abc"
         self._device = torch.device("cpu")
@@ -490,3 +500,27 @@ def test_the_first_camera_that_can_be_used_is_the_query_s(rig: Rig) -> None:
     assert rig.pipeline.process(both).refused == "blank_image"
     rig.pipeline.left_out("side", "silent")
     assert "camera side is left out (silent)" in diagnose(rig.pipeline.snapshot()).message
+
+
+def test_a_start_with_a_fix_searches_around_it_and_refuses_other_places(rig: Rig) -> None:
+    def fix(x: float, stamp: int) -> None:
+        place = [float(v) for v in DATUM.to_geodetic(np.array([x, 0.0, 0.0]))]
+        assert rig.pipeline.fixes.offer(SatelliteFix(stamp, *place, np.diag([4.0, 4.0, 9.0])))
+
+    fix(15.0, SECOND)  # 5 m off
+    results = rig.run(0, 4)
+    assert [r.state.value for r in results][2:] == ["LOCALIZED"] * 2
+    priors = [query.prior for query in rig.localizer.queries]
+    assert all(p is not None for p in priors[:3]) and priors[3] is None
+    assert np.allclose(priors[0].T_map_cam[0, 3], 16.0)
+    # A track stands: a fix that contradicts it is told of, and not believed.
+    fix(120.0, rig.frame(4).stamp_ns)
+    (result,) = rig.run(4, 5)
+    assert result.publish and "satellite fix" in diagnose(rig.pipeline.snapshot()).message
+    # Nothing is known: what contradicts the fix is another place that looks alike.
+    rig.pipeline.relocalize()
+    results = rig.run(5, 12)
+    assert not any(r.publish for r in results) and rig.pipeline.counters["fix_contradicts"] == 8
+    fix(rig.frame(12).stamp_ns / SECOND * 10.0, rig.frame(12).stamp_ns)
+    results = rig.run(12, 16)
+    assert results[-1].publish and "satellite" not in diagnose(rig.pipeline.snapshot()).message

@@ -41,6 +41,7 @@ KEYS: dict[str, str] = {
     "picture_repeated_s": "for how long the camera has sent nothing but pictures that were used before (s of stamps); "
     f"above {STUCK_S:g} ERROR, or WARN while the odometry says that the vehicle stands",
     "camera_<name>": "of a rig: `used`, or why this camera is left out; WARN, while others are at work",
+    "fix_problem": "why satellite fixes are of no use, or what contradicts them; WARN",
     "last_refusal": "why the last refused frame was refused",
     "seconds_since_frame": "time since the stamp of the last frame; WARN and ERROR by setting",
     "seconds_since_pose": "time since the stamp of the last accepted estimate",
@@ -48,7 +49,8 @@ KEYS: dict[str, str] = {
     "sigma_m": "largest standard deviation of the last estimate's position, metres",
     "sigma_deg": "the same of its rotation, degrees",
     "estimate_<name>": "what the backend says about the last estimate: `nearest_reference`, the row of the most "
-    "similar map image; `position_sigma_m`; and what its covariance is made from (its README lists that)",
+    "similar map image; `position_sigma_m`; `view_covered` and `view_enlarged` where the camera is another than the "
+    "map's (docs/other_lenses.md); and what its covariance is made from (its README lists that)",
     "clock_jumps": "times the stamps jumped back and the tracker was reset",
     "tracker_<event>": "events of the tracker: accepted, jump, low_score, relocalized, lost, ...",
     "latency_p50_ms": "median time of the last 50 localized frames, decoding to state",
@@ -93,6 +95,7 @@ class Snapshot:
     picture_repeated_s: float = 0.0
     standing: bool = False
     cameras: Mapping[str, str] = field(default_factory=dict)
+    fix_problem: str = ""
     last_refusal: str = ""
     last_frame_ns: int | None = None
     last_pose_ns: int | None = None
@@ -164,6 +167,10 @@ def diagnose(
             findings.append((Level.WARN, f"{what}, or a simulated one without noise; the vehicle stands"))
         else:
             findings.append((Level.ERROR, f"{what}; check the camera and its driver"))
+
+    if snapshot.fix_problem:
+        values["fix_problem"] = snapshot.fix_problem
+        findings.append((Level.WARN, f"satellite fix: {snapshot.fix_problem}"))
 
     for name, problem in snapshot.cameras.items():
         if name:  # the only camera of a vehicle has no name, and frames tell of it

@@ -18,7 +18,7 @@ REFUSALS: dict[str, str] = {
     "stale": "the frame is older than max_age_s when its turn comes",
     "no_camera_info": "no camera_info has arrived for the image",
     "bad_camera_info": "the intrinsics are not finite, zero, or of an unknown distortion model",
-    "camera_mismatch": "the camera sees too differently from the one the map was made with",
+    "camera_mismatch": "the camera sees too little of what the map's camera sees, or with too few pixels",
     "bad_transform": "the camera's place on the vehicle is not a rigid transform",
     "bad_image": "the image cannot be decoded, or does not fit its camera_info",
     "blank_image": "the image is all black or all one colour",

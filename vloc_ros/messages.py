@@ -26,6 +26,7 @@ __all__ = [
     "message_image",
     "pose_covariance",
     "raw_image",
+    "satellite_fix",
     "stamp_ns",
     "transform",
 ]
@@ -150,3 +151,16 @@ def pose_covariance(message: Any) -> Array | None:
         return None
     covariance = np.asarray(values, dtype=np.float64).reshape(6, 6)
     return None if not covariance.any() else check_covariance(covariance, "pose covariance")
+
+
+def satellite_fix(message: Any) -> tuple[tuple[float, float, float], Array | None] | None:
+    """Latitude, longitude (deg) and height (m) of a NavSatFix, and its covariance (3, 3) m^2, east, north, up.
+
+    :returns: None where the receiver has no fix; a covariance of None where it states none.
+    """
+    if int(message.status.status) < 0:
+        return None
+    place = float(message.latitude), float(message.longitude), float(message.altitude)
+    if int(message.position_covariance_type) == 0:
+        return place, None
+    return place, np.asarray(message.position_covariance, dtype=np.float64).reshape(3, 3)

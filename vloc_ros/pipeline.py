@@ -26,6 +26,7 @@ from vloc_ros.images.rectify import Rectifier
 from vloc_ros.localizers.base import Localizer
 from vloc_ros.settings import Fixed, ranged
 from vloc_ros.tracking import PictureMemory, Tracker
+from vloc_ros.tracking.fixes import FixMemory, FixSettings
 from vloc_ros.types import Array, CameraModel, Estimate, LocalizationState, Query, RgbImage, View, check_transform
 
 __all__ = ["REFUSALS", "Frame", "FrameResult", "Pipeline", "PipelineSettings"]
@@ -38,6 +39,7 @@ MAX_FUTURE_S = 1.0
 #: other by that much. By more, the clock has jumped back (a bag loops), and the tracker starts over.
 REORDER_TOLERANCE_S = 0.2
 _RECENT = 50
+_AGAINST = "the last estimate is farther from the satellite fix than both can be wrong"
 _CAMERAS = 8
 
 
@@ -119,7 +121,11 @@ class Pipeline:
     """
 
     def __init__(
-        self, localizer: Localizer, settings: PipelineSettings | None = None, tracker: Tracker | None = None
+        self,
+        localizer: Localizer,
+        settings: PipelineSettings | None = None,
+        tracker: Tracker | None = None,
+        fixes: FixSettings | None = None,
     ) -> None:
         self.localizer = localizer
         self.settings = settings or PipelineSettings()
@@ -131,6 +137,8 @@ class Pipeline:
         needed = localizer.needs_prior and self.settings.prior == "initial_pose"
         #: When the localizer gets a search window: the setting, unless it finds nothing without one.
         self.prior: Literal["initial_pose", "always", "never"] = "always" if needed else self.settings.prior
+        scenes = getattr(localizer.manifest, "scenes", ())
+        self.fixes = FixMemory(scenes, fixes or FixSettings(), self.tracker.settings.max_speed_mps)
         self._last_stamp_ns: int | None = None
         self._last_odometry: Array | None = None
         self._lenses: OrderedDict[tuple[CameraModel, bool], _Lens] = OrderedDict()
@@ -241,6 +249,7 @@ class Pipeline:
             picture_repeated_s=min((m.repeated_s for m in self._memories.values()), default=0.0),
             standing=any(memory.standing for memory in self._memories.values()),
             cameras=dict(self._cameras),
+            fix_problem=self.fixes.problem,
             last_refusal=self._last_refusal,
             last_frame_ns=self._last_stamp_ns,
             last_pose_ns=self.tracker.accepted_ns,
@@ -263,6 +272,9 @@ class Pipeline:
         scene = frame.scene or self.settings.scene or (self.tracker.scene if known is not None else None)
         wanted = self.prior == "always" or (self.prior == "initial_pose" and self.tracker.searching)
         prior = known if wanted else None
+        lost = self.tracker.T_map_base is None and not self.tracker.searching
+        if lost and prior is None and self.prior != "never":
+            prior = self.fixes.prior(frame.stamp_ns, T_base_cam)
         with _timed(timings, "localize"):
             try:
                 others = tuple(s.view_of(seen[0]) for s in seen[1:])
@@ -273,6 +285,7 @@ class Pipeline:
         timings.update({f"localize/{stage}": t for stage, t in estimate.timings_ms.items()})
 
         with _timed(timings, "track"), _refusing("bad_estimate", GeometryError):
+            estimate = self._beside_fix(estimate, T_base_cam, lost)
             estimate = self.tracker.update(estimate, odometry, T_base_cam)
             T_cam_base = inverse(T_base_cam)
             covariance = covariance_of_base(estimate.T_map_cam, estimate.covariance, T_cam_base)
@@ -294,6 +307,21 @@ class Pipeline:
             T_base_cam=T_base_cam,
             cameras=dict(self._cameras),
         )
+
+    def _beside_fix(self, estimate: Estimate, T_base_cam: Array, lost: bool) -> Estimate:
+        """The estimate, or a LOST one where nothing is known yet and the newest satellite fix contradicts it."""
+        T_cam_base = inverse(T_base_cam)
+        covariance = covariance_of_base(estimate.T_map_cam, estimate.covariance, T_cam_base)
+        T_map_base = estimate.T_map_cam @ T_cam_base
+        if estimate.state is LocalizationState.LOST:
+            return estimate
+        if not self.fixes.contradicts(T_map_base, covariance, estimate.stamp_ns, estimate.scene):
+            if self.fixes.problem.startswith(_AGAINST):
+                self.fixes.problem = ""
+            return estimate
+        self.counters["fix_contradicts"] += 1
+        self.fixes.problem = f"{_AGAINST}: the receiver errs, or the place only looks alike"
+        return estimate.with_state(LocalizationState.LOST) if lost else estimate
 
     def _rig(self, frame: Frame, odometry: Array | None, timings: dict[str, float]) -> list[_Seen]:
         """What the cameras of a frame that can be used saw; one that cannot is left out and named.

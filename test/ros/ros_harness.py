@@ -33,11 +33,15 @@ from std_msgs.msg import String
 from std_srvs.srv import Trigger
 from tf2_msgs.msg import TFMessage
 
+from vloc_ros.geometry.geodesy import Datum
+
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 START_S, WAIT_S = 60.0, 20.0
 WIDTH, HEIGHT = vloc_fake_backend.WIDTH, vloc_fake_backend.HEIGHT
 FOCAL = 50.0
+#: Where the test map lies on the Earth.
+DATUM = Datum(48.0, 11.0, 500.0)
 #: The camera looks forward, 1 m ahead of the base and 1.5 m above it.
 CAMERA_XYZ, CAMERA_XYZW = (1.0, 0.0, 1.5), (-0.5, 0.5, -0.5, 0.5)
 
@@ -75,7 +79,7 @@ class Session:
 
         manifest = MapManifest(
             backend="fake",
-            scenes=(Scene("town", "map", (0.0, 0.0, 0.0), (30.0, 30.0, 3.0)),),
+            scenes=(Scene("town", "map", (0.0, 0.0, 0.0), (30.0, 30.0, 3.0), DATUM),),
             camera=CameraModel(WIDTH, HEIGHT, FOCAL, FOCAL, (WIDTH - 1) / 2, (HEIGHT - 1) / 2),
             preprocessing={"width": WIDTH, "height": HEIGHT},
             settings=dict(settings),
@@ -380,7 +384,9 @@ class Live:
         best_effort = QoSProfile(depth=5, reliability=ReliabilityPolicy.BEST_EFFORT)
         self.publisher(Image, "/camera/image", best_effort).publish(message)
 
-    def other_camera(self, name: str, stamp: int, pixels: np.ndarray, frame: str = "", info: bool = True) -> None:
+    def other_camera(
+        self, name: str, stamp: int, pixels: np.ndarray, frame: str = "", info: bool = True, **other
+    ) -> None:
         """One image of another camera of the rig on /<name>/image, with its CameraInfo."""
         frame = frame or f"{name}_optical_frame"
         if info:
@@ -388,6 +394,8 @@ class Live:
         message = Image(height=pixels.shape[0], width=pixels.shape[1], encoding="rgb8", step=3 * pixels.shape[1])
         message.data = array("B", pixels.tobytes())
         message.header.stamp, message.header.frame_id = time_message(stamp), frame
+        for field, value in other.items():
+            setattr(message, field, value)
         best_effort = QoSProfile(depth=5, reliability=ReliabilityPolicy.BEST_EFFORT)
         self.publisher(Image, f"/{name}/image", best_effort).publish(message)
 

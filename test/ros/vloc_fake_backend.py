@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from vloc_ros.localizers.base import Hypothesis, Localizer
-from vloc_ros.types import CandidateStep, LocalizationState
+from vloc_ros.types import CandidateStep, LocalizationState, Matches
 
 #: The interface that it was made for, as a backend of another package declares it.
 VLOC_ROS_API = 1
@@ -54,6 +54,9 @@ class FakeLocalizer(Localizer):
         if self.settings.broken:
             raise RuntimeError("broken on purpose")
 
+    def map_points(self, scene=None):
+        return np.array([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]])
+
     def find(self, query, clock, keep_candidates):
         time.sleep(self.settings.delay_s)
         width = query.image_rgb.shape[1]
@@ -74,4 +77,5 @@ class FakeLocalizer(Localizer):
             covariance=np.diag([0.01, 0.01, 0.01, 1e-4, 1e-4, 1e-4]),
             state=LocalizationState.LOCALIZED if confident else LocalizationState.LOST,
             candidates=(step,) if keep_candidates else (),
+            matches=Matches(self.map_points(), np.array([[7.0, 8.0], [9.0, 10.0]]), np.array([True, False])),
         )

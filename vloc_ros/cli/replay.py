@@ -44,6 +44,10 @@ def replay(
     camera_info: Annotated[
         str | None, typer.Option("--camera-info", metavar="TOPIC", help="Default: beside the image topic.")
     ] = None,
+    fix: Annotated[
+        str | None,
+        typer.Option("--fix", metavar="TOPIC", help="NavSatFix: where to look first, and a gate for first fixes."),
+    ] = None,
     odometry: Annotated[
         str | None, typer.Option("--odometry", metavar="TOPIC", help="Default: /odometry, else TF.")
     ] = None,
@@ -129,6 +133,7 @@ def replay(
             settings=settings,
             frames=frames,
             rig=(image or [])[1:],
+            fix=fix,
             rig_tolerance_s=rig_tolerance,
             initial_pose=initial_pose,
             initial_sigma=parse_sigma(initial_sigma),

@@ -19,7 +19,7 @@ from vloc_ros.errors import ImageError
 from vloc_ros.images.encoded import check_cost, format_of, header_of
 from vloc_ros.types import RgbImage
 
-__all__ = ["CompressedImage", "RawImage", "decode", "image_size", "supported_encodings", "unused_bits"]
+__all__ = ["CompressedImage", "RawImage", "decode", "image_size", "is_supported", "supported_encodings", "unused_bits"]
 
 _U8 = npt.NDArray[np.uint8]
 
@@ -95,6 +95,12 @@ _ALIASES = {
     "rgb": "rgb8",
     "bgr": "bgr8",
 }
+
+
+def is_supported(encoding: str) -> bool:
+    """Whether :func:`decode` reads uncompressed images of this encoding, by any of its names."""
+    encoding = _ALIASES.get(encoding, encoding)
+    return encoding in _LAYOUTS or encoding.lower() in _LAYOUTS
 
 
 def supported_encodings() -> tuple[str, ...]:

@@ -17,7 +17,8 @@ resolution of the same lens is the same view and passes; another field of view i
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import cv2
@@ -131,6 +132,23 @@ class Preprocess:
                 f"{found_xy[1]:.3f}); is the image cropped differently?"
             )
 
+    def like(self, camera: CameraModel, reference: CameraModel, largest: float = 2.5) -> Preprocess:
+        """For a network that takes images of any size: how images of another camera are prepared so that a degree has
+        as many pixels as in those of the reference. Of a camera that passes :meth:`check` nothing changes.
+
+        :param largest: images get at most so many times the pixels, and sides of no less than 64 pixels.
+        """
+        try:
+            self.check(camera, reference)
+        except CameraMismatchError:
+            prepared = self.camera(reference)
+        else:
+            return self
+        width, height = camera.width * prepared.fx / camera.fx, camera.height * prepared.fy / camera.fy
+        factor = min(1.0, (largest * self.width * self.height / (width * height)) ** 0.5)
+        sides = (min(max(64, round(factor * side)), _LARGEST_SIDE) for side in (width, height))
+        return replace(self, width=next(sides), height=next(sides), fit="squash")
+
     def _view(self, camera: CameraModel) -> CameraModel:
         pinhole = undistorted_camera(camera) if camera.is_distorted else camera
         return self.camera(pinhole) if self.fit == "crop" else pinhole
@@ -183,8 +201,7 @@ class Preprocess:
         """uint8 [..., 3, h, w] of any device -> float32, in units of the deviations about the mean."""
         import torch
 
-        mean = torch.tensor(self.mean, device=images.device).view(3, 1, 1)
-        std = torch.tensor(self.std, device=images.device).view(3, 1, 1)
+        mean, std = _statistics(self.mean, self.std, images.device)
         return images.to(torch.float32).mul_(1.0 / 255.0).sub_(mean).div_(std)
 
     def apply(self, image: RgbImage) -> torch.Tensor:
@@ -198,6 +215,18 @@ class Preprocess:
         if not fitted.flags.writeable:  # a view of a message's buffer; torch would warn
             fitted = fitted.copy()
         return self.normalize(torch.from_numpy(fitted).permute(2, 0, 1).contiguous())
+
+
+@lru_cache(maxsize=32)
+def _statistics(
+    mean: tuple[float, ...], std: tuple[float, ...], device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Both (3, 1, 1) on a device; uploaded once."""
+    import torch
+
+    with torch.inference_mode(False):
+        made = [torch.tensor(values, device=device).view(3, 1, 1) for values in (mean, std)]
+    return made[0], made[1]
 
 
 def _principal(camera: CameraModel) -> tuple[float, float]:

@@ -27,9 +27,11 @@ from vloc_ros.errors import ConfigError, GeometryError, ImageError, LocalizerClo
 from vloc_ros.geometry.cameras import undistorted_camera
 from vloc_ros.geometry.rotations import rotation_angle
 from vloc_ros.images.preprocess import Preprocess
+from vloc_ros.images.view import ViewWarp
 from vloc_ros.localizers.calibration import UNCALIBRATED, Confidence, SceneCalibration, section
 from vloc_ros.localizers.device import Clock, select_device
 from vloc_ros.localizers.rig import each_alone, fused
+from vloc_ros.localizers.view import MapViews, ViewSettings, less_sure
 from vloc_ros.maps import MapBundle, MapManifest, read_map
 from vloc_ros.plugins import PluginGroup
 from vloc_ros.settings import current_names, settings_from_mapping
@@ -40,6 +42,7 @@ from vloc_ros.types import (
     Estimate,
     LocalizationState,
     Matches,
+    PosePrior,
     Query,
     check_covariance,
     check_transform,
@@ -175,6 +178,10 @@ class Localizer(ABC):
     shared_floor: ClassVar[Array | None] = None
     #: Whether estimates carry candidates when they are asked for.
     offers_candidates: bool = False
+    #: Whether images of every calibrated lens are taken as they are. Others look at an image as a whole: one of another
+    #: camera than the map's is warped into the view of the map's (:mod:`vloc_ros.localizers.view`).
+    takes_any_lens: ClassVar[bool] = False
+    _views: MapViews | None = None
     #: Whether :meth:`find` looks at all cameras of a rig together (``Query.others``); elsewhere each image is localized
     #: by itself and the poses are made one (:func:`vloc_ros.localizers.rig.fused`).
     takes_rigs: ClassVar[bool] = False
@@ -288,7 +295,10 @@ class Localizer(ABC):
             self._check_open()
             for camera in (query.camera, *(view.camera for view in query.others)):
                 self.check_camera(camera)
-            clock = Clock()
+            clock, warp = Clock(), self.view(query.camera)
+            if warp is not None:
+                query = replace(query, image_rgb=warp.warp(query.image_rgb), camera=warp.target)
+                clock.lap("view")
             try:
                 found = self.find(query, clock, keep_candidates)
                 confidence = self.assess(query, found)
@@ -303,6 +313,10 @@ class Localizer(ABC):
         for names, values in ((self.statistics, found.statistics), (self.whitening, found.whitening)):
             if values is not None:
                 diagnostics.update(zip(names, values.tolist(), strict=True))
+        if warp is not None:
+            diagnostics |= {"view_covered": warp.covered, "view_enlarged": warp.enlarged}
+            scene = self._calibration[found.scene]
+            confidence = less_sure(confidence, warp, scene.relative(found.score), self._settings)
         if confidence.position_sigma_m is not None:
             diagnostics["position_sigma_m"] = confidence.position_sigma_m
         clock.lap("assess")
@@ -343,14 +357,28 @@ class Localizer(ABC):
         return out
 
     def check_camera(self, camera: CameraModel) -> None:
-        """Accept a camera whose field of view and aspect agree with the map's within the map's tolerance.
+        """Accept a camera that sees enough of what the map's camera sees (:class:`.view.ViewSettings`).
 
-        Another resolution of the same lens agrees: images are rescaled with their intrinsics.
+        Another resolution of the same lens sees the same: images are rescaled with their intrinsics.
 
-        :raises CameraMismatchError: it sees too differently.
+        :raises CameraMismatchError: it sees too little of it, or with too few pixels.
         """
-        if self._manifest.preprocessing:
-            Preprocess.from_settings(self._manifest.preprocessing).check(camera, self._manifest.camera)
+        self.view(camera)
+
+    def view(self, camera: CameraModel) -> ViewWarp | None:
+        """How images of a camera become views of the map's camera; None where they are taken as they are.
+
+        Made once for a camera. :raises CameraMismatchError: as :meth:`check_camera`.
+        """
+        if self.takes_any_lens or not self._manifest.preprocessing:
+            return None
+        if self._views is None:
+            # A backend that does not say which other cameras it takes has the defaults.
+            settings = getattr(self, "_settings", None)
+            limits = settings if isinstance(settings, ViewSettings) else ViewSettings()
+            preprocess = Preprocess.from_settings(self._manifest.preprocessing)
+            self._views = MapViews(self._manifest.camera, preprocess, limits)
+        return self._views.of(camera)
 
     @property
     def simulated_prior(self) -> SimulatedPrior:
@@ -372,6 +400,10 @@ class Localizer(ABC):
 
         The diagnostic ``nearest_reference`` is a row of it.
         """
+        return None
+
+    def map_points(self, scene: str | None = None) -> Array | None:
+        """(N, 3) m, map frame: the points of a scene (default: the first), where the map has any."""
         return None
 
     def scene_index(self, name: str | None) -> int:
@@ -399,11 +431,22 @@ class Localizer(ABC):
         return int.from_bytes(digest[:8], "little") >> 1
 
     def warm_up(self) -> None:
-        """Run once on a grey image so that the first real frame does not pay for compilation and allocation."""
-        camera = self._manifest.camera
+        """Run on a grey image so that the first real frame does not pay for compilation and allocation.
+
+        Without a prior, and with the one of :attr:`warm_up_prior`; twice, since a GPU records at the second time.
+        """
+        camera, scene = self._manifest.camera, self._manifest.scenes[0].name
         plain = undistorted_camera(camera) if camera.is_distorted else camera
         image = np.full((plain.height, plain.width, 3), 127, dtype=np.uint8)
-        self.localize(Query(image, plain, stamp_ns=1, scene=self._manifest.scenes[0].name))
+        near = self.warm_up_prior
+        for prior in (None,) if near is None else (None, near):
+            for _ in range(1 if self._device.type == "cpu" else 2):
+                self.localize(Query(image, plain, stamp_ns=1, scene=scene, prior=prior))
+
+    @property
+    def warm_up_prior(self) -> PosePrior | None:
+        """Where a camera in the first scene may be, for a backend that does something else with a prior."""
+        return None
 
     def close(self) -> None:
         """Free what the localizer holds (GPU memory); it cannot be used afterwards. Calling twice is harmless."""

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Check", "Section", "describe_checks", "describe_map", "verify_map"]
 
+#: Backends that take images as their lens made them.
+_ANY_LENS = ("features", "pixloc")
+
 
 @dataclass(frozen=True)
 class Check:
@@ -103,6 +106,8 @@ def describe_map(bundle: MapBundle) -> list[Section]:
         ("size", _size(bundle.size_bytes)),
         ("camera", f"{camera.width}x{camera.height}, {_field_of_view(bundle)}, distortion {lens}"),
     ]
+    if (cameras := _query_cameras(bundle)) is not None:
+        general.append(("queries of", cameras))
     sections = [_pairs("Map", general)]
     scenes = []
     for scene in manifest.scenes:
@@ -156,6 +161,17 @@ def _flatten(content: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, str
         else:
             text = f"{value:.6g}" if isinstance(value, float) else str(value)
             yield f"{prefix}{name}", text if len(text) <= 500 else text[:497] + "..."
+
+
+def _query_cameras(bundle: MapBundle) -> str | None:
+    """Which cameras may ask the map, as far as its manifest tells."""
+    if bundle.manifest.backend in _ANY_LENS:
+        return "any calibrated lens"
+    for section in bundle.manifest.settings.values():
+        least = section.get("least_covered") if isinstance(section, Mapping) else None
+        if isinstance(least, float):
+            return f"this view at any resolution, or another lens that sees {100 * least:.0f} % of it"
+    return None
 
 
 def _field_of_view(bundle: MapBundle) -> str:

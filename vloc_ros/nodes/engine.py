@@ -13,10 +13,19 @@ from rclpy.lifecycle import LifecycleNode
 from vloc_ros.errors import ConfigError, GeometryError, MapNotFoundError, VlocError
 from vloc_ros.geometry.rotations import quaternion_to_matrix
 from vloc_ros.geometry.se3 import make_transform
-from vloc_ros.images.decode import decode, image_size
+from vloc_ros.images.decode import CompressedImage, RawImage, decode, image_size, is_supported
 from vloc_ros.localizers.base import Localizer, load_localizer
 from vloc_ros.maps import read_map
-from vloc_ros.messages import camera_model, frame_id, message_image, pose_covariance, stamp_ns, transform
+from vloc_ros.messages import (
+    camera_model,
+    frame_id,
+    message_image,
+    pose_covariance,
+    satellite_fix,
+    stamp_ns,
+    transform,
+)
+from vloc_ros.nodes.bridges import decode_rare, quaternion_of_angles
 from vloc_ros.nodes.inputs import ReceivedFrame
 from vloc_ros.nodes.outputs import Outputs
 from vloc_ros.nodes.rig import CameraSpec
@@ -26,8 +35,9 @@ from vloc_ros.nodes.tf_input import TfInput
 from vloc_ros.pipeline import Frame, FrameResult, Pipeline, PipelineSettings
 from vloc_ros.settings import settings_from_mapping
 from vloc_ros.tracking import INITIAL_POSE_SIGMAS, Tracker, TrackerSettings
+from vloc_ros.tracking.fixes import FixSettings, SatelliteFix
 from vloc_ros.tracking.store import SavedPose, load_pose, save_pose
-from vloc_ros.types import Array, LocalizationState
+from vloc_ros.types import Array, LocalizationState, RgbImage
 
 __all__ = ["Engine", "cameras_of", "make_pipeline"]
 
@@ -46,7 +56,8 @@ def make_pipeline(localizer: Localizer, parameters: NodeParameters) -> Pipeline:
         "max_age_s": parameters["max_image_age"],
         **parameters.group("pipeline."),
     }
-    return Pipeline(localizer, settings_from_mapping(PipelineSettings, own, "parameters pipeline.*"), tracker)
+    fixes = settings_from_mapping(FixSettings, parameters.group("fix."), "parameters fix.*")
+    return Pipeline(localizer, settings_from_mapping(PipelineSettings, own, "parameters pipeline.*"), tracker, fixes)
 
 
 def cameras_of(parameters: NodeParameters) -> list[CameraSpec]:
@@ -69,9 +80,11 @@ def cameras_of(parameters: NodeParameters) -> list[CameraSpec]:
 
 
 def _mounting(values: list[float]) -> Array | None:
-    """``[x, y, z, qx, qy, qz, qw]`` as T_base_cam; None for no values."""
+    """``[x, y, z, qx, qy, qz, qw]`` or ``[x, y, z, roll, pitch, yaw]`` as T_base_cam; None for no values."""
     if not values:
         return None
+    if len(values) == 6:
+        values = [*values[:3], *quaternion_of_angles(*values[3:])]
     return make_transform(quaternion_to_matrix(np.asarray(values[3:])), np.asarray(values[:3]))
 
 
@@ -157,6 +170,7 @@ class Engine:
                 "(parameter map_frame)"
             )
         self.odometry_missing = self.internal_errors = 0
+        self._outputs.forget_points()
         self._withdraw()
         self._restore_pose()
 
@@ -212,6 +226,10 @@ class Engine:
 
     def expire(self) -> None:
         """Let time pass without frames: a camera that fell silent ends in LOST."""
+        if self._localizer is not None:
+            localizer, scene = self._localizer, self._parameters["scene"] or None
+            now_ns = int(self._node.get_clock().now().nanoseconds)
+            self._outputs.map_points(lambda: localizer.map_points(scene), now_ns)
         now = self.now_in_stamps()
         if self.pipeline is None or now is None:
             return
@@ -282,7 +300,14 @@ class Engine:
 
     def _member(self, each: ReceivedFrame, rig: bool, frames: dict[str, str]) -> Frame:
         """One camera's image as a frame. :raises _Unusable: why it cannot be one."""
-        stamp, camera, message = stamp_ns(each.image), each.camera, message_image(each.image)
+        stamp, camera = stamp_ns(each.image), each.camera
+        message = message_image(each.image)
+        image: RawImage | CompressedImage | RgbImage = message
+        if isinstance(message, RawImage) and not is_supported(message.encoding):
+            try:
+                image = decode_rare(each.image)
+            except VlocError as error:
+                raise _Unusable("bad_image", str(error)) from error
         try:
             info = self._camera_info(each, wait=not rig)
             model = None if info is None else camera_model(info, self._rectified, image_size(message))
@@ -295,7 +320,7 @@ class Engine:
         except VlocError as error:
             raise _Unusable("bad_transform", str(error)) from error
         odometry = self._tf.at(self._odom, self._base, stamp, self._parameters["tf_timeout"]) if rig else None
-        return Frame(stamp, message, model, self._rectified, T_base_cam, odometry, name=camera.name)
+        return Frame(stamp, image, model, self._rectified, T_base_cam, odometry, name=camera.name)
 
     def _publish(self, result: FrameResult, received: list[ReceivedFrame]) -> None:
         self.last_result = result
@@ -305,9 +330,13 @@ class Engine:
         self._broadcast_tf(result)
         if result.publish and result.T_map_base is not None and result.covariance_base is not None:
             self._outputs.pose(result.T_map_base, result.covariance_base, result.stamp_ns)
+            if self.pipeline is not None and self.pipeline.fixes.datum is not None:
+                datum = self.pipeline.fixes.datum
+                self._outputs.fix(datum, result.T_map_base, result.covariance_base, result.stamp_ns, self._base)
             self._save_pose()
         if result.estimate is not None and result.T_base_cam is not None:
             self._outputs.candidates(result.estimate, result.T_base_cam)
+            self._outputs.matches(result.estimate)
         self._draw(result, next((r for r in received if r.camera.name == result.camera), received[0]))
 
     def _broadcast_tf(self, result: FrameResult) -> None:
@@ -390,7 +419,9 @@ class Engine:
         if not self._outputs.wants_debug_image:
             return
         try:
-            image = decode(message_image(received.image))
+            message = message_image(received.image)
+            rare = isinstance(message, RawImage) and not is_supported(message.encoding)
+            image = decode_rare(received.image) if rare else decode(message)
         except VlocError:
             return
         self._outputs.debug_image(
@@ -436,6 +467,24 @@ class Engine:
             return
         self._withdraw()
         self._log.info(f"initial pose: x {T[0, 3]:.2f} y {T[1, 3]:.2f} in {map_frame}")
+
+    def satellite_fix(self, message: Any) -> None:
+        """Take a NavSatFix: where to look while nothing is known, and what contradicts it."""
+        if self.pipeline is None:
+            return
+        found = satellite_fix(message)
+        if found is None:
+            self._say("fix", f"the receiver has no fix (status {message.status.status})")
+            return
+        antenna, frame = self._parameters["antenna"], frame_id(message)
+        lever = np.asarray(antenna, dtype=np.float64) if antenna else np.zeros(3)
+        if not antenna and frame not in ("", self._base):
+            T = self._tf.static(self._base, frame, 0.0)
+            lever = lever if T is None else T[:3, 3]
+        try:
+            self.pipeline.fixes.offer(SatelliteFix(stamp_ns(message), *found[0], found[1], lever))
+        except VlocError as error:
+            self._say("fix", f"satellite fix refused: {error}")
 
     def _restore_pose(self) -> None:
         name = self._pose_file

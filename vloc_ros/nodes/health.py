@@ -6,9 +6,11 @@ import re
 import time
 from typing import Any, Protocol
 
-from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+from diagnostic_msgs.msg import DiagnosticArray
+from diagnostic_updater import DiagnosticStatusWrapper
 
 from vloc_ros.diagnostics import Diagnostic, DiagnosticSettings, Level, Snapshot, diagnose
+from vloc_ros.nodes.bridges import missing
 from vloc_ros.nodes.engine import Engine
 from vloc_ros.nodes.inputs import ReceivedFrame, RigInput
 from vloc_ros.nodes.ros_parameters import NodeParameters
@@ -76,13 +78,12 @@ class Health:
         if node.is_active and node.engine is not None:
             node.worker.submit(node.engine.expire)
         diagnostic = self._diagnostic()
-        status = DiagnosticStatus(
-            level=bytes([int(diagnostic.level)]),
-            name=f"{node.get_fully_qualified_name()}: localization",
-            message=diagnostic.message,
-            hardware_id=node.camera.image_topic if node.camera is not None else "",
-            values=[KeyValue(key=key, value=value) for key, value in diagnostic.values.items()],
-        )
+        # The updater itself would take the period and parameters of its own; what happens is told at once here.
+        status = DiagnosticStatusWrapper(name=f"{node.get_fully_qualified_name()}: localization")
+        status.hardware_id = node.camera.image_topic if node.camera is not None else ""
+        status.summary(bytes([int(diagnostic.level)]), diagnostic.message)
+        for key, value in diagnostic.values.items():
+            status.add(key, value)
         message = DiagnosticArray(status=[status])
         message.header.stamp = node.get_clock().now().to_msg()
         self._publisher.publish(message)
@@ -116,6 +117,7 @@ class Health:
             extra["internal_errors"] = str(node.engine.internal_errors)
             extra["tf_sent"] = str(node.broadcast.count)
             extra["tf_conflict"] = node.engine.tf_conflict
+        extra.update({f"without_{package}": why for package, why in missing().items()})
         return extra
 
     def _inputs(self) -> list[tuple[Level, str]]:

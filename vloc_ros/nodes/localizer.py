@@ -30,6 +30,7 @@ from rclpy.duration import Duration
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.signals import SignalHandlerOptions
+from sensor_msgs.msg import NavSatFix
 from std_srvs.srv import Trigger
 
 from vloc_ros.errors import ConfigError, VlocError
@@ -38,6 +39,7 @@ from vloc_ros.nodes.engine import Engine, cameras_of
 from vloc_ros.nodes.health import TICK_S, Health
 from vloc_ros.nodes.inputs import ReceivedFrame, RigInput, RigPolicy
 from vloc_ros.nodes.outputs import Outputs
+from vloc_ros.nodes.qos import image_qos
 from vloc_ros.nodes.ros_parameters import NodeParameters
 from vloc_ros.nodes.tf_broadcast import TfBroadcast
 from vloc_ros.nodes.tf_input import TfInput
@@ -76,6 +78,7 @@ class VlocLocalizer(LifecycleNode):
         self.create_service(Trigger, "~/reset", self._on_reset)
         self.create_service(Trigger, "~/load_map", self._on_load_map)
         self.create_subscription(PoseWithCovarianceStamped, "initialpose", self._on_initial_pose, 10)
+        self.create_subscription(NavSatFix, "fix", self._on_fix, image_qos("best_effort"))
         threshold = JumpThreshold(min_forward=None, min_backward=Duration(seconds=-0.001), on_clock_change=True)
         self._jump = self.get_clock().create_jump_callback(threshold, post_callback=self._on_clock_jump)
         self._start_timer: Any = None
@@ -202,6 +205,11 @@ class VlocLocalizer(LifecycleNode):
         engine = self.engine
         if engine is None or not self.worker.submit(lambda: engine.initial_pose(message)):
             self.get_logger().warning("initialpose ignored: the node is not active")
+
+    def _on_fix(self, message: NavSatFix) -> None:
+        engine = self.engine
+        if engine is not None and self.is_active:
+            self.worker.submit(lambda: engine.satellite_fix(message))
 
     def _on_frame(self, frames: list[ReceivedFrame]) -> None:
         engine, camera = self.engine, self.camera

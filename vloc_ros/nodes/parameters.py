@@ -17,6 +17,7 @@ from vloc_ros.errors import ConfigError
 from vloc_ros.localizers.base import BUILT_IN, backend_class
 from vloc_ros.pipeline import PipelineSettings
 from vloc_ros.settings import describe_settings
+from vloc_ros.tracking.fixes import FixSettings
 from vloc_ros.tracking.settings import TrackerSettings
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "camera_parameters",
     "check_together",
     "coerce",
+    "literal",
     "markdown",
     "settings_parameters",
     "spec_named",
@@ -103,9 +105,9 @@ def _device(value: str) -> str | None:
 
 
 def _extrinsics(value: list[float]) -> str | None:
-    if len(value) not in (0, 7):
-        return f"expected no value or 7 (x y z qx qy qz qw), found {len(value)}"
-    if value and abs(math.sqrt(sum(v * v for v in value[3:])) - 1.0) > 1e-3:
+    if len(value) not in (0, 6, 7):
+        return f"expected no value, 7 (x y z qx qy qz qw) or 6 (x y z roll pitch yaw), found {len(value)}"
+    if len(value) == 7 and abs(math.sqrt(sum(v * v for v in value[3:])) - 1.0) > 1e-3:
         return "expected a unit quaternion in the last four values (x y z w)"
     return None
 
@@ -135,7 +137,7 @@ def camera_parameters(name: str) -> tuple[ParameterSpec, ...]:
         ParameterSpec(
             f"camera.{name}.extrinsics",
             [],
-            "T_base_camera as `[x, y, z, qx, qy, qz, qw]`, in place of a look-up in TF.",
+            "T_base_camera in place of a look-up in TF, as `camera_extrinsics` has it.",
             check=_extrinsics,
         ),
     )
@@ -205,7 +207,8 @@ PARAMETERS: tuple[ParameterSpec, ...] = (
     ParameterSpec(
         "camera_extrinsics",
         [],
-        "T_base_camera as `[x, y, z, qx, qy, qz, qw]`: the camera's place on the base, in place of a look-up in TF.",
+        "T_base_camera as `[x, y, z, qx, qy, qz, qw]`, or `[x, y, z, roll, pitch, yaw]` in radians about fixed axes: "
+        "the camera's place on the base, in place of a look-up in TF.",
         check=_extrinsics,
     ),
     ParameterSpec(
@@ -261,6 +264,13 @@ PARAMETERS: tuple[ParameterSpec, ...] = (
         "File that keeps the last pose between runs; the next start on the same map searches there first. Empty "
         "keeps none.",
     ),
+    ParameterSpec(
+        "antenna",
+        [],
+        "The satellite antenna on the base, `[x, y, z]` in metres; empty takes the place of the fix's frame in TF, "
+        "else the base itself.",
+        check=lambda value: None if len(value) in (0, 3) else f"expected no value or 3 (x y z), found {len(value)}",
+    ),
     ParameterSpec("pose_file_period", 5.0, "Seconds between two writes of `pose_file`.", AT_ONCE, 0.1, 3600.0),
     ParameterSpec("no_image_warning", 5.0, "Seconds without an image before a warning says why.", AT_ONCE, 0.1, 3600.0),
     ParameterSpec("diagnostics_period", 1.0, "Seconds between two messages on `/diagnostics`.", FIXED, 0.05, 60.0),
@@ -271,6 +281,7 @@ PARAMETERS: tuple[ParameterSpec, ...] = (
 GROUPS: tuple[tuple[str, type, frozenset[str]], ...] = (
     ("pipeline.", PipelineSettings, frozenset({"publish_degraded", "scene", "max_age_s"})),
     ("tracker.", TrackerSettings, frozenset()),
+    ("fix.", FixSettings, frozenset()),
     ("diagnostics.", DiagnosticSettings, frozenset()),
 )
 
@@ -370,7 +381,8 @@ def check_together(values: Mapping[str, Any]) -> None:
         raise ConfigError(f"map_frame, odom_frame, base_frame: expected three different names, found {frames}")
 
 
-def _literal(value: Any) -> str:
+def literal(value: Any) -> str:
+    """A default as YAML has it."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, float):
@@ -393,7 +405,7 @@ def markdown() -> str:
     ]
     for spec in all_parameters():
         lines.append(
-            f"| `{spec.name}` | {spec.type_name} | `{_literal(spec.default)}` | {spec.constraint} | "
+            f"| `{spec.name}` | {spec.type_name} | `{literal(spec.default)}` | {spec.constraint} | "
             f"{spec.applies} | {spec.doc} |"
         )
     lines += [
@@ -407,7 +419,7 @@ def markdown() -> str:
     ]
     for spec in camera_parameters("<name>"):
         lines.append(
-            f"| `{spec.name}` | {spec.type_name} | `{_literal(spec.default)}` | {spec.constraint} | {spec.doc} |"
+            f"| `{spec.name}` | {spec.type_name} | `{literal(spec.default)}` | {spec.constraint} | {spec.doc} |"
         )
     lines += [
         "",
@@ -436,6 +448,6 @@ def _backend_table(backend: str, written: dict[type, str]) -> list[str]:
     written[cls] = backend
     rows = ["| parameter | type | default | allowed | meaning |", "|---|---|---|---|---|"]
     for spec in backend_parameters(backend):
-        kind, default = TYPE_NAMES[type(spec.default)], _literal(spec.default)
+        kind, default = TYPE_NAMES[type(spec.default)], literal(spec.default)
         rows.append(f"| `{spec.name}` | {kind} | `{default}` | {spec.constraint} | {spec.doc} |")
     return rows

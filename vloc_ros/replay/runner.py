@@ -33,11 +33,13 @@ from vloc_ros.localizers.device import device_name
 from vloc_ros.maps import MapBundle, read_map
 from vloc_ros.pipeline import Frame, FrameResult, Pipeline, PipelineSettings
 from vloc_ros.replay.about import map_references, plain_settings
+from vloc_ros.replay.fixes import recorded_fixes
 from vloc_ros.replay.initial_poses import InitialPoses, initial_poses
 from vloc_ros.replay.output import ResultBag
 from vloc_ros.replay.rig import moments, other_drives, rig_of
 from vloc_ros.replay.samples import CandidateSamples
 from vloc_ros.tracking import Tracker, TrackerSettings
+from vloc_ros.tracking.fixes import FixSettings, SatelliteFix
 from vloc_ros.types import Array, Estimate
 
 __all__ = ["ReplayResult", "replay"]
@@ -73,6 +75,8 @@ def replay(
     localizer: Localizer | None = None,
     frames: str | None = None,
     rig: Sequence[str] = (),
+    fix: str | None = None,
+    fix_settings: FixSettings | None = None,
     rig_tolerance_s: float = 0.02,
     initial_pose: str | None = None,
     initial_sigma: tuple[float, float] | None = None,
@@ -90,6 +94,7 @@ def replay(
     :param frames: ``START:STOP:STEP`` of the images; all by default.
     :param rig: image topics of further cameras of the vehicle: the images of one moment are localized together.
     :param rig_tolerance_s: that the stamps of one moment may be apart.
+    :param fix: a topic of NavSatFix, as the live node has it on ``fix``: where to look first, and a gate.
     :param initial_pose: where to look first: see :func:`vloc_ros.replay.initial_poses.initial_poses`.
     :param initial_sigma: its standard deviations, metres and degrees, in place of the usual ones.
     :raises BagError: nothing can be localized at all (no bag, empty, no images). :raises MapError: a bad map.
@@ -110,7 +115,7 @@ def replay(
         start = initial_poses(initial_pose, drive, frame_id, bundle.id, localizer.needs_prior, initial_sigma)
         out.mkdir(parents=True, exist_ok=True)
         references = map_references(bundle)
-        pipeline = Pipeline(localizer, pipeline_settings, Tracker(tracker_settings))
+        pipeline = Pipeline(localizer, pipeline_settings, Tracker(tracker_settings), fix_settings)
         indices = _indices(drive.frame_count, frames)
         samples = CandidateSamples(localizer, len(indices))
         run = _Run(
@@ -121,6 +126,7 @@ def replay(
             start,
             cameras=cameras_of_rig,
             tolerance_s=rig_tolerance_s,
+            fixes=recorded_fixes(drive, fix),
         )
         localizer.warm_up()
         names = (frame_id, drive.options.odom_frame, drive.options.base_frame, drive.camera_frame)
@@ -144,6 +150,8 @@ def replay(
             "settings": plain_settings(localizer),
             "skipped_messages": len(drive.skipped),
             "cameras": run.about_cameras(),
+            "fix": fix or "",
+            "fix_problem": pipeline.fixes.problem,
             "version": vloc_ros.__version__,
         }
     report = build_report(metrics, run.records, about)
@@ -177,6 +185,8 @@ class _Run:
     records: list[FrameRecord] = field(default_factory=list)
     cameras: dict[str, BagDrive] = field(default_factory=dict)
     tolerance_s: float = 0.02
+    #: Satellite fixes by when they were recorded, the last one first.
+    fixes: list[tuple[int, SatelliteFix]] = field(default_factory=list)
     #: Images of each camera of a rig.
     images: Counter[str] = field(default_factory=Counter)
     #: The first sentence of each kind of refusal.
@@ -223,6 +233,8 @@ class _Run:
         # As live, of a rig the latest: the stamps of successive moments rise.
         stamp = max(each.stamp_ns for each in moment.values())
         self.initial.offer(self.pipeline, drive, bag_frame)
+        while self.fixes and self.fixes[-1][0] <= bag_frame.time_ns:
+            self.pipeline.fixes.offer(self.fixes.pop()[1])
         T_odom_base = drive.T_odom_base(stamp)
         members = [self._member(name, each) for name, each in moment.items()]
         frame = replace(members[0], stamp_ns=stamp, T_odom_base=T_odom_base, others=tuple(members[1:]))

@@ -19,9 +19,9 @@ from vloc_ros.types import Array, CameraModel, RgbImage
 __all__ = ["Rendered", "Renderer", "default_camera"]
 
 
-def default_camera(width: int = 240, height: int = 135) -> CameraModel:
-    """A pinhole camera of 75 degrees horizontal field of view."""
-    f = 0.5 * width / np.tan(np.radians(37.5))
+def default_camera(width: int = 240, height: int = 135, fov_deg: float = 75.0) -> CameraModel:
+    """A pinhole camera. :param fov_deg: horizontal field of view."""
+    f = 0.5 * width / np.tan(np.radians(0.5 * fov_deg))
     return CameraModel(width, height, float(f), float(f), (width - 1) / 2, (height - 1) / 2)
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vloc_ros.errors import ConfigError
+from vloc_train.benchmark.lens import Lens
 from vloc_train.training.town import TownDrive
 
 __all__ = ["LEFT_OUT", "MAP", "QUERY_LEFT_OUT", "SITES", "SPECIAL", "Drive", "FolderDrive", "Selection", "SourceDrive"]
@@ -79,11 +80,15 @@ class SourceDrive:
 
 @dataclass(frozen=True)
 class Drive:
-    """Where a drive, or the drives of one source, come from: one of the three."""
+    """Where a drive, or the drives of one source, come from: one of the three.
+
+    :param lens: that its images are seen by instead of their own.
+    """
 
     town: TownDrive | None = None
     folder: FolderDrive | None = None
     source: SourceDrive | None = None
+    lens: Lens | None = None
 
     def __post_init__(self) -> None:
         if sum(v is not None for v in (self.town, self.folder, self.source)) != 1:

@@ -21,6 +21,7 @@ from vloc_ros.errors import ConfigError, DatasetError
 from vloc_ros.settings import settings_from_mapping
 from vloc_ros.types import RgbImage
 from vloc_train.benchmark.data import SITES, Drive, FolderDrive, Selection, SourceDrive
+from vloc_train.benchmark.lens import seen_by
 from vloc_train.training.town import town_drive
 
 __all__ = ["Drives", "Part", "check_datum", "join", "overlap"]
@@ -186,6 +187,9 @@ class Drives:
             else:
                 assert drive.source is not None
                 self._open[name] = self._source(name, drive.source)
+            if drive.lens is not None:
+                seen = [seen_by(drive.lens, sequence) for sequence, _ in self._open[name]]
+                self._open[name] = [(sequence, _digest(sequence)) for sequence in seen]
         return self._open[name]
 
     def _source(self, name: str, drive: SourceDrive) -> list[tuple[PosedSequence, str]]:

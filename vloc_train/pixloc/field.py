@@ -80,12 +80,9 @@ class TrainingField(GridField):
         self._notes: _Notes = []
         self._token = _Source.apply(self.rows, self._notes) if self.rows.requires_grad else None
 
-    def _mix(self, cells: Tensor, weights: Tensor) -> Tensor:
+    def _mix(self, index: Tensor, weights: Tensor) -> Tensor:
         """See the base class."""
         if self._token is None:
-            return super()._mix(cells, weights)
-        count = cells.shape[1]
-        index = cells.transpose(1, 2).reshape(-1, count)
-        weights = weights.transpose(1, 2).reshape(-1, count)
+            return super()._mix(index, weights)
         found: Tensor = _Lookup.apply(self._token, weights, self.rows.detach(), index, self._notes)
         return found

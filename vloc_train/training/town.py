@@ -22,7 +22,7 @@ from vloc_ros.datasets.formats import option_values
 from vloc_ros.settings import ranged, settings_from_mapping
 from vloc_ros.staging import replacing, staging_beside
 from vloc_ros.town import Renderer, Town, Traversal, default_camera
-from vloc_ros.types import RgbImage
+from vloc_ros.types import CameraModel, RgbImage
 from vloc_train.training.disk import new_array
 
 __all__ = ["PREFIX", "TownDrive", "cache_folder", "open_town", "town_drive"]
@@ -37,7 +37,8 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class TownDrive:
-    """A drive of the synthetic town, see :class:`vloc_ros.town.Traversal`; sizes in pixels and metres."""
+    """A drive of the synthetic town, see :class:`vloc_ros.town.Traversal`; sizes in pixels and metres, ``fov_deg`` the
+    camera's horizontal field of view."""
 
     seed: int = ranged(1, minimum=0)
     index: int = ranged(0, minimum=0)
@@ -50,6 +51,12 @@ class TownDrive:
     weave_m: float = ranged(0.3, minimum=0.0, maximum=5.0)
     traffic: float = ranged(1.0, minimum=0.0, maximum=20.0)
     light: str | None = None
+    fov_deg: float = ranged(75.0, minimum=20.0, maximum=140.0)
+
+    @property
+    def camera(self) -> CameraModel:
+        """A pinhole."""
+        return default_camera(self.width, self.height, self.fov_deg)
 
 
 def cache_folder() -> Path:
@@ -96,7 +103,9 @@ def town_drive(drive: TownDrive, cache: Path, report: Callable[[str], None]) -> 
 
     :param report: told before something is rendered.
     """
-    text = repr((_RENDERING, sorted(asdict(drive).items())))
+    # A field that came later does not change the names of drives that do without it.
+    said = {name: value for name, value in asdict(drive).items() if (name, value) != ("fov_deg", 75.0)}
+    text = repr((_RENDERING, sorted(said.items())))
     digest = hashlib.sha256(text.encode()).hexdigest()[:16]
     name = f"town{drive.seed}_{drive.index}"
     images, depths, poses = (cache / f"{name}-{digest}{end}" for end in (".npy", "-depth.npy", ".npz"))
@@ -106,18 +115,19 @@ def town_drive(drive: TownDrive, cache: Path, report: Callable[[str], None]) -> 
     with np.load(poses, allow_pickle=False) as stored:
         fields = {key: stored[key] for key in ("stamps_ns", "T_map_cam", "T_base_cam", "T_odom_base")}
     odometry = fields.pop("T_odom_base")
-    camera = default_camera(drive.width, drive.height)
-    return PosedSequence(name, camera=camera, source=_Rendered(images, depths), T_odom_base=odometry, **fields), digest
+    return PosedSequence(
+        name, camera=drive.camera, source=_Rendered(images, depths), T_odom_base=odometry, **fields
+    ), digest
 
 
 @functools.lru_cache(maxsize=1)  # drives of one town follow each other; a town takes seconds to lay out
-def _town(seed: int, loop_m: float, width: int, height: int) -> tuple[Town, Renderer]:
-    town = Town(seed, loop_m)
-    return town, Renderer(town, default_camera(width, height))
+def _town(seed: int, loop_m: float) -> Town:
+    return Town(seed, loop_m)
 
 
 def _render(drive: TownDrive, images: Path, depths: Path, poses: Path) -> None:
-    town, renderer = _town(drive.seed, drive.loop_m, drive.width, drive.height)
+    town = _town(drive.seed, drive.loop_m)
+    renderer = Renderer(town, drive.camera)
     made = Traversal(
         town,
         drive.index,

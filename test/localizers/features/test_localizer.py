@@ -90,6 +90,19 @@ def test_several_proposals_are_decided_between(localizer):
     assert localizer.decide(poses).best == 0
 
 
+def test_a_prior_without_a_heading_is_an_area_to_search(localizer):
+    query, truth = next(queries(tiny_features.unseen(1)))
+    spread = np.diag([1.0, 1.0, 1.0, 0.1, 0.1, np.pi**2])
+    turned = make_transform(so3_exp([0.0, 0.0, 2.0]), truth[:3, 3] + (0.5, 0.5, 0.0))
+    found = localizer.localize(replace(query, prior=PosePrior(turned, spread)))
+    assert found.state is LocalizationState.LOCALIZED and found.diagnostics["source"] == 1.0
+    assert np.linalg.norm(pose_error(found.T_map_cam, truth)[:3]) < 0.06
+    # Where there are no images, everything is searched after all.
+    far = make_transform(np.eye(3), truth[:3, 3] + (500.0, 0.0, 0.0))
+    again = localizer.localize(replace(query, prior=PosePrior(far, spread)))
+    assert again.state is LocalizationState.LOCALIZED
+
+
 def test_the_cameras_of_a_rig_are_one_camera(bundle, localizer):
     """One pose from both images, sure and exact; a camera that shows nothing takes nothing from the other."""
     drive = tiny_features.unseen(5)

@@ -17,17 +17,9 @@ from vloc_ros.localizers.imposing.network import (
     PoseEncoder,
     canonical,
     fourier_features,
-    octave_rows,
     scores,
 )
 from vloc_ros.localizers.imposing.settings import NetworkSettings
-
-
-def octave_features(x: torch.Tensor, terms: int) -> torch.Tensor:
-    """The rows in the order of ``fourier_features``: ``(N, C)`` to ``(N, C * (1 + 2 * terms))``."""
-    sines, cosines = torch.empty(2, x.shape[1], terms, x.shape[0], dtype=x.dtype)
-    octave_rows(x.T, sines, cosines)
-    return torch.cat((x, sines.flatten(0, 1).T, cosines.flatten(0, 1).T), dim=-1)
 
 
 def random_poses(count: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> torch.Tensor:
@@ -56,22 +48,6 @@ def test_the_papers_linear_terms_at_k_0_are_constants():
     x = torch.linspace(-3, 3, 7, dtype=torch.float64)[:, None]
     features = fourier_features(x, 11, "linear")
     assert (features[:, 1] == 0).all() and (features[:, 12] == 1).all()
-
-
-@given(st.floats(-math.pi, math.pi), st.integers(1, 12))
-def test_angle_doubling_is_the_formula_in_float64(value, terms):
-    x = torch.tensor([[value, -0.5 * value]], dtype=torch.float64)
-    # The rounding error of the angle doubles with every octave, and so does that of the doubled sine.
-    tolerance = 4e-16 * 2.0 ** (terms + 1)
-    torch.testing.assert_close(octave_features(x, terms), fourier_features(x, terms), rtol=0, atol=tolerance)
-
-
-def test_angle_doubling_in_float32_is_no_worse_than_the_float32_angle_itself():
-    x = torch.rand(2000, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(1)) * 6 - 3
-    exact = fourier_features(x, 11)
-    fast = octave_features(x.float(), 11).double()
-    plain = fourier_features(x.float(), 11).double()
-    assert (fast - exact).abs().max() < 4 * (plain - exact).abs().max() < 4e-3
 
 
 @pytest.mark.parametrize("rotation", ["quaternion", "matrix"])

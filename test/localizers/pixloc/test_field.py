@@ -91,9 +91,8 @@ def test_each_image_of_a_batch_has_its_own_map_and_one_map_serves_all():
         GridField(features).sample(uv[:2])
 
 
-def test_channels_last_is_not_copied_and_half_becomes_single():
-    features = maps(dtype=torch.float32)[0].contiguous(memory_format=torch.channels_last)
-    assert GridField(features).rows.data_ptr() == features.data_ptr()
+def test_half_becomes_single():
+    features = maps(dtype=torch.float32)[0]
     half = GridField(features.half(), torch.rand(1, 1, 7, 9).half())
     assert half.sample(torch.ones(1, 2, 2)).values.dtype == torch.float32
 

@@ -273,7 +273,7 @@ class Questions(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("steps", ["all", "decreasing"])
-def test_the_loop_never_waits_for_the_device_but_to_ask_whether_it_is_done(steps):
+def test_the_loop_never_waits_for_the_device(steps):
     model = replace(FISHEYE, distortion_model="plumb_bob")
     s = scene(count=20, camera=model)
     level = replace(s.level, field=GridField(torch.randn(1, 8, 48, 64, dtype=torch.float64), torch.rand(1, 1, 48, 64)))
@@ -284,4 +284,4 @@ def test_the_loop_never_waits_for_the_device_but_to_ask_whether_it_is_done(steps
     with torch.no_grad(), Questions() as stopping:
         refine_level(start, s.points, level, settings=settings)
     assert unrolled.asked == 0
-    assert 0 < stopping.asked <= 4  # on a GPU only every check_every-th iteration
+    assert stopping.asked == 0

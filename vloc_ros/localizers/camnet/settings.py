@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
-from vloc_ros.localizers.calibration import ConfidenceSettings
+from vloc_ros.localizers.view import ViewSettings
 from vloc_ros.settings import Fixed, ranged
 
 __all__ = ["SEQUENCE_GAP_S", "InferenceSettings", "NetworkSettings"]
@@ -44,7 +44,7 @@ SEQUENCE_GAP_S = 0.5
 
 
 @dataclass(frozen=True)
-class InferenceSettings(ConfidenceSettings):
+class InferenceSettings(ViewSettings):
     """How a query is localized (Section 3.4). All of it may change at run time.
 
     :param top: K, references that image retrieval proposes.

@@ -69,6 +69,7 @@ class CascadeLocalizer(Localizer):
     """
 
     backend: ClassVar[str] = "cascade"
+    takes_any_lens: ClassVar[bool] = True
     takes_rigs: ClassVar[bool] = True
     settings_class = CascadeSettings
     _settings: CascadeSettings
@@ -110,6 +111,16 @@ class CascadeLocalizer(Localizer):
             poses = member.reference_poses(self._names.get(name, {}).get(role, name))
             if poses is not None:
                 return poses
+        return None
+
+    def map_points(self, scene: str | None = None) -> Array | None:
+        """Those of the judge, else of the last member that has some."""
+        name = next(iter(self._names)) if scene is None else scene
+        members = {JUDGE: self.judge} if self.judge is not None else dict(reversed(self._members.items()))
+        for role, member in members.items():
+            points = member.map_points(self._names.get(name, {}).get(role, name))
+            if points is not None:
+                return points
         return None
 
     @property

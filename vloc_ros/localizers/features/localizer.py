@@ -30,8 +30,9 @@ from vloc_ros.features.verification import (
 from vloc_ros.features.view_matching import ViewMatcher, make_matcher
 from vloc_ros.geometry.rotations import rotation_angle
 from vloc_ros.geometry.se3 import covariance_of_base
+from vloc_ros.images.preprocess import Preprocess
 from vloc_ros.localizers.base import Hypothesis, Localizer, SimulatedPrior
-from vloc_ros.localizers.calibration import Confidence, section
+from vloc_ros.localizers.calibration import Confidence, largest_sigma, section
 from vloc_ros.localizers.device import Clock
 from vloc_ros.localizers.features.eyes import Eye, Sighting, by_place, reach_px
 from vloc_ros.localizers.features.matches import match_nearest, match_views
@@ -46,6 +47,7 @@ from vloc_ros.localizers.features.statistics import (
 )
 from vloc_ros.localizers.features.store import PointStore
 from vloc_ros.localizers.pixloc.selection import choose_points
+from vloc_ros.localizers.view import MapViews
 from vloc_ros.maps import MapBundle
 from vloc_ros.settings import settings_from_mapping
 from vloc_ros.types import (
@@ -80,6 +82,8 @@ _UNCALIBRATED_FLOOR = np.diag([0.1**2] * 3 + [np.radians(0.5) ** 2] * 3)
 #: Poses nearer than this share of the scene's depth are one place.
 _SAME_PLACE = 0.25
 _SAME_DEG = 15.0
+#: A prior that is less sure of its rotation than this (rad) says nothing about what is in view.
+_AIMLESS = np.radians(40.0)
 
 
 @dataclass(frozen=True)
@@ -103,6 +107,7 @@ class FeaturesLocalizer(Localizer):
     """
 
     backend: ClassVar[str] = "features"
+    takes_any_lens: ClassVar[bool] = True
     settings_class = FeaturesSettings
     _settings: FeaturesSettings
     settings_section: ClassVar[str] = SECTION
@@ -131,6 +136,7 @@ class FeaturesLocalizer(Localizer):
         kind, share = self._extractor, self._settings.memory_mb / len(names)
         self._stores = [PointStore(bundle, name, self._device, kind.dimension, kind.signed, share) for name in names]
         self._search = ImageSearch(bundle, self._device, self._stores)
+        self._map_views = MapViews(bundle.manifest.camera, Preprocess.from_settings(bundle.manifest.preprocessing))
         self._proposals: tuple[tuple[PosePrior, ...], bool] | None = None
 
     def release(self) -> None:
@@ -145,9 +151,6 @@ class FeaturesLocalizer(Localizer):
     def simulated_prior(self) -> SimulatedPrior:
         return SimulatedPrior(self._settings.calibration_prior_m)
 
-    def check_camera(self, camera: CameraModel) -> None:
-        """Every calibrated camera is taken."""
-
     @property
     def extractor(self) -> FeatureExtractor:
         """What finds the features of a query."""
@@ -156,6 +159,9 @@ class FeaturesLocalizer(Localizer):
     def store(self, scene: str | None = None) -> PointStore:
         """The points of a scene (default: the first)."""
         return self._stores[self.scene_index(scene)]
+
+    def map_points(self, scene: str | None = None) -> Array:
+        return self.store(scene).points
 
     def reference_poses(self, scene: str | None = None) -> Array:
         return self.store(scene).T_map_cam
@@ -220,6 +226,9 @@ class FeaturesLocalizer(Localizer):
         settings = self._settings
         proposals, search = self._proposals or (() if query.prior is None else (query.prior,), False)
         named = None if query.scene is None else self.scene_index(query.scene)
+        # One without a heading (a satellite fix) says where similar images are to be looked for, and no more.
+        area = [p for p in proposals if largest_sigma(p.covariance[3:, 3:]) > _AIMLESS]
+        proposals = tuple(p for p in proposals if largest_sigma(p.covariance[3:, 3:]) <= _AIMLESS)
         eyes = self._eyes(query, settings.prior_features if proposals and not search else 0)
         clock.lap("features")
         found: list[Found] = []
@@ -233,7 +242,9 @@ class FeaturesLocalizer(Localizer):
             if proposals and not search and settings.prior_features < self._extractor.settings.limit:
                 eyes = self._eyes(query)
                 clock.lap("features_again")
-            found += self._from_images(query, eyes, named, clock)
+            found += self._from_images(query, eyes, named, clock, area)
+            if area and settings.search_again and not any(self._supported(f) for f in found):
+                found += self._from_images(query, eyes, named, clock)
         out = self._hypothesis(query, eyes, found)
         if keep_candidates and found:
             poses = np.stack([f.judged.T_map_cam for f in found])
@@ -306,14 +317,21 @@ class FeaturesLocalizer(Localizer):
         at = described.features.pixels[pairs[:, 1]].astype(np.float64)
         return Observations(sight.camera, points.points[pairs[:, 0]], at, T_rig_cam=sight.T_rig_cam)
 
-    def _from_images(self, query: Query, eyes: Sequence[Eye], named: int | None, clock: Clock) -> list[Found]:
-        """Places that the most similar images are of; matches, pose and guided passes in each."""
+    def _from_images(
+        self, query: Query, eyes: Sequence[Eye], named: int | None, clock: Clock, area: Sequence[PosePrior] = ()
+    ) -> list[Found]:
+        """Places that the most similar images are of; matches, pose and guided passes in each.
+
+        :param area: look only around these.
+        """
         settings, out = self._settings, []
         groups: list[tuple[int, int, Ints]] = []
         for number, eye in enumerate(eyes):
+            # An image's own descriptor is of what the map's camera would see.
+            image = self._map_views.seen(eye.image_rgb, eye.camera) if self._search.by_image else eye.image_rgb
             places = self._search.places(
-                eye.image_rgb, eye.described, settings.images, settings.hypotheses, named, query.stamp_ns,
-                settings.exclude_s,
+                image, eye.described, settings.images, settings.hypotheses, named, query.stamp_ns,
+                settings.exclude_s, area,
             )  # fmt: skip
             groups += [(scene, number, images) for scene, images in places]
         clock.lap("retrieval")

@@ -17,7 +17,7 @@ from vloc_ros.localizers.retrieval.database import read_databases
 from vloc_ros.localizers.retrieval.descriptor import Descriptor
 from vloc_ros.localizers.retrieval.index import Index, build_index
 from vloc_ros.maps import MapBundle
-from vloc_ros.types import Array, RgbImage
+from vloc_ros.types import Array, PosePrior, RgbImage
 
 __all__ = ["ImageSearch", "gathered"]
 
@@ -25,6 +25,8 @@ Ints = npt.NDArray[np.int64]
 #: Images nearer to each other than this many depths of the scene, and turned by less than this, show one place.
 _LINK = 1.0
 _LINK_DEG = 60.0
+#: Standard deviations of a position around which images are looked for.
+_FAR = 4.0
 
 
 class ImageSearch:
@@ -52,6 +54,11 @@ class ImageSearch:
                 )
             self._indices.append(build_index(database, device, "auto", 0.98))
 
+    @property
+    def by_image(self) -> bool:
+        """Whether images are described as a whole, by an extractor's network, rather than by their local features."""
+        return self._vlad is None
+
     def vector(self, image_rgb: RgbImage, described: Described) -> Tensor:
         """The image's descriptor (D,)."""
         if self._vlad is not None:
@@ -68,11 +75,13 @@ class ImageSearch:
         scene: int | None = None,
         stamp_ns: int = 0,
         exclude_s: float = 0.0,
+        area: Sequence[PosePrior] = (),
     ) -> list[tuple[int, Ints]]:
         """The places that the most similar images show, the most similar first.
 
         :param images: looked at, in all scenes together. :param most: places at most.
         :param scene: only there. :param exclude_s: images this near to ``stamp_ns`` are left out; 0: none.
+        :param area: only images within four standard deviations of the position of one of these; none: everywhere.
         :returns: for each the number of its scene and rows of images.
         """
         if not len(described):
@@ -82,8 +91,10 @@ class ImageSearch:
         for number, (store, index) in enumerate(zip(self._stores, self._indices, strict=True)):
             if scene is not None and number != scene:
                 continue
-            if exclude_s > 0:
-                allowed = np.flatnonzero(np.abs(store.stamps_ns - stamp_ns) > exclude_s * 1e9)
+            if exclude_s > 0 or area:
+                kept = np.abs(store.stamps_ns - stamp_ns) > exclude_s * 1e9 if exclude_s > 0 else None
+                inside = _inside(store.T_map_cam[:, :3, 3], area)
+                allowed = np.flatnonzero(inside if kept is None else kept & inside)
                 if not len(allowed):
                     continue
                 distances, rows = index.search_among(vector, images, torch.from_numpy(allowed))
@@ -100,6 +111,15 @@ class ImageSearch:
                 places.append((mine[int(group[0])][0], number, rows_of[group]))
         places.sort(key=lambda place: place[0])
         return [(number, rows) for _, number, rows in places[:most]]
+
+
+def _inside(positions: Array, area: Sequence[PosePrior]) -> npt.NDArray[np.bool_]:
+    """Which of (N, 3) positions lie within four standard deviations of one of these; all where there is none."""
+    inside = np.full(len(positions), not area)
+    for prior in area:
+        offset = positions - prior.T_map_cam[:3, 3]
+        inside |= np.einsum("ni,ij,nj->n", offset, np.linalg.inv(prior.covariance[:3, :3]), offset) <= _FAR**2
+    return inside
 
 
 def gathered(T_map_cam: Array, link_m: float, link_deg: float) -> list[Ints]:

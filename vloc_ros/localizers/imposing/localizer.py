@@ -15,12 +15,13 @@ from vloc_ros.geometry.vectors import from_vectors
 from vloc_ros.images.preprocess import Preprocess
 from vloc_ros.localizers.base import Hypothesis, Localizer, stored_settings
 from vloc_ros.localizers.calibration import section
-from vloc_ros.localizers.device import Clock, compute_dtype
+from vloc_ros.localizers.device import Clock, compute_dtype, read_back
 from vloc_ros.localizers.imposing.network import ImPosingNetwork
 from vloc_ros.localizers.imposing.sampling import perturb
-from vloc_ros.localizers.imposing.search import SearchResult, draw, first_step, search
+from vloc_ros.localizers.imposing.search import Draws, SearchResult, draw, first_step, search
 from vloc_ros.localizers.imposing.settings import NetworkSettings, SearchSettings
-from vloc_ros.localizers.imposing.statistics import STATISTICS
+from vloc_ros.localizers.imposing.statistics import STATISTICS, search_statistics
+from vloc_ros.localizers.recorder import Recorder
 from vloc_ros.localizers.weights import load_module
 from vloc_ros.maps import MapBundle
 from vloc_ros.maps.tensors import expect
@@ -75,6 +76,7 @@ class ImPosingLocalizer(Localizer):
             bundle.tensors(WEIGHTS_FILE),
             f"{bundle.path}/{WEIGHTS_FILE}",
         )
+        self._recorder = Recorder(self._device)
         self._dtype = compute_dtype(self._settings.precision, self._device)
         network.eval().requires_grad_(False)
         self._encoders = [network.pose_encoder(i) for i in range(len(manifest.scenes))]
@@ -129,25 +131,37 @@ class ImPosingLocalizer(Localizer):
         pooled = self.encode(query.image_rgb)
         clock.lap("encode")
         seed = self.seed(query.stamp_ns)
-        results = [(i, *self._search(i, pooled, query.prior, seed, keep_candidates)) for i in self.scenes_of(query)]
-        index, result, vector = results[0] if len(results) == 1 else max(results, key=lambda r: self._relative(*r[:2]))
-        packed, scene = [result.pose, result.score[None], result.statistics], self._scenes[index]
-        if scene.reference_vectors is not None:
-            unit = torch.nn.functional.normalize(vector, dim=-1)
-            packed.append((scene.reference_vectors @ unit).argmax()[None])
-        host = torch.cat([p.double() for p in packed]).cpu().numpy()  # the only transfer of the frame
+        indices = self.scenes_of(query)
+        found = [self._search(i, pooled, query.prior, seed, keep_candidates) for i in indices]
+        nearest = [self._nearest(i, vector) for i, (_, vector) in zip(indices, found, strict=True)]
+        host = list(read_back(*(part for result, _ in found for part in result.tensors), *nearest))
+        results = []
+        for index, (result, _) in zip(indices, found, strict=True):
+            parts, host = host[: len(result.tensors)], host[len(result.tensors) :]
+            results.append((index, result.on_host(parts)))
+        index, result = results[0] if len(results) == 1 else max(results, key=lambda r: self._relative(*r))
+        scene, row = self._scenes[index], int(host[indices.index(index)])
+        pose, score = result.pose, float(result.score)
+        statistics = search_statistics(list(result.best), pose)
         clock.lap("search")
         return Hypothesis(
             scene.name,
-            from_vectors(host[:7]),
-            float(np.clip(host[7], 0.0, 1.0)),
-            statistics=host[8 : 8 + len(STATISTICS)],
-            diagnostics={} if scene.reference_vectors is None else {"nearest_reference": float(host[-1])},
+            from_vectors(pose.double().numpy()),
+            float(np.clip(score, 0.0, 1.0)),
+            statistics=statistics.double().numpy(),
+            diagnostics={} if row < 0 else {"nearest_reference": float(row)},
             candidates=tuple(
                 CandidateStep(from_vectors(s.poses), s.scores.double().cpu().numpy(), s.selected.cpu().numpy())
                 for s in result.steps
             ),
         )
+
+    def _nearest(self, index: int, vector: Tensor) -> Tensor:
+        """The reference whose vector is most like an image's; -1 where a scene has none."""
+        vectors = self._scenes[index].reference_vectors
+        if vectors is None:
+            return vector.new_full((), -1.0)
+        return (vectors @ vector).argmax()
 
     def _relative(self, index: int, result: SearchResult) -> float:
         return self._calibration[self._scenes[index].name].relative(float(result.score))
@@ -158,19 +172,29 @@ class ImPosingLocalizer(Localizer):
         scene, settings = self._scenes[index], self._settings
         vector = self._image_encoder.heads[index](pooled).float()
         draws = draw(settings, seed, self._device, torch.float32)
-        initial, signatures, start = scene.initial, scene.signatures, 0
+        start, arguments = 0, [vector, draws.normal, draws.uniform]
         if prior is not None:
             std = torch.from_numpy(np.sqrt(np.diag(prior.covariance))).float()
             start = first_step(settings, std)
             mean = np.concatenate((prior.T_map_cam[:3, 3], matrix_to_quaternion(prior.T_map_cam[:3, :3])))
-            center = torch.from_numpy(mean).float().to(self._device)
-            noise = draws.normal[0] * (std.to(self._device) * settings.prior_sigmas)
-            initial, signatures = perturb(center.expand(len(noise), 7), noise), None  # type: ignore[assignment]
-        result = search(
-            self._encoders[index], vector, initial, signatures, draws, settings,
-            start=start, compute=self._dtype, keep_steps=keep,
-        )  # fmt: skip
-        return result, vector
+            # One upload for both.
+            arguments.append(torch.cat((torch.from_numpy(mean).float(), std)).to(self._device))
+
+        def work(*given: Tensor) -> SearchResult:
+            vector, normal, uniform, *rest = given
+            initial, signatures = scene.initial, scene.signatures
+            if rest:
+                noise = normal[0] * (rest[0][7:] * settings.prior_sigmas)
+                initial, signatures = perturb(rest[0][:7].expand(len(noise), 7), noise), None  # type: ignore[assignment]
+            return search(
+                self._encoders[index], vector, initial, signatures, Draws(normal, uniform), settings,
+                start=start, compute=self._dtype, keep_steps=keep,
+            )  # fmt: skip
+
+        if keep or not self._recorder.records:
+            return work(*arguments), vector
+        parts = self._recorder.run((index, start), lambda *given: work(*given).tensors, arguments)
+        return SearchResult(tuple(zip(parts[::2], parts[1::2], strict=True))), vector
 
     def hypotheses(self, query: Query, count: int) -> list[Estimate]:
         """As :meth:`Localizer.hypotheses`; other places show in the first step, the last one is all about one."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from functools import lru_cache
 from typing import Any, cast
 
 import torch
@@ -22,27 +23,31 @@ __all__ = ["ImPosingNetwork", "ImageEncoder", "PoseEncoder", "canonical", "fouri
 
 def canonical(poses: Tensor) -> Tensor:
     """Flip quaternions to w >= 0 so that q and -q, the same rotation, encode alike. ``(..., 7)`` in and out."""
-    sign = torch.where(poses[..., 6:7] < 0, -1.0, 1.0).to(poses.dtype)
-    return torch.cat((poses[..., :3], poses[..., 3:] * sign), dim=-1)
+    rotation = torch.where(poses[..., 6:7] < 0, -poses[..., 3:], poses[..., 3:])
+    return torch.cat((poses[..., :3], rotation), dim=-1)
+
+
+@lru_cache(maxsize=16)
+def _entries(device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """(16, 9) and (9,): the entries of a rotation matrix, row by row, by products of the quaternion's components."""
+    x, y, z, w = range(4)
+    terms = (
+        ((y, y, -2), (z, z, -2)), ((x, y, 2), (z, w, -2)), ((x, z, 2), (y, w, 2)),
+        ((x, y, 2), (z, w, 2)), ((x, x, -2), (z, z, -2)), ((y, z, 2), (x, w, -2)),
+        ((x, z, 2), (y, w, -2)), ((y, z, 2), (x, w, 2)), ((x, x, -2), (y, y, -2)),
+    )  # fmt: skip
+    products = torch.zeros(4, 4, 9)
+    for column, parts in enumerate(terms):
+        for row, other, value in parts:
+            products[row, other, column] = value
+    with torch.inference_mode(False):
+        return products.view(16, 9).to(device, dtype), torch.eye(3).flatten().to(device, dtype)
 
 
 def _quaternion_entries(q: Tensor) -> Tensor:
     """The nine matrix entries of unit quaternions ``(..., 4)`` xyzw, row by row: ``(..., 9)``."""
-    x, y, z, w = q.unbind(-1)
-    return torch.stack(
-        (
-            1 - 2 * (y * y + z * z),
-            2 * (x * y - z * w),
-            2 * (x * z + y * w),
-            2 * (x * y + z * w),
-            1 - 2 * (x * x + z * z),
-            2 * (y * z - x * w),
-            2 * (x * z - y * w),
-            2 * (y * z + x * w),
-            1 - 2 * (x * x + y * y),
-        ),
-        dim=-1,
-    )
+    products, eye = _entries(q.device, q.dtype)
+    return (q[..., :, None] * q[..., None, :]).flatten(-2) @ products + eye
 
 
 def fourier_features(x: Tensor, terms: int, frequencies: str = "octaves") -> Tensor:
@@ -56,18 +61,24 @@ def fourier_features(x: Tensor, terms: int, frequencies: str = "octaves") -> Ten
     return torch.cat((x, angle.sin(), angle.cos()), dim=-1)
 
 
-def octave_rows(x: Tensor, sines: Tensor, cosines: Tensor) -> None:
-    """Sines and cosines of 2^k x by angle doubling: ``x`` (C, N) into two ``(C, terms, N)``.
+@lru_cache(maxsize=32)
+def _rates(
+    widths: tuple[int, ...], terms: tuple[int, ...], octaves: bool, device: torch.device, dtype: torch.dtype
+) -> Tensor:
+    """(angles, components): the angles of all parts of a pose by its components, one factor a row.
 
-    One sine and one cosine, then products only: a sine costs about twenty multiplications. The error doubles with each
-    octave, as the error of the angle 2^k x itself does in the same precision. Results are rounded to the type of the
-    outputs, the recurrence is not.
+    A product with one factor of a row not zero rounds as the product of two numbers does.
     """
-    s, c = x.sin(), x.cos()
-    for k in range(sines.shape[1]):
-        if k:
-            s, c = 2.0 * s * c, (c - s) * (c + s)
-        sines[:, k], cosines[:, k] = s, c
+    out, row, column = torch.zeros(sum(w * n for w, n in zip(widths, terms, strict=True)), sum(widths)), 0, 0
+    for width, count in zip(widths, terms, strict=True):
+        k = torch.arange(count, dtype=torch.float32)
+        rate = torch.pow(2.0, k) if octaves else 2.0 * k
+        for component in range(width):
+            out[row : row + count, column + component] = rate
+            row += count
+        column += width
+    with torch.inference_mode(False):
+        return out.to(device, dtype)
 
 
 class PoseEncoder(nn.Module):
@@ -94,9 +105,10 @@ class PoseEncoder(nn.Module):
 
     def _components(self, poses: Tensor) -> tuple[Tensor, Tensor]:
         """What is Fourier-encoded: positions in units of the map, ``(N, 3)``, rotations, ``(N, 4)`` or ``(N, 9)``."""
-        poses = canonical(poses)
-        position = (poses[..., :3] - self.centre.to(poses)) * (math.pi / self.half_extent.to(poses))
         quaternion = self.settings.rotation_input == "quaternion"
+        if quaternion:
+            poses = canonical(poses)
+        position = (poses[..., :3] - self.centre.to(poses)) * (math.pi / self.half_extent.to(poses))
         return position, poses[..., 3:] if quaternion else _quaternion_entries(poses[..., 3:])
 
     def features(self, poses: Tensor) -> Tensor:
@@ -115,20 +127,19 @@ class PoseEncoder(nn.Module):
         Poses run along the last axis, so that every feature is one contiguous row, and the features are rounded to
         ``compute`` (the type of the MLP) only when they are done.
         """
-        s = self.settings
-        x = torch.empty(s.pose_input_dim, poses.shape[0], dtype=compute, device=poses.device)
-        row = 0
-        for part, terms in zip(self._components(poses), (s.position_octaves, s.rotation_octaves), strict=True):
-            rows, n = part.T.contiguous(), part.shape[1]
-            x[row : row + n] = rows
-            block = x[row + n : row + n * (1 + 2 * terms)].view(2, n, terms, -1)
-            if s.frequencies == "octaves":
-                octave_rows(rows, block[0], block[1])
-            else:
-                rate = 2.0 * torch.arange(terms, device=rows.device, dtype=rows.dtype)
-                angles = rows.unsqueeze(1) * rate.unsqueeze(-1)
-                block[0], block[1] = angles.sin(), angles.cos()
-            row += n * (1 + 2 * terms)
+        s, parts, terms = (
+            self.settings,
+            self._components(poses),
+            (self.settings.position_octaves, self.settings.rotation_octaves),
+        )
+        rows = torch.cat(parts, dim=-1).T
+        widths = (parts[0].shape[-1], parts[1].shape[-1])
+        angles = _rates(widths, terms, s.frequencies == "octaves", rows.device, rows.dtype) @ rows
+        cut = widths[0] * terms[0]
+        sines, cosines = angles.sin(), angles.cos()
+        x = torch.cat(
+            (rows[: widths[0]], sines[:cut], cosines[:cut], rows[widths[0] :], sines[cut:], cosines[cut:])
+        ).to(compute)
         last = len(self.linears) - 1
         for i, layer in enumerate(self.linears):
             linear = cast(nn.Linear, layer)

@@ -3,21 +3,26 @@
 What differs from the transcription in :mod:`.transcription`, which computes the same thing literally:
 
 * the signatures of the first candidates never change, so they come with the map;
-* Fourier features by angle doubling, the MLP in bfloat16 where the processor multiplies it faster,
-  cosines from dot products and norms without normalised copies;
-* no host synchronisation before the final pose: every step runs on the device with tensors only.
+* one product makes the angles of all Fourier features, the MLP works in the precision that the processor multiplies
+  fastest, cosines come from dot products and norms without normalised copies;
+* the proposals of all steps are turned at once, before the first;
+* no host synchronisation: every step runs on the device with tensors only, so that a GPU may record the whole search;
+  what is averaged and counted at the end are some hundred poses, which the host does after one transfer.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
 
 from vloc_ros.geometry.torch_ops import markley_mean
+from vloc_ros.localizers.device import read_back
 from vloc_ros.localizers.imposing.network import PoseEncoder
-from vloc_ros.localizers.imposing.sampling import noise_scale, perturb, pick
+from vloc_ros.localizers.imposing.sampling import euler_quaternion, moved, noise_scale, pick
 from vloc_ros.localizers.imposing.settings import SearchSettings
 from vloc_ros.localizers.imposing.statistics import search_statistics
 
@@ -56,19 +61,47 @@ class SearchStep:
 
 @dataclass(frozen=True)
 class SearchResult:
-    """``pose`` (7,), ``score`` (mean of the averaged candidates) and ``statistics``, still on the device."""
+    """The end of a search.
 
-    pose: Tensor
-    score: Tensor
-    statistics: Tensor
-    steps: tuple[SearchStep, ...]
+    :ivar best: of every evaluated step the best poses (B, 7) and their scores (B,), sorted, on the device.
+    :ivar steps: every step, where it was asked for.
+    """
+
+    best: tuple[tuple[Tensor, Tensor], ...]
+    steps: tuple[SearchStep, ...] = ()
+
+    def on_host(self, parts: Sequence[Tensor] | None = None) -> SearchResult:
+        """The same on the host. :param parts: :attr:`tensors` that were brought there."""
+        found = read_back(*self.tensors) if parts is None else parts
+        return SearchResult(tuple(zip(found[::2], found[1::2], strict=True)), self.steps)
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """Poses and scores of every step in turn."""
+        return tuple(part for step in self.best for part in step)
+
+    @property
+    def pose(self) -> Tensor:
+        """(7,) step 7: the weighted mean of the best poses of the last step, on the host."""
+        return average(*self.on_host().best[-1])
+
+    @property
+    def score(self) -> Tensor:
+        """The mean score of what was averaged."""
+        return self.on_host().best[-1][1].mean()
+
+    @property
+    def statistics(self) -> Tensor:
+        """:func:`search_statistics`, on the host."""
+        host = self.on_host()
+        return search_statistics(list(host.best), average(*host.best[-1]))
 
 
 def similarity(image_unit: Tensor, columns: Tensor) -> Tensor:
     """Eq. 1 for one unit image vector ``(d,)`` and signatures ``(d, N)``, in the precision of the image vector."""
     columns = columns.to(image_unit.dtype)
-    norms = columns.square().sum(dim=0).sqrt()  # several times faster than a norm along the slow axis
-    return torch.relu((image_unit @ columns) / norms.clamp_min(1e-12))
+    squares = columns.square().sum(dim=0)  # several times faster than a norm along the slow axis
+    return torch.relu((image_unit @ columns) * squares.clamp_min(1e-24).rsqrt())
 
 
 def average(poses: Tensor, weights: Tensor) -> Tensor:
@@ -120,24 +153,34 @@ def search(
     """
     dtype = image_vector.dtype
     compute = compute or dtype
-    scale = noise_scale(settings).to(initial)
+    scale = _scale(settings, initial.device, initial.dtype)
     image_unit = torch.nn.functional.normalize(image_vector, dim=-1)
+    later = slice(start + 1, settings.refinements)
+    # Step k moves by v / 2^(k - 1).
+    noise = draws.normal[later] * scale[later, None]
+    turns = euler_quaternion(noise[..., 3:])
     poses = initial
     steps: list[SearchStep] = []
-    top_scores, top_indices = poses.new_empty(0), torch.empty(0, dtype=torch.long)
     best: list[tuple[Tensor, Tensor]] = []
     for k in range(start, settings.refinements):
         if k > start:
-            chosen = top_indices[pick(top_scores, draws.uniform[k])]
-            poses = perturb(poses[chosen], draws.normal[k] * (scale * 0.5 ** (k - 1)))
+            chosen = best[-1][0][pick(best[-1][1], draws.uniform[k])]
+            poses = moved(chosen, noise[k - start - 1, :, :3], turns[k - start - 1])
             signatures = None
         if signatures is None:
             signatures = encoder.columns(poses, compute)
         values = similarity(image_unit, signatures)
         count = settings.averaged if k == settings.refinements - 1 else settings.components
-        top_scores, top_indices = values.topk(min(count, len(values)))
-        best.append((poses[top_indices], top_scores))
+        top = values.topk(min(count, len(values)))
+        best.append((poses[top.indices], top.values))
         if keep_steps:
-            steps.append(SearchStep(poses, values, top_indices))
-    final = average(*best[-1])
-    return SearchResult(final, best[-1][1].mean(), search_statistics(best, final), tuple(steps))
+            steps.append(SearchStep(poses, values, top.indices))
+    return SearchResult(tuple(best), tuple(steps))
+
+
+@lru_cache(maxsize=32)
+def _scale(settings: SearchSettings, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """(K, 6): standard deviations of the proposals for each step; the first row is not used."""
+    halving = 0.5 ** (torch.arange(settings.refinements, dtype=torch.float64) - 1.0)
+    with torch.inference_mode(False):
+        return (noise_scale(settings) * halving[:, None]).to(device, dtype)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from vloc_ros.errors import ConfigError
-from vloc_ros.localizers.calibration import ConfidenceSettings
+from vloc_ros.localizers.view import ViewSettings
 from vloc_ros.settings import ranged
 
 __all__ = ["NetworkSettings", "SearchSettings"]
@@ -50,7 +50,7 @@ class NetworkSettings:
 
 
 @dataclass(frozen=True)
-class SearchSettings(ConfidenceSettings):
+class SearchSettings(ViewSettings):
     """The hierarchical search (Section 3.1, steps 2 to 7). All of it may change at run time.
 
     Axes are the map's (z up); the paper prints the same numbers with y up.

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from vloc_ros.errors import ConfigError
-from vloc_ros.localizers.calibration import ConfidenceSettings
+from vloc_ros.localizers.view import ViewSettings
 from vloc_ros.settings import Fixed, ranged
 
 __all__ = ["DEGRADED_STRANGENESS", "DISAGREEMENT", "LOST_STRANGENESS", "InferenceSettings", "NetworkSettings"]
@@ -59,7 +59,7 @@ DISAGREEMENT = 2.0
 
 
 @dataclass(frozen=True)
-class InferenceSettings(ConfidenceSettings):
+class InferenceSettings(ViewSettings):
     """How far a frame is believed. All of it may change at run time, if the map was calibrated for it.
 
     :param covariance: what the covariance is made from: ``residuals`` (everything that goes with the errors of

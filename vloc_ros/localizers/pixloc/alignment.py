@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
-import numpy.typing as npt
 import torch
-from torch import Tensor
+from torch.nn import functional
 
 from vloc_ros.geometry.se3 import inverse
 from vloc_ros.geometry.torch_cameras import TorchCamera
@@ -19,11 +18,14 @@ from vloc_ros.localizers.pixloc.model import PixLocModel
 from vloc_ros.localizers.pixloc.optimizer import Level, OptimizerSettings, Refinement, refine
 from vloc_ros.localizers.pixloc.store import PointBatch
 from vloc_ros.localizers.pixloc.verification import peak_share
+from vloc_ros.localizers.recorder import Recorder
 from vloc_ros.types import Array, CameraModel, RgbImage
 
 __all__ = ["Aligned", "Aligner", "AlignmentResult"]
 
 _ALL = slice(None)
+#: Points are padded to a multiple of this where work is recorded.
+_POINTS = 256
 
 
 @dataclass(frozen=True)
@@ -84,21 +86,22 @@ class Aligner:
     ) -> None:
         self._network = model.network
         self._preprocess, self._scales, self._settings = preprocess, scales, settings
-        self._device = device
+        self._device, self._recorder = device, Recorder(device)
         with torch.inference_mode():
             self._damping = model.damping().to(device)
         if settings.damping == "constant":
             self._damping = torch.full_like(self._damping, settings.damping_constant)
         self._cameras: OrderedDict[tuple[CameraModel, int, int], list[TorchCamera]] = OrderedDict()
 
-    def camera(self, camera: CameraModel) -> CameraModel:
-        """The camera of the preprocessed image; distortion stays."""
-        return self._preprocess.camera(camera)
-
     @torch.inference_mode()
-    def encode(self, image_rgb: RgbImage, first_scale: int = 0) -> list[PyramidScale]:
-        """The feature pyramid of an image, from its ``first_scale`` on."""
-        fitted = np.ascontiguousarray(self._preprocess.apply_uint8(image_rgb))
+    def encode(
+        self, image_rgb: RgbImage, first_scale: int = 0, preprocess: Preprocess | None = None
+    ) -> list[PyramidScale]:
+        """The feature pyramid of an image, from its ``first_scale`` on.
+
+        :param preprocess: of this image, where it is of another camera than the map's.
+        """
+        fitted = np.ascontiguousarray((preprocess or self._preprocess).apply_uint8(image_rgb))
         if not fitted.flags.writeable:
             fitted = fitted.copy()
         raw = torch.from_numpy(fitted).to(self._device, non_blocking=True)
@@ -122,12 +125,32 @@ class Aligner:
         :param scales: which of the pyramid's.
         """
         levels = self.levels(pyramid, camera, batch, scales)
-        points = torch.from_numpy(batch.points)[None].to(self._device)
-        T = torch.from_numpy(np.stack([inverse(start) for start in starts])).to(self._device)
-        refinement = refine(T, points, levels, settings=self._settings)
+        # One upload for both.
+        T = np.stack([inverse(start) for start in starts])
+        numbers = np.concatenate([T.ravel(), batch.points.ravel()])
+        there = torch.from_numpy(numbers).to(self._device)
+        poses, points = there[: T.size].view(-1, 4, 4), there[T.size :].view(1, -1, 3)
         # Coarse cells hide what is off by less than them, fine ones are noisy: the level before the last.
-        peaks = peak_share(levels[-2] if len(levels) > 1 else levels[-1], points, refinement.T_cam_map)
-        return _to_host(refinement, len(batch), peaks), refinement
+        looked_at, seen = levels[-2] if len(levels) > 1 else levels[-1], points
+        mask = None
+        if self._recorder.records:
+            # Recordings are for a number of points: few of them serve all frames.
+            spare = -len(batch) % _POINTS
+            mask = functional.pad(torch.ones(1, len(batch), dtype=torch.bool, device=self._device), (0, spare))
+            points = functional.pad(points, (0, 0, 0, spare))
+            levels = [
+                replace(
+                    level,
+                    reference=functional.pad(level.reference, (0, 0, 0, spare)),
+                    confidence=None if level.confidence is None else functional.pad(level.confidence, (0, spare)),
+                )
+                for level in levels
+            ]
+        refinement = refine(
+            poses, points, levels, mask=mask, settings=self._settings, recorder=self._recorder,
+            also=lambda T_cam_map: peak_share(looked_at, seen, T_cam_map),
+        )  # fmt: skip
+        return _to_host(refinement, len(batch)), refinement
 
     def levels(
         self, pyramid: list[PyramidScale], camera: CameraModel, batch: PointBatch, scales: slice = _ALL
@@ -152,43 +175,28 @@ class Aligner:
         return self._cameras[key]
 
 
-def _to_host(refinement: Refinement, asked: int, peaks: Tensor) -> AlignmentResult:
-    """The best alignment, by one transfer: among those that succeeded, else among all, the one of least cost."""
-    last = refinement.levels[-1]
-    before = refinement.levels[-2].T_cam_map if len(refinement.levels) > 1 else last.T_cam_map
-    valid = last.valid.sum(-1)
-    # Unit vectors agree by 1 - |difference|^2 / 2; points that are not seen agree not at all.
-    agreement = torch.where(last.valid, (1.0 - 0.5 * last.squared).clamp(0.0, 1.0), torch.zeros_like(last.squared))
-    score = agreement.double().sum(-1) / max(asked, 1)
-    iterations = torch.stack([level.iterations for level in refinement.levels]).sum(0)
-    packed: list[Tensor] = [
-        refinement.T_cam_map.flatten(1), before.flatten(1), refinement.covariance.flatten(1),
-        torch.stack(
-            [refinement.success, refinement.well_posed, last.cost, score, valid, iterations, peaks], dim=1
-        ),
-    ]  # fmt: skip
-    host: npt.NDArray[np.float64] = torch.cat([p.double() for p in packed], dim=1).cpu().numpy()
-    numbers = host[:, 68:]
-    good = numbers[:, 0] > 0
-    cost = np.where(np.isfinite(numbers[:, 2]), numbers[:, 2], np.inf)
+def _to_host(refinement: Refinement, asked: int) -> AlignmentResult:
+    """The best alignment: among those that succeeded, else among all, the one of least cost."""
+    cost, score = (x.numpy().astype(np.float64) for x in (refinement.cost, refinement.agreement / max(asked, 1)))
+    good = refinement.success.numpy()
     # A pose that sees few points has few chances to be wrong: what it does not see counts as bad as can be.
-    best = int(np.lexsort((cost, -numbers[:, 3].round(3), ~good))[0])
-    row, found = host[best], numbers[best]
-    T, T_before = row[:16].reshape(4, 4), row[16:32].reshape(4, 4)
-    finite = bool(np.isfinite(row).all())
+    best = int(np.lexsort((np.where(np.isfinite(cost), cost, np.inf), -score.round(3), ~good))[0])
+    T, T_before = refinement.T_cam_map[best].numpy(), refinement.before[best].numpy()
+    covariance = refinement.covariance[best].numpy()
+    finite = all(bool(np.isfinite(x).all()) for x in (T, T_before, covariance, cost[best], score[best]))
     T_map_cam = inverse(T) if finite else np.eye(4)
     settling = float(np.linalg.norm(T_map_cam[:3, 3] - inverse(T_before)[:3, 3])) if finite else np.inf
     return AlignmentResult(
         T_map_cam,
-        row[32:68].reshape(6, 6),
-        bool(found[0]) and finite,
-        bool(found[1]) and finite,
-        float(found[2]),
-        float(np.clip(found[3], 0.0, 1.0)) if finite else 0.0,
-        int(found[4]),
+        covariance,
+        bool(good[best]) and finite,
+        bool(refinement.well_posed[best]) and finite,
+        float(cost[best]),
+        float(np.clip(score[best], 0.0, 1.0)) if finite else 0.0,
+        int(refinement.valid[best]),
         asked,
         settling,
-        int(found[5]),
+        int(refinement.iterations[best]),
         best,
-        float(found[6]),
+        float(refinement.also[best]),
     )

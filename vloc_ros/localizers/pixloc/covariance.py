@@ -4,6 +4,8 @@ With residuals of variance s^2 / w in every channel, the normal equations of the
 has the covariance s^2 H^-1. For ``T_cam_map = exp(delta) T_true`` the package's pose error of the inverse,
 ``[t_est - t_true; Log(R_est R_true^T)]`` of T_map_cam in map axes, is to first order ``-[R rho; R phi]`` with
 R = R_map_cam: a rotation of both halves, without a lever arm.
+
+All of it is done on the host: for matrices this small a GPU's solver takes milliseconds.
 """
 
 from __future__ import annotations
@@ -51,13 +53,13 @@ def _scaled(hessian: Tensor) -> tuple[Tensor, Tensor]:
 
 def well_posed(hessian: Tensor) -> Tensor:
     """(B,) whether the Hessians (B, 6, 6) determine all six parameters beyond rounding."""
-    H = hessian.detach().double().cpu()  # for matrices this small a GPU's solver takes milliseconds
+    H = hessian.detach().double()
     usable = (H.abs() < _LARGEST).flatten(1).all(-1)
     H = torch.where(usable[:, None, None], H, torch.zeros_like(H))
     values = torch.linalg.eigh(_scaled(H)[0])[0]
     curved = (H.diagonal(dim1=-2, dim2=-1) > LEAST_CURVATURE).all(-1)
     posed: Tensor = curved & (values[..., 0] > _RANK * values[..., -1])
-    return posed.to(hessian.device)
+    return posed
 
 
 def pose_covariance(
@@ -80,14 +82,13 @@ def pose_covariance(
     :param known: (B,) poses whose Hessian means something; the others get the widest covariance.
     :returns: (B, 6, 6) positive definite.
     """
-    # On the CPU: for matrices this small a GPU's solver takes milliseconds.
-    device, H, variance = hessian.device, hessian.double().cpu(), variance.double().cpu()
+    H, variance = hessian.double(), variance.double()
     usable = (H.abs() < _LARGEST).flatten(1).all(-1) & (variance >= 0) & (variance < _LARGEST)
     if scatter is not None:
-        scatter = scatter.double().cpu()
+        scatter = scatter.double()
         usable = usable & (scatter.abs() < _LARGEST).flatten(1).all(-1)
     if known is not None:
-        usable = usable & known.cpu()
+        usable = usable & known
     H = torch.where(usable[:, None, None], H, torch.zeros_like(H))
     variance = torch.where(usable, variance, torch.ones_like(variance))
     scaled, s = _scaled(H)
@@ -110,9 +111,9 @@ def pose_covariance(
         W = prior[:, None] * S * prior[None, :]
         unit = gain @ W @ gain.transpose(-1, -2) + unit @ unit.transpose(-1, -2)
     cov = prior[:, None] * unit * prior[None, :] + torch.diag(least**2)
-    R = T_cam_map[:, :3, :3].double().cpu().transpose(-1, -2)
+    R = T_cam_map[:, :3, :3].double().transpose(-1, -2)
     turn = torch.zeros_like(H)
     turn[:, :3, :3] = turn[:, 3:, 3:] = R
     out = turn @ cov @ turn.transpose(-1, -2)
     symmetric: Tensor = 0.5 * (out + out.transpose(-1, -2))
-    return symmetric.to(device)
+    return symmetric

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Literal
+from typing import ClassVar, Literal
 
 from torch import Tensor
 
 from vloc_ros.geometry.torch_cameras import TorchCamera
 from vloc_ros.localizers.pixloc.field import FeatureField
 from vloc_ros.localizers.pixloc.robust import Robust, RobustKind
-from vloc_ros.settings import ranged
+from vloc_ros.settings import Fixed, ranged
 
 __all__ = ["Level", "LevelResult", "OptimizerSettings", "Stop"]
 
@@ -41,11 +42,13 @@ class OptimizerSettings:
         undone and the damping grows tenfold; after one that does not it shrinks again.
     :param stop_m: a pose has converged once an update is below this and ``stop_deg``.
     :param stop_deg: the same for rotation, degrees.
-    :param check_every: iterations between two looks at whether all poses have converged, on a GPU.
     :param max_cost_ratio: success requires that the last level's mean cost ended at most this times where it began.
     :param covariance: ``hessian`` (inverse Hessian times residual variance) or ``sandwich`` (also right where the
         channels of a point err together).
     """
+
+    #: A GPU is not asked any more: its iterations are all the same work.
+    FORMER: ClassVar[Mapping[str, str | Fixed]] = {"check_every": Fixed(5)}
 
     iterations: int = ranged(15, minimum=1, maximum=1000)
     minimum_points: int = ranged(10, minimum=3)
@@ -58,7 +61,6 @@ class OptimizerSettings:
     steps: Literal["all", "decreasing"] = "all"
     stop_m: float = ranged(5e-4, minimum=0.0)
     stop_deg: float = ranged(5e-3, minimum=0.0)
-    check_every: int = ranged(5, minimum=1)
     max_cost_ratio: float = ranged(1.05, minimum=0.0)
     covariance: Literal["hessian", "sandwich"] = "hessian"
 

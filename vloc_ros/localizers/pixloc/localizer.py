@@ -12,7 +12,6 @@ import torch
 from vloc_ros.errors import ConfigError, MapFormatError
 from vloc_ros.geometry.rotations import so3_log
 from vloc_ros.images.preprocess import Preprocess
-from vloc_ros.images.rectify import Rectifier
 from vloc_ros.localizers.base import Hypothesis, Localizer, SimulatedPrior
 from vloc_ros.localizers.calibration import Confidence, largest_sigma, section
 from vloc_ros.localizers.device import Clock, compute_dtype
@@ -24,9 +23,10 @@ from vloc_ros.localizers.pixloc.selection import choose_points, starting_poses
 from vloc_ros.localizers.pixloc.settings import MAX_SHIFT_DEG, SECTION, SHIFT_SIGMAS, PixLocSettings
 from vloc_ros.localizers.pixloc.statistics import SIGMAS, STATISTICS, alignment_statistics, camera_sigmas
 from vloc_ros.localizers.pixloc.store import POINTS_FILE, PointBatch, ReferenceStore
+from vloc_ros.localizers.view import MapViews
 from vloc_ros.maps import MapBundle
 from vloc_ros.settings import settings_from_mapping
-from vloc_ros.types import Array, CameraModel, CandidateStep, Estimate, LocalizationState, PosePrior, Query, RgbImage
+from vloc_ros.types import Array, CameraModel, CandidateStep, Estimate, LocalizationState, PosePrior, Query
 
 __all__ = ["FAILURES", "PixLocLocalizer"]
 
@@ -68,6 +68,7 @@ class PixLocLocalizer(Localizer):
     """
 
     backend: ClassVar[str] = "pixloc"
+    takes_any_lens: ClassVar[bool] = True
     settings_class = PixLocSettings
     _settings: PixLocSettings
     settings_section: ClassVar[str] = SECTION
@@ -112,7 +113,8 @@ class PixLocLocalizer(Localizer):
             for name in names
         ]
         self._retrieval = RetrievalPrior(bundle, device) if RetrievalPrior.is_in(bundle) else None
-        self._rectifier: tuple[CameraModel, Rectifier] | None = None
+        self._map_views = MapViews(bundle.manifest.camera, preprocess)
+        self._preprocess: tuple[CameraModel, Preprocess] | None = None
         self._last: tuple[int, Array] | None = None
 
     @property
@@ -135,6 +137,15 @@ class PixLocLocalizer(Localizer):
     def store(self, scene: str | None = None) -> ReferenceStore:
         """The references of a scene (default: the first)."""
         return self._stores[self.scene_index(scene)]
+
+    @property
+    def warm_up_prior(self) -> PosePrior:
+        """The reference that sees most points."""
+        store = self._stores[0]
+        return PosePrior(store.T_map_cam[store.busiest()], np.diag([0.01] * 3 + [1e-4] * 3))
+
+    def map_points(self, scene: str | None = None) -> Array:
+        return self.store(scene).points
 
     def reference_poses(self, scene: str | None = None) -> Array:
         return self.store(scene).T_map_cam
@@ -180,12 +191,13 @@ class PixLocLocalizer(Localizer):
         clock.lap("prior")
         if failure != "none":
             return start, -1, failure, None
-        camera = self._aligner.camera(query.camera)
+        preprocess = self._prepared(query.camera)
+        camera = preprocess.camera(query.camera)
         batch, nearest, failure = self._points(start, camera, query.stamp_ns)
         clock.lap("references")
         if batch is None:
             return start, nearest, failure, None
-        pyramid = self._aligner.encode(query.image_rgb, self._first_scale)
+        pyramid = self._aligner.encode(query.image_rgb, self._first_scale, preprocess)
         clock.lap("features")
         starts = starting_poses(
             start.T_map_cam, start.covariance, self._settings.starts, self._settings.start_spacing_m
@@ -201,10 +213,12 @@ class PixLocLocalizer(Localizer):
                 if again is not None:
                     batch, nearest = again, second
                 clock.lap("references")
-            T_map_cam = np.linalg.inv(refinement.T_cam_map.cpu().numpy())
+            T_map_cam = np.linalg.inv(refinement.T_cam_map.numpy())
             result, full = self._aligner.align(pyramid, camera, batch, T_map_cam, slice(1, None))
             levels = (*refinement.levels, *full.levels)
-            result = replace(result, iterations=int(sum(level.iterations[result.start] for level in levels)))
+            result = replace(
+                result, iterations=int(refinement.iterations[result.start] + full.iterations[result.start])
+            )
             refinement = replace(full, levels=levels)
             clock.lap("align")
         return start, nearest, "none", Aligned(result, refinement, pyramid, batch, camera, starts)
@@ -222,7 +236,7 @@ class PixLocLocalizer(Localizer):
         if self._retrieval is None:
             T = self._stores[named or 0].T_map_cam[0] if prior is None else prior.T_map_cam
             return _Start(named or 0, T, _NOWHERE, 0.0), failure
-        found = self._retrieval.find(self._rectified(query), query.scene)
+        found = self._retrieval.find(self._map_views.seen(query.image_rgb, query.camera), query.scene)
         s = settings.retrieval_sigma_m
         covariance = np.diag([s**2, s**2, (0.2 * s) ** 2, *([np.radians(3.0 * s) ** 2] * 3)])
         return _Start(self.scene_index(found.scene), found.T_map_cam, covariance, 1.0), "none"
@@ -233,13 +247,12 @@ class PixLocLocalizer(Localizer):
         position = prior.T_map_cam[:3, 3]
         return int(np.argmin([np.linalg.norm(s.T_map_cam[:, :3, 3] - position, axis=1).min() for s in self._stores]))
 
-    def _rectified(self, query: Query) -> RgbImage:
-        """Descriptors were made of rectified images."""
-        if not query.camera.is_distorted:
-            return query.image_rgb
-        if self._rectifier is None or self._rectifier[0] != query.camera:
-            self._rectifier = (query.camera, Rectifier(query.camera))
-        return self._rectifier[1].rectify(query.image_rgb)[0]
+    def _prepared(self, camera: CameraModel) -> Preprocess:
+        """How images of a camera are prepared: another lens than the map's has as many pixels a degree."""
+        if self._preprocess is None or self._preprocess[0] != camera:
+            preprocess = Preprocess.from_settings(self._manifest.preprocessing)
+            self._preprocess = (camera, preprocess.like(camera, self._manifest.camera))
+        return self._preprocess[1]
 
     def _points(self, start: _Start, camera: CameraModel, stamp_ns: int) -> tuple[PointBatch | None, int, str]:
         """The points to align with their features, the nearest reference, and why there are none."""

@@ -1,26 +1,33 @@
 """Residuals of the alignment and their normal equations (eqs. 1-3), without ever building the Jacobian of a residual.
 
 The Jacobian of a residual is J = G P: the field's gradient G (C, 2) times the derivative P (2, 6) of the projection by
-the pose update. All that the normal equations need of the C features of a point is therefore r.r, G^T r (2) and G^T G
-(2, 2); the rest is geometry of size 2 x 6 a point.
+the pose update. All that the normal equations need of the C features of a point is therefore the 3 x 3 matrix of the
+inner products of r and the two columns of G. With E = [[0 1], [P 0]] (3 x 7) the sum over the points of E^T (w M) E
+holds the Hessian, the gradient and w r.r.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from vloc_ros.geometry.torch_cameras import TorchCamera
-from vloc_ros.localizers.pixloc.field import FeatureField
+from vloc_ros.localizers.pixloc.field import FeatureField, GridField
 from vloc_ros.localizers.pixloc.robust import Robust
 
 # Without gradients, points are taken in portions of at most this many sampled numbers (128 MiB in float32).
 _PORTION = 2**25
+# Closer to the camera's plane than this a point has no stable projection.
+_MIN_DEPTH = 1e-6
+# Beyond this (normalised coordinates, and inverse metres of depth) only finiteness matters: no product overflows.
+_FAR = 1e4
 
-__all__ = ["Evaluation", "evaluate", "project_points"]
+__all__ = ["Evaluation", "Problem", "evaluate", "project_points"]
 
 
 @dataclass(frozen=True)
@@ -31,8 +38,8 @@ class Evaluation:
     :param valid: (B, N) points that count: asked for, finite, in front, inside the image and the field.
     :param squared: (B, N) r.r, zero where not valid.
     :param weights: (B, N) w rho'(r.r), zero where not valid.
-    :param gradient: (B, 6) J^T W r, half the derivative of the cost by the update (rho' and w taken as constants).
-    :param hessian: (B, 6, 6) J^T W J.
+    :param normal: (B, 6, 7): J^T W J and J^T W r, half the derivative of the cost by the update (rho' and w taken as
+        constants).
     :param scatter: (B, 6, 6) sum of the outer products of the points' shares of ``gradient``.
     """
 
@@ -40,9 +47,18 @@ class Evaluation:
     valid: Tensor
     squared: Tensor
     weights: Tensor
-    gradient: Tensor | None = None
-    hessian: Tensor | None = None
+    normal: Tensor | None = None
     scatter: Tensor | None = None
+
+    @property
+    def hessian(self) -> Tensor | None:
+        """(B, 6, 6) J^T W J."""
+        return None if self.normal is None else self.normal[..., :6]
+
+    @property
+    def gradient(self) -> Tensor | None:
+        """(B, 6) J^T W r."""
+        return None if self.normal is None else self.normal[..., 6]
 
 
 def project_points(
@@ -61,6 +77,164 @@ def project_points(
         # dp = rho + phi x p, and a.(phi x p) = phi.(p x a)
         J = torch.cat([J, torch.linalg.cross(p.expand_as(J), J, dim=1)], dim=1)
     return uv.movedim(0, -1), J, valid
+
+
+class Problem:
+    """The cost of a level's points as a function of the pose: what does not change with the pose is made once.
+
+    The parameters are those of :func:`evaluate`.
+    """
+
+    def __init__(
+        self,
+        points_map: Tensor,
+        reference: Tensor,
+        reference_confidence: Tensor | None,
+        mask: Tensor | None,
+        field: FeatureField,
+        camera: TorchCamera,
+        robust: Robust,
+    ) -> None:
+        self.reference, self.confidence = reference, reference_confidence
+        self.field, self.camera, self.robust = field, camera, robust
+        # (B | 1, 4, N): with points as the last axis small element-wise work is fast. Points that are not asked for lie
+        # in the camera's centre, where no pose sees them.
+        points = functional.pad(points_map, (0, 1), value=1.0)
+        if mask is not None:
+            points = torch.where(mask[..., None], points, torch.zeros_like(points))
+        self.points = points.mT.contiguous()
+        self._pinhole = None if camera.model != "none" else _pinhole(camera, points_map.dtype)
+        self._grid = field if isinstance(field, GridField) and self._pinhole is not None else None
+        if self._grid is not None and self._pinhole is not None:
+            # What both the image and its feature map hold is asked once.
+            pixel, low, high, products = self._pinhole
+            last, first = self._grid.bounds(points_map.dtype)
+            low = torch.maximum(low, functional.pad(first, (0, 1), value=1.0)[:, None])
+            high = torch.minimum(high, functional.pad(last, (0, 1), value=1.0)[:, None])
+            self._pinhole = pixel, low, high, products
+
+    def evaluate(self, T_cam_map: Tensor, jacobian: bool = True, scatter: bool = False) -> Evaluation:
+        """See :func:`evaluate`."""
+        B, N, C = T_cam_map.shape[0], self.points.shape[2], self.reference.shape[-1]
+        size = max(_PORTION // (3 * B * C), 1)
+        if size >= N or torch.is_grad_enabled():
+            return self._portion(slice(0, N), T_cam_map, jacobian, scatter)
+        return _joined(
+            [self._portion(slice(start, start + size), T_cam_map, jacobian, scatter) for start in range(0, N, size)]
+        )
+
+    def _project(self, T: Tensor, points: Tensor, jacobian: bool) -> tuple[Tensor, Tensor | None, Tensor]:
+        """Pixels (B, N, 2), E (B, 3, 7, N), and what the camera sees (B, N)."""
+        if self._pinhole is None:
+            uv, P, valid = project_points(T, points[:, :3].mT, self.camera, jacobian)
+            valid = valid & (points[:, 3] > 0)
+            if P is None:
+                return uv, None, valid
+            E = functional.pad(P.permute(2, 0, 1, 3), (0, 0, 0, 1, 1, 0))
+            return uv, E + _residual_row(T.device, T.dtype), valid
+        pixel, low, high, products = self._pinhole
+        p = T @ points  # (B, 4, N): x, y, z, 1
+        # (x / z, y / z, 1, 1 / z); the third is one where the point is in front, and only there.
+        q = (p / p[:, 2:3].clamp_min(_MIN_DEPTH)).clamp(-_FAR, _FAR)
+        uvz = torch.addcmul(pixel[0], q[:, :3], pixel[1])
+        held = torch.minimum(torch.maximum(uvz, low), high)
+        valid = (held == uvz).all(1)
+        # Where there is no field of cells what is outside must stay outside.
+        uv = (uvz if self._grid is None else held)[:, :2].mT
+        if not jacobian:
+            return uv, None, valid
+        E = products @ (q[:, :, None] * q[:, None]).flatten(1, 2)
+        return uv, E.view(len(E), 3, 7, -1), valid
+
+    def _portion(self, part: slice, T: Tensor, jacobian: bool, scatter: bool) -> Evaluation:
+        uv, E, valid = self._project(T, self.points[..., part], jacobian)
+        if self._grid is not None:
+            sample = self._grid.sample_inside(uv, valid, jacobian)
+        else:
+            sample = self.field.sample(uv, gradients=jacobian)
+            valid = valid & sample.inside
+        confidence = sample.confidence
+        if self.confidence is not None:
+            stored = self.confidence[:, part]
+            confidence = stored if confidence is None else confidence * stored
+        reference = self.reference[:, part]
+        if E is None:
+            r = sample.values - reference
+            squared = torch.linalg.vecdot(r, r)
+            valid, squared, weights, cost = self._weighed(valid, squared, confidence)
+            return Evaluation(cost, valid, squared, weights)
+        rows = sample.stacked
+        if rows is None:
+            assert sample.gradients is not None
+            rows = torch.cat([(sample.values - reference)[..., None, :], sample.gradients.mT], dim=-2)
+        elif torch.is_grad_enabled():
+            rows = torch.cat([rows[..., :1, :] - reference[..., None, :], rows[..., 1:, :]], dim=-2)
+        else:
+            rows[..., 0, :].sub_(reference)
+        M = rows @ rows.mT  # (B, N, 3, 3)
+        valid, squared, weights, cost = self._weighed(valid, M[..., 0, 0], confidence)
+        M = M.permute(0, 2, 3, 1).contiguous()
+        M = torch.where(valid[:, None, None], M, _zero(M.device, M.dtype)) * weights[:, None, None]
+        right = (M[:, :, :, None] * E[:, None]).sum(2)  # (B, 3, 7, N)
+        normal = (E[:, :, :6] @ right.mT).sum(1)
+        shares = None
+        if scatter:
+            a = (E[:, :, :6] * right[:, :, 6:]).sum(1)  # (B, 6, N)
+            shares = a @ a.mT
+        return Evaluation(cost, valid, squared, weights, normal, shares)
+
+    def _weighed(
+        self, seen: Tensor, squared: Tensor, confidence: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Valid, r.r and the weight where valid, and the cost (B,)."""
+        valid = seen & ((squared if confidence is None else squared + confidence) < torch.inf)
+        zero = _zero(squared.device, squared.dtype)
+        squared = torch.where(valid, squared, zero)
+        weights, cost = self.robust.weight_and_cost(squared)
+        confidence = valid if confidence is None else torch.where(valid, confidence, zero)
+        weights, cost = weights * confidence, cost * confidence
+        return valid, squared, weights, cost.sum(-1)
+
+
+@lru_cache(maxsize=16)
+def _zero(device: torch.device, dtype: torch.dtype) -> Tensor:
+    with torch.inference_mode(False):
+        return torch.zeros((), device=device, dtype=dtype)
+
+
+@lru_cache(maxsize=16)
+def _residual_row(device: torch.device, dtype: torch.dtype) -> Tensor:
+    """(3, 7, 1): E without the projection."""
+    out = torch.zeros(3, 7, 1)
+    out[0, 6] = 1.0
+    with torch.inference_mode(False):
+        return out.to(device, dtype)
+
+
+@lru_cache(maxsize=16)
+def _monomials(device: torch.device, dtype: torch.dtype) -> Tensor:
+    """(3, 21, 16): E of a pinhole by the products of (a, b, 1, 1 / z): what is one, what fx and what fy multiplies."""
+    a, b, one, i = range(4)
+    out = torch.zeros(3, 4, 4, 3, 7)
+    out[0, one, one, 0, 6] = 1.0
+    for column, row, other, value in ((0, i, one, 1.0), (2, a, i, -1.0), (3, a, b, -1.0), (4, one, one, 1.0),
+                                      (4, a, a, 1.0), (5, b, one, -1.0)):  # fmt: skip
+        out[1, row, other, 1, column] = value
+    for column, row, other, value in ((1, i, one, 1.0), (2, b, i, -1.0), (3, one, one, -1.0), (3, b, b, -1.0),
+                                      (4, a, b, 1.0), (5, a, one, 1.0)):  # fmt: skip
+        out[2, row, other, 2, column] = value
+    with torch.inference_mode(False):
+        return out.view(3, 16, 21).mT.contiguous().to(device, dtype)
+
+
+def _pinhole(camera: TorchCamera, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Of a camera without distortion: (centre, focal) with a third axis, the bounds of both, and E by products."""
+    focal, centre, size = (getattr(camera, name).to(dtype)[..., None] for name in ("focal", "centre", "size"))
+    one = torch.ones_like(focal[..., :1, :])
+    pixel = torch.stack([torch.cat([centre, 0.0 * one], -2), torch.cat([focal, one], -2)])
+    low, high = torch.cat([0.0 * size - 0.5, one], -2), torch.cat([size - 0.5, one], -2)
+    whole, by_fx, by_fy = _monomials(focal.device, dtype)
+    return pixel, low, high, whole + focal[..., :1, :] * by_fx + focal[..., 1:, :] * by_fy
 
 
 def evaluate(
@@ -85,27 +259,8 @@ def evaluate(
     :param camera: of the field's level (:meth:`TorchCamera.scaled`).
     :param scatter: also fill :attr:`Evaluation.scatter`.
     """
-    B, N, C = T_cam_map.shape[0], points_map.shape[1], reference.shape[-1]
-    size = max(_PORTION // (3 * B * C), 1)
-
-    def portion(start: int, stop: int) -> Evaluation:
-        part = slice(start, stop)
-        return _evaluate(
-            T_cam_map,
-            points_map[:, part],
-            reference[:, part],
-            None if reference_confidence is None else reference_confidence[:, part],
-            None if mask is None else mask[:, part],
-            field,
-            camera,
-            robust,
-            jacobian,
-            scatter,
-        )
-
-    if size >= N or torch.is_grad_enabled():
-        return portion(0, N)
-    return _joined([portion(start, min(start + size, N)) for start in range(0, N, size)])
+    problem = Problem(points_map, reference, reference_confidence, mask, field, camera, robust)
+    return problem.evaluate(T_cam_map, jacobian, scatter)
 
 
 def _joined(parts: Sequence[Evaluation]) -> Evaluation:
@@ -120,57 +275,6 @@ def _joined(parts: Sequence[Evaluation]) -> Evaluation:
         torch.cat([part.valid for part in parts], dim=1),
         torch.cat([part.squared for part in parts], dim=1),
         torch.cat([part.weights for part in parts], dim=1),
-        total([part.gradient for part in parts]),
-        total([part.hessian for part in parts]),
+        total([part.normal for part in parts]),
         total([part.scatter for part in parts]),
     )
-
-
-def _evaluate(
-    T_cam_map: Tensor,
-    points_map: Tensor,
-    reference: Tensor,
-    reference_confidence: Tensor | None,
-    mask: Tensor | None,
-    field: FeatureField,
-    camera: TorchCamera,
-    robust: Robust,
-    jacobian: bool,
-    scatter: bool,
-) -> Evaluation:
-    uv, P, valid = project_points(T_cam_map, points_map, camera, jacobian)
-    sample = field.sample(uv, gradients=jacobian)
-    r = sample.values - reference
-    squared = torch.linalg.vecdot(r, r)
-    confidence = sample.confidence
-    if reference_confidence is not None:
-        confidence = reference_confidence if confidence is None else confidence * reference_confidence
-    valid = valid & sample.inside & (squared if confidence is None else squared + confidence).isfinite()
-    if mask is not None:
-        valid = valid & mask
-    zero = torch.zeros_like(squared)
-    squared = torch.where(valid, squared, zero)
-    weights = robust.weight(squared)
-    cost = robust.cost(squared)
-    if confidence is not None:
-        weights, cost = weights * confidence, cost * confidence
-    weights = torch.where(valid, weights, zero)
-    cost = torch.where(valid, cost, zero).sum(-1)
-    if P is None:
-        return Evaluation(cost, valid, squared, weights)
-    assert sample.gradients is not None
-    # w G^T G and w G^T r, entry by entry (B, N).
-    gx, gy = sample.gradients.unbind(-1)
-    dot = torch.linalg.vecdot
-    products = torch.stack([dot(gx, gx), dot(gx, gy), dot(gy, gy), dot(gx, r), dot(gy, r)])
-    xx, xy, yy, xr, yr = torch.where(valid, products * weights, zero)
-    P = torch.where(valid, P, zero)
-    # [w G^T G P | w G^T r] (2, 7, B, N), then P^T times it, summed over rows and points.
-    right = torch.stack([torch.cat([xx * P[0] + xy * P[1], xr[None]]), torch.cat([xy * P[0] + yy * P[1], yr[None]])])
-    left = P.permute(2, 1, 0, 3).flatten(2)  # (B, 6, 2 N)
-    normal = left @ right.permute(2, 0, 3, 1).flatten(1, 2)
-    shares = None
-    if scatter:
-        a = (P[0] * xr + P[1] * yr).transpose(0, 1)  # (B, 6, N)
-        shares = a @ a.transpose(-1, -2)
-    return Evaluation(cost, valid, squared, weights, normal[..., 6], normal[..., :6], shares)

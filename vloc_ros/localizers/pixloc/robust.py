@@ -87,6 +87,13 @@ class Robust:
         b, half = self._barron(x)
         return torch.exp((half - 1.0) * torch.log1p(x / b))
 
+    def weight_and_cost(self, s: Tensor) -> tuple[Tensor, Tensor]:
+        """rho'(s) and rho(s); any shape. Of the default cost in half the operations."""
+        if self.kind != "barron" or isinstance(self.alpha, Tensor) or self.alpha != 0.0:
+            return self.weight(s), self.cost(s)
+        x = s * (0.5 / self.scale**2)
+        return (x + 1.0).reciprocal(), x.log1p() * (2.0 * self.scale**2)
+
     def _barron(self, x: Tensor) -> tuple[Tensor | float, Tensor | float]:
         """b = |alpha - 2|, kept from zero (where the limit is the squared cost to rounding), and alpha / 2."""
         least = 1e-7 if x.dtype == torch.float64 else 1e-4

@@ -174,6 +174,10 @@ class ReferenceStore:
         """O, of all references together."""
         return len(self._point_ids)
 
+    def busiest(self) -> int:
+        """The reference that observes most points."""
+        return int(np.argmax(np.diff(self._offsets)))
+
     def near(
         self,
         T_map_cam: Array,
@@ -334,5 +338,5 @@ def _read_tile(
             confidence = f"confidence.{p}.{level}"
             tile[confidence] = expect(stored, confidence, (rows,), torch.float16, where)
     if device.type == "cuda":
-        return {key: value.pin_memory().to(device, non_blocking=True) for key, value in tile.items()}
-    return tile
+        tile = {key: value.pin_memory() for key, value in tile.items()}
+    return {key: value.to(device, non_blocking=True) for key, value in tile.items()}

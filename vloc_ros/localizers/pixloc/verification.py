@@ -47,15 +47,14 @@ def peak_share(level: Level, points: Tensor, T_cam_map: Tensor) -> Tensor:
     seen = seen & uv.isfinite().all(-1)
     field = level.field
     assert isinstance(field, GridField)
-    _, C, h, w = field.shape
-    last = torch.tensor([w - 1, h - 1], device=uv.device)
+    last = field.bounds(torch.float32)[0].long()
     cell = torch.where(seen[..., None], uv, torch.zeros_like(uv)).clamp(-1e6, 1e6).round().long()
     at = cell[..., None, :] + _offsets(uv.device)  # (B, n, K, 2)
     inside = ((at >= 0) & (at <= last)).all(-1)
     at = torch.minimum(at.clamp(min=0), last)
     # At the image's edge fewer places compete; a point needs room on most sides to count.
     counted = seen & (inside.float().mean(-1) >= 0.6)
-    around = field.rows[(at[..., 1] * w + at[..., 0]).flatten()].view(*at.shape[:-1], C)
+    around = field.cells(at)
     wanted = level.reference[:, ::every, None].to(around.dtype)
     alike = torch.nn.functional.cosine_similarity(around, wanted, dim=-1)
     alike = torch.where(inside, alike, torch.full_like(alike, -2.0))

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 
 from vloc_ros.localizers.base import Hypothesis, Localizer
-from vloc_ros.localizers.calibration import Confidence, ConfidenceSettings
+from vloc_ros.localizers.calibration import Confidence
 from vloc_ros.localizers.device import Clock
 from vloc_ros.localizers.retrieval.averaging import (
     RIDGE,
@@ -26,6 +26,7 @@ from vloc_ros.localizers.retrieval.database import Database, read_databases
 from vloc_ros.localizers.retrieval.descriptor import Descriptor
 from vloc_ros.localizers.retrieval.index import Index, IndexKind, build_index
 from vloc_ros.localizers.retrieval.statistics import STATISTICS, retrieval_statistics
+from vloc_ros.localizers.view import ViewSettings
 from vloc_ros.maps import MapBundle
 from vloc_ros.settings import Fixed, ranged
 from vloc_ros.types import Array, CandidateStep, LocalizationState, PosePrior, Query
@@ -43,7 +44,7 @@ INDEX_RECALL = 0.98
 
 
 @dataclass(frozen=True)
-class RetrievalSettings(ConfidenceSettings):
+class RetrievalSettings(ViewSettings):
     """From neighbours to a pose. All of it may change at run time. ``README.md`` lists each with its source.
 
     :param k: nearest references that are averaged; 1 takes the pose of the nearest.

@@ -1,0 +1,80 @@
+"""Every backend on a device that is elsewhere: nothing mixes, the pose is the CPU's, and what is asked for is counted.
+
+The rules of counting are those of :mod:`bench.simulated_device`. A budget is what a query may cost, not what it costs:
+a change that needs more has to say so here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import vloc_ros
+from bench.simulated_device import Counts, simulated_device
+from vloc_ros.datasets import open_sequence
+from vloc_ros.localizers.base import Localizer, backend_class
+from vloc_ros.maps import read_map
+
+MAPS = Path(__file__).parents[1] / "data" / "maps_0_1"
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Most launches, waits and uploads of a query."""
+
+    launches: int
+    waits: int
+    uploads: int
+
+
+BUDGETS = {
+    "imposing": Budget(300, 1, 2),
+    "retrieval": Budget(100, 3, 3),
+    "copr": Budget(100, 3, 3),
+    "irpnet.vmap": Budget(180, 1, 5),
+    "camnet": Budget(300, 1, 4),
+    "pixloc": Budget(500, 1, 4),
+    "features": Budget(200, 26, 11),
+}
+
+
+@pytest.fixture(scope="module")
+def sequence():
+    return open_sequence(MAPS / "drive")
+
+
+def query(sequence, prior: bool, index: int = 5) -> vloc_ros.Query:
+    pose = sequence.T_map_cam[index]
+    found = vloc_ros.PosePrior(pose, np.diag([0.25] * 3 + [0.01] * 3)) if prior else None
+    return vloc_ros.Query(sequence.image(index), sequence.camera, int(sequence.stamps_ns[index]), prior=found)
+
+
+def asked(localizer: Localizer, question: vloc_ros.Query, counted) -> tuple[vloc_ros.Estimate, Counts]:
+    """The third time: what is made once is there, and recorded work is replayed."""
+    for _ in range(2):
+        localizer.localize(question)
+    counted()
+    return localizer.localize(question), counted()
+
+
+@pytest.mark.parametrize("name", BUDGETS)
+def test_a_query_keeps_to_its_budget_and_gives_the_cpus_pose(name, sequence):
+    bundle, budget = read_map(MAPS / name), BUDGETS[name]
+    on_cpu = backend_class(bundle.manifest.backend).from_map(bundle, torch.device("cpu"))
+    with simulated_device() as (device, counted):
+        there = backend_class(bundle.manifest.backend).from_map(bundle, device)
+        for prior in (False, True):
+            question = query(sequence, prior)
+            if there.needs_prior and not prior:
+                continue
+            estimate, counts = asked(there, question, counted)
+            expected = on_cpu.localize(question)
+            np.testing.assert_allclose(estimate.T_map_cam, expected.T_map_cam, atol=1e-4)
+            assert estimate.state is expected.state
+            assert counts.launches <= budget.launches, counts.places("launch", 25)
+            assert counts.waits <= budget.waits, counts.places("wait")
+            assert counts.uploads <= budget.uploads, counts.places("upload")
