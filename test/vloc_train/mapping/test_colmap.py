@@ -76,22 +76,6 @@ def test_wrong_poses_leave_hardly_a_point(pycolmap, tmp_path):
     assert len(made.points) < 20
 
 
-def test_refined_poses_are_better_than_noisy_ones(pycolmap, tmp_path):
-    T, _, rows, pixels = drive()
-    rng = np.random.default_rng(1)
-    noisy = T.copy()
-    noisy[:, :3, 3] += rng.normal(0, 0.02, (len(T), 3))
-    options = colmap.TriangulationOptions(refine_poses=True, maximum_error_px=8.0)
-    made = colmap.triangulate(tmp_path, [CAMERA], [0] * len(T), noisy, pixels, matches_of(rows), options)
-
-    # Up to a similarity: compare the shape of the path by the ratio of its steps.
-    def steps(poses):
-        moved = np.linalg.norm(np.diff(poses[:, :3, 3], axis=0), axis=1)
-        return moved / moved.sum()
-
-    assert np.abs(steps(made.T_map_cam) - steps(T)).max() < 0.2 * np.abs(steps(noisy) - steps(T)).max()
-
-
 def test_distorted_cameras_are_refused(tmp_path, pycolmap):
     bent = replace(CAMERA, distortion_model="plumb_bob", distortion=(0.1, 0.0, 0.0, 0.0))
     with pytest.raises(CameraError, match="pinhole"):
