@@ -8,6 +8,8 @@ thought; :mod:`vloc_ros.datasets.colmap_model` reads them without it.
 from __future__ import annotations
 
 import re
+import signal
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -67,12 +69,16 @@ OLDEST = (3, 11)
 
 
 def require_pycolmap() -> Any:
-    """The module ``pycolmap``.
+    """The module ``pycolmap``. It makes its own end of SIGTERM, with a stack trace: ours is put back.
 
     :raises ConfigError: it is not installed, or too old.
     """
+    handler = signal.getsignal(signal.SIGTERM)
     try:
         import pycolmap
+
+        if handler is not None and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, handler)
     except ImportError as error:
         raise ConfigError("structure from motion needs pycolmap: pip install 'vloc_ros[maps]'") from error
     found = str(getattr(pycolmap, "__version__", "0"))
