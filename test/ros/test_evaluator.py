@@ -41,7 +41,10 @@ def test_a_played_bag_is_localized_and_compared_with_its_reference(live):
     bag = write_sequence(
         PosedSequence("drive", stamps, T @ T_base_cam, T_base_cam, camera, Painted(), T), live.tmp_path / "bag"
     )  # fmt: skip
-    live.start_node(use_sim_time=True)
+    west, east = (live.session.make_map(name, area) for name, area in (("west", (0.0, 7.0)), ("east", (6.0, 30.0))))
+    node = live.start_node(
+        use_sim_time=True, map="", maps=f'["{west}", "{east}"]', map_hysteresis=0.5, map_ahead=1.5, tf_smoothing=0.3,
+    )  # fmt: skip
     live.wait_state("active")
     report = live.tmp_path / "report"
     evaluator = live.launch("evaluator.launch.py", report=report, use_sim_time="true")
@@ -57,6 +60,9 @@ def test_a_played_bag_is_localized_and_compared_with_its_reference(live):
     live.until(lambda: len(errors) >= 30, "errors")
     assert max(e.data for e in errors) < 0.15  # the backend's poses are a multiple of 0.1 m, and 1.5 m up
     assert float(told()["recall_0.25m_2deg"]) > 0.5 and float(told()["nees_mean"]) < 10.0
+    # On the way the map changed, and no frame was lost to it.
+    assert f"map {east} is loaded ahead" in node.text and f"map {east}: fake on cpu" in node.text, node.text
+    assert float(told()["published"]) >= float(told()["frames"]) - 6
     evaluator.interrupt()
     live.until(lambda: (report / "report.json").exists(), "the report", 20)
     figures = json.loads((report / "report.json").read_text())
