@@ -18,9 +18,13 @@ A map is untrusted input: it names a network that timm defines, never a file or 
 from __future__ import annotations
 
 import hashlib
+import importlib
 import importlib.util
 import logging
 import socket
+import sys
+import threading
+import types
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping
@@ -43,6 +47,7 @@ __all__ = [
     "WeightsPackage",
     "create_network",
     "fill_network",
+    "import_timm",
     "make_backbone",
     "packaged_weights",
     "preprocess_of",
@@ -105,10 +110,46 @@ PACKAGES = {
 }
 
 
+class _Compiler(types.ModuleType):
+    """Stands for the compiler of torch while timm is imported."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.__path__ = []
+
+    @staticmethod
+    def is_compile_supported(device_type: str) -> bool:
+        """What torchvision asks when one of its operators is called: the compiler itself answers."""
+        supported: bool = importlib.import_module("torch._dynamo.utils").is_compile_supported(device_type)
+        return supported
+
+
+_import_lock = threading.Lock()
+
+
+def import_timm() -> Any:
+    """timm, without the compiler of torch, whose import takes longer than all others together.
+
+    timm imports torchvision, and torchvision one function of the compiler that only some of its operators call.
+    """
+    with _import_lock:
+        names = ("torch._dynamo", "torch._dynamo.utils")
+        absent = [name for name in names if name not in sys.modules]
+        standing = {name: _Compiler(name) for name in absent} if len(absent) == len(names) else {}
+        if "timm" not in sys.modules:
+            sys.modules.update(standing)
+        try:
+            return importlib.import_module("timm")
+        finally:
+            for name, module in standing.items():
+                if sys.modules.get(name) is module:
+                    del sys.modules[name]
+
+
 def preprocess_of(name: str, width: int, height: int) -> Preprocess:
     """How images become what a network reads: at this size, with the mean and deviation that its public weights were
     trained with."""
-    import timm
+    timm = import_timm()
 
     try:
         config = timm.get_pretrained_cfg(name)
@@ -116,7 +157,7 @@ def preprocess_of(name: str, width: int, height: int) -> Preprocess:
         config = None
     if config is None:
         return Preprocess(width, height)
-    return Preprocess(width, height, mean=tuple(config.mean), std=tuple(config.std))  # type: ignore[arg-type]
+    return Preprocess(width, height, mean=tuple(config.mean), std=tuple(config.std))
 
 
 def make_backbone(
@@ -139,7 +180,7 @@ def create_network(
     :param fixed: arguments that the caller decides, such as ``features_only``.
     :raises ConfigError: see :func:`make_backbone`.
     """
-    import timm
+    timm = import_timm()
 
     reserved = sorted(set(options) & (_RESERVED - ({"out_indices"} if fixed.get("features_only") else set())))
     if reserved or not name.replace(".", "").replace("_", "").isalnum():
@@ -217,7 +258,7 @@ def _advice(name: str) -> str:
 
 def _hub_obstacle(name: str) -> str | None:
     """Why timm's hub cannot give the weights of a network, or None. Answers within seconds."""
-    import timm
+    timm = import_timm()
 
     config = timm.get_pretrained_cfg(name)
     if config is None or not (config.hf_hub_id or config.url or config.file):
@@ -385,7 +426,7 @@ def weights_origin(name: str, pretrained: Pretrained) -> dict[str, str]:
 
 def _hub_file(name: str) -> Path | None:
     """The file of a network's public weights in the hub's cache, if it was ever loaded."""
-    import timm
+    timm = import_timm()
     from huggingface_hub import try_to_load_from_cache
 
     config = timm.get_pretrained_cfg(name)
