@@ -23,8 +23,6 @@ import importlib.util
 import logging
 import socket
 import sys
-import threading
-import types
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping
@@ -39,6 +37,7 @@ from torch import Tensor, nn
 
 from vloc_ros.errors import ConfigError
 from vloc_ros.images.preprocess import Preprocess
+from vloc_ros.localizers.compiler import without_compiler
 from vloc_ros.localizers.weights import read_weight_file
 
 __all__ = [
@@ -110,40 +109,15 @@ PACKAGES = {
 }
 
 
-class _Compiler(types.ModuleType):
-    """Stands for the compiler of torch while timm is imported."""
-
-    def __init__(self, name: str) -> None:
-        super().__init__(name)
-        self.__path__ = []
-
-    @staticmethod
-    def is_compile_supported(device_type: str) -> bool:
-        """What torchvision asks when one of its operators is called: the compiler itself answers."""
-        supported: bool = importlib.import_module("torch._dynamo.utils").is_compile_supported(device_type)
-        return supported
-
-
-_import_lock = threading.Lock()
-
-
 def import_timm() -> Any:
     """timm, without the compiler of torch, whose import takes longer than all others together.
 
     timm imports torchvision, and torchvision one function of the compiler that only some of its operators call.
     """
-    with _import_lock:
-        names = ("torch._dynamo", "torch._dynamo.utils")
-        absent = [name for name in names if name not in sys.modules]
-        standing = {name: _Compiler(name) for name in absent} if len(absent) == len(names) else {}
-        if "timm" not in sys.modules:
-            sys.modules.update(standing)
-        try:
-            return importlib.import_module("timm")
-        finally:
-            for name, module in standing.items():
-                if sys.modules.get(name) is module:
-                    del sys.modules[name]
+    if "timm" in sys.modules:
+        return sys.modules["timm"]
+    with without_compiler():
+        return importlib.import_module("timm")
 
 
 def preprocess_of(name: str, width: int, height: int) -> Preprocess:
