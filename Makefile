@@ -35,6 +35,7 @@ $(STAMP): pyproject.toml setup.py setup.cfg package.xml
 	@touch $(VENV)/share/ament_index/resource_index/packages/vloc_ros
 	@ln -sfn "$(CURDIR)" $(VENV)/share/vloc_ros
 	@ln -sfn ../../bin/localizer $(VENV)/lib/vloc_ros/localizer
+	@ln -sfn ../../bin/evaluator $(VENV)/lib/vloc_ros/evaluator
 	@touch $@
 
 demo: setup

@@ -45,7 +45,7 @@ data_files = [
 # colcon puts the console scripts into lib/vloc_ros (setup.cfg). pip puts them into bin, so a wheel carries
 # one more script for `ros2 run` and `ros2 launch`, which look into lib/vloc_ros of every prefix.
 if {"bdist_wheel", "editable_wheel", "dist_info"} & set(sys.argv):
-    data_files.append((f"lib/{PACKAGE}", ["resource/localizer"]))
+    data_files.append((f"lib/{PACKAGE}", ["resource/evaluator", "resource/localizer"]))
 
 setup(
     name=PACKAGE,
@@ -63,6 +63,7 @@ setup(
         "console_scripts": [
             "vloc = vloc_ros.cli.main:main",
             "localizer = vloc_ros.nodes.localizer:main",
+            "evaluator = vloc_ros.nodes.evaluator:main",
         ],
     },
 )

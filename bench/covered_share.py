@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +24,16 @@ from vloc_ros.types import LocalizationState, Query
 from vloc_train.benchmark.lens import Lens, seen_by
 from vloc_train.training.town import TownDrive, cache_folder, town_drive
 
-SIDES = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.6, 0.5)
+SIDES = (0.9, 0.85, 0.8, 0.75, 0.7, 0.6, 0.5)
+#: Pixels of the map's view that one of a lens of 90 degrees becomes.
+ENLARGED = (1.0, 2.0, 3.0, 4.0, 6.0)
 LIMIT_95 = 12.59
 
 
-def measured(path: str, drive: Any, side: float, corner: bool) -> dict[str, Any]:
-    """Frames of a drive whose images are cut to a part, the middle or the upper left corner."""
-    at = 0.0 if corner else 0.5 * (1.0 - side)
-    part = seen_by(Lens(window=(at, at, side, side)), drive)
+def measured(path: str, part: Any, about: str) -> dict[str, Any]:
+    """All frames of a drive."""
     rows: list[tuple[float, ...]] = []
-    with load_localizer(path, "cpu", settings={"least_covered": 0.05}) as localizer:
+    with load_localizer(path, "cpu", settings={"least_covered": 0.05, "most_enlarged": 100.0}) as localizer:
         backend, view = localizer.backend, localizer.view(part.camera)
         for index, image in part.frames():
             found = localizer.localize(Query(image, part.camera, int(part.stamps_ns[index])))
@@ -44,9 +45,9 @@ def measured(path: str, drive: Any, side: float, corner: bool) -> dict[str, Any]
             ))  # fmt: skip
     metres, degrees, squared, sigma, score, localized, lost = np.array(rows).T
     sure, told = localized > 0, lost == 0
-    share = 1.0 if view is None else view.covered
+    share, enlarged = (1.0, None) if view is None else (round(view.covered, 3), round(view.enlarged, 2))
     return {
-        "backend": backend, "side": side, "corner": corner, "covered": round(share, 3), "frames": len(rows),
+        "backend": backend, "lens": about, "covered": share, "enlarged": enlarged, "frames": len(rows),
         "median_m": float(np.median(metres)), "within_2m_5deg": float(((metres < 2) & (degrees < 5)).mean()),
         "localized": float(localized.mean()), "lost": float(lost.mean()),
         "localized_median_m": float(np.median(metres[sure])) if sure.any() else None,
@@ -66,12 +67,20 @@ def main() -> None:
     arguments = parser.parse_args()
     shape = TownDrive(seed=1, index=6, loop_m=200.0, width=480, height=270, spacing_m=arguments.spacing)
     drive = town_drive(shape, cache_folder(), print)[0]
+    wide = town_drive(replace(shape, fov_deg=90.0), cache_folder(), print)[0]
     found = []
     for path in arguments.maps:
-        for corner in (False, True):
-            for side in SIDES[1:] if corner else SIDES:
-                found.append(measured(path, drive, side, corner))
-                print(json.dumps(found[-1]), flush=True)
+        asked = {"the map's": drive}
+        for side in SIDES:
+            for name, at in (("middle", 0.5 * (1.0 - side)), ("upper left", 0.0)):
+                asked[f"{name} {side:g}"] = seen_by(Lens(window=(at, at, side, side)), drive)
+        with load_localizer(path, "cpu") as localizer:
+            fine = localizer.view(wide.camera)
+        for factor in ENLARGED if fine is not None else ():
+            asked[f"90 deg, 1 to {factor:g}"] = seen_by(Lens(scale=min(fine.enlarged / factor, 1.0)), wide)
+        for about, part in asked.items():
+            found.append(measured(path, part, about))
+            print(json.dumps(found[-1]), flush=True)
     arguments.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 

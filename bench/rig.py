@@ -177,8 +177,8 @@ def figures(records: list[FrameRecord]) -> dict[str, Any]:
         "wrong_while_localized": int(sum(e > WRONG_M for e in sure)),
         "worst_localized_m": max(sure, default=float("nan")),
         "longest_gap_s": float(gap),
-        "nees_share_in_95": metrics.nees_share_in_95,
-        "nees_mean": metrics.nees_mean,
+        "nees_share_in_95": metrics.nees.share_in_95,
+        "nees_mean": metrics.nees.mean,
     }
 
 

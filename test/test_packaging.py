@@ -80,12 +80,12 @@ def test_only_a_wheel_carries_a_script_of_its_own(setup_arguments):
 
 def test_entry_points_resolve(setup_arguments):
     points = setup_arguments()["entry_points"]
-    assert {p.split(" = ")[0] for p in points["console_scripts"]} == {"vloc", "localizer"}
+    assert {p.split(" = ")[0] for p in points["console_scripts"]} == {"vloc", "localizer", "evaluator"}
     for group in points.values():
         for point in group:
             module, _, name = point.split(" = ")[1].partition(":")
-            if module == "vloc_ros.nodes.localizer":  # imports rclpy: look at its source instead
-                tree = ast.parse((ROOT / "vloc_ros/nodes/localizer.py").read_text())
+            if module.startswith("vloc_ros.nodes."):  # imports rclpy: look at its source instead
+                tree = ast.parse((ROOT / f"{module.replace('.', '/')}.py").read_text())
                 assert name in {n.name for n in tree.body if isinstance(n, ast.FunctionDef)}
             else:
                 assert callable(getattr(importlib.import_module(module), name)), point

@@ -230,6 +230,13 @@ class Pipeline:
             T_odom_base = self._last_odometry
         self.tracker.set_initial_pose(T_map_base, covariance, T_odom_base, scene, hold_s)
 
+    def use(self, localizer: Localizer) -> None:
+        """Go on with another map of the same frame; the track stays. The one that was in use is not closed."""
+        self.localizer = localizer
+        self._lenses.clear()
+        self.fixes = FixMemory(localizer.manifest.scenes, self.fixes.settings, self.tracker.settings.max_speed_mps)
+        self.tracker.change_map()
+
     def relocalize(self) -> None:
         """Forget the pose and search the whole map."""
         self.tracker.relocalize()

@@ -80,7 +80,7 @@ def test_tables_are_made_in_bands_of_rows():
     try:
         rectifier = Rectifier(camera)
         assert tracemalloc.get_traced_memory()[0] < 1e6, "no tables before there is an image"
-        map1, map2, _ = rectifier._tables
+        map1, map2, _, _ = rectifier._tables
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()

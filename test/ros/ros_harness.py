@@ -69,8 +69,8 @@ class Session:
         self.site = site
         self.map = self.make_map("town")
 
-    def make_map(self, name: str, **settings: object) -> Path:
-        """A map of the test backend."""
+    def make_map(self, name: str, area: tuple[float, float] = (0.0, 30.0), **settings: object) -> Path:
+        """A map of the test backend. :param area: from and to which x, m."""
         import torch
 
         from vloc_ros.maps import MapManifest, write_map
@@ -79,7 +79,7 @@ class Session:
 
         manifest = MapManifest(
             backend="fake",
-            scenes=(Scene("town", "map", (0.0, 0.0, 0.0), (30.0, 30.0, 3.0), DATUM),),
+            scenes=(Scene("town", "map", (area[0], 0.0, 0.0), (area[1], 30.0, 3.0), DATUM),),
             camera=CameraModel(WIDTH, HEIGHT, FOCAL, FOCAL, (WIDTH - 1) / 2, (HEIGHT - 1) / 2),
             preprocessing={"width": WIDTH, "height": HEIGHT},
             settings=dict(settings),

@@ -25,7 +25,7 @@ def documented(live):
     out = names(node.get_publisher_names_and_types_by_node("vloc_localizer", "/"))
     into = names(node.get_subscriber_names_and_types_by_node("vloc_localizer", "/"))
     services = names(node.get_service_names_and_types_by_node("vloc_localizer", "/"))
-    own = {"/rosout", "/parameter_events", "~/transition_event", "/clock"}
+    own = {"/rosout", "/parameter_events", "~/transition_event", "/clock", "/bond"}
     told_in = {"image", "camera_info", "initialpose", "fix", "/tf", "/tf_static"}
     cameras = {"/camera/image": "image", "/side/image": "image"}
     cameras |= {"/camera/camera_info": "camera_info", "/side/camera_info": "camera_info"}
@@ -49,9 +49,15 @@ def test_a_rig_goes_on_while_one_camera_fails(live):
 
     node = live.start_node(
         cameras='["front", "side"]',
+        bond=True,
         **{"camera.front.image": "/camera/image", "camera.side.image": "/side/image", "rig_timeout": 0.4},
     )
     live.wait_state("active")
+    from bond.msg import Status
+
+    beats = live.hear(Status, "/bond")
+    live.until(lambda: len(beats) >= 2, "the heartbeats that a lifecycle manager waits for")
+    assert {(b.id, b.active) for b in beats} == {("vloc_localizer", True)} and beats[0].heartbeat_timeout == 4.0
     poses, states = live.poses(), live.states()
     count = [0]
 
@@ -163,6 +169,8 @@ def test_a_rig_goes_on_while_one_camera_fails(live):
     assert live.set_parameter("rig_mode", "in_turn").successful
     for step in ("DEACTIVATE", "CLEANUP", "CONFIGURE", "ACTIVATE"):
         assert live.change_state(getattr(Transition, f"TRANSITION_{step}"))
+    live.until(lambda: any(not b.active for b in beats), "the bond ended by the deactivation")
+    assert len({b.instance_id for b in beats}) == 2
     poses.clear()
     until(lambda: len(poses) >= 6, "poses in turn")
     offsets = {stamp_of(p) % 10 for p in poses}

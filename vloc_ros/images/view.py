@@ -26,18 +26,18 @@ _FINE = 1.25
 class ViewWarp:
     """From images of one camera to the view of another; tables are made once, with the first image.
 
-    An image with more pixels than the view is first averaged down to about as many, as images of the map were.
+    An image with more pixels than the view is first averaged down to about as many, as images of the map were. What the
+    camera does not see shows the nearest pixel that it sees: networks are misled less by that than by any one colour.
 
     :param source: the camera, distorted or not. :param target: the view, without distortion.
-    :param fill: RGB in [0, 255] where the camera sees nothing.
     :raises CameraError: coefficients that are no lens, or a size that no camera has.
     """
 
-    def __init__(self, source: CameraModel, target: CameraModel, fill: tuple[int, int, int] = (0, 0, 0)) -> None:
+    def __init__(self, source: CameraModel, target: CameraModel) -> None:
         self.source, self.target = source, target
         self.pixels = _pixel_sizes(source, target)
         shrunk = [max(1, round(n / p)) if p > _FINE else n for n, p in zip(source.size, self.pixels, strict=True)]
-        self._rectifier = Rectifier(resized(source, *shrunk), target, fill)
+        self._rectifier = Rectifier(resized(source, *shrunk), target, beyond="nearest")
 
     @cached_property
     def covered(self) -> float:

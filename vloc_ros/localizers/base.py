@@ -321,7 +321,7 @@ class Localizer(ABC):
         if warp is not None:
             diagnostics |= {"view_covered": warp.covered, "view_enlarged": warp.enlarged}
             scene = self._calibration[found.scene]
-            confidence = less_sure(confidence, warp, found.score >= scene.lowest_score, self._settings)
+            confidence = less_sure(confidence, warp, scene.relative(found.score), self._settings)
         if confidence.position_sigma_m is not None:
             diagnostics["position_sigma_m"] = confidence.position_sigma_m
         clock.lap("assess")

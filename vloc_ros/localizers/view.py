@@ -18,7 +18,10 @@ __all__ = ["MapViews", "ViewSettings", "less_sure"]
 #: Cameras that are kept ready.
 _CAMERAS = 8
 #: The covariance of an image that shows a share c of the map's view is that of a whole one times c to this power.
-COVERED_POWER = -2.0
+COVERED_POWER = -3.0
+#: A part of a view is LOCALIZED only with a score at most two standard deviations below the mean of the calibration's
+#: frames: parts that were wrong scored less.
+FAMILIAR = -2.0
 #: A view counts as whole from here on: the last rows of a rectified image may be missing.
 WHOLE = 0.98
 
@@ -27,15 +30,15 @@ WHOLE = 0.98
 class ViewSettings(ConfidenceSettings):
     """Which other cameras are taken, by a backend that looks at an image as a whole; its own settings derive from it.
 
-    An image of another camera is warped into the view of the map's, and what that camera does not see is filled with
-    the mean colour.
+    An image of another camera is warped into the view of the map's; where that camera sees nothing, its nearest pixel
+    stands.
 
     :param least_covered: share of the map's view that another camera must see.
     :param most_enlarged: pixels of the map's view that a pixel of another camera may become, along an axis.
     """
 
-    least_covered: float = ranged(0.6, minimum=0.05, maximum=1.0)
-    most_enlarged: float = ranged(4.0, minimum=0.1, maximum=100.0)
+    least_covered: float = ranged(0.7, minimum=0.05, maximum=1.0)
+    most_enlarged: float = ranged(2.0, minimum=0.1, maximum=100.0)
 
 
 class MapViews:
@@ -76,8 +79,7 @@ class MapViews:
         if not camera.is_distorted and not differs:
             return None
         target = undistorted_camera(self._map_camera) if self._map_camera.is_distorted else self._map_camera
-        red, green, blue = (round(255 * min(max(v, 0.0), 1.0)) for v in self._preprocess.mean)
-        view = ViewWarp(camera, target, (red, green, blue))
+        view = ViewWarp(camera, target)
         if self._limits is None:
             return view
         if view.covered < self._limits.least_covered:
@@ -94,25 +96,24 @@ class MapViews:
         return view
 
 
-def less_sure(confidence: Confidence, view: ViewWarp, familiar: bool, limits: object) -> Confidence:
+def less_sure(confidence: Confidence, view: ViewWarp, score: float, limits: object) -> Confidence:
     """What is believed of a pose by a view that another camera saw, perhaps in part.
 
-    :param confidence: as if it had been whole. :param familiar: the view scores as frames of the map do.
-    :param limits: the backend's settings.
+    :param confidence: as if it had been whole. :param score: relative to what frames of the map score
+        (:meth:`~vloc_ros.localizers.calibration.SceneCalibration.relative`). :param limits: the backend's settings.
     """
-    whole = view.covered >= WHOLE
-    if whole and familiar:
+    if view.covered >= WHOLE:
         return confidence
-    covariance, state, sigma = confidence.covariance, confidence.state, confidence.position_sigma_m
-    if not whole:
-        covariance = covariance * max(view.covered, 1e-3) ** COVERED_POWER
-        familiar &= sigma is not None  # nobody knows what a part is worth where nobody knows what the whole is
-    if sigma is not None and isinstance(limits, ConfidenceSettings):
+    covariance = confidence.covariance * max(view.covered, 1e-3) ** COVERED_POWER
+    state, sigma = confidence.state, confidence.position_sigma_m
+    familiar = score >= FAMILIAR
+    if sigma is None:  # nobody knows what a part is worth where nobody knows what the whole is
+        familiar = False
+    elif isinstance(limits, ConfidenceSettings):
         sigma = largest_sigma(covariance[:3, :3])
+        familiar &= sigma <= limits.localized_sigma_m
         if sigma > limits.lost_sigma_m:
             state = LocalizationState.LOST
-        elif sigma > limits.localized_sigma_m and state is LocalizationState.LOCALIZED:
-            state = LocalizationState.DEGRADED
     if not familiar and state is LocalizationState.LOCALIZED:
         state = LocalizationState.DEGRADED
     return replace(confidence, covariance=covariance, state=state, position_sigma_m=sigma)

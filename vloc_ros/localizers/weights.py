@@ -29,7 +29,7 @@ def stored_weights(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 class _Unfilled(TorchFunctionMode):
-    """Networks are made without their first numbers, which nobody reads: what changes a tensor in place does nothing."""
+    """Networks are made without their first numbers, which nobody reads: changes in place do nothing."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name, kwargs = getattr(func, "__name__", ""), kwargs or {}

@@ -6,7 +6,8 @@ import sys
 from pathlib import Path
 
 from vloc_ros import diagnostics, pipeline
-from vloc_ros.nodes.parameters import markdown
+from vloc_ros.nodes.evaluator_parameters import EVALUATOR_PARAMETERS
+from vloc_ros.nodes.parameters import literal, markdown
 
 __all__ = ["NODE_KEYS", "diagnostics_page", "pages"]
 
@@ -56,9 +57,20 @@ def diagnostics_page() -> str:
     return "\n".join(lines)
 
 
+def evaluator_table() -> str:
+    """The parameters of the evaluator."""
+    rows = [
+        f"| `{s.name}` | {s.type_name} | `{literal(s.default)}` | {s.constraint} | {s.doc} |"
+        for s in EVALUATOR_PARAMETERS
+    ]
+    head = ["## Parameters of `vloc_evaluator`", "", "| parameter | type | default | allowed | meaning |",
+            "|---|---|---|---|---|"]  # fmt: skip
+    return "\n".join([*head, *rows, ""])
+
+
 def pages() -> dict[str, str]:
     """File names in docs/ and their text."""
-    return {"parameters.md": markdown(), "diagnostics.md": diagnostics_page()}
+    return {"parameters.md": f"{markdown()}\n{evaluator_table()}", "diagnostics.md": diagnostics_page()}
 
 
 if __name__ == "__main__":

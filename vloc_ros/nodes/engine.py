@@ -17,6 +17,7 @@ from vloc_ros.geometry.se3 import make_transform
 from vloc_ros.images.decode import CompressedImage, RawImage, decode, image_size, is_supported
 from vloc_ros.localizers.base import Localizer, load_localizer
 from vloc_ros.maps import read_map
+from vloc_ros.maps.atlas import Atlas
 from vloc_ros.messages import (
     camera_model,
     frame_id,
@@ -28,6 +29,7 @@ from vloc_ros.messages import (
 )
 from vloc_ros.nodes.bridges import decode_rare, quaternion_of_angles
 from vloc_ros.nodes.inputs import ReceivedFrame
+from vloc_ros.nodes.map_switch import MapSwitch
 from vloc_ros.nodes.outputs import Outputs
 from vloc_ros.nodes.rig import CameraSpec
 from vloc_ros.nodes.ros_parameters import NodeParameters
@@ -120,6 +122,7 @@ class Engine:
         self._broadcast = broadcast
         self._outputs = outputs
         self._localizer: Localizer | None = None
+        self._maps: MapSwitch | None = None
         self.pipeline: Pipeline | None = None
         #: Frames without odometry at their stamp, and frames dropped by an unexpected exception.
         self.odometry_missing = self.internal_errors = 0
@@ -152,33 +155,27 @@ class Engine:
 
         :raises VlocError: the map cannot be used; the message says why.
         """
-        path = os.path.expanduser(self._parameters["map"])
+        atlas = self._atlas()
+        path = os.path.expanduser(self._parameters["map"]) or (atlas.names[0] if atlas is not None else "")
+        if atlas is not None and path not in atlas.names:
+            raise ConfigError(f"map: expected one of maps ({', '.join(atlas.names)}), found {path!r}")
         if not path:
             raise MapNotFoundError("map: expected the path of a map, found an empty name; set the parameter map")
-        backend = self._parameters["backend"] or read_map(path).manifest.backend
-        settings = self._parameters.backend_settings(backend)
-        asked = self._parameters["device"]
+        localizer = self._opened(path)
 
         def on_cpu() -> Localizer:
-            self._localizer = load_localizer(path, "cpu", backend, settings)
+            self._localizer = self._opened(path, "cpu")
             return self._localizer
 
-        localizer = load_localizer(path, asked, self._parameters["backend"] or None, settings)
+        # Of several maps the one of the moment is not known here: then frames are refused while the device is full.
+        spare = None if localizer.device.type == "cpu" or atlas is not None else on_cpu
         try:
-            try:
-                localizer.warm_up()
-            except DeviceError as problem:
-                if asked != "auto":
-                    raise
-                self._log.error(f"{problem}; the CPU takes over")
-                localizer.close()
-                localizer = load_localizer(path, "cpu", backend, settings)
-                localizer.warm_up()
-            spare = None if localizer.device.type == "cpu" else on_cpu
             pipeline = make_pipeline(localizer, self._parameters, spare)
         except BaseException:
             localizer.close()
             raise
+        if self._maps is not None:
+            self._maps.close()
         old, self._localizer, self.pipeline = self._localizer, localizer, pipeline
         if old is not None:
             old.close()
@@ -194,6 +191,51 @@ class Engine:
         self._withdraw()
         self._restore_pose()
 
+        self._maps = None
+        if atlas is not None:
+            self._maps = MapSwitch(atlas, atlas.names.index(path), self._opened, lambda text: self._log.info(text))
+
+    def _opened(self, path: str, device: str = "") -> Localizer:
+        """The localizer of a map, warmed up; on the CPU where ``auto`` found a GPU with too little memory."""
+        backend = self._parameters["backend"] or read_map(path).manifest.backend
+        settings, asked = self._parameters.backend_settings(backend), device or self._parameters["device"]
+        localizer = load_localizer(path, asked, self._parameters["backend"] or None, settings)
+        try:
+            localizer.warm_up()
+        except DeviceError as problem:
+            localizer.close()
+            if asked != "auto":
+                raise
+            self._log.error(f"{problem}; the CPU takes over")
+            return self._opened(path, "cpu")
+        except BaseException:
+            localizer.close()
+            raise
+        return localizer
+
+    def _atlas(self) -> Atlas | None:
+        """The maps to change between; None where there is one."""
+        names = [os.path.expanduser(name) for name in self._parameters["maps"]]
+        if not names:
+            return None
+        manifests = [(name, read_map(name).manifest) for name in names]
+        return Atlas(manifests, self._parameters["map_hysteresis"], self._parameters["map_ahead"])
+
+    def _change_map(self) -> None:
+        """Go on in the map that the vehicle has come to, once that is loaded."""
+        pipeline = self.pipeline
+        if self._maps is None or pipeline is None or self._localizer is None:
+            return
+        T = pipeline.tracker.T_map_base
+        position = pipeline.fixes.position(self._last_stamp) if T is None else T[:3, 3]
+        localizer = None if position is None else self._maps.at(position, self._localizer)
+        if localizer is None:
+            return
+        self._localizer = localizer
+        pipeline.use(localizer)
+        self._outputs.forget_points()
+        self._log.info(f"map {self._maps.atlas.names[self._maps.current]}: {self.describe()}")
+
     def start(self) -> None:
         """Before the first frame after an activation: an old pose and old stamps mean nothing now."""
         assert self.pipeline is not None
@@ -208,7 +250,10 @@ class Engine:
         self._withdraw(LocalizationState.INITIALIZING)
 
     def destroy(self) -> None:
-        """Give back the localizer and the GPU's memory."""
+        """Give back the localizers and the GPU's memory."""
+        if self._maps is not None:
+            self._maps.close()
+            self._maps = None
         if self._localizer is not None:
             self._localizer.close()
         self._localizer = self.pipeline = self.last_result = None
@@ -317,6 +362,7 @@ class Engine:
         if stamp > 0:
             self._last_stamp, self._last_turn_ns = stamp, turn
         self._publish(result, received)
+        self._change_map()
 
     def _member(self, each: ReceivedFrame, rig: bool, frames: dict[str, str]) -> Frame:
         """One camera's image as a frame. :raises _Unusable: why it cannot be one."""
@@ -363,7 +409,7 @@ class Engine:
         if self._tf_refused() or result.state is LocalizationState.LOST:
             self._broadcast.silence()
             return
-        self._broadcast.correct(result.T_map_odom, result.stamp_ns)
+        self._broadcast.correct(result.T_map_odom, result.stamp_ns, result.T_map_base if result.publish else None)
         if result.publish and result.T_map_base is not None:
             self._broadcast.place(result.T_map_base, result.stamp_ns)
 

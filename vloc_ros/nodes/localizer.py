@@ -44,6 +44,7 @@ from vloc_ros.nodes.ros_parameters import NodeParameters
 from vloc_ros.nodes.tf_broadcast import TfBroadcast
 from vloc_ros.nodes.tf_input import TfInput
 from vloc_ros.nodes.worker import Pending, Worker
+from vloc_ros.tracking.smoothing import SmoothCorrection
 
 __all__ = ["VlocLocalizer", "main"]
 
@@ -70,6 +71,7 @@ class VlocLocalizer(LifecycleNode):
         self.worker: Worker[list[ReceivedFrame]] = Worker(self._on_frame, self._on_worker_error)
         self.problem = ""
         self._tf_timer: Any = None
+        self._bond: Any = None
         self._broadcaster = tf2_ros.TransformBroadcaster(self)
         steady = Clock(clock_type=ClockType.STEADY_TIME)
         self.health = Health(self)
@@ -114,6 +116,9 @@ class VlocLocalizer(LifecycleNode):
         result = super().on_activate(state)
         if result != SUCCESS:
             return result
+        if self.parameters["bond"] and not self._form_bond():
+            super().on_deactivate(state)
+            return FAILURE
         self.worker.start()
         self.worker.submit(self.engine.start)  # before the first frame, and never beside a last one from before
         self.camera.restart_silence()
@@ -150,7 +155,8 @@ class VlocLocalizer(LifecycleNode):
         frames = (value["map_frame"], value["odom_frame"], value["base_frame"])
         started = time.monotonic()
         self.tf = TfInput(self, value["base_frame"], lambda: self.worker.stopping)
-        self.broadcast = TfBroadcast(value["tf_mode"], frames, self._broadcaster.sendTransform, self.tf.sent)
+        smooth = SmoothCorrection(value["tf_smoothing"], value["tf_jump_m"], value["tf_jump_deg"])
+        self.broadcast = TfBroadcast(value["tf_mode"], frames, self._broadcaster.sendTransform, self.tf.sent, smooth)
         self.outputs = Outputs(self, value["map_frame"])
         self.engine = Engine(self, self.parameters, self.tf, self.broadcast, self.outputs)
         self.engine.load()
@@ -163,7 +169,20 @@ class VlocLocalizer(LifecycleNode):
             f"images from {self.camera.image_topic}, camera info from {self.camera.info_topic}"
         )
 
+    def _form_bond(self) -> bool:
+        """Let a lifecycle manager notice when this process dies. False, and the reason, without bond's messages."""
+        try:
+            from vloc_ros.nodes.bond import Bond
+        except ImportError as error:
+            self._explain("cannot activate", ConfigError(f"bond: expected the ROS package bond, found none: {error}"))
+            return False
+        self._bond = Bond(self, self.get_name())
+        return True
+
     def _pause(self) -> None:
+        if self._bond is not None:
+            self._bond.end()
+            self._bond = None
         if not self.worker.stop():
             self.get_logger().warning("the localizer still works on a frame after 10 s; its result is dropped")
         if self.engine is not None and self.outputs is not None:

@@ -27,6 +27,7 @@ __all__ = [
     "camera_parameters",
     "check_together",
     "coerce",
+    "literal",
     "markdown",
     "settings_parameters",
     "spec_named",
@@ -144,6 +145,18 @@ def camera_parameters(name: str) -> tuple[ParameterSpec, ...]:
 
 PARAMETERS: tuple[ParameterSpec, ...] = (
     ParameterSpec("map", "", "The map: a folder or a `.vmap` file. Without one the node stays unconfigured.", MAP),
+    ParameterSpec(
+        "maps",
+        [],
+        "Several maps of one frame that continue each other: the node changes between them as the vehicle moves, and "
+        "loads the next one ahead. It starts in `map`, or in the first.",
+        MAP,
+        items=str,
+    ),
+    ParameterSpec(
+        "map_hysteresis", 5.0, "Metres that another of `maps` must be nearer before it is used.", MAP, 0.0, 1000.0
+    ),
+    ParameterSpec("map_ahead", 50.0, "Metres before its area at which one of `maps` is loaded.", MAP, 0.0, 10_000.0),
     ParameterSpec("backend", "", "The backend the map must be made for; empty takes the map's.", MAP),
     ParameterSpec(
         "device",
@@ -160,6 +173,12 @@ PARAMETERS: tuple[ParameterSpec, ...] = (
         "Configure and activate by itself at the start, also after a respawn. Set it to false when a lifecycle "
         "manager does that.",
         FIXED,
+    ),
+    ParameterSpec(
+        "bond",
+        False,
+        "Form a bond on `bond` while active, with the node's name as id: what Nav2's lifecycle manager asks for unless "
+        "its `bond_timeout` is 0.",
     ),
     ParameterSpec("map_frame", "map", "Frame of the published poses.", check=_frame),
     ParameterSpec("odom_frame", "odom", "Frame of the odometry, which others connect to the base.", check=_frame),
@@ -226,6 +245,24 @@ PARAMETERS: tuple[ParameterSpec, ...] = (
         10.0,
     ),
     ParameterSpec("tf_rate", 20.0, "Rate of map -> odom in Hz.", CONFIGURE, 0.1, 500.0),
+    ParameterSpec(
+        "tf_smoothing",
+        0.0,
+        "Seconds in which map -> odom makes 63 % of a correction, so that nothing jumps for a controller; 0: at once. "
+        "`~/pose` is never smoothed.",
+        CONFIGURE,
+        0.0,
+        10.0,
+    ),
+    ParameterSpec(
+        "tf_jump_m",
+        2.0,
+        "Corrections of the vehicle's position larger than this, metres, are made at once: it was somewhere else.",
+        CONFIGURE,
+        0.0,
+        1000.0,
+    ),
+    ParameterSpec("tf_jump_deg", 20.0, "The same for rotations, degrees.", CONFIGURE, 0.0, 180.0),
     ParameterSpec(
         "tf_timeout", 0.2, "Seconds to wait for TF at the image's stamp, in the worker's thread.", AT_ONCE, 0.0, 10.0
     ),
@@ -380,7 +417,8 @@ def check_together(values: Mapping[str, Any]) -> None:
         raise ConfigError(f"map_frame, odom_frame, base_frame: expected three different names, found {frames}")
 
 
-def _literal(value: Any) -> str:
+def literal(value: Any) -> str:
+    """A default as YAML has it."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, float):
@@ -403,7 +441,7 @@ def markdown() -> str:
     ]
     for spec in all_parameters():
         lines.append(
-            f"| `{spec.name}` | {spec.type_name} | `{_literal(spec.default)}` | {spec.constraint} | "
+            f"| `{spec.name}` | {spec.type_name} | `{literal(spec.default)}` | {spec.constraint} | "
             f"{spec.applies} | {spec.doc} |"
         )
     lines += [
@@ -417,7 +455,7 @@ def markdown() -> str:
     ]
     for spec in camera_parameters("<name>"):
         lines.append(
-            f"| `{spec.name}` | {spec.type_name} | `{_literal(spec.default)}` | {spec.constraint} | {spec.doc} |"
+            f"| `{spec.name}` | {spec.type_name} | `{literal(spec.default)}` | {spec.constraint} | {spec.doc} |"
         )
     lines += [
         "",
@@ -446,6 +484,6 @@ def _backend_table(backend: str, written: dict[type, str]) -> list[str]:
     written[cls] = backend
     rows = ["| parameter | type | default | allowed | meaning |", "|---|---|---|---|---|"]
     for spec in backend_parameters(backend):
-        kind, default = TYPE_NAMES[type(spec.default)], _literal(spec.default)
+        kind, default = TYPE_NAMES[type(spec.default)], literal(spec.default)
         rows.append(f"| `{spec.name}` | {kind} | `{default}` | {spec.constraint} | {spec.doc} |")
     return rows

@@ -9,11 +9,14 @@ __all__ = ["image_qos", "latched"]
 RELIABILITY = {"best_effort": ReliabilityPolicy.BEST_EFFORT, "reliable": ReliabilityPolicy.RELIABLE}
 
 
-def image_qos(reliability: str) -> QoSProfile:
-    """For images and camera infos: the newest only. Best effort reads from every publisher, reliable does not."""
+def image_qos(reliability: str, depth: int = 1) -> QoSProfile:
+    """For images and camera infos: the newest, or ``depth`` of them.
+
+    Best effort reads from every publisher, reliable does not.
+    """
     return QoSProfile(
         history=HistoryPolicy.KEEP_LAST,
-        depth=1,
+        depth=depth,
         reliability=RELIABILITY[reliability],
         durability=DurabilityPolicy.VOLATILE,
     )

@@ -22,7 +22,7 @@ from vloc_ros.nodes.parameters import (
 )
 from vloc_ros.settings import settings_to_mapping
 
-__all__ = ["NodeParameters"]
+__all__ = ["NodeParameters", "describe"]
 
 #: Names that rclpy itself declares or reads.
 FOREIGN = ("use_sim_time", "start_type_description_service", "qos_overrides.")
@@ -32,7 +32,8 @@ def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, array) else value
 
 
-def _descriptor(spec: ParameterSpec) -> ParameterDescriptor:
+def describe(spec: ParameterSpec) -> ParameterDescriptor:
+    """What ``ros2 param describe`` shows."""
     descriptor = ParameterDescriptor(
         description=" ".join(filter(None, (spec.doc, spec.delay))),
         read_only=spec.read_only,
@@ -76,7 +77,7 @@ class NodeParameters:
             if node.has_parameter(spec.name):
                 node.undeclare_parameter(spec.name)
             values[spec.name] = value
-            node.declare_parameter(spec.name, value, _descriptor(spec), ignore_override=True)
+            node.declare_parameter(spec.name, value, describe(spec), ignore_override=True)
         check_together(values)
         node.add_on_set_parameters_callback(self._validate)
 
@@ -117,7 +118,7 @@ class NodeParameters:
                 # What a parameter file gives has been declared without one, and as an integer where 5 stands for 5.0.
                 by_user = full not in self._shown
                 self._node.undeclare_parameter(full)
-            descriptor = _descriptor(spec) if spec else ParameterDescriptor(description=f"Setting of {backend}.")
+            descriptor = describe(spec) if spec else ParameterDescriptor(description=f"Setting of {backend}.")
             self._node.declare_parameter(full, value, descriptor, ignore_override=True)
             if not by_user:
                 self._shown[full] = self[full]

@@ -13,9 +13,12 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
+import numpy as np
 from geometry_msgs.msg import TransformStamped
 
+from vloc_ros.geometry.se3 import inverse
 from vloc_ros.nodes.conversions import transform_message
+from vloc_ros.tracking.smoothing import SmoothCorrection
 from vloc_ros.types import Array
 
 __all__ = ["TF_MODES", "TfBroadcast"]
@@ -28,6 +31,7 @@ class TfBroadcast:
 
     :param send: publishes one transform.
     :param on_sent: told about each transform before it is sent.
+    :param smooth: how map -> odom approaches a correction.
     """
 
     def __init__(
@@ -36,6 +40,7 @@ class TfBroadcast:
         frames: tuple[str, str, str],
         send: Callable[[TransformStamped], None],
         on_sent: Callable[[TransformStamped], None],
+        smooth: SmoothCorrection,
     ) -> None:
         self.mode = mode
         self._map, self._odom, self._base = frames
@@ -43,12 +48,15 @@ class TfBroadcast:
         self._on_sent = on_sent
         self._lock = threading.Lock()
         self._T_map_odom: Array | None = None
+        self._smooth, self._stepped_ns = smooth, 0
         self._last_stamp = 0
         #: Transforms sent so far.
         self.count = 0
 
-    def correct(self, T_map_odom: Array | None, stamp_ns: int) -> None:
+    def correct(self, T_map_odom: Array | None, stamp_ns: int, T_map_base: Array | None = None) -> None:
         """Take over map -> odom of the frame at ``stamp_ns``, in that mode; None falls silent.
+
+        :param T_map_base: where the vehicle is: corrections are smooth there. None: at the odometry's origin.
 
         After silence the first one goes out at once with the frame's own stamp, so that look-ups at the stamps of
         the frames that follow lie between two transforms.
@@ -58,6 +66,11 @@ class TfBroadcast:
                 return
             first = self._T_map_odom is None
             self._T_map_odom = T_map_odom
+            if T_map_odom is None:
+                self._smooth.reset()
+            else:
+                base = np.zeros(3) if T_map_base is None else (inverse(T_map_odom) @ T_map_base)[:3, 3]
+                self._smooth.aim(T_map_odom, base)
             if first and T_map_odom is not None:
                 self._emit(transform_message(T_map_odom, self._map, self._odom, stamp_ns), stamp_ns)
 
@@ -72,19 +85,25 @@ class TfBroadcast:
         with self._lock:
             if self._T_map_odom is None:
                 return
+            seconds = max(0, now_ns - self._stepped_ns) * 1e-9 if self._stepped_ns else 0.0
+            self._stepped_ns = now_ns
+            T = self._smooth.step(seconds)
             stamp = now_ns + int(tolerance_s * 1e9)
-            self._emit(transform_message(self._T_map_odom, self._map, self._odom, stamp), stamp)
+            if T is not None:
+                self._emit(transform_message(T, self._map, self._odom, stamp), stamp)
 
     def silence(self) -> None:
         """Send nothing until the next pose: the vehicle is lost."""
         with self._lock:
             self._T_map_odom = None
+            self._smooth.reset()
 
     def restart(self) -> None:
         """The clock went back: earlier stamps are new again."""
         with self._lock:
             self._T_map_odom = None
-            self._last_stamp = 0
+            self._smooth.reset()
+            self._last_stamp = self._stepped_ns = 0
 
     def _emit(self, message: TransformStamped, stamp: int) -> None:
         if stamp <= self._last_stamp:

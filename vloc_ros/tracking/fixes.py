@@ -119,6 +119,10 @@ class FixMemory:
         self._fix, self._placed, self.problem = fix, placed, ""
         return True
 
+    def position(self, stamp_ns: int) -> Array | None:
+        """(3,) where the newest fix is in the map's frame; None without a fresh one."""
+        return self._placed[0][1] if self._fresh(stamp_ns) else None
+
     def prior(self, stamp_ns: int, T_base_cam: Array) -> PosePrior | None:
         """Where a camera may be by the newest fix: its position, and any heading. None without a fresh fix."""
         if self.settings.use != "search" or not self._fresh(stamp_ns):

@@ -13,7 +13,7 @@ on stamps alone, never on the wall clock: live and replay agree.
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -170,6 +170,13 @@ class Tracker:
         self._window = Track.window(T, P, T_odom_base, scene)
         self._hold_s = self.settings.initial_pose_hold_s if hold_s is None else hold_s
         self.counters["initial_poses"] += 1
+
+    def change_map(self) -> None:
+        """Go on in another map of the same frame: the pose stays, the names of scenes are others."""
+        if self._track is not None:
+            self._track = replace(self._track, scene="")
+        self._candidate, self._candidate_fixes = None, 0
+        self.counters["map_changes"] += 1
 
     def relocalize(self) -> None:
         """Forget the pose and search the whole map; stamps go on."""

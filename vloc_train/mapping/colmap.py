@@ -8,6 +8,8 @@ thought; :mod:`vloc_ros.datasets.colmap_model` reads them without it.
 from __future__ import annotations
 
 import re
+import signal
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -67,12 +69,16 @@ OLDEST = (3, 11)
 
 
 def require_pycolmap() -> Any:
-    """The module ``pycolmap``.
+    """The module ``pycolmap``. It makes its own end of SIGTERM, with a stack trace: ours is put back.
 
     :raises ConfigError: it is not installed, or too old.
     """
+    handler = signal.getsignal(signal.SIGTERM)
     try:
         import pycolmap
+
+        if handler is not None and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, handler)
     except ImportError as error:
         raise ConfigError("structure from motion needs pycolmap: pip install 'vloc_ros[maps]'") from error
     found = str(getattr(pycolmap, "__version__", "0"))
@@ -148,14 +154,12 @@ class TriangulationOptions:
     :param minimum_angle_deg: between some two of its rays.
     :param maximum_error_px: of its reprojection.
     :param two_view: also points that two frames see and no third.
-    :param refine_poses: adjust poses and points together afterwards.
     :param threads: -1: all cores.
     """
 
     minimum_angle_deg: float = 1.5
     maximum_error_px: float = 4.0
     two_view: bool = False
-    refine_poses: bool = False
     threads: int = -1
 
 
@@ -164,7 +168,7 @@ class Tracks:
     """Triangulated points and what they were made of.
 
     :ivar points: (P, 3). :ivar point_ids: (O,) rows of ``points``. :ivar frames: (O,). :ivar features: (O,) the number
-        of the feature in its frame. :ivar T_map_cam: (R, 4, 4), as given unless poses were refined.
+        of the feature in its frame. :ivar T_map_cam: (R, 4, 4), as given.
     """
 
     points: Array
@@ -214,13 +218,9 @@ def triangulate(
                 options=_pipeline(pycolmap, options),
                 refine_intrinsics=False,
             )
-            T = np.asarray(T_map_cam, dtype=np.float64)
-            if options.refine_poses and made.num_points3D():
-                pycolmap.bundle_adjustment(made, _adjustment(pycolmap, options))
-                T = _poses(made, T)
         except (RuntimeError, ValueError) as problem:
             raise DatasetError(f"triangulation: COLMAP failed: {problem}; its database lies in {folder}") from problem
-    return _tracks(made, sizes, T)
+    return _tracks(made, sizes, np.asarray(T_map_cam, dtype=np.float64))
 
 
 def _write_database(
@@ -278,32 +278,6 @@ def _pipeline(pycolmap: Any, options: TriangulationOptions) -> Any:
     for owner in (out, out.mapper, out.triangulation):  # the same data, the same map (4.0)
         if hasattr(owner, "random_seed"):
             owner.random_seed = 0
-    return out
-
-
-def _adjustment(pycolmap: Any, options: TriangulationOptions) -> Any:
-    out = pycolmap.BundleAdjustmentOptions()
-    out.refine_focal_length = out.refine_principal_point = out.refine_extra_params = False
-    out.print_summary = False
-    robust = out.ceres if hasattr(out, "ceres") else out  # 4.0
-    robust.loss_function_type = pycolmap.LossFunctionType.CAUCHY
-    robust.loss_function_scale = 1.0
-    robust.solver_options.num_threads = options.threads
-    return out
-
-
-def _pose(image: Any) -> Array:
-    """``T_map_cam`` of an image; ``cam_from_world`` is a method since 3.12, an attribute before."""
-    found = image.cam_from_world
-    T = np.eye(4)
-    T[:3] = np.asarray((found() if callable(found) else found).matrix(), dtype=np.float64)
-    return inverse(T)
-
-
-def _poses(model: Any, before: Array) -> Array:
-    out = before.copy()
-    for image_id, image in model.images.items():
-        out[image_id - 1] = _pose(image)
     return out
 
 

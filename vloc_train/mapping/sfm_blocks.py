@@ -10,8 +10,6 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from vloc_ros.errors import DatasetError
-from vloc_ros.evaluation.alignment import align_poses
 from vloc_ros.geometry.cameras import undistorted_camera
 from vloc_ros.staging import replacing
 from vloc_ros.types import Array
@@ -19,7 +17,9 @@ from vloc_train.mapping import colmap
 from vloc_train.mapping.keypoints import FeatureStore
 from vloc_train.mapping.neighbours import blocks
 from vloc_train.mapping.points import SparseModel, observations_csr
+from vloc_train.mapping.pose_adjustment import adjust_poses
 from vloc_train.mapping.sfm_frames import Frames, Progress, SfmSettings, digest_of
+from vloc_train.mapping.uncertainty import adjusted
 
 __all__ = ["triangulated", "with_statistics"]
 
@@ -39,14 +39,7 @@ def triangulated(
     frames: Frames, store: FeatureStore, folder: Path, settings: SfmSettings, report: Progress
 ) -> SparseModel:
     groups = blocks(frames.T_map_cam[:, :3, 3], settings.block_frames)
-    if settings.refine_poses and len(groups) > 1:
-        raise DatasetError(
-            f"refine_poses: expected at most block_frames = {settings.block_frames} frames, found {len(frames)}; poses "
-            "of several blocks would part: raise block_frames, or leave the poses as they are"
-        )
-    digest = digest_of(
-        settings.minimum_matches, settings.angle_deg, settings.error_px, settings.two_view, settings.refine_poses
-    )
+    digest = digest_of(settings.minimum_matches, settings.angle_deg, settings.error_px, settings.two_view)
     parts = []
     for number, core in enumerate(groups):
         file = folder / f"points-{digest}-{len(groups)}-{number}.npz"
@@ -93,13 +86,10 @@ def _triangulate_block(
         frames.T_map_cam[rows],
         features(),
         matches(),
-        colmap.TriangulationOptions(settings.angle_deg, settings.error_px, settings.two_view, settings.refine_poses),
+        colmap.TriangulationOptions(settings.angle_deg, settings.error_px, settings.two_view),
     )
     shutil.rmtree(scratch, ignore_errors=True)
-    points, T = made.points, frames.T_map_cam.copy()
-    if settings.refine_poses:
-        aligned, points = align_poses(made.T_map_cam, frames.T_map_cam[rows], points)
-        T[rows] = aligned
+    points = made.points
     seen_by = rows[made.frames]
     first = np.full(len(points), len(frames))
     np.minimum.at(first, made.point_ids, seen_by)
@@ -113,12 +103,11 @@ def _triangulate_block(
             point_ids=number[made.point_ids[kept]],
             frames=seen_by[kept],
             features=made.features[kept],
-            T_map_cam=T,
         )
 
 
 def _assembled(frames: Frames, store: FeatureStore, parts: Sequence[Path], settings: SfmSettings) -> SparseModel:
-    points, ids, seen_by, features, T = [], [], [], [], frames.T_map_cam
+    points, ids, seen_by, features = [], [], [], []
     before = 0
     for file in parts:
         with np.load(file, allow_pickle=False) as stored:
@@ -126,8 +115,6 @@ def _assembled(frames: Frames, store: FeatureStore, parts: Sequence[Path], setti
             ids.append(stored["point_ids"] + before)
             seen_by.append(stored["frames"])
             features.append(stored["features"])
-            if settings.refine_poses:
-                T = stored["T_map_cam"]
         before += len(points[-1])
     frame_of, feature = np.concatenate(seen_by), np.concatenate(features)
     pixels = np.zeros((len(frame_of), 3))
@@ -146,7 +133,7 @@ def _assembled(frames: Frames, store: FeatureStore, parts: Sequence[Path], setti
         offsets,
         point_ids,
         np.ascontiguousarray(pixels[:, :2]),
-        T,
+        frames.T_map_cam,
         frames.stamps_ns,
         frames.camera_index,
         frames.cameras,
@@ -154,7 +141,13 @@ def _assembled(frames: Frames, store: FeatureStore, parts: Sequence[Path], setti
         frames.number,
         pixels[:, 2].astype(np.int64),
     )
-    return with_statistics(raw, settings.error_px, 2 if settings.two_view else 3)
+    shortest = 2 if settings.two_view else 3
+    model = with_statistics(raw, settings.error_px, shortest)
+    if not settings.refine_poses or not len(model.points):
+        return model
+    T = adjust_poses(model, settings.pose_sigma_m, settings.pose_sigma_deg)
+    moved = adjusted(replace(model, T_map_cam=T), settings.error_px, shortest)
+    return with_statistics(moved, settings.error_px, shortest)
 
 
 def with_statistics(model: SparseModel, error_px: float, minimum_track: int) -> SparseModel:

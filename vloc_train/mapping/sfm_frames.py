@@ -45,8 +45,10 @@ class SfmSettings:
     :param angle_deg: between some two rays of a point.
     :param error_px: reprojection error that a point's observation may have.
     :param two_view: keep points that only two frames see.
-    :param refine_poses: adjust poses together with points, when all frames are one block; the map's frame is kept by
-        aligning the result to the given poses.
+    :param refine_poses: adjust poses together with points; the given ones are priors, so that the map stays in its
+        place.
+    :param pose_sigma_m: standard deviation of a given position, m.
+    :param pose_sigma_deg: of a given orientation, degrees.
     :param block_frames: frames that are triangulated at once; memory grows with it.
     """
 
@@ -66,6 +68,8 @@ class SfmSettings:
     error_px: float = ranged(4.0, minimum=0.1)
     two_view: bool = False
     refine_poses: bool = False
+    pose_sigma_m: float = ranged(0.05, minimum=1e-4, maximum=100.0)
+    pose_sigma_deg: float = ranged(0.3, minimum=1e-3, maximum=90.0)
     block_frames: int = ranged(1000, minimum=2)
 
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import copy
 
 import pytest
+import timm
 import torch
 
 from vloc_ros.errors import ConfigError
@@ -44,6 +45,14 @@ def test_shapes(changes, dimension):
     torch.testing.assert_close(
         network.encode_precise(torch.ones(1, 3, 36, 64)), network.encode(torch.ones(1, 3, 36, 64)).prp
     )
+
+
+def test_an_efficientnet_parts_before_its_last_stride():
+    network = make(backbone="tf_efficientnet_lite0", backbone_options={})
+    assert network.trunk(torch.randn(1, 3, 64, 96)).shape[-2:] == (4, 6), "stride 16"
+    whole = timm.create_model("tf_efficientnet_lite0", num_classes=0, global_pool="")
+    count = sum(p.numel() for part in (network.trunk, network.pfr) for p in part.parameters())
+    assert count == sum(p.numel() for p in whole.parameters())
 
 
 def test_the_branches_begin_alike_and_are_their_own():

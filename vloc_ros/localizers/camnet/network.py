@@ -64,21 +64,17 @@ class CamNetNetwork(nn.Module):
     :mod:`vloc_ros.localizers.camnet.relative` turns into the query's pose.
 
     :param pretrained: see :mod:`vloc_ros.localizers.backbones`.
-    :raises ConfigError: timm has no such backbone, or it is no ResNet.
+    :raises ConfigError: timm has no such backbone, or it is neither a ResNet nor an EfficientNet.
     """
 
     def __init__(self, settings: NetworkSettings, pretrained: Pretrained = False) -> None:
         super().__init__()
         self.settings = settings
-        backbone = _backbone(settings, pretrained)
-        self.trunk = nn.Sequential(
-            backbone.conv1, backbone.bn1, backbone.act1, backbone.maxpool,
-            backbone.layer1, backbone.layer2, backbone.layer3,
-        )  # fmt: skip
+        backbone = make_backbone(settings.backbone, settings.backbone_options, pretrained, "camnet.backbone")
+        trunk, last = _parted(backbone, settings.backbone)
+        self.trunk = nn.Sequential(*trunk)
         channels = int(backbone.num_features)
-        self.icr, self.pfr, self.prp = (
-            Branch(copy.deepcopy(backbone.layer4), channels, settings) for _ in range(3)
-        )  # fmt: skip
+        self.icr, self.pfr, self.prp = (Branch(copy.deepcopy(last), channels, settings) for _ in range(3))
         dimension = self.icr.dimension
         # Two frustum distances and one angle; a translation and a quaternion.
         self.icr_pair = PairRegressor(dimension, settings.hidden, 3)
@@ -123,13 +119,20 @@ class CamNetNetwork(nn.Module):
         return cast(Tensor, self.prp_pair(one, two))
 
 
-def _backbone(settings: NetworkSettings, pretrained: Pretrained) -> Any:
-    made = make_backbone(settings.backbone, settings.backbone_options, pretrained, "camnet.backbone")
-    parts = ("conv1", "bn1", "act1", "maxpool", "layer1", "layer2", "layer3", "layer4")
-    missing = [part for part in parts if not hasattr(made, part)]
-    if missing:
-        raise ConfigError(
-            f"camnet.backbone: expected a ResNet of timm (stages layer1 to layer4), found {settings.backbone!r} "
-            f"without {missing[0]}"
-        )
-    return made
+def _parted(backbone: Any, name: str) -> tuple[list[nn.Module], nn.Module]:
+    """What a backbone's first three stages are made of, and the last one (stride 32), of which each branch has its own.
+
+    :raises ConfigError: neither a ResNet nor an EfficientNet of timm.
+    """
+    stem = ("conv1", "bn1", "act1", "maxpool")
+    if all(hasattr(backbone, part) for part in (*stem, "layer1", "layer2", "layer3", "layer4")):
+        return [getattr(backbone, part) for part in (*stem, "layer1", "layer2", "layer3")], backbone.layer4
+    if all(hasattr(backbone, part) for part in ("conv_stem", "bn1", "blocks", "conv_head", "bn2")):
+        blocks = list(backbone.blocks)
+        if len(blocks) == 7:  # the sixth goes from stride 16 to 32
+            last = nn.Sequential(*blocks[5:], backbone.conv_head, backbone.bn2)
+            return [backbone.conv_stem, backbone.bn1, *blocks[:5]], last
+    raise ConfigError(
+        f"camnet.backbone: expected a ResNet (stages layer1 to layer4) or an EfficientNet (blocks) of timm, found "
+        f"{name!r}"
+    )
