@@ -86,7 +86,7 @@ def pipeline(options: argparse.Namespace) -> dict[str, Any]:
         made = Pipeline(
             localizer, PipelineSettings(), Tracker(TrackerSettings(max_sigma_m=options.sigma, max_sigma_deg=60.0))
         )
-        stamp, began = SECOND, time.monotonic()
+        stamp, number, began = SECOND, 0, time.monotonic()
         for number in range(options.frames):
             stamp += 3600 * SECOND if number % 1000 == 999 else SECOND // 10
             image: Any = pictures.picture(number)
@@ -103,13 +103,15 @@ def pipeline(options: argparse.Namespace) -> dict[str, Any]:
             refused[str(result.refused)] += 1
             states[result.state.value] += 1
             made.snapshot()
-            if number % max(1, options.frames // 100) == 0:
+            if number % 500 == 0:
                 rows.append({"at": number, **usage()})
-                if len(rows) % 10 == 1:
+                if len(rows) % 20 == 1:
                     print(rows[-1], flush=True)
-        seconds = time.monotonic() - began
+                if time.monotonic() - began > 60 * options.minutes:
+                    break
+    seconds = time.monotonic() - began
     return {
-        "frames": options.frames, "seconds": round(seconds, 1), "refused": dict(refused), "states": dict(states),
+        "frames": number + 1, "seconds": round(seconds, 1), "refused": dict(refused), "states": dict(states),
         **{key: flat(rows, key) for key in ("mb", "files", "threads")},
     }  # fmt: skip
 
@@ -210,7 +212,7 @@ def main() -> None:
     parser.add_argument("--map", type=Path, required=True)
     parser.add_argument("--data", required=True, help="a drive through the map, as vloc train takes it")
     parser.add_argument("--frames", type=int, default=100_000)
-    parser.add_argument("--minutes", type=float, default=30.0)
+    parser.add_argument("--minutes", type=float, default=30.0, help="the end, of the pipeline too")
     parser.add_argument("--rate", type=float, default=5.0, help="frames a second")
     parser.add_argument("--sigma", type=float, default=3.0, help="tracker.max_sigma_m, for a map that is less exact")
     parser.add_argument("--out", type=Path, help="JSON with the figures")

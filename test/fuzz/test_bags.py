@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fuzzing import Edit, assault, damaged
+from ros1_bags import write_ros1
 
 from vloc_ros.convert.sequence import write_sequence
 from vloc_ros.datasets.bag.drive import BagDrive
@@ -45,11 +46,21 @@ def read(path: Path) -> tuple[Counter[str], str | None, set[str]]:
         return found, reader.problem, set(reader.unreadable)
 
 
-@pytest.mark.parametrize("storage", ["mcap", "sqlite3"])
+def bag_in(folder: Path) -> Path:
+    """What to open: a ROS 1 bag is one file."""
+    return next(folder.glob("*.bag"), folder)
+
+
+@pytest.mark.parametrize("storage", ["mcap", "sqlite3", "ros1"])
 def test_every_counted_message_is_read_or_said(tmp_path, storage):
-    whole = write_sequence(drive(), tmp_path / "whole", storage=storage)
-    expected, problem, _ = read(whole)
-    assert problem is None and expected["/camera/image"] == 24
+    whole = tmp_path / "whole"
+    if storage == "ros1":
+        whole.mkdir()
+        write_ros1(drive(), whole / "drive.bag")
+    else:
+        write_sequence(drive(), whole, storage=storage)
+    expected, problem, _ = read(bag_in(whole))
+    assert problem is None and 24 in expected.values()
     names, copy = sorted(file.name for file in whole.iterdir()), tmp_path / "copy"
 
     def edits(chance: random.Random) -> list[Edit]:
@@ -66,12 +77,12 @@ def test_every_counted_message_is_read_or_said(tmp_path, storage):
             else:
                 (copy / name).write_bytes(damaged((copy / name).read_bytes(), random.Random(seed[0])))
         try:
-            with BagDrive(copy) as opened:
+            with BagDrive(bag_in(copy)) as opened:
                 list(opened.frames())
-            open_bag_sequence(copy, allow_partial=True)
+            open_bag_sequence(bag_in(copy), allow_partial=True)
         except VlocError as error:
             assert "\n" not in str(error)
-        found, problem, unreadable = read(copy)
+        found, problem, unreadable = read(bag_in(copy))
         missing = {topic for topic in expected if found[topic] < expected[topic]}
         assert not missing - unreadable or problem, f"{missing} are missing in silence"
         return "in part" if missing else "whole"

@@ -18,7 +18,6 @@ from typing import Any
 import cv2
 import faulting
 import pytest
-import thumbnails
 import tiny_camnet
 import tiny_copr
 import tiny_drive
@@ -33,7 +32,6 @@ from faulting import Disk, Ended, Running, Writer
 from vloc_ros.convert.sequence import write_sequence
 from vloc_ros.datasets import open_sequence
 from vloc_ros.localizers import base as registry
-from vloc_ros.maps import read_map
 from vloc_ros.maps.describe import verify_map
 from vloc_ros.settings import settings_to_mapping
 from vloc_train.retrieval.build import BUILDER
@@ -271,19 +269,25 @@ def disk(tmp_path):
 
 def test_faults_of_every_writer(templates, tmp_path, disk):
     matrix = Matrix(templates, tmp_path)
+    try:
+        _go_through(matrix, disk)
+    finally:  # an interrupted run has tried something, too
+        print(f"{len(templates)} writers: {dict(matrix.tried)}, {len(matrix.wrong)} wrong")
+    assert not matrix.wrong, "\n".join(matrix.wrong)
+
+
+def _go_through(matrix: Matrix, disk: Disk) -> None:
     kills, disks = (KILLS, DISKS) if KILLS or DISKS else (3, 3)
-    writers = [templates[name] for name in sorted(templates)]
-    for number in range(kills):
-        matrix.struck(writers[(number + SEED) % len(writers)], signal.SIGKILL)
-    for number in range(kills // 4 or 1):
-        matrix.struck(writers[(number + SEED) % len(writers)], signal.SIGTERM)
-    for number in range(disks):
-        matrix.full(writers[(number + SEED) % len(writers)], disk)
+    writers = [matrix.writers[name] for name in sorted(matrix.writers)]
+    turns = {
+        matrix.struck: [signal.SIGKILL] * kills + [signal.SIGTERM] * (kills // 4 or 1),
+        matrix.full: [disk] * disks,
+    }
+    for try_it, faults in turns.items():
+        for number, fault in enumerate(faults, SEED):
+            try_it(writers[number % len(writers)], fault)
     # Of every writer once: more seeds add kills and full disks.
     for writer in (writers if kills == KILLS else writers[:1]) if SEED == 0 else ():
         matrix.two(writer)
         if disk.there:
             matrix.read_only(writer, disk)
-    print(f"{len(writers)} writers: {dict(matrix.tried)}")
-    assert not matrix.wrong, "\n".join(matrix.wrong)
-    assert thumbnails.TRAINER and read_map

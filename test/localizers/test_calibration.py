@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
 from vloc_ros.errors import CalibrationError
-from vloc_ros.localizers.calibration import CHI2_95_6DOF, CovarianceModel, fit_covariance
+from vloc_ros.localizers.calibration import CHI2_95_6DOF, CovarianceModel, fit_covariance, independent
 
 NAMES = ("blur", "spread", "noise")
 #: Errors across, down and along in the camera's axes, relative to the frame's size of error.
@@ -195,3 +195,38 @@ def test_errors_in_one_direction_only_still_give_a_covariance():
     errors[:, [0, 1, 3, 5]] = 0.0
     found = fit_covariance(NAMES, statistics, errors, R).covariance(statistics[0], R[0])
     assert np.linalg.eigvalsh(found)[0] > 0
+
+
+def _correlated_drive(rng, count, correlation=0.93):
+    """Statistics and errors of a drive whose neighbouring frames err alike, and of which the statistics tell little."""
+    steps = rng.standard_normal((count, 8))
+    walk = np.zeros((count, 8))
+    for k in range(count):
+        walk[k] = correlation * walk[k - 1] + np.sqrt(1 - correlation**2) * steps[k] if k else steps[k]
+    size = np.exp(0.4 * walk[:, :1])
+    errors = np.concatenate([0.5 * size * walk[:, 2:5], 0.02 * size * walk[:, 5:8]], axis=1)
+    return np.column_stack([walk[:, 0] + rng.standard_normal(count), rng.standard_normal((count, 4))]), errors
+
+
+def test_neighbours_that_err_alike_count_less():
+    """Frames of a drive are not independent: the covariance must hold on other drives, not on their neighbours."""
+    rng = np.random.default_rng(5)
+    names, inside = tuple("abcde"), []
+    for _ in range(30):
+        (statistics, errors), (others, theirs) = _correlated_drive(rng, 240), _correlated_drive(rng, 240)
+        model = fit_covariance(names, statistics, errors, np.tile(np.eye(3), (240, 1, 1)))
+        covariance = np.stack([model.covariance(row, np.eye(3)) for row in others])
+        nees = np.einsum("ni,nij,nj->n", theirs, np.linalg.inv(covariance), theirs)
+        inside.append(float((nees <= CHI2_95_6DOF).mean()))
+    assert 0.9 < np.mean(inside) < 0.99, np.mean(inside)
+
+
+def test_independent_numbers_are_counted():
+    rng = np.random.default_rng(0)
+    plain = rng.standard_normal(2000)
+    assert independent(plain) > 1500
+    walk = np.zeros(2000)
+    for k in range(1, 2000):
+        walk[k] = 0.9 * walk[k - 1] + plain[k]
+    assert 60 < independent(walk) < 200  # an autoregression of 0.9 has a time of 19
+    assert independent(np.ones(30)) == 30.0

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import NormalDist
 from typing import Any
 
@@ -197,6 +197,10 @@ def _model(data: Any, names: Sequence[str], where: str) -> CovarianceModel | Non
 
 #: 95 % quantile of chi-square with six degrees of freedom.
 CHI2_95_6DOF = 12.591587243743977
+#: Stretches of the calibration drive, each of which is judged by a fit to the others.
+_STRETCHES = 5
+#: Autocorrelation below this is noise.
+_UNCORRELATED = 0.05
 #: Fewer calibration frames than this cannot say what 95 % means.
 MIN_FRAMES = 20
 #: Standardised statistics beyond this are as strange as at it: no linear model holds out there.
@@ -239,6 +243,15 @@ class CovarianceModel:
         out = np.stack([c[0] + z @ c[1:] for c in (self.translation, self.rotation)], axis=-1)
         # Beyond what calibration has seen a frame may be worse than all of them, never better.
         return np.asarray(np.clip(out, self.limits[:, 0], self.limits[:, 1] + 1.0), dtype=np.float64)
+
+    def normalised(self, statistics: npt.ArrayLike, local: Array) -> Array:
+        """(M, 6) errors in the camera's axes in units of the two sigmas before the factor."""
+        return np.asarray(local / np.repeat(np.exp(self.log_sigmas(statistics)), 3, axis=1))
+
+    def nees(self, statistics: npt.ArrayLike, local: Array) -> Array:
+        """(M,) squared lengths of errors in the camera's axes under the covariance before the factor."""
+        x = self.normalised(statistics, local)
+        return np.asarray(np.einsum("ni,ij,nj->n", x, np.linalg.inv(self.shape), x))
 
     def covariance(self, statistics: npt.ArrayLike, R_map_cam: Array) -> Array:
         """The 6x6 covariance, map axes, of ``(F,)`` statistics and the camera's rotation.
@@ -345,30 +358,42 @@ def fit_covariance(
         raise CalibrationError(f"calibration: expected at least {MIN_FRAMES} frames with known poses, found {m}")
     if not (np.isfinite(statistics).all() and np.isfinite(errors).all()):
         raise CalibrationError("calibration: expected finite statistics and errors, found NaN or infinity")
-    center = np.median(statistics, axis=0)
-    spread = np.maximum(statistics.std(axis=0), 1e-3)
-    z = np.clip((statistics - center) / spread, -_CLIP, _CLIP)
     # Errors in the camera's axes: across, down, along.
     local = np.concatenate(
         [np.einsum("nji,nj->ni", R_map_cam, part) for part in (errors[:, :3], errors[:, 3:])], axis=1
     )
-    norms = np.stack([np.linalg.norm(local[:, :3], axis=1), np.linalg.norm(local[:, 3:], axis=1)], axis=1)
-    if not norms.any(axis=0).all():
+    if not (local[:, :3].any() and local[:, 3:].any()):
         raise CalibrationError("calibration: expected errors to learn from, found all of them zero")
+    fitted = _fitted(tuple(names), statistics, local, ridge)
+    # What was fitted to these frames fits them better than any others, and their neighbours nearly as well: the factors
+    # come from stretches of the drive that the fit has not seen.
+    nees = np.empty(m)
+    for stretch in np.array_split(np.arange(m), _STRETCHES):
+        rest = np.setdiff1d(np.arange(m), stretch)
+        nees[stretch] = _fitted(tuple(names), statistics[rest], local[rest], ridge).nees(
+            statistics[stretch], local[stretch]
+        )
+    log_sigma = fitted.log_sigmas(statistics)[:, 0]
+    knots, factors = _factors(log_sigma, nees / CHI2_95_6DOF, inside)
+    # A drive of few frames shows few places: others are farther from what was fitted than its own stretches are.
+    factors *= m / max(m - statistics.shape[1] - 7, 0.1 * m)
+    return replace(fitted, knots=knots, factors=factors)
+
+
+def _fitted(names: tuple[str, ...], statistics: Array, local: Array, ridge: float) -> CovarianceModel:
+    """Coefficients, limits and shape for errors in the camera's axes (M, 6); all factors are one."""
+    center = np.median(statistics, axis=0)
+    spread = np.maximum(statistics.std(axis=0), 1e-3)
+    z = np.clip((statistics - center) / spread, -_CLIP, _CLIP)
+    norms = np.stack([np.linalg.norm(local[:, :3], axis=1), np.linalg.norm(local[:, 3:], axis=1)], axis=1)
     floors = np.maximum(0.1 * np.median(norms, axis=0), 1e-6)  # a lucky frame says little about its sigma
     coefficients = [_regress(z, np.log(norms[:, i] + floors[i]), ridge) for i in (0, 1)]
     predicted = np.stack([c[0] + z @ c[1:] for c in coefficients], axis=1)
     limits = np.stack([np.quantile(predicted, 0.01, axis=0), np.quantile(predicted, 0.99, axis=0)], axis=1)
-    predicted = np.clip(predicted, limits[:, 0], limits[:, 1] + 1.0)
-    normalised = local / np.repeat(np.exp(predicted), 3, axis=1)
-    shape = _robust_second_moment(normalised)
-    nees = np.einsum("ni,ij,nj->n", normalised, np.linalg.inv(shape), normalised)
-    knots, factors = _factors(predicted[:, 0], nees / CHI2_95_6DOF, inside)
-    # What was fitted to these frames fits them better than any others; the fewer they are, the more.
-    factors *= m / max(m - statistics.shape[1] - 7, 0.1 * m)
-    return CovarianceModel(
-        tuple(names), center, spread, coefficients[0], coefficients[1], limits, shape, knots, factors, m
+    made = CovarianceModel(
+        names, center, spread, coefficients[0], coefficients[1], limits, np.eye(6), np.zeros(1), np.ones(1), len(local)
     )
+    return replace(made, shape=_robust_second_moment(made.normalised(statistics, local)))
 
 
 def _robust_second_moment(x: Array) -> Array:
@@ -391,6 +416,10 @@ def _factors(log_sigma: Array, ratio: Array, inside: float) -> tuple[Array, Arra
     drawn towards the median of all) and one spread for all groups, from the middle 80 % of frames. An order statistic
     would hang on the two or three worst frames of a group; gross errors are for the gates to refuse, not for the
     covariance to swallow. On normal errors this quantile is a little cautious.
+
+    A quantile of few frames is itself uncertain, and a drive has fewer frames than it seems: neighbours err alike. One
+    standard error of it, for as many frames as are independent, is added: a map that is unsure of its covariance says a
+    larger one.
     """
     log_ratio = np.log(np.maximum(ratio, 1e-9))
     groups = int(np.clip(len(ratio) // 60, 1, 6))
@@ -405,4 +434,21 @@ def _factors(log_sigma: Array, ratio: Array, inside: float) -> tuple[Array, Arra
     low, high = np.quantile(rest, (0.1, 0.9))
     spread = float(high - low) / (2.0 * normal.inv_cdf(0.9))
     knots_array, first = np.unique(np.asarray(knots), return_index=True)
-    return knots_array, np.exp(np.asarray(medians)[first] + normal.inv_cdf(inside) * spread)
+    far = normal.inv_cdf(inside)
+    unsure = spread * math.sqrt((1.0 + 0.5 * far**2) / independent(log_ratio))
+    return knots_array, np.exp(np.asarray(medians)[first] + far * spread + unsure)
+
+
+def independent(values: Array) -> float:
+    """As how many independent numbers a sequence counts: its length over its integrated autocorrelation time."""
+    x = values - values.mean()
+    variance = float((x * x).mean())
+    if not variance > 0.0:
+        return float(len(x))
+    time = 1.0
+    for lag in range(1, len(x) // 4):
+        correlation = float((x[:-lag] * x[lag:]).mean()) / variance
+        if correlation <= _UNCORRELATED:
+            break
+        time += 2.0 * correlation
+    return len(x) / time

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from dataclasses import replace
 from types import SimpleNamespace
@@ -157,3 +158,17 @@ def test_a_truncated_binary_model_is_an_error(pycolmap, tmp_path):
     file.write_bytes(file.read_bytes()[:100])
     with pytest.raises(DatasetError, match="damaged"):
         colmap.read_model(tmp_path / "sparse")
+
+
+def test_sigterm_stays_ours(pycolmap):
+    """Importing COLMAP takes the signal over: what a map build had begun would stay."""
+    code = (
+        "import os, signal, sys\n"
+        "from vloc_train.mapping.colmap import require_pycolmap\n"
+        "signal.signal(signal.SIGTERM, lambda *_: sys.exit(7))\n"
+        "require_pycolmap()\n"
+        "os.kill(os.getpid(), signal.SIGTERM)\n"
+        "signal.pause()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stderr) == (7, "")
