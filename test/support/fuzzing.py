@@ -162,30 +162,32 @@ def assault(name: str, edits: Callable[[random.Random], list[Edit]], attempt: Ca
     before = resource.getrlimit(resource.RLIMIT_AS)
     addresses = resource.getpagesize() * int(Path("/proc/self/statm").read_text().split()[0])
     resource.setrlimit(resource.RLIMIT_AS, (addresses + CEILING_BYTES, before[1]))
-    while (time.monotonic() < until) if until else (seed < first + count):
-        made = edits(random.Random(f"{name} {seed}"))
-        used = time.process_time()
-        try:
-            outcomes[_outcome(attempt, made)] += 1
-        except Exception as problem:
-            file = KEPT / f"{name}-{seed}.json"
-            small = smaller(made, attempt, type(problem))
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(json.dumps({"attack": name, "seed": seed, "edits": small}))
-            failures.append(f"seed {seed}: {type(problem).__name__}: {problem}; {file}")
-            if len(failures) >= 20:
-                break
-        used = time.process_time() - used
-        worst = max(worst, used)
-        if used > CPU_S:
-            failures.append(f"seed {seed}: {used:.1f} processor seconds")
-        seed += 1
-    resource.setrlimit(resource.RLIMIT_AS, before)
-    grown = 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - began)
+    try:
+        while (time.monotonic() < until) if until else (seed < first + count):
+            made = edits(random.Random(f"{name} {seed}"))
+            used = time.process_time()
+            try:
+                outcomes[_outcome(attempt, made)] += 1
+            except Exception as problem:
+                file = KEPT / f"{name}-{seed}.json"
+                small = smaller(made, attempt, type(problem))
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.write_text(json.dumps({"attack": name, "seed": seed, "edits": small}))
+                failures.append(f"seed {seed}: {type(problem).__name__}: {problem}; {file}")
+                if len(failures) >= 20:
+                    break
+            used = time.process_time() - used
+            worst = max(worst, used)
+            if used > CPU_S:
+                failures.append(f"seed {seed}: {used:.1f} processor seconds")
+            seed += 1
+    finally:  # an interrupted attack has tried something, too
+        resource.setrlimit(resource.RLIMIT_AS, before)
+        grown = 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - began)
+        took = f"slowest {worst:.2f} CPU s, {grown / 1e6:.0f} MB more at the most"
+        print(f"{name}: {seed - first} inputs {dict(outcomes)}, {len(failures)} failures, {took}", flush=True)
     if grown > GROWTH_BYTES:
         failures.append(f"the process grew by {grown / 1e6:.0f} MB")
-    took = f"slowest {worst:.2f} CPU s, {grown / 1e6:.0f} MB more at the most"
-    print(f"{name}: {seed - first} inputs {dict(outcomes)}, {took}")
     assert not failures, "\n".join(failures)
     return outcomes
 

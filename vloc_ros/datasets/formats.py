@@ -90,6 +90,7 @@ class Source:
 def option_values(fields: Iterable[str], where: str) -> dict[str, Any]:
     """``OPTION=VALUE`` texts as names and plain values. :raises ConfigError: one that is none; it names ``where``."""
     options: dict[str, Any] = {}
+    where = " ".join(where.split())  # a message is one line, whatever was typed
     for field in fields:
         key, equals, value = field.partition("=")
         if not equals:
@@ -97,7 +98,7 @@ def option_values(fields: Iterable[str], where: str) -> dict[str, Any]:
         try:
             options[key.strip()] = yaml.safe_load(value)
         except (yaml.YAMLError, ValueError, LookupError, TypeError) as problem:
-            raise ConfigError(f"{where}: {key}: expected a plain value, found {value!r}") from problem
+            raise ConfigError(f"{where}: {' '.join(key.split())}: expected a plain value, found {value!r}") from problem
     return options
 
 

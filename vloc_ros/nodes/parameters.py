@@ -381,7 +381,8 @@ def coerce(spec: ParameterSpec, value: Any) -> Any:
         value = float(value)
     if kind is list:
         if spec.items is str:
-            if isinstance(value, str) or not all(isinstance(v, str) for v in value):
+            # rclpy gives a list or a tuple; what is neither holds no names.
+            if not isinstance(value, (list, tuple)) or not all(isinstance(v, str) for v in value):
                 raise ConfigError(f"{spec.name}: expected a list of names, found {value!r}")
             value = list(value)
         else:

@@ -23,6 +23,7 @@ from vloc_ros.datasets.colmap_model import HALF, read_model
 from vloc_ros.errors import CameraError, ConfigError, DatasetError
 from vloc_ros.geometry.rotations import matrix_to_quaternion
 from vloc_ros.geometry.se3 import inverse
+from vloc_ros.staging import write_text
 from vloc_ros.types import Array, CameraModel
 
 __all__ = [
@@ -44,12 +45,11 @@ def write_text_model(
     names: Sequence[str] | None = None,
 ) -> Path:  # fmt: skip
     """A COLMAP model of pinhole cameras and posed images without points."""
-    folder.mkdir(parents=True, exist_ok=True)
     lines = [
         f"{i + 1} PINHOLE {c.width} {c.height} {c.fx!r} {c.fy!r} {c.cx + HALF!r} {c.cy + HALF!r}"
         for i, c in enumerate(cameras)
     ]
-    (folder / "cameras.txt").write_text("\n".join(lines) + "\n")
+    write_text(folder / "cameras.txt", "\n".join(lines) + "\n")
     T_cam_map = inverse(T_map_cam) if len(T_map_cam) else T_map_cam
     text = []
     for i, T in enumerate(T_cam_map):
@@ -57,8 +57,8 @@ def write_text_model(
         values = " ".join(repr(float(v)) for v in (w, x, y, z, *T[:3, 3]))
         name = names[i] if names is not None else f"{i:08d}.png"
         text.append(f"{i + 1} {values} {int(camera_index[i]) + 1} {name}\n\n")
-    (folder / "images.txt").write_text("".join(text))
-    (folder / "points3D.txt").write_text("")
+    write_text(folder / "images.txt", "".join(text))
+    write_text(folder / "points3D.txt", "")
     return folder
 
 
