@@ -182,14 +182,14 @@ def figures(records: list[FrameRecord]) -> dict[str, Any]:
     }
 
 
-def compared(rig: Rig, map_path: Path, blind_s: tuple[float, float]) -> list[dict[str, Any]]:
-    """All rows of a table."""
+def compared(rig: Rig, map_path: Path, blind_s: tuple[float, float], only: int | None = None) -> list[dict[str, Any]]:
+    """All rows of a table, or one of them."""
     rows = []
     cases: list[tuple[str, Rig, dict[str, tuple[float, float]]]] = [
         (f"{name} alone", {name: rig[name]}, {}) for name in rig
     ]
     cases += [("rig", rig, {})] + [(f"rig, {name} blinded", rig, {name: blind_s}) for name in rig]
-    for title, cameras, blind in cases:
+    for title, cameras, blind in cases if only is None else cases[only : only + 1]:
         row = {"cameras": title, **localized(cameras, map_path, blind)}
         rows.append(row)
         print(json.dumps(row), flush=True)
@@ -203,11 +203,12 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="kitti: folder with left, right, poses.txt, times.txt")
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--row", type=int, help="only this row of the table, which the file keeps the others of")
     parser.add_argument("--frames", type=int, default=0, help="of the queries, at most; 0: all")
     given = parser.parse_args()
     given.work.mkdir(parents=True, exist_ok=True)
     if given.what == "town":
-        queries = town_rig(5, 0.5, 1.5, 120.0)
+        queries = {n: s.select(np.arange(0, len(s), 2)) for n, s in town_rig(5, 0.5, 1.5, 120.0).items()}
         map_path = built([town_rig(n, 1.0, 1.0, 120.0) for n in (0, 1)], given.work / "town")
         blind = (8.0, 28.0)
     else:
@@ -219,7 +220,11 @@ def main() -> None:
         queries, blind = {n: s.select(rows[rows % 4 != 0]) for n, s in rig.items()}, (3.0, 7.0)
     if given.frames:
         queries = {n: s.select(np.arange(min(given.frames, len(s)))) for n, s in queries.items()}
-    table: dict[str, Any] = {"what": given.what, "blind_s": blind, "rows": compared(queries, map_path, blind)}
+    rows = compared(queries, map_path, blind, given.row)
+    if given.row is not None and given.out.exists():
+        kept = json.loads(given.out.read_text(encoding="utf-8"))["rows"]
+        rows = [row for row in kept if row["cameras"] != rows[0]["cameras"]] + rows
+    table: dict[str, Any] = {"what": given.what, "blind_s": blind, "rows": rows}
     with load_localizer(map_path, "cpu") as localizer:
         table["device"] = device_name(localizer.device)
     given.out.write_text(json.dumps(table, indent=2) + "\n", encoding="utf-8")

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vloc_ros.diagnostics import Level, diagnose
-from vloc_ros.errors import ConfigError, GeometryError
+from vloc_ros.errors import ConfigError, DeviceError, GeometryError
 from vloc_ros.frames import REFUSALS, Frame
 from vloc_ros.geometry.geodesy import Datum
 from vloc_ros.geometry.se3 import covariance_of_base, inverse, make_transform
@@ -524,3 +524,16 @@ def test_a_start_with_a_fix_searches_around_it_and_refuses_other_places(rig: Rig
     fix(rig.frame(12).stamp_ns / SECOND * 10.0, rig.frame(12).stamp_ns)
     results = rig.run(12, 16)
     assert results[-1].publish and "satellite" not in diagnose(rig.pipeline.snapshot()).message
+
+
+def test_a_spare_localizer_takes_over_when_the_device_fails(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
+    def fails(query: Query, estimate: Estimate) -> Estimate:
+        raise DeviceError("cuda:0: full")
+
+    rig.localizer.script, spare = fails, Scripted()
+    rig.localizer.close = lambda: None  # type: ignore[method-assign]
+    pipeline = Pipeline(rig.localizer, spare=lambda: spare)
+    results = [pipeline.process(rig.frame(i)) for i in range(4)]
+    assert [r.refused for r in results] == [None] * 4 and pipeline.localizer is spare
+    assert caplog.text.count("the CPU takes over") == 1
+    assert [r.refused for r in rig.run(0, 2)] == ["localizer"] * 2, "without a spare one frames are refused"

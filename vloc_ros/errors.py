@@ -13,6 +13,7 @@ __all__ = [
     "CameraMismatchError",
     "ConfigError",
     "DatasetError",
+    "DeviceError",
     "GeometryError",
     "ImageError",
     "InterpolationError",
@@ -110,6 +111,10 @@ class CalibrationError(VlocError):
 
 class BagError(VlocError):
     """A bag is missing, empty, unfinished, or lacks the topics that were asked for."""
+
+
+class DeviceError(VlocError):
+    """The device that was to compute ran out of memory, or does not answer any more."""
 
 
 class DatasetError(VlocError):

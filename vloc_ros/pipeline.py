@@ -7,9 +7,10 @@ nothing is published for it. Anything else that is raised is a bug.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import Counter, OrderedDict, deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
@@ -17,7 +18,7 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from vloc_ros.diagnostics import Snapshot
-from vloc_ros.errors import CameraError, CameraMismatchError, GeometryError, ImageError, VlocError
+from vloc_ros.errors import CameraError, CameraMismatchError, DeviceError, GeometryError, ImageError, VlocError
 from vloc_ros.frames import REFUSALS, Frame, FrameResult
 from vloc_ros.geometry.se3 import covariance_of_base, inverse
 from vloc_ros.images.content import MIN_STANDARD_DEVIATION, check_content
@@ -28,6 +29,8 @@ from vloc_ros.settings import Fixed, ranged
 from vloc_ros.tracking import PictureMemory, Tracker
 from vloc_ros.tracking.fixes import FixMemory, FixSettings
 from vloc_ros.types import Array, CameraModel, Estimate, LocalizationState, Query, RgbImage, View, check_transform
+
+_log = logging.getLogger(__name__)
 
 __all__ = ["REFUSALS", "Frame", "FrameResult", "Pipeline", "PipelineSettings"]
 
@@ -117,6 +120,8 @@ class _Seen:
 class Pipeline:
     """One localizer and one tracker behind one entrance. Not thread-safe: one worker calls it.
 
+    :param spare: makes the localizer that takes over when the device of this one fails
+        (:class:`~vloc_ros.errors.DeviceError`); None: frames are refused then.
     :ivar counters: ``frames``, ``published``, ``refused``, ``refused_<key>``, ``state_<STATE>``, ``clock_jumps``.
     """
 
@@ -126,8 +131,10 @@ class Pipeline:
         settings: PipelineSettings | None = None,
         tracker: Tracker | None = None,
         fixes: FixSettings | None = None,
+        spare: Callable[[], Localizer] | None = None,
     ) -> None:
         self.localizer = localizer
+        self._spare = spare
         self.settings = settings or PipelineSettings()
         self.tracker = tracker or Tracker()
         #: By camera: what it showed already, and why it is left out, empty where it is not.
@@ -147,6 +154,17 @@ class Pipeline:
         self._last_result: FrameResult | None = None
         self._last_estimate: Estimate | None = None
         self._last_refusal = ""
+
+    def _taken_over(self, problem: DeviceError) -> Localizer:
+        """The spare localizer, from now on; said once, since there is only one. :raises DeviceError: there is none."""
+        if self._spare is None:
+            raise problem
+        _log.error("%s; the CPU takes over", problem)
+        make, self._spare = self._spare, None
+        self.localizer.close()
+        self.localizer = make()
+        self._lenses.clear()
+        return self.localizer
 
     @property
     def state(self) -> LocalizationState:
@@ -286,7 +304,10 @@ class Pipeline:
             try:
                 others = tuple(s.view_of(seen[0]) for s in seen[1:])
                 query = Query(seen[0].image, seen[0].camera, frame.stamp_ns, prior, scene or None, others)
-                estimate = self.localizer.localize(query, frame.keep_candidates)
+                try:
+                    estimate = self.localizer.localize(query, frame.keep_candidates)
+                except DeviceError as problem:
+                    estimate = self._taken_over(problem).localize(query, frame.keep_candidates)
             except VlocError as problem:
                 raise _Refused(_key_of(problem), str(problem)) from problem
         timings.update({f"localize/{stage}": t for stage, t in estimate.timings_ms.items()})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import runpy
 import subprocess
 import sys
@@ -49,6 +50,12 @@ def test_sequence_and_evaluate(drive):
     out = run("evaluate.py", drive)  # which runs sequence.py
     assert "LOCALIZED" in out, "sequence.py"
     assert "within 5 m 10 deg" in out and "inside the 95 % ellipsoid" in out
+
+
+def test_closed_loop():
+    """Some metres: the vehicle stands until it knows where it is, then stays on its path."""
+    found = json.loads(run("closed_loop.py", "models/town_demo_features", "--laps", "0.04"))
+    assert found["map_base_p95_m"] < 0.3 and found["path_max_m"] < 0.5 and found["stood_s"] < 2.0
 
 
 def test_own_backend(drive):

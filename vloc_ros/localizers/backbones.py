@@ -18,9 +18,11 @@ A map is untrusted input: it names a network that timm defines, never a file or 
 from __future__ import annotations
 
 import hashlib
+import importlib
 import importlib.util
 import logging
 import socket
+import sys
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping
@@ -35,6 +37,7 @@ from torch import Tensor, nn
 
 from vloc_ros.errors import ConfigError
 from vloc_ros.images.preprocess import Preprocess
+from vloc_ros.localizers.compiler import without_compiler
 from vloc_ros.localizers.weights import read_weight_file
 
 __all__ = [
@@ -43,6 +46,7 @@ __all__ = [
     "WeightsPackage",
     "create_network",
     "fill_network",
+    "import_timm",
     "make_backbone",
     "packaged_weights",
     "preprocess_of",
@@ -105,10 +109,21 @@ PACKAGES = {
 }
 
 
+def import_timm() -> Any:
+    """timm, without the compiler of torch, whose import takes longer than all others together.
+
+    timm imports torchvision, and torchvision one function of the compiler that only some of its operators call.
+    """
+    if "timm" in sys.modules:
+        return sys.modules["timm"]
+    with without_compiler():
+        return importlib.import_module("timm")
+
+
 def preprocess_of(name: str, width: int, height: int) -> Preprocess:
     """How images become what a network reads: at this size, with the mean and deviation that its public weights were
     trained with."""
-    import timm
+    timm = import_timm()
 
     try:
         config = timm.get_pretrained_cfg(name)
@@ -116,7 +131,7 @@ def preprocess_of(name: str, width: int, height: int) -> Preprocess:
         config = None
     if config is None:
         return Preprocess(width, height)
-    return Preprocess(width, height, mean=tuple(config.mean), std=tuple(config.std))  # type: ignore[arg-type]
+    return Preprocess(width, height, mean=tuple(config.mean), std=tuple(config.std))
 
 
 def make_backbone(
@@ -139,7 +154,7 @@ def create_network(
     :param fixed: arguments that the caller decides, such as ``features_only``.
     :raises ConfigError: see :func:`make_backbone`.
     """
-    import timm
+    timm = import_timm()
 
     reserved = sorted(set(options) & (_RESERVED - ({"out_indices"} if fixed.get("features_only") else set())))
     if reserved or not name.replace(".", "").replace("_", "").isalnum():
@@ -217,7 +232,7 @@ def _advice(name: str) -> str:
 
 def _hub_obstacle(name: str) -> str | None:
     """Why timm's hub cannot give the weights of a network, or None. Answers within seconds."""
-    import timm
+    timm = import_timm()
 
     config = timm.get_pretrained_cfg(name)
     if config is None or not (config.hf_hub_id or config.url or config.file):
@@ -385,7 +400,7 @@ def weights_origin(name: str, pretrained: Pretrained) -> dict[str, str]:
 
 def _hub_file(name: str) -> Path | None:
     """The file of a network's public weights in the hub's cache, if it was ever loaded."""
-    import timm
+    timm = import_timm()
     from huggingface_hub import try_to_load_from_cache
 
     config = timm.get_pretrained_cfg(name)

@@ -11,6 +11,7 @@ Maps whose manifest says ``backend: my_method`` then load with :func:`load_local
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import threading
 from abc import ABC, abstractmethod
@@ -23,13 +24,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from vloc_ros.errors import ConfigError, GeometryError, ImageError, LocalizerClosedError, MapBackendError
+from vloc_ros.errors import ConfigError, DeviceError, GeometryError, ImageError, LocalizerClosedError, MapBackendError
 from vloc_ros.geometry.cameras import undistorted_camera
 from vloc_ros.geometry.rotations import rotation_angle
 from vloc_ros.images.preprocess import Preprocess
 from vloc_ros.images.view import ViewWarp
 from vloc_ros.localizers.calibration import UNCALIBRATED, Confidence, SceneCalibration, section
-from vloc_ros.localizers.device import Clock, select_device
+from vloc_ros.localizers.device import Clock, device_errors, select_device
 from vloc_ros.localizers.rig import each_alone, fused
 from vloc_ros.localizers.view import MapViews, ViewSettings, less_sure
 from vloc_ros.maps import MapBundle, MapManifest, read_map
@@ -62,6 +63,8 @@ __all__ = [
     "select_device",
     "stored_settings",
 ]
+
+_log = logging.getLogger(__name__)
 
 S = TypeVar("S")
 L = TypeVar("L", bound="Localizer")
@@ -285,6 +288,7 @@ class Localizer(ABC):
         :raises CameraMismatchError: the camera is too different from the map's.
         :raises ImageError: the image does not fit its camera.
         :raises GeometryError: the map's numbers give no pose for this image.
+        :raises DeviceError: the device is full, or does not answer any more.
         :raises LocalizerClosedError: after :meth:`close`.
         """
         check_query(query)
@@ -300,7 +304,8 @@ class Localizer(ABC):
                 query = replace(query, image_rgb=warp.warp(query.image_rgb), camera=warp.target)
                 clock.lap("view")
             try:
-                found = self.find(query, clock, keep_candidates)
+                with device_errors(self._device):
+                    found = self.find(query, clock, keep_candidates)
                 confidence = self.assess(query, found)
                 # The one place where what any backend made of any map is handed out.
                 T_map_cam = check_transform(found.T_map_cam, "its transform")
@@ -552,6 +557,7 @@ def load_localizer(
     :raises MapBackendError: the map is for another backend than asked for.
     :raises MapError: see :func:`vloc_ros.maps.read_map` and :meth:`Localizer.from_map`.
     :raises ConfigError: unknown backend, device, or setting.
+    :raises DeviceError: the device has too little memory; ``auto`` takes the CPU then, and says so.
     """
     if backend is not None and backend not in available_backends():
         backend_class(backend)  # raises, and lists the known ones
@@ -567,4 +573,12 @@ def load_localizer(
             f"{bundle.path}: is a map of backend {made_for!r}, which is not installed here; "
             f"known: {', '.join(available_backends())}"
         )
-    return backend_class(made_for).from_map(bundle, select_device(device), settings)
+    where = select_device(device)
+    try:
+        with device_errors(where):
+            return backend_class(made_for).from_map(bundle, where, settings)
+    except DeviceError as problem:
+        if device != "auto" or where.type == "cpu":
+            raise
+        _log.warning("device auto: computing on the CPU: %s", problem)
+    return backend_class(made_for).from_map(bundle, torch.device("cpu"), settings)

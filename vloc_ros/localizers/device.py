@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import logging
+import os
 import platform
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
-from vloc_ros.errors import ConfigError
+from vloc_ros.errors import ConfigError, DeviceError
 
-__all__ = ["Clock", "compute_dtype", "device_name", "has_fast_bfloat16", "read_back", "select_device"]
+__all__ = ["Clock", "compute_dtype", "device_errors", "device_name", "has_fast_bfloat16", "read_back", "select_device"]
 
 # Which number type the networks compute in.
 
@@ -27,10 +29,21 @@ def has_fast_bfloat16(device: torch.device) -> bool:
     return any(bool(getattr(torch.cpu, name, lambda: False)()) for name in probes)
 
 
+def has_fast_float16(device: torch.device) -> bool:
+    """Whether the device has matrix units for float16 (compute capability 7.0 and newer)."""
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (7, 0)
+
+
 def compute_dtype(precision: str, device: torch.device) -> torch.dtype:
-    """The type for a ``precision`` setting: ``auto``, ``float32`` or ``bfloat16``."""
+    """The type for a ``precision`` setting: ``auto``, ``float32`` or ``bfloat16``.
+
+    ``auto`` takes bfloat16 where the device multiplies it faster, float16 on GPUs that have units for that alone
+    (compute capability 7), and float32 elsewhere.
+    """
     if precision == "bfloat16" or (precision == "auto" and has_fast_bfloat16(device)):
         return torch.bfloat16
+    if precision == "auto" and has_fast_float16(device):
+        return torch.float16
     return torch.float32
 
 
@@ -72,7 +85,35 @@ class Clock:
         self._last = time.perf_counter()
 
 
+# When a device fails.
+
+
+@contextmanager
+def device_errors(device: torch.device) -> Iterator[None]:
+    """What torch says of a full or absent device, as an error of the package.
+
+    :raises DeviceError: with what to do.
+    """
+    try:
+        yield
+    except RuntimeError as problem:
+        line = str(problem).splitlines()[0] if str(problem) else type(problem).__name__
+        if isinstance(problem, torch.OutOfMemoryError):
+            raise DeviceError(
+                f"{device}: expected memory for the map and an image, found too little ({line[:120]}); lower memory_mb "
+                "or candidates, end other programs that use it, or set device to cpu"
+            ) from problem
+        if device.type == "cuda" and "CUDA" in line:
+            raise DeviceError(
+                f"{device}: expected the device to answer, found: {line[:160]}; see nvidia-smi, or set device to cpu"
+            ) from problem
+        raise
+
+
 _log = logging.getLogger(__name__)
+
+#: What drivers of desktop and of Jetson leave where a GPU is, whether torch can use it or not.
+_TRACES = ("/dev/nvidia0", "/dev/nvhost-gpu", "/dev/nvgpu", "/proc/driver/nvidia/version")
 
 
 def select_device(device: str = "auto") -> torch.device:
@@ -86,8 +127,15 @@ def select_device(device: str = "auto") -> torch.device:
     if device == "auto":
         problem = _cuda_problem(0)
         if problem is None:
-            return torch.device("cuda", 0)
-        _log.info("device auto: computing on the CPU (%s)", problem)
+            return _prepared(torch.device("cuda", 0))
+        trace = next((path for path in _TRACES if os.path.exists(path)), None)
+        if trace is None:
+            _log.info("device auto: computing on the CPU (%s)", problem)
+        else:
+            _log.warning(
+                "device auto: computing on the CPU, although this machine has a GPU (%s): %s; is this torch built for "
+                "it (docs/devices.md)?", trace, problem,
+            )  # fmt: skip
         return torch.device("cpu")
     kind, _, index = device.partition(":")
     if kind != "cuda" or (":" in device and not index.isdecimal()):
@@ -96,7 +144,19 @@ def select_device(device: str = "auto") -> torch.device:
     problem = _cuda_problem(number)
     if problem is not None:
         raise ConfigError(f"device: expected {device} to work, found: {problem}; set device to auto or cpu")
-    return torch.device("cuda", number)
+    return _prepared(torch.device("cuda", number))
+
+
+def _prepared(device: torch.device) -> torch.device:
+    """Images come in one size: the fastest convolution for it is worth looking for once.
+
+    Convolutions in float32 may round their factors to TF32, as torch has it by default; matrix products may not:
+    geometry is among them.
+    """
+    torch.backends.cudnn.benchmark = True
+    torch.backends.cudnn.allow_tf32 = True
+    torch.backends.cuda.matmul.allow_tf32 = False
+    return device
 
 
 def _cuda_problem(index: int) -> str | None:

@@ -11,8 +11,10 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from vloc_ros.errors import ConfigError, MapTensorError
+from vloc_ros.localizers.compiler import without_compiler
 from vloc_ros.maps.tensors import expect
 
 __all__ = ["load_module", "read_weight_file", "stored_weights"]
@@ -26,6 +28,17 @@ def stored_weights(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return {k: v.half() if v.ndim >= 2 and v.is_floating_point() else v for k, v in host.items()}
 
 
+class _Unfilled(TorchFunctionMode):
+    """Networks are made without their first numbers, which nobody reads: changes in place do nothing."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name, kwargs = getattr(func, "__name__", ""), kwargs or {}
+        changed = args[0] if args else kwargs.get("tensor")
+        if name.endswith("_") and not name.endswith("__") and name != "requires_grad_" and isinstance(changed, Tensor):
+            return changed
+        return func(*args, **kwargs)
+
+
 def load_module(make: Callable[[], Module], tensors: dict[str, Tensor], where: str) -> Module:
     """The module that ``make`` gives, with a map's weights; names the first tensor that is missing, unknown or of
     another shape.
@@ -35,7 +48,7 @@ def load_module(make: Callable[[], Module], tensors: dict[str, Tensor], where: s
     :raises MapTensorError: weights and settings do not agree. :raises ConfigError: no such network.
     """
     try:
-        with torch.device("meta"):
+        with without_compiler(), torch.device("meta"), _Unfilled():
             _check_shapes(make(), tensors, where)
     except ConfigError:
         pass  # some backbones compute while they are made, which needs memory; what is really wrong shows below

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from rclpy.lifecycle import LifecycleNode
 
-from vloc_ros.errors import ConfigError, GeometryError, MapNotFoundError, VlocError
+from vloc_ros.errors import ConfigError, DeviceError, GeometryError, MapNotFoundError, VlocError
 from vloc_ros.geometry.rotations import quaternion_to_matrix
 from vloc_ros.geometry.se3 import make_transform
 from vloc_ros.images.decode import CompressedImage, RawImage, decode, image_size, is_supported
@@ -47,9 +48,12 @@ __all__ = ["Engine", "cameras_of", "make_pipeline"]
 # The pipeline with the settings that the node's parameters ask for.
 
 
-def make_pipeline(localizer: Localizer, parameters: NodeParameters) -> Pipeline:
+def make_pipeline(
+    localizer: Localizer, parameters: NodeParameters, spare: Callable[[], Localizer] | None = None
+) -> Pipeline:
     """A fresh pipeline around ``localizer``.
 
+    :param spare: makes the localizer that takes over where the device fails.
     :raises ConfigError: settings that do not go together.
     """
     tracker = Tracker(settings_from_mapping(TrackerSettings, parameters.group("tracker."), "parameters tracker.*"))
@@ -59,7 +63,8 @@ def make_pipeline(localizer: Localizer, parameters: NodeParameters) -> Pipeline:
         **parameters.group("pipeline."),
     }
     fixes = settings_from_mapping(FixSettings, parameters.group("fix."), "parameters fix.*")
-    return Pipeline(localizer, settings_from_mapping(PipelineSettings, own, "parameters pipeline.*"), tracker, fixes)
+    settings = settings_from_mapping(PipelineSettings, own, "parameters pipeline.*")
+    return Pipeline(localizer, settings, tracker, fixes, spare)
 
 
 def cameras_of(parameters: NodeParameters) -> list[CameraSpec]:
@@ -157,8 +162,15 @@ class Engine:
         if not path:
             raise MapNotFoundError("map: expected the path of a map, found an empty name; set the parameter map")
         localizer = self._opened(path)
+
+        def on_cpu() -> Localizer:
+            self._localizer = self._opened(path, "cpu")
+            return self._localizer
+
+        # Of several maps the one of the moment is not known here: then frames are refused while the device is full.
+        spare = None if localizer.device.type == "cpu" or atlas is not None else on_cpu
         try:
-            pipeline = make_pipeline(localizer, self._parameters)
+            pipeline = make_pipeline(localizer, self._parameters, spare)
         except BaseException:
             localizer.close()
             raise
@@ -183,13 +195,19 @@ class Engine:
         if atlas is not None:
             self._maps = MapSwitch(atlas, atlas.names.index(path), self._opened, lambda text: self._log.info(text))
 
-    def _opened(self, path: str) -> Localizer:
-        """The localizer of a map, warmed up."""
+    def _opened(self, path: str, device: str = "") -> Localizer:
+        """The localizer of a map, warmed up; on the CPU where ``auto`` found a GPU with too little memory."""
         backend = self._parameters["backend"] or read_map(path).manifest.backend
-        settings = self._parameters.backend_settings(backend)
-        localizer = load_localizer(path, self._parameters["device"], self._parameters["backend"] or None, settings)
+        settings, asked = self._parameters.backend_settings(backend), device or self._parameters["device"]
+        localizer = load_localizer(path, asked, self._parameters["backend"] or None, settings)
         try:
             localizer.warm_up()
+        except DeviceError as problem:
+            localizer.close()
+            if asked != "auto":
+                raise
+            self._log.error(f"{problem}; the CPU takes over")
+            return self._opened(path, "cpu")
         except BaseException:
             localizer.close()
             raise
