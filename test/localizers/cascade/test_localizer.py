@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from types import SimpleNamespace
 from typing import ClassVar
 
 import numpy as np
@@ -23,7 +24,7 @@ from vloc_ros.localizers import base as registry
 from vloc_ros.localizers.base import Hypothesis, Localizer
 from vloc_ros.localizers.calibration import SceneCalibration
 from vloc_ros.localizers.cascade.bundle import MEMBERS_FILE, write_cascade
-from vloc_ros.localizers.cascade.localizer import FAILURES
+from vloc_ros.localizers.cascade.localizer import FAILURES, CascadeLocalizer
 from vloc_ros.localizers.cascade.settings import CascadeSettings
 from vloc_ros.localizers.device import Clock
 from vloc_ros.maps import MapManifest, Scene, pack_map, read_map, write_map
@@ -247,6 +248,14 @@ def test_an_image_that_cannot_be_used_is_refused(cascade):
         localizer.localize(Query(IMAGE, other, 1))
     with pytest.raises(ConfigError, match="scene"):
         ask(cascade, scene="elsewhere")
+
+
+def test_settings_of_a_member_are_changed_one_by_one():
+    stored = {"cascade": {"fine": {"references": 3}, "hypotheses": 2}}
+    bundle = SimpleNamespace(path="map", manifest=SimpleNamespace(settings=stored))
+    found = CascadeLocalizer.merged_settings(bundle, {"fine": {"radius_m": 9.0}})
+    assert found.fine == {"references": 3, "radius_m": 9.0} and found.hypotheses == 2
+    assert CascadeLocalizer.merged_settings(bundle, {"fine": {"references": 5}}).fine == {"references": 5}
 
 
 def test_settings_reach_the_members(cascade):

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, cast
+from typing import Any, ClassVar, cast
 
 import numpy as np
 
 from vloc_ros.errors import CameraMismatchError, ConfigError, ImageError, VlocError
 from vloc_ros.localizers.base import Hypothesis, Localizer, backend_class
-from vloc_ros.localizers.calibration import largest_sigma
+from vloc_ros.localizers.calibration import largest_sigma, section
 from vloc_ros.localizers.cascade.bundle import JUDGE, open_members, scene_names
 from vloc_ros.localizers.cascade.judge import Agreement, Judge, agreement
 from vloc_ros.localizers.cascade.settings import SECTION, CascadeSettings
@@ -74,6 +74,19 @@ class CascadeLocalizer(Localizer):
     settings_class = CascadeSettings
     _settings: CascadeSettings
     settings_section: ClassVar[str] = SECTION
+
+    @classmethod
+    def merged_settings(cls, bundle: MapBundle, changes: Mapping[str, Any]) -> CascadeSettings:
+        """As the base's; those of a member are changed one by one."""
+        where = f"{bundle.path}: settings"
+        stored = section(bundle.manifest.settings, SECTION, where)
+        merged = dict(changes)
+        for role in ("coarse", JUDGE, "fine"):
+            before, asked = stored.get(role), changes.get(role)
+            if isinstance(before, Mapping) and isinstance(asked, Mapping):
+                merged[role] = {**before, **asked}
+        settings: CascadeSettings = super().merged_settings(bundle, merged)
+        return settings
 
     def load(self, bundle: MapBundle) -> None:
         members = open_members(bundle)
