@@ -10,8 +10,9 @@ VENV ?= .venv
 PYTHON ?= $(shell for p in python3 python3.12 python3.11 python3.10 python3.13; do \
 	if $$p -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null; then command -v $$p; break; fi; done)
 EXTRAS ?= all
-# Processes of the tests; a file's tests stay together, since they share what is slow to make.
-WORKERS ?= auto
+# Processes of the tests, one more than there are cores: live tests mostly wait. A file's tests stay together, since
+# they share what is slow to make.
+WORKERS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
 MINUTES ?= 60
 KILLS ?= 200
 DISKS ?= 100
