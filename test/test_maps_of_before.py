@@ -5,7 +5,8 @@
 By default a pose may differ by 0.5 mm: a processor with other instructions sums float32 in another order, and the
 difference goes through a search, a regression or some dozens of Gauss-Newton steps. Between kernels with and without
 AVX the largest difference is 0.05 mm. With ``VLOC_EXACT=1`` it may differ by 1e-9, which holds on a processor with
-AVX-512, as the figures were made on, and is the test for changes that should change nothing.
+AVX-512, as the figures were made on, for every backend whose sums have kept their order since: not ImPosing and PixLoc,
+and so not the cascade. It is the test for changes that should change nothing.
 """
 
 from __future__ import annotations
