@@ -228,15 +228,21 @@ class Localizer(ABC):
         """
 
     def assess(self, query: Query, found: Hypothesis) -> Confidence:
-        """How far a hypothesis is believed; a backend with evidence of its own overrides it."""
+        """How far a hypothesis is believed; a backend with evidence of its own overrides it.
+
+        However sure the fit is, what is not supported (:meth:`is_supported`) is DEGRADED at best.
+        """
         if found.state is not None or found.statistics is None:
             covariance = UNCALIBRATED.copy() if found.covariance is None else found.covariance
             return Confidence(covariance, found.state or LocalizationState.DEGRADED)
-        return self._calibration[found.scene].confidence(
+        confidence = self._calibration[found.scene].confidence(
             found.statistics, found.T_map_cam, found.score, self._settings,
             with_prior=self.prior_changes_statistics and query.prior is not None, whitening=found.whitening,
             uncalibrated=found.covariance,
         )  # fmt: skip
+        if confidence.state is LocalizationState.LOCALIZED and not self.is_supported(found.diagnostics):
+            return replace(confidence, state=LocalizationState.DEGRADED)
+        return confidence
 
     @classmethod
     def merged_settings(cls, bundle: MapBundle, changes: Mapping[str, Any]) -> Any:
@@ -262,10 +268,12 @@ class Localizer(ABC):
             return not self.statistics
         return estimate.score >= calibration.min_score
 
-    def is_supported(self, estimate: Estimate) -> bool:
-        """Whether the image itself bears one of its estimates out: what it shows stands where the pose has it.
+    def is_supported(self, diagnostics: Mapping[str, float]) -> bool:
+        """Whether the image itself bears an estimate out: what it shows stands where the pose has it.
 
         A backend that cannot tell says yes.
+
+        :param diagnostics: of one of its estimates.
         """
         return True
 

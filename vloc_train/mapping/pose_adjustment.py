@@ -46,7 +46,7 @@ def adjust_poses(model: SparseModel, sigma_m: float, sigma_deg: float, sigma_px:
         return model.T_map_cam.copy()
     used, points = np.unique(model.point_ids[rows], return_inverse=True)
     state = _State(
-        np.stack([inverse(T) for T in model.T_map_cam]), model.points[used], model, rows, points.astype(np.int64),
+        inverse(model.T_map_cam), model.points[used], model, rows, points.astype(np.int64),
         (sigma_m, np.radians(sigma_deg), sigma_px),
     )  # fmt: skip
     damping, cost = 1e-4, state.cost
@@ -60,7 +60,7 @@ def adjust_poses(model: SparseModel, sigma_m: float, sigma_deg: float, sigma_px:
             damping *= 10.0
             if damping > 1e4:
                 break
-    return np.stack([inverse(T) for T in state.T_cam_map])
+    return inverse(state.T_cam_map)
 
 
 def _chosen(model: SparseModel, count: int) -> Ints:
@@ -104,11 +104,9 @@ class _State:
         length = np.linalg.norm(self._r, axis=1)
         self._weight = np.where(self._front, 1.0 / (1.0 + (length / _CUT) ** 2), 0.0)
         # Camera axes: where the frame stands and how it is turned against what was given.
-        given = np.stack([inverse(T) for T in model.T_map_cam])
         apart = -np.einsum("rji,rj->ri", T_cam_map[:, :3, :3], T_cam_map[:, :3, 3]) - model.T_map_cam[:, :3, 3]
         self._moved = np.einsum("rij,rj->ri", T_cam_map[:, :3, :3], apart) / sigma_m
-        turn = np.einsum("rij,rkj->rik", T_cam_map[:, :3, :3], given[:, :3, :3])
-        self._turned = np.stack([so3_log(Q) for Q in turn]) / sigma_rad
+        self._turned = so3_log(T_cam_map[:, :3, :3] @ model.T_map_cam[:, :3, :3]) / sigma_rad
         move, twist = (np.linalg.norm(part, axis=1) for part in (self._moved, self._turned))
         self._prior_weight = [1.0 / (1.0 + (part / _CUT) ** 2) for part in (move, twist)]
         losses = [length[self._front], move, twist]
@@ -160,5 +158,5 @@ class _State:
             return None
         along = -scaled - (coupling.T @ step).reshape(-1, 3)
         moved = self.points + (np.swapaxes(L, 1, 2) @ along[..., None])[..., 0]
-        turned = np.stack([se3_exp(s) for s in step.reshape(-1, 6)]) @ self.T_cam_map
+        turned = se3_exp(step.reshape(-1, 6)) @ self.T_cam_map
         return _State(turned, moved, self._model, self._rows, self._point_of, self._sigmas)

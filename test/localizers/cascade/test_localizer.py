@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 from typing import ClassVar
@@ -67,7 +68,7 @@ class Answering(Localizer):
     def find(self, query: Query, clock: Clock, keep_candidates: bool) -> Hypothesis:
         type(self).asked.append(query)
         T, covariance = self.pose(query), np.eye(6) * self.sigma**2
-        diagnostics = {"position_sigma_m": self.sigma} if self.known else {}
+        diagnostics = {"x": float(T[0, 3])} | ({"position_sigma_m": self.sigma} if self.known else {})
         clock.lap("work")
         return Hypothesis(
             query.scene or "town", T, 0.5, covariance=covariance, state=self.state, diagnostics=diagnostics
@@ -84,8 +85,8 @@ class Fine(Answering):
     asked: ClassVar[list[Query]] = []
     moved, turned, problem, sigma, supported = (0.4, 0.0, 0.0), 0.0, None, 0.05, True
 
-    def is_supported(self, estimate: Estimate) -> bool:
-        return self.supported is True or estimate.T_map_cam[0, 3] == self.supported
+    def is_supported(self, diagnostics: Mapping[str, float]) -> bool:
+        return self.supported is True or diagnostics["x"] == self.supported
 
     def pose(self, query: Query) -> np.ndarray:
         if self.problem is not None:

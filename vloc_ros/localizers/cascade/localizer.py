@@ -232,7 +232,7 @@ class CascadeLocalizer(Localizer):
                 moved = pose_difference(fine.T_map_cam, T)
                 about["refinement_m"] = float(np.linalg.norm(moved[:3]))
                 about["refinement_deg"] = float(np.degrees(np.linalg.norm(moved[3:])))
-                supported = self._fine.is_supported(fine)
+                supported = self._fine.is_supported(fine.diagnostics)
                 failure = self._contradiction(query, judged, fine) if supported else "unsupported"
             if fine is not None and failure == "none":
                 T, covariance, about["judged_share"] = self._together(query, judged, fine)
@@ -286,6 +286,7 @@ class CascadeLocalizer(Localizer):
         # The first proposal whose place the refinement bears out; where there is none, the coarse estimate.
         tried = self._tried(query, coarse, coarse, clock)
         if tried.failure in _DOUBTS and query.prior is None:
+            # Asked again for them: candidates of every frame, for the few that need them, would cost more.
             for other in self._coarse.hypotheses(query, self._settings.hypotheses)[1:]:
                 again = self._tried(query, other, coarse, clock)
                 if again.failure == "none":
@@ -339,7 +340,7 @@ class CascadeLocalizer(Localizer):
 
     def _believed(self, fine: Estimate, sigma_m: float, sigma_rad: float, moved: float, turned: float) -> str:
         settings = self._settings
-        if self._fine is not None and not self._fine.is_supported(fine):
+        if self._fine is not None and not self._fine.is_supported(fine.diagnostics):
             return "unsupported"
         limit_m = max(settings.gate_sigmas * sigma_m, settings.gate_floor_m)
         limit_rad = max(settings.gate_sigmas * sigma_rad, np.radians(settings.gate_floor_deg))

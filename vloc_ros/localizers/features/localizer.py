@@ -32,7 +32,7 @@ from vloc_ros.geometry.rotations import rotation_angle
 from vloc_ros.geometry.se3 import covariance_of_base
 from vloc_ros.images.preprocess import Preprocess
 from vloc_ros.localizers.base import Hypothesis, Localizer, SimulatedPrior
-from vloc_ros.localizers.calibration import Confidence, largest_sigma, section
+from vloc_ros.localizers.calibration import largest_sigma, section
 from vloc_ros.localizers.device import Clock
 from vloc_ros.localizers.features.eyes import Eye, Sighting, by_place, reach_px
 from vloc_ros.localizers.features.matches import match_nearest, match_views
@@ -254,13 +254,8 @@ class FeaturesLocalizer(Localizer):
         clock.lap("decide")
         return out
 
-    def assess(self, query: Query, found: Hypothesis) -> Confidence:
-        """What is weakly supported is DEGRADED at best, however sure the fit is."""
-        confidence = super().assess(query, found)
-        weak = found.diagnostics.get("support", 0.0) < Support.STRONG.value
-        if weak and confidence.state is LocalizationState.LOCALIZED:
-            return replace(confidence, state=LocalizationState.DEGRADED)
-        return confidence
+    def is_supported(self, diagnostics: Mapping[str, float]) -> bool:
+        return diagnostics.get("support", 0.0) >= Support.STRONG.value
 
     def _supported(self, found: Found) -> bool:
         fine = found.judged.refined is not None

@@ -117,12 +117,14 @@ class Aligner:
         batch: PointBatch,
         starts: Array,
         scales: slice = _ALL,
+        verify: bool = True,
     ) -> tuple[AlignmentResult, Refinement]:
         """Align the points of ``batch`` from every starting pose.
 
         :param camera: of the preprocessed image.
         :param starts: (S, 4, 4) T_map_cam.
         :param scales: which of the pyramid's.
+        :param verify: also look whether the map is seen where the poses have it: ``peak_share``, else 0.
         """
         levels = self.levels(pyramid, camera, batch, scales)
         # One upload for both.
@@ -148,7 +150,7 @@ class Aligner:
             ]
         refinement = refine(
             poses, points, levels, mask=mask, settings=self._settings, recorder=self._recorder,
-            also=lambda T_cam_map: peak_share(looked_at, seen, T_cam_map),
+            also=(lambda T_cam_map: peak_share(looked_at, seen, T_cam_map)) if verify else None,
         )  # fmt: skip
         return _to_host(refinement, len(batch)), refinement
 

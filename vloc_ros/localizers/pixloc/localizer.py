@@ -13,7 +13,7 @@ from vloc_ros.errors import ConfigError, MapFormatError
 from vloc_ros.geometry.rotations import so3_log
 from vloc_ros.images.preprocess import Preprocess
 from vloc_ros.localizers.base import Hypothesis, Localizer, SimulatedPrior
-from vloc_ros.localizers.calibration import Confidence, largest_sigma, section
+from vloc_ros.localizers.calibration import largest_sigma, section
 from vloc_ros.localizers.device import Clock, compute_dtype
 from vloc_ros.localizers.pixloc.alignment import Aligned, Aligner, AlignmentResult
 from vloc_ros.localizers.pixloc.bundle import MAP_SECTION, MapSettings
@@ -26,7 +26,7 @@ from vloc_ros.localizers.pixloc.store import POINTS_FILE, PointBatch, ReferenceS
 from vloc_ros.localizers.view import MapViews
 from vloc_ros.maps import MapBundle
 from vloc_ros.settings import settings_from_mapping
-from vloc_ros.types import Array, CameraModel, CandidateStep, Estimate, LocalizationState, PosePrior, Query
+from vloc_ros.types import Array, CameraModel, CandidateStep, LocalizationState, PosePrior, Query
 
 __all__ = ["FAILURES", "PixLocLocalizer"]
 
@@ -156,16 +156,8 @@ class PixLocLocalizer(Localizer):
 
     # -- localizing -------------------------------------------------------------------------------
 
-    def is_supported(self, estimate: Estimate) -> bool:
-        return estimate.diagnostics.get("peak_share", 0.0) >= self._settings.min_peak_share
-
-    def assess(self, query: Query, found: Hypothesis) -> Confidence:
-        """An alignment whose points do not look like the map where it has them is DEGRADED at best."""
-        confidence = super().assess(query, found)
-        unlike = found.diagnostics.get("peak_share", 0.0) < self._settings.min_peak_share
-        if unlike and confidence.state is LocalizationState.LOCALIZED:
-            return replace(confidence, state=LocalizationState.DEGRADED)
-        return confidence
+    def is_supported(self, diagnostics: Mapping[str, float]) -> bool:
+        return diagnostics.get("peak_share", 0.0) >= self._settings.min_peak_share
 
     def find(self, query: Query, clock: Clock, keep_candidates: bool) -> Hypothesis:
         start, nearest, failure, aligned = self._align(query, clock)
@@ -203,7 +195,8 @@ class PixLocLocalizer(Localizer):
             start.T_map_cam, start.covariance, self._settings.starts, self._settings.start_spacing_m
         )
         two_steps = self._settings.reselect and len(pyramid) > 1
-        result, refinement = self._aligner.align(pyramid, camera, batch, starts, slice(0, 1 if two_steps else None))
+        first = slice(0, 1 if two_steps else None)
+        result, refinement = self._aligner.align(pyramid, camera, batch, starts, first, verify=not two_steps)
         clock.lap("align")
         if two_steps:
             # References around a start on one side of the truth pull the pose to that side: others around the best.

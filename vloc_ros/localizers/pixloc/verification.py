@@ -20,7 +20,7 @@ __all__ = ["MINIMAL", "peak_share"]
 
 #: Half the side of the square that is searched around a projection, and its step, cells of the level.
 _REACH, _STEP = 8, 2
-#: Points that are looked at, at most: their share is then known to 0.03.
+#: Every n-th point is looked at, so that this many to twice as many are: their share is then known to 0.03.
 _POINTS = 256
 #: A share of fewer points than this means nothing.
 MINIMAL = 30
