@@ -2,22 +2,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from random_poses import moved, pose
 
-from vloc_ros.geometry.rotations import so3_exp
 from vloc_ros.localizers.fusion import combined, contradict, pose_difference
-
-
-def pose(rng, spread=1.0):
-    T = np.eye(4)
-    T[:3, :3], T[:3, 3] = so3_exp(rng.normal(size=3) * spread), rng.normal(size=3) * 100.0 * spread
-    return T
-
-
-def moved(T, e):
-    out = T.copy()
-    out[:3, 3] += e[:3]
-    out[:3, :3] = so3_exp(e[3:]) @ T[:3, :3]
-    return out
 
 
 def covariance(rng):

