@@ -35,6 +35,7 @@ def test_the_paper_s_layers():
 @pytest.mark.parametrize("architecture", ["branching", "mlp"])
 @pytest.mark.parametrize(("rotation", "size"), [("quaternion", 4), ("matrix", 6)])
 def test_shapes(architecture, rotation, size):
+    torch.manual_seed(0)
     network = Regressor(5, NetworkSettings(architecture, rotation=rotation, **TINY)).eval()
     found = network(torch.randn(7, 5))
     assert found.position.shape == (7, 3) and found.rotation.shape == (7, size)
@@ -43,6 +44,19 @@ def test_shapes(architecture, rotation, size):
     keep = network.keep_masks(9, torch.Generator().manual_seed(0))
     sampled = network(torch.randn(2, 5), keep)
     assert sampled.position.shape == (10, 2, 3) and sampled.rotation.shape == (10, 2, size)
+
+
+@pytest.mark.parametrize(
+    "nothing", [[0.0] * 4, [0.0] * 6, [1.0, 2.0, 3.0, 0.0, 0.0, 0.0], [1.0, 2.0, 3.0, 2.0, 4.0, 6.0]]
+)
+def test_no_direction_is_the_identity_and_its_gradient_is_finite(nothing):
+    rotation = torch.tensor([nothing, [0.3, -0.2, 0.5, 0.9, 0.1, 0.4][: len(nothing)]], requires_grad=True)
+    q = rotation_quaternion(rotation)
+    norms = q.detach().norm(dim=-1), q.detach()[:, :3].norm(dim=-1)
+    torch.testing.assert_close(q.detach()[0], torch.tensor([0.0, 0.0, 0.0, 1.0]))
+    assert abs(float(norms[0][1]) - 1.0) < 1e-6 and float(norms[1][1]) > 0.1
+    q.sum().backward()
+    assert rotation.grad.isfinite().all()
 
 
 def test_a_branch_that_is_not_asked_for_is_not_there():

@@ -145,11 +145,20 @@ class Regressor(nn.Module):
 
 def rotation_quaternion(rotation: Tensor) -> Tensor:
     """The unit quaternion xyzw, w >= 0, of a regressed rotation: ``(..., 4)``, or ``(..., 6)`` made orthonormal by
-    Gram and Schmidt (Zhou et al., CVPR 2019)."""
+    Gram and Schmidt (Zhou et al., CVPR 2019).
+
+    Where a network regresses no direction at all (zeros: every unit before is off; parallel columns) it is the
+    identity.
+    """
     if rotation.shape[-1] == 6:
-        return matrix_to_quaternion(columns_matrix(rotation))
+        R = columns_matrix(rotation)
+        known = R.square().sum(dim=(-2, -1)) > 2.5  # 3, or 0 and 1 where columns are missing
+        identity = torch.eye(3, dtype=R.dtype, device=R.device)
+        return matrix_to_quaternion(torch.where(known[..., None, None], R, identity))
     unit = functional.normalize(rotation, dim=-1)
-    return torch.where(unit[..., 3:] < 0, -unit, unit)
+    unit = torch.where(unit[..., 3:] < 0, -unit, unit)
+    identity = functional.pad(torch.ones_like(unit[..., :1]), (3, 0))
+    return torch.where(unit.square().sum(dim=-1, keepdim=True) > 0.5, unit, identity)
 
 
 def columns_matrix(columns: Tensor) -> Tensor:
