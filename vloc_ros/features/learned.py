@@ -36,6 +36,7 @@ def from_package(what: str, package: str, holds: str, otherwise: str) -> Iterato
     :raises ConfigError: it is not installed, or holds other things than the releases that this was written for.
     """
     try:
+        version = metadata.version(package)
         yield
     except ImportError as problem:
         raise ConfigError(
@@ -46,7 +47,7 @@ def from_package(what: str, package: str, holds: str, otherwise: str) -> Iterato
         told = str(problem).splitlines()[0] if str(problem) else repr(problem)
         raise ConfigError(
             f"{what}: expected {package} to hold {holds} as the releases this was written for, found {package} "
-            f"{metadata.version(package)}: {told}; pip install -U 'vloc_ros[features]', or {otherwise}"
+            f"{version}: {told}; pip install -U 'vloc_ros[features]', or {otherwise}"
         ) from problem
 
 
