@@ -64,10 +64,37 @@ def test_a_played_bag_is_localized_and_compared_with_its_reference(live):
     assert f"map {east} is loaded ahead" in node.text and f"map {east}: fake on cpu" in node.text, node.text
     assert float(told()["published"]) >= float(told()["frames"]) - 6
     evaluator.interrupt()
-    live.until(lambda: (report / "report.json").exists(), "the report", 20)
+    assert evaluator.wait(30) == 0 and "Traceback" not in evaluator.text, evaluator.text
     figures = json.loads((report / "report.json").read_text())
     assert figures["published"] >= 30 and figures["median_translation_m"] < 0.15
     assert figures["truth"].startswith("pose on /reference/pose")
     assert (report / "trajectory.tum").read_text().count("\n") == figures["published"]
     values = live.run([sys.executable, "-m", "vloc_ros.nodes.evaluator", "--ros-args", "-p", "reference_type:=fix"])
     assert values.wait(60) == 2 and "expected the map's origin" in values.text
+
+
+FAILING = """
+import sys
+from rclpy.node import Node
+from vloc_ros.nodes.running import run_node
+
+class Failing(Node):
+    def __init__(self):
+        super().__init__("failing")
+        self.calls = 0
+        self.create_timer(0.05, self.call)
+
+    def call(self):
+        self.calls += 1
+        raise ValueError(f"call {self.calls}")
+
+sys.exit(run_node("failing", Failing, lambda node, error: print("told:", error, flush=True), lambda node: 3))
+"""
+
+
+def test_a_callback_that_fails_is_told_and_the_node_goes_on(live):
+    """What both nodes run by: the executor survives, and the end's exit code is that of the closing."""
+    node = live.run([sys.executable, "-c", FAILING])
+    live.until(lambda: "told: call 3" in node.text, "three failed calls", 30)
+    node.interrupt()
+    assert node.wait(10) == 3 and "Traceback" not in node.text, node.text

@@ -7,15 +7,12 @@ package (:mod:`vloc_ros.evaluation.metrics`).
 
 from __future__ import annotations
 
-import signal
 import sys
-import threading
-import time
+import traceback
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import rclpy
 import tf2_ros
 from diagnostic_msgs.msg import DiagnosticArray
 from diagnostic_updater import DiagnosticStatusWrapper
@@ -23,9 +20,7 @@ from geometry_msgs.msg import PoseStamped, PoseWithCovarianceStamped, TransformS
 from nav_msgs.msg import Odometry
 from rclpy.clock import Clock, ClockType
 from rclpy.duration import Duration
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
-from rclpy.signals import SignalHandlerOptions
 from rclpy.time import Time
 from sensor_msgs.msg import CameraInfo, NavSatFix
 from std_msgs.msg import Float64, String
@@ -43,6 +38,7 @@ from vloc_ros.nodes.evaluator_parameters import EVALUATOR_PARAMETERS
 from vloc_ros.nodes.parameters import coerce
 from vloc_ros.nodes.qos import image_qos, latched
 from vloc_ros.nodes.ros_parameters import describe
+from vloc_ros.nodes.running import run_node
 from vloc_ros.types import LocalizationState
 
 __all__ = ["VlocEvaluator", "main"]
@@ -211,43 +207,26 @@ class VlocEvaluator(Node):
         return f"{len(records)} frames in {out}"
 
 
+def _finish(node: VlocEvaluator) -> int:
+    """Write the report, where one is asked for; exit code 1 where that fails."""
+    if not node.get_parameter("report").value:
+        return 0
+    try:
+        print(f"vloc_evaluator: {node.write_report()}", flush=True)
+    except (VlocError, OSError) as problem:
+        print(f"vloc_evaluator: {problem}", file=sys.stderr)
+        return 1
+    return 0
+
+
 def main(args: list[str] | None = None) -> int:
     """Run until SIGINT or SIGTERM, then write the report. Exit code 2 for a parameter that is not allowed."""
-    stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
-    rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
-    try:
-        node = VlocEvaluator()
-    except ConfigError as error:
-        print(f"vloc_evaluator: {error}", file=sys.stderr)
-        rclpy.try_shutdown()
-        return 2
-    executor = SingleThreadedExecutor()
-    executor.add_node(node)
 
-    def spin() -> None:
-        while not stop.is_set():
-            try:
-                executor.spin_once(timeout_sec=0.1)
-            except ExternalShutdownException:
-                stop.set()
+    def failed(node: VlocEvaluator, error: Exception) -> None:
+        trace = "".join(traceback.format_exception(type(error), error, error.__traceback__))
+        node.get_logger().error(f"a callback failed: {error}\n{trace}")
 
-    spinner = threading.Thread(target=spin, daemon=True)
-    spinner.start()
-    while not stop.wait(0.5):
-        pass
-    spinner.join(2.0)
-    code = 0
-    if node.get_parameter("report").value:
-        try:
-            print(f"vloc_evaluator: {node.write_report()}", flush=True)
-        except (VlocError, OSError) as problem:
-            print(f"vloc_evaluator: {problem}", file=sys.stderr)
-            code = 1
-    time.sleep(0.05)
-    rclpy.try_shutdown()
-    return code
+    return run_node("vloc_evaluator", VlocEvaluator, failed, _finish, args)
 
 
 if __name__ == "__main__":

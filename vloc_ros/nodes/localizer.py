@@ -11,25 +11,18 @@ shared with offline replay. This node translates messages, looks up TF and manag
 
 from __future__ import annotations
 
-import logging
-import os
-import signal
 import sys
-import threading
 import time
 import traceback
 from collections.abc import Callable
 from typing import Any
 
-import rclpy
 import tf2_ros
 from geometry_msgs.msg import PoseWithCovarianceStamped
 from lifecycle_msgs.msg import State
 from rclpy.clock import Clock, ClockType, JumpThreshold
 from rclpy.duration import Duration
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
-from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import NavSatFix
 from std_srvs.srv import Trigger
 
@@ -41,15 +34,13 @@ from vloc_ros.nodes.inputs import ReceivedFrame, RigInput, RigPolicy
 from vloc_ros.nodes.outputs import Outputs
 from vloc_ros.nodes.qos import image_qos
 from vloc_ros.nodes.ros_parameters import NodeParameters
+from vloc_ros.nodes.running import PATIENCE_S, run_node
 from vloc_ros.nodes.tf_broadcast import TfBroadcast
 from vloc_ros.nodes.tf_input import TfInput
 from vloc_ros.nodes.worker import Pending, Worker
 from vloc_ros.tracking.smoothing import SmoothCorrection
 
 __all__ = ["VlocLocalizer", "main"]
-
-#: How long the end waits for what cannot be interrupted (a map that loads, a frame at work), seconds.
-PATIENCE_S = 0.5
 
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
 
@@ -317,64 +308,16 @@ class VlocLocalizer(LifecycleNode):
             self.engine.finish()
 
 
-def _spin(node: VlocLocalizer, executor: SingleThreadedExecutor, stop: threading.Event) -> None:
-    while not stop.is_set():
-        try:
-            executor.spin_once(timeout_sec=0.1)
-        except ExternalShutdownException:
-            stop.set()
-        except Exception as error:
-            if not stop.is_set():
-                node._explain("a callback failed", error)
-
-
 def main(args: list[str] | None = None) -> int:
-    """Run the node until SIGINT or SIGTERM. Exit code 0 for a clean end, 2 for a parameter that is not allowed.
+    """Run the node until SIGINT or SIGTERM (:func:`~vloc_ros.nodes.running.run_node`). Exit code 0 for a clean end."""
 
-    Signals are handled here rather than by rclpy: the executor spins in its own thread and the main thread only
-    waits for a signal, so that none is lost. The process ends as soon as the node has told the others and closed its
-    files: taking the interpreter and its libraries apart costs seconds on a loaded machine and gives nothing back that
-    the system does not take anyway.
-    """
-    stop = threading.Event()
-    heard: list[int] = []
-
-    def on_signal(number: int, frame: Any) -> None:
-        # A terminal and ros2 launch may both pass on one Ctrl-C: only the third signal ends the process at once.
-        heard.append(number)
-        if len(heard) >= 2:
-            signal.signal(signal.SIGINT, signal.SIG_DFL)
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        stop.set()
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, on_signal)
-    rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
-    try:
-        node = VlocLocalizer()
-    except ConfigError as error:
-        print(f"vloc_localizer: {error}", file=sys.stderr)
-        rclpy.try_shutdown()
-        return 2
-    executor = SingleThreadedExecutor()
-    executor.add_node(node)
-    spinner = threading.Thread(target=_spin, args=(node, executor, stop), name="vloc-executor", daemon=True)
-    spinner.start()
-    while not stop.wait(0.5):
-        pass
-    spinner.join(PATIENCE_S)
-    if spinner.is_alive():
-        # A map that is being loaded cannot be interrupted; nothing has been published from it.
-        print("vloc_localizer: stopped while loading", file=sys.stderr)
-    else:
+    def finish(node: VlocLocalizer) -> int:
         node.close(PATIENCE_S)
-        executor.shutdown(timeout_sec=0.2)
-        node.destroy_node()
-        rclpy.try_shutdown()
-    logging.shutdown()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(0)
+        return 0
+
+    return run_node(
+        "vloc_localizer", VlocLocalizer, lambda node, error: node._explain("a callback failed", error), finish, args
+    )
 
 
 if __name__ == "__main__":
