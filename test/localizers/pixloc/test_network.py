@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import save_file
 
 from vloc_ros.errors import ConfigError
+from vloc_ros.localizers.pixloc.encoders import make_encoder
 from vloc_ros.localizers.pixloc.network import FeatureNet
 from vloc_ros.localizers.pixloc.settings import NetworkSettings
 
@@ -50,6 +51,14 @@ def test_features_move_with_the_image():
         cells, inner = 4 // level.stride, slice(24 // level.stride, 40 // level.stride)
         expected = level.features.roll(cells, -1)[..., inner, inner]
         torch.testing.assert_close(shifted.features[..., inner, inner], expected, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "options", [{"channels": [True, 6, 8]}, {"channels": [4, 6, 8], "convolutions": True}, {"channels": [4, 0]}]
+)
+def test_widths_and_counts_of_the_plain_encoder_are_positive_integers(options):
+    with pytest.raises(ConfigError, match="pixloc.encoder_options: expected"):
+        make_encoder(NetworkSettings(encoder="plain", encoder_options=options, strides=(1, 4), dimensions=(5, 7)))
 
 
 def test_channels_stay_last_in_memory():
