@@ -130,7 +130,12 @@ def open_source(source: Source | str, problems: Problems | None = None, **option
     reader = FORMATS[name].reader()
     given = {**source.options, **{key: value for key, value in options.items() if value is not None}}
     settings = settings_from_mapping(reader.Options, given, f"{name}:{source.path}")
-    drives: list[PosedSequence] = reader.open_drives(source.path, settings, problems or Problems())
+    try:
+        drives: list[PosedSequence] = reader.open_drives(source.path, settings, problems or Problems())
+    except DatasetError as problem:  # of a check on the whole drive, which knows its name alone
+        if str(source.path) in str(problem):
+            raise
+        raise DatasetError(f"{source.path}: {problem}") from problem
     if not drives:
         raise DatasetError(f"{source.path}: expected drives of {FORMATS[name].about}, found none")
     return drives

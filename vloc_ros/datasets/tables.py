@@ -216,11 +216,12 @@ def transform_from_quaternion(
 
 def too_far(position: Array, where: str, problems: Problems) -> bool:
     """Whether a position is further away than any place is, which is a fault."""
-    far = float(np.abs(position).max()) > FARTHEST_M
+    limit = FARTHEST_M / 2  # two places are at most FARTHEST_M apart then, whichever is the map's origin
+    far = float(np.abs(position).max()) > limit
     if far:
         problems.fault(
             "position that is no place",
-            f"{where}: expected a position within {FARTHEST_M:g} m, found {_short([f'{v:g}' for v in position])}; "
+            f"{where}: expected a position within {limit:g} m, found {_short([f'{v:g}' for v in position])}; "
             "correct the line, or --keep-going",
         )
     return far

@@ -7,7 +7,6 @@ import torch
 from safetensors.torch import save_file
 
 from vloc_ros.errors import ConfigError
-from vloc_ros.localizers.pixloc.encoders import make_encoder
 from vloc_ros.localizers.pixloc.network import FeatureNet
 from vloc_ros.localizers.pixloc.settings import NetworkSettings
 
@@ -58,7 +57,7 @@ def test_features_move_with_the_image():
 )
 def test_widths_and_counts_of_the_plain_encoder_are_positive_integers(options):
     with pytest.raises(ConfigError, match="pixloc.encoder_options: expected"):
-        make_encoder(NetworkSettings(encoder="plain", encoder_options=options, strides=(1, 4), dimensions=(5, 7)))
+        network(encoder_options=options)
 
 
 def test_channels_stay_last_in_memory():
