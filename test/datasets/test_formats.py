@@ -102,6 +102,6 @@ def test_a_check_on_the_whole_drive_names_its_path(flat, monkeypatch):
     def far(*_):
         raise DatasetError("drive: expected positions within 1e+08 m")
 
-    monkeypatch.setattr(FORMATS["folder"].reader(), "open_drives", far)
+    monkeypatch.setattr(FORMATS["kitti"].reader(), "open_drives", far)
     with pytest.raises(DatasetError, match=re.escape(f"{flat}: drive: expected")):
         open_source(Source("folder", flat))
