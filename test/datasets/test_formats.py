@@ -104,4 +104,4 @@ def test_a_check_on_the_whole_drive_names_its_path(flat, monkeypatch):
 
     monkeypatch.setattr(FORMATS["kitti"].reader(), "open_drives", far)
     with pytest.raises(DatasetError, match=re.escape(f"{flat}: drive: expected")):
-        open_source(Source("folder", flat))
+        open_source(Source("kitti", flat, {"intrinsics": [7, 7, 3, 2]}))
