@@ -143,6 +143,13 @@ class Sight:
         """``T_map_cam`` when the rig is there."""
         return T_map_rig if self.T_rig_cam is None else T_map_rig @ self.T_rig_cam
 
+    def alike(self, least_cosine: float) -> Candidates:
+        """Points and features that look alike, compared once: the passes of a query ask for them again."""
+        kept: dict[float, Candidates] = self.__dict__.setdefault("_alike", {})
+        if least_cosine not in kept:
+            kept[least_cosine] = alike_pairs(self.query, self.points, least_cosine)
+        return kept[least_cosine]
+
 
 def judge(
     T_map_cam: Array,
@@ -166,7 +173,7 @@ def judge_rig(
     T_map_rig: Array, sights: Sequence[Sight], alike: float, settings: JudgeSettings | None = None
 ) -> Evidence:
     """The evidence of all cameras of a rig for a pose of it; nothing is refined."""
-    pairs = [alike_pairs(s.query, s.points, alike) for s in sights]
+    pairs = [s.alike(alike) for s in sights]
     return _rig_evidence(T_map_rig, sights, settings or JudgeSettings(), pairs)
 
 
@@ -272,7 +279,7 @@ def refine_and_judge_rig(
     """
     settings = settings or JudgeSettings()
     T, refined = np.asarray(T_map_rig, dtype=np.float64), None
-    candidates = [alike_pairs(s.query, s.points, alike) for s in sights]
+    candidates = [s.alike(alike) for s in sights]
     for radius in (settings.wide_px if radius_px is None else radius_px, settings.radius_px):
         pairs = [
             c.near(s.placed(T), s.camera, s.query, s.points, radius, settings.octaves)[0]

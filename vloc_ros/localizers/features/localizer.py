@@ -13,7 +13,6 @@ import torch
 from vloc_ros.errors import MapBackendError, MapError
 from vloc_ros.features import make_extractor
 from vloc_ros.features.base import Described, FeatureExtractor, FeatureSettings
-from vloc_ros.features.matching import alike_pairs
 from vloc_ros.features.points import MapPoints, in_view
 from vloc_ros.features.pose import MINIMAL, Observations
 from vloc_ros.features.rig_pose import rig_poses
@@ -306,7 +305,7 @@ class FeaturesLocalizer(Localizer):
     def _guided(self, sight: Sight, T_map_cam: Array, reach: Array) -> Observations:
         """What one camera sees of points within reach of where they should be, the most alike first."""
         described, points = sight.query, sight.points
-        alike = alike_pairs(described, points, self._extractor.alike)
+        alike = sight.alike(self._extractor.alike)
         pairs, _, cosines = alike.near(T_map_cam, sight.camera, described, points, reach, self._settings.judge.octaves)
         pairs = pairs[np.argsort(-cosines, kind="stable")]  # the solver draws from the first
         at = described.features.pixels[pairs[:, 1]].astype(np.float64)
