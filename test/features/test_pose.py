@@ -141,8 +141,8 @@ def test_the_fit_ends_at_the_minimum_of_its_loss_in_a_few_steps(seed, monkeypatc
         return cut**2 * np.log1p(((seen - pixels) ** 2).sum(axis=1) / (0.7 * cut) ** 2).sum()
 
     scale = np.array([1e-2, 1e-2, 1e-2, 1e-3, 1e-3, 1e-3])
-    best = minimize(lambda x: cost(start @ se3_exp(x * scale)), np.zeros(6), method="Nelder-Mead",
-                    options={"xatol": 1e-7, "fatol": 1e-9, "maxiter": 20_000, "maxfev": 20_000, "adaptive": True})  # fmt: skip
+    options = {"xatol": 1e-7, "fatol": 1e-9, "maxiter": 20_000, "maxfev": 20_000, "adaptive": True}
+    best = minimize(lambda x: cost(start @ se3_exp(x * scale)), np.zeros(6), method="Nelder-Mead", options=options)
     counted = []
     evaluate = pose._evaluate
     monkeypatch.setattr(pose, "_evaluate", lambda *a: counted.append(1) or evaluate(*a))
