@@ -33,12 +33,12 @@ class Budget:
 
 BUDGETS = {
     "imposing": Budget(300, 1, 2),
-    "retrieval": Budget(100, 3, 3),
-    "copr": Budget(100, 3, 3),
+    "retrieval": Budget(100, 1, 1),
+    "copr": Budget(100, 1, 1),
     "irpnet.vmap": Budget(180, 1, 5),
     "camnet": Budget(300, 1, 4),
     "pixloc": Budget(500, 1, 4),
-    "features": Budget(200, 26, 11),
+    "features": Budget(160, 3, 6),
 }
 
 

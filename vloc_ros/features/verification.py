@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vloc_ros.features.base import Described
-from vloc_ros.features.matching import Candidates, alike_pairs
+from vloc_ros.features.matching import Candidates, alike_in_all
 from vloc_ros.features.points import MapPoints, in_view
 from vloc_ros.features.pose import MINIMAL, Observations, RefinedPose, refine_rig
 from vloc_ros.geometry.rotations import so3_log
@@ -31,6 +31,7 @@ __all__ = [
     "JudgedPose",
     "Sight",
     "Support",
+    "alike_in_sights",
     "decide",
     "judge",
     "judge_rig",
@@ -166,8 +167,12 @@ def judge_rig(
     T_map_rig: Array, sights: Sequence[Sight], alike: float, settings: JudgeSettings | None = None
 ) -> Evidence:
     """The evidence of all cameras of a rig for a pose of it; nothing is refined."""
-    pairs = [alike_pairs(s.query, s.points, alike) for s in sights]
-    return _rig_evidence(T_map_rig, sights, settings or JudgeSettings(), pairs)
+    return _rig_evidence(T_map_rig, sights, settings or JudgeSettings(), alike_in_sights(sights, alike))
+
+
+def alike_in_sights(sights: Sequence[Sight], alike: float) -> list[Candidates]:
+    """What looks alike in each sight; all of them are compared before the host looks."""
+    return alike_in_all([(s.query, s.points) for s in sights], alike)
 
 
 def _rig_evidence(
@@ -262,6 +267,7 @@ def refine_and_judge_rig(
     alike: float,
     settings: JudgeSettings | None = None,
     radius_px: float | Array | None = None,
+    candidates: Sequence[Candidates] | None = None,
 ) -> JudgedPose:
     """Improve a pose by the points that are seen near where it says, then judge it.
 
@@ -269,10 +275,11 @@ def refine_and_judge_rig(
     least-squares fit to the matches of all cameras.
 
     :param radius_px: how far off points may be at first; default: the judge's wide radius.
+    :param candidates: of each sight (:func:`alike_in_sights`), where they are known already.
     """
     settings = settings or JudgeSettings()
     T, refined = np.asarray(T_map_rig, dtype=np.float64), None
-    candidates = [alike_pairs(s.query, s.points, alike) for s in sights]
+    candidates = alike_in_sights(sights, alike) if candidates is None else candidates
     for radius in (settings.wide_px if radius_px is None else radius_px, settings.radius_px):
         pairs = [
             c.near(s.placed(T), s.camera, s.query, s.points, radius, settings.octaves)[0]

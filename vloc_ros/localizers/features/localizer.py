@@ -13,7 +13,7 @@ import torch
 from vloc_ros.errors import MapBackendError, MapError
 from vloc_ros.features import make_extractor
 from vloc_ros.features.base import Described, FeatureExtractor, FeatureSettings
-from vloc_ros.features.matching import alike_pairs
+from vloc_ros.features.matching import Candidates
 from vloc_ros.features.points import MapPoints, in_view
 from vloc_ros.features.pose import MINIMAL, Observations
 from vloc_ros.features.rig_pose import rig_poses
@@ -23,6 +23,7 @@ from vloc_ros.features.verification import (
     JudgedPose,
     Sight,
     Support,
+    alike_in_sights,
     decide,
     judge_rig,
     refine_and_judge_rig,
@@ -280,15 +281,17 @@ class FeaturesLocalizer(Localizer):
             for e in eyes
         ]  # fmt: skip
 
-    def _refined(self, T: Array, sights: Sequence[Sight]) -> JudgedPose:
-        return refine_and_judge_rig(T, sights, self._extractor.alike, self._settings.judge)
+    def _refined(self, T: Array, sights: Sequence[Sight], candidates: Sequence[Candidates] | None = None) -> JudgedPose:
+        judge = self._settings.judge
+        return refine_and_judge_rig(T, sights, self._extractor.alike, judge, candidates=candidates)
 
     def _from_prior(self, prior: PosePrior, eyes: Sequence[Eye], scene: int) -> JudgedPose:
         """Points where the prior has them, as far off as it may be; a robust pose of these; the guided passes."""
         settings, T = self._settings, prior.T_map_cam
         sights = self._sights(T, eyes, scene, settings.prior_points)
-        placed, wide = list[tuple[Sight, Array, Array]](), False
-        for sight in sights:
+        candidates = alike_in_sights(sights, self._extractor.alike)
+        placed, wide = list[tuple[Sight, Candidates, Array, Array]](), False
+        for sight, alike in zip(sights, candidates, strict=True):
             at, covariance = sight.placed(T), prior.covariance
             if sight.T_rig_cam is not None:
                 covariance = covariance_of_base(T, covariance, sight.T_rig_cam)
@@ -297,16 +300,15 @@ class FeaturesLocalizer(Localizer):
             rows = in_view(at, sight.camera, points)
             if len(rows):
                 wide |= float(np.median(reach[rows])) > settings.judge.wide_px
-                placed.append((sight, at, np.minimum(reach, settings.prior_reach_px)))
+                placed.append((sight, alike, at, np.minimum(reach, settings.prior_reach_px)))
         if wide:
             guided = [self._guided(*each) for each in placed]
             T = next(iter(rig_poses(guided, settings.threshold_px, settings.solver, settings.iterations)), T)
-        return self._refined(T, sights)
+        return self._refined(T, sights, candidates)
 
-    def _guided(self, sight: Sight, T_map_cam: Array, reach: Array) -> Observations:
+    def _guided(self, sight: Sight, alike: Candidates, T_map_cam: Array, reach: Array) -> Observations:
         """What one camera sees of points within reach of where they should be, the most alike first."""
         described, points = sight.query, sight.points
-        alike = alike_pairs(described, points, self._extractor.alike)
         pairs, _, cosines = alike.near(T_map_cam, sight.camera, described, points, reach, self._settings.judge.octaves)
         pairs = pairs[np.argsort(-cosines, kind="stable")]  # the solver draws from the first
         at = described.features.pixels[pairs[:, 1]].astype(np.float64)
@@ -335,13 +337,19 @@ class FeaturesLocalizer(Localizer):
             for number, eye in enumerate(eyes):
                 sightings += self._sightings(scene, number, eye, [i for s, n, i in groups if (s, n) == (scene, number)])
             clock.lap("match")
+            poses: list[Array] = []
             for place in by_place(sightings, self._stores[scene]):
                 seen = [sighting.seen for sighting in place]
-                poses = rig_poses(seen, settings.threshold_px, settings.solver, settings.iterations)
-                clock.lap("pose")
-                for T in self._apart(poses, scene):
-                    out.append(Found(scene, self._refined(T, self._sights(T, eyes, scene)), 1.0))
-                clock.lap("refine")
+                poses += self._apart(
+                    rig_poses(seen, settings.threshold_px, settings.solver, settings.iterations), scene
+                )
+            clock.lap("pose")
+            sights = [self._sights(T, eyes, scene) for T in poses]
+            alike = alike_in_sights([sight for each in sights for sight in each], self._extractor.alike)
+            for number, (T, mine) in enumerate(zip(poses, sights, strict=True)):
+                own = alike[number * len(eyes) : (number + 1) * len(eyes)]
+                out.append(Found(scene, self._refined(T, mine, own), 1.0))
+            clock.lap("refine")
         return out
 
     def _sightings(self, scene: int, number: int, eye: Eye, places: Sequence[Ints]) -> list[Sighting]:
