@@ -10,7 +10,13 @@ from vloc_ros.transfer import read_back, true_entries
 
 
 def test_tensors_come_back_as_they_were():
-    wanted = (torch.rand(2, 3), torch.tensor([True, False]), torch.arange(4), torch.zeros(0, 2, dtype=torch.float64))
+    wanted = (
+        torch.rand(2, 3),
+        torch.tensor([True, False]),
+        torch.tensor(2**60 + 1),
+        torch.zeros(0, 2).double(),
+        torch.arange(8).view(4, 2)[:, 0],
+    )
     assert read_back(*wanted) == wanted
     with simulated_device() as (device, counted):
         there = [x.to(device) for x in wanted]

@@ -9,15 +9,13 @@ __all__ = ["read_back", "true_entries"]
 
 
 def read_back(*tensors: Tensor) -> tuple[Tensor, ...]:
-    """Tensors on the host, whatever their types and shapes, by one transfer for all of them.
-
-    They travel as float64: integers beyond 2^53 do not survive that.
-    """
+    """Tensors on the host, whatever their types and shapes, by one transfer for all of them."""
     if all(tensor.device.type == "cpu" for tensor in tensors):
         return tensors
-    host = torch.cat([tensor.detach().reshape(-1).to(torch.float64) for tensor in tensors]).cpu()
-    parts = torch.split(host, [tensor.numel() for tensor in tensors])
-    return tuple(part.view(tensor.shape).to(tensor.dtype) for part, tensor in zip(parts, tensors, strict=True))
+    host = torch.cat([tensor.detach().contiguous().view(-1).view(torch.uint8) for tensor in tensors]).cpu()
+    parts = torch.split(host, [tensor.nbytes for tensor in tensors])
+    # A copy begins where its type may.
+    return tuple(part.clone().view(x.dtype).view(x.shape) for part, x in zip(parts, tensors, strict=True))
 
 
 def true_entries(mask: Tensor, most: int) -> tuple[Tensor, Tensor]:
