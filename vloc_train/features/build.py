@@ -140,10 +140,10 @@ class FeaturesBuilder(Trainer[BuildSettings]):
         self, job: Job[BuildSettings], bundle: MapBundle, contents: Contents
     ) -> tuple[dict[str, Any], dict[str, Any]]:
         """On frames that are held out, in the map as it will be, and on frames of the map in maps without them."""
-        return calibrate_folds(self._all_folds(job, bundle, contents))
+        return calibrate_folds(self._all_folds(job, bundle, contents), workers=job.workers)
 
     def without_held_out(self, job: Job[BuildSettings], contents: Contents) -> tuple[dict[str, Any], dict[str, Any]]:
-        return calibrate_folds(self._folds(job, contents))
+        return calibrate_folds(self._folds(job, contents), workers=job.workers)
 
     def _all_folds(
         self, job: Job[BuildSettings], bundle: MapBundle, contents: Contents
@@ -211,7 +211,7 @@ def _place(name: str, job: Job[BuildSettings], detector: FeatureExtractor) -> _P
     sequences, settings = job.drives(name), job.settings
     with shown_progress(job.options.progress, f"{name}: points") as report:
         model, store = reconstruct_features(
-            sequences, _spaced(sequences, settings), job.work / f"sfm-{name}", report, job.device, detector
+            sequences, _spaced(sequences, settings), job.work / f"sfm-{name}", report, job.device, detector, job.workers
         )
     kept = subsample(model, settings.subsample)
     if not len(kept.points):

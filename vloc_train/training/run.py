@@ -49,6 +49,7 @@ class RunOptions:
     :param checkpoint_minutes: a checkpoint at least this often.
     :param resume: continue an interrupted run of the same settings.
     :param progress: show the progress bar.
+    :param cluster: address of workers that help to build (:mod:`vloc_train.training.cluster`); empty: none.
     """
 
     device: str = "auto"
@@ -57,6 +58,7 @@ class RunOptions:
     checkpoint_minutes: float = 2.0
     resume: bool = True
     progress: bool = True
+    cluster: str = ""
 
 
 def training_device(options: RunOptions) -> torch.device:

@@ -44,7 +44,9 @@ def test_folds_are_for_builders_that_can_and_none_calibrates_nothing():
     assert BUILDER.splits(drives, None, HoldOutSettings())["map"].kind == "folds"
     assert BUILDER.splits(drives, {"map": [tiny_features.unseen()]}, HoldOutSettings())["map"].kind == "other drives"
     job = SimpleNamespace(
-        settings=tiny_features.settings(), splits=BUILDER.splits(drives, None, HoldOutSettings(kind="none"))
+        settings=tiny_features.settings(),
+        splits=BUILDER.splits(drives, None, HoldOutSettings(kind="none")),
+        workers=None,
     )
     contents = SimpleNamespace(more=SimpleNamespace(places={"map": None}))
     assert BUILDER.without_held_out(job, contents) == ({}, {})
