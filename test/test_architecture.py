@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # Lower layers first. A unit (a module or package directly under vloc_ros) imports from layers above its own
 # line only. A new unit must be given its place here.
 LAYERS: list[set[str]] = [
-    {"errors"},
+    {"errors", "yaml_text"},
     {"types"},
     {"settings", "resources", "staging", "plugins", "transfer"},
     {"geometry"},

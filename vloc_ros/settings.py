@@ -18,12 +18,13 @@ import typing
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin
+from typing import Any, Literal, TypeGuard, TypeVar, Union, cast, get_args, get_origin
 
 import numpy as np
 import typer
 
 from vloc_ros.errors import ConfigError, VlocError
+from vloc_ros.yaml_text import parse_yaml
 
 __all__ = [
     "Fixed",
@@ -31,6 +32,8 @@ __all__ = [
     "assigned",
     "current_names",
     "describe_settings",
+    "is_integer",
+    "is_number",
     "numbers_of",
     "ranged",
     "settings_from_mapping",
@@ -49,7 +52,6 @@ def assigned(texts: Iterable[str], option: str, base: dict[str, Any] | None = No
     :param base: where to set them; changed in place.
     :raises typer.BadParameter: no ``=``, a value that is not YAML, or a dotted name below a plain value.
     """
-    import yaml
 
     out: dict[str, Any] = {} if base is None else base
     for text in texts:
@@ -63,9 +65,9 @@ def assigned(texts: Iterable[str], option: str, base: dict[str, Any] | None = No
             if not isinstance(target, dict):
                 raise typer.BadParameter(f"{name}: expected {group} to hold settings", param_hint=option)
         try:
-            target[leaf] = yaml.safe_load(value)
-        except yaml.YAMLError as problem:
-            message = f"{name}: expected a YAML value, found {value!r}: {' '.join(str(problem).split())}"
+            target[leaf] = parse_yaml(value)
+        except ValueError as problem:
+            message = f"{name}: expected a YAML value, found {value!r}: {problem}"
             raise typer.BadParameter(message, param_hint=option) from problem
     return out
 
@@ -378,8 +380,18 @@ def _convert_sequence(hint: Any, value: Any, where: str, error: type[VlocError])
     return items if get_origin(hint) is list else tuple(items)
 
 
+def is_integer(value: Any) -> TypeGuard[int]:
+    """Whether a value that somebody wrote is an integer; true and false are none, though Python counts with them."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def is_number(value: Any) -> TypeGuard[int | float]:
+    """Whether a value that somebody wrote is a number, NaN and infinity included."""
+    return is_integer(value) or isinstance(value, float)
+
+
 def _convert_scalar(hint: Any, value: Any, where: str, error: type[VlocError]) -> Any:
-    if hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+    if hint is float and is_number(value):
         try:
             number = float(value)
         except OverflowError:
@@ -387,7 +399,7 @@ def _convert_scalar(hint: Any, value: Any, where: str, error: type[VlocError]) -
         if not math.isfinite(number):
             raise error(f"{where}: expected a finite number, found {_kind(value)}")
         return number
-    if hint is int and isinstance(value, int) and not isinstance(value, bool):
+    if hint is int and is_integer(value):
         return value
     if hint in (bool, str) and isinstance(value, hint):
         return value

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-import yaml
 from rich.console import Console
 
 from vloc_ros.cli.progress import show_progress
@@ -16,6 +15,7 @@ from vloc_ros.datasets.problems import Problems
 from vloc_ros.errors import ConfigError, DatasetError
 from vloc_ros.maps import MapBundle, read_map
 from vloc_ros.settings import assigned
+from vloc_ros.yaml_text import parse_yaml
 from vloc_train.cli_options import (
     AnyDevice,
     Assign,
@@ -53,8 +53,8 @@ def _changes(config: Path | None, assignments: list[str], option: str = "--set")
     changes: dict[str, Any] = {}
     if config is not None:
         try:
-            loaded = yaml.safe_load(config.read_text())
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as problem:
+            loaded = parse_yaml(config.read_bytes())
+        except (OSError, ValueError) as problem:
             raise ConfigError(f"{config}: expected a YAML file of settings: {problem}") from problem
         if not isinstance(loaded, dict):
             raise ConfigError(f"{config}: expected a mapping of settings, found {type(loaded).__name__}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 from pathlib import Path
 
 import cv2
@@ -95,3 +96,12 @@ def test_one_drive_or_a_list_of_their_names(flat, monkeypatch):
     monkeypatch.setattr(reader, "open_drives", lambda *_: [])
     with pytest.raises(DatasetError, match=r"expected drives of KITTI.*found none"):
         open_source(str(flat))
+
+
+def test_a_check_on_the_whole_drive_names_its_path(flat, monkeypatch):
+    def far(*_):
+        raise DatasetError("drive: expected positions within 1e+08 m")
+
+    monkeypatch.setattr(FORMATS["kitti"].reader(), "open_drives", far)
+    with pytest.raises(DatasetError, match=re.escape(f"{flat}: drive: expected")):
+        open_source(Source("kitti", flat, {"intrinsics": [7, 7, 3, 2]}))

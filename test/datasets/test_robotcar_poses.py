@@ -22,7 +22,7 @@ from robotcar_drives import (
 
 from vloc_ros.datasets.problems import Problems
 from vloc_ros.datasets.robotcar import DATUM
-from vloc_ros.datasets.robotcar.poses import grid_convergence, map_ned
+from vloc_ros.datasets.robotcar.poses import grid_convergence, heading_off, map_ned
 from vloc_ros.datasets.robotcar.sensors import T_BASE_VEHICLE, se3_of, sensor_mountings
 from vloc_ros.errors import DatasetError
 from vloc_ros.geometry.geodesy import Datum, geodetic_to_ecef
@@ -268,3 +268,12 @@ def test_extrinsics_of_ones_own_and_other_sensors(tmp_path):
     (folder / "mono_rear.txt").write_text("1 2 3 0 0\n")
     with pytest.raises(DatasetError, match=r"mono_rear.txt:1: expected 6 fields, found 5"):
         opened(drive, camera="mono_rear")
+
+
+def test_the_direction_of_travel_survives_a_jump_of_any_size():
+    """A damaged position: steps of a metre over 10^13 of them are not laid out one by one."""
+    T = np.tile(np.eye(4), (400, 1, 1))
+    T[:, 0, 3] = np.arange(400.0)
+    assert heading_off(T) == 0.0
+    T[200:, 0, 3] += 1e13
+    assert heading_off(T) == 0.0

@@ -47,7 +47,10 @@ class Whole:
             if kind == "manifest":
                 edit_tree(manifest, how[0])
             elif kind == "yaml" and name in files:
-                tree = yaml.load(files[name], LOADER)
+                try:
+                    tree = yaml.load(files[name], LOADER)
+                except yaml.YAMLError:  # an edit before this one hit its bytes
+                    continue
                 edit_tree(tree, how[0])
                 files[name] = yaml.dump(tree, Dumper=DUMPER, allow_unicode=True).encode()
             elif kind == "bytes" and name in files:

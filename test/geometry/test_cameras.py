@@ -225,6 +225,7 @@ def test_camera_info_of_a_rectified_image_uses_the_projection_matrix():
         ("rational_polynomial", [*D, 0.1, 0.1, 0.0], "rational_polynomial"),
         ("equidistant", D[:4], "equidistant"),
         ("fisheye", D[:4], "equidistant"),
+        ("equidistant", [*D[:4], 0.0], "equidistant"),  # five, the last 0
     ],
 )
 def test_distortion_models_as_drivers_spell_them(model, coefficients, expected):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import array
+import resource
 
 import cv2
 import numpy as np
@@ -296,10 +297,24 @@ def test_bad_compressed_messages_are_refused(image, message):
         decode(image)
 
 
-def test_truncated_png_is_refused_or_whole():
-    data = encoded(".png", BGR)
-    with pytest.raises(ImageError):
-        decode(CompressedImage("png", data[: len(data) // 50]))
+@pytest.mark.parametrize("suffix", [".png", ".jpg"])
+def test_a_file_that_breaks_off_is_refused(suffix):
+    data = encoded(suffix, BGR)
+    for length in (len(data) // 50, len(data) // 2, len(data) - 1):
+        with pytest.raises(ImageError):
+            decode(CompressedImage("", data[:length]))
+    assert decode(CompressedImage("", data + bytes(20))).shape == (48, 64, 3)  # padded by a transfer
+
+
+def test_a_chunk_that_claims_gigabytes_takes_none():
+    """A decoder makes room for what the length of a PNG's chunk says, before it looks for the bytes."""
+    data = bytearray(encoded(".png", BGR))
+    at = data.index(b"IDAT") - 4
+    data[at : at + 4] = (2**31 - 1).to_bytes(4, "big")
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(ImageError, match="breaks off after"):
+        decode(CompressedImage("png", bytes(data)))
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # kB
 
 
 def test_rgb_arrays_pass_and_others_do_not():

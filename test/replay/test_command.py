@@ -129,6 +129,25 @@ def test_truth_in_utm_coordinates_needs_the_maps_origin(run, make_drive, tmp_pat
     assert code == 1 and "--origin: expected 3 numbers" in err
 
 
+def test_truth_hours_off_is_told_with_the_offset_that_fits(run, make_drive, tmp_path):
+    """A recorder in local time: one true sentence, and with its offset the replay has its figures."""
+    sequence, report = make_drive(), tmp_path / "out" / "report.json"
+    with BagWriter(tmp_path / "bag") as bag:
+        stamp0 = int(sequence.stamps_ns[0])
+        bag.transforms("/tf_static", stamp0, [("base_link", "camera", stamp0, sequence.T_base_cam)])
+        for i, stamp in enumerate(sequence.stamps_ns.tolist()):
+            bag.camera_info("/camera/camera_info", stamp, "camera", sequence.camera)
+            bag.pose("/reference/pose", stamp + 8 * 3600 * 10**9, "map", sequence.T_map_base[i])
+            bag.image("/camera/image", stamp, "camera", sequence.image(i))
+    code, _, err = run(tmp_path / "bag")
+    assert code == 1 and err.count("\n") == 1
+    assert "--time-offset -28800.000" in err
+    assert "--time-offset -28800.000" in json.dumps(json.loads(report.read_text()))
+    code, _, err = run(tmp_path / "bag", "--time-offset", "-28800")
+    assert (code, err) == (0, "")
+    assert json.loads(report.read_text())["median_translation_m"] < 1.0
+
+
 def test_demo_renders_a_drive_localizes_it_and_says_where_things_are(
     monkeypatch, bundle, knowing, tmp_path, capsys, repo_root
 ):

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Optional, Union
 
 import typer
-import yaml
 from typer.core import TyperCommand
 
 from vloc_ros.cli.progress import progress_bar
@@ -20,6 +19,7 @@ from vloc_ros.convert.source import Conversion, convert_source
 from vloc_ros.datasets.formats import FORMATS, Source, detect
 from vloc_ros.errors import ConfigError
 from vloc_ros.settings import SettingDescription, assigned, describe_settings, numbers_of, settings_from_mapping
+from vloc_ros.yaml_text import parse_yaml
 
 __all__ = ["app", "format_options"]
 
@@ -155,8 +155,8 @@ def _plain(text: str, hint: Any) -> Any:
                 return [part.strip() for part in text.split(",")]
             text = f"[{text}]"
     try:
-        return yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError) as problem:
+        return parse_yaml(text)
+    except ValueError as problem:
         raise typer.BadParameter(f"expected a plain value, found {text!r}") from problem
 
 

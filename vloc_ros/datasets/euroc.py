@@ -111,7 +111,7 @@ def _numbers(content: Mapping[str, Any], key: str, count: int, path: Path) -> li
             numbers = []
         if numbers and np.isfinite(numbers).all():
             return numbers
-    raise DatasetError(f"{path}: {key}: expected {count} numbers, found {str(values)[:60]}")
+    raise DatasetError(f"{path}: {key}: expected {count} numbers, found {values!r:.60}")
 
 
 def _camera(sensor: Mapping[str, Any], path: Path) -> CameraModel:
@@ -134,7 +134,7 @@ def _body_from(sensor: Mapping[str, Any], path: Path) -> Array:
     """``T_BS``: from the sensor to the body; its rotation, of 12 digits in the files, made exactly one."""
     entry = sensor.get("T_BS")
     if not isinstance(entry, dict):
-        raise DatasetError(f"{path}: T_BS: expected rows, cols and 16 values in data, found {str(entry)[:60]}")
+        raise DatasetError(f"{path}: T_BS: expected rows, cols and 16 values in data, found {entry!r:.60}")
     return transform_from_matrix(np.reshape(_numbers(entry, "data", 16, path), (4, 4)), f"{path}: T_BS")
 
 

@@ -16,12 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from vloc_ros.datasets.problems import Problems
 from vloc_ros.datasets.sequence import PosedSequence
 from vloc_ros.errors import ConfigError, DatasetError
 from vloc_ros.settings import settings_from_mapping
+from vloc_ros.yaml_text import parse_yaml
 
 __all__ = ["FORMATS", "Format", "Source", "detect", "open_source", "option_values"]
 
@@ -96,8 +95,8 @@ def option_values(fields: Iterable[str], where: str) -> dict[str, Any]:
         if not equals:
             raise ConfigError(f"{where}: expected OPTION=VALUE between commas, found {field!r}")
         try:
-            options[key.strip()] = yaml.safe_load(value)
-        except (yaml.YAMLError, ValueError, LookupError, TypeError) as problem:
+            options[key.strip()] = parse_yaml(value)
+        except ValueError as problem:
             raise ConfigError(f"{where}: {' '.join(key.split())}: expected a plain value, found {value!r}") from problem
     return options
 
@@ -131,7 +130,12 @@ def open_source(source: Source | str, problems: Problems | None = None, **option
     reader = FORMATS[name].reader()
     given = {**source.options, **{key: value for key, value in options.items() if value is not None}}
     settings = settings_from_mapping(reader.Options, given, f"{name}:{source.path}")
-    drives: list[PosedSequence] = reader.open_drives(source.path, settings, problems or Problems())
+    try:
+        drives: list[PosedSequence] = reader.open_drives(source.path, settings, problems or Problems())
+    except DatasetError as problem:  # of a check on the whole drive, which knows its name alone
+        if str(source.path) in str(problem):
+            raise
+        raise DatasetError(f"{source.path}: {problem}") from problem
     if not drives:
         raise DatasetError(f"{source.path}: expected drives of {FORMATS[name].about}, found none")
     return drives

@@ -14,7 +14,6 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-import yaml
 
 from vloc_ros.datasets.image_files import IMAGE_SUFFIXES, is_file
 from vloc_ros.datasets.problems import Problems
@@ -22,6 +21,7 @@ from vloc_ros.errors import DatasetError, GeometryError
 from vloc_ros.geometry.interpolation import PoseTrack
 from vloc_ros.geometry.rotations import nearest_rotation, quaternion_to_matrix
 from vloc_ros.types import FARTHEST_M, Array, check_transform
+from vloc_ros.yaml_text import parse_yaml
 
 __all__ = [
     "EARLIEST_NS",
@@ -146,9 +146,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if text.startswith("%YAML:"):  # as OpenCV writes it, which is no YAML
         text = text.partition("\n")[2]
     try:
-        content = yaml.safe_load(text)
-    except Exception as error:  # constructors of YAML raise whatever a value makes them
-        raise DatasetError(f"{path}: expected YAML, found {' '.join(str(error).split())[:200]}") from error
+        content = parse_yaml(text)
+    except ValueError as error:
+        raise DatasetError(f"{path}: expected YAML, found {error}") from error
     if not isinstance(content, dict):
         raise DatasetError(f"{path}: expected names with values, found {type(content).__name__}")
     return content
@@ -216,11 +216,12 @@ def transform_from_quaternion(
 
 def too_far(position: Array, where: str, problems: Problems) -> bool:
     """Whether a position is further away than any place is, which is a fault."""
-    far = float(np.abs(position).max()) > FARTHEST_M
+    limit = FARTHEST_M / 2  # two places are at most FARTHEST_M apart then, whichever is the map's origin
+    far = float(np.abs(position).max()) > limit
     if far:
         problems.fault(
             "position that is no place",
-            f"{where}: expected a position within {FARTHEST_M:g} m, found {_short([f'{v:g}' for v in position])}; "
+            f"{where}: expected a position within {limit:g} m, found {_short([f'{v:g}' for v in position])}; "
             "correct the line, or --keep-going",
         )
     return far

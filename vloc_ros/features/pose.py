@@ -151,6 +151,12 @@ class RefinedPose:
 
 #: Eigenvalues of the scaled Hessian below this share of the largest are rounding, not knowledge.
 _RANK = 1e-9
+#: The cost counts standard deviations squared: a step that promises less than this moves the pose by less than a
+#: thousandth of its own. One that promises little and does not keep it is at the minimum, but for what the points'
+#: covariances change with the pose.
+_GAIN, _NOISE = 1e-6, 1e-2
+#: The loss is nearly quadratic once a step lowers it by less than this share. Its curvature is no less than the other.
+_NEAR, _LEAST_CURVATURE = 0.1, 0.05
 _WIDE = np.diag([1e6, 1e6, 1e6, np.pi**2, np.pi**2, np.pi**2])
 
 
@@ -202,27 +208,28 @@ def refine_rig(
     :returns: ``T_map_cam`` of it is ``T_map_rig``; what there is for each match is in the order of the observations.
     """
     T = inverse(T_map_rig)
-    centre = np.asarray(T_map_rig[:3, 3], dtype=np.float64)
     count = sum(len(o) for o in observations)
-    damping = 1e-6
+    damping, near = 1e-6, False
     state = _evaluate(T, observations, cut)
     for _ in range(iterations):
-        H, g = state.normal_equations()
+        H, g = state.newton_equations() if near else state.normal_equations()
         d = np.sqrt(np.maximum(np.diag(H), 1e-12))
         scaled = H / np.outer(d, d)
         step = np.linalg.lstsq(scaled + damping * np.eye(6), -g / d, rcond=None)[0] / d
-        if not np.isfinite(step).all():
+        # At the minimum the cost no longer falls, but by rounding: what a step promises is known before it is tried.
+        promised = -float(g @ step)
+        if not np.isfinite(step).all() or promised < _GAIN:
             break
         tried = _evaluate(se3_exp(step) @ T, observations, cut)
         if tried.cost <= state.cost:
-            moved, turned = float(np.linalg.norm(step[:3])), float(np.linalg.norm(step[3:]))
-            done = moved < 1e-7 * (1.0 + float(np.linalg.norm(centre))) and turned < 1e-9
-            gain = state.cost - tried.cost
+            near = state.cost - tried.cost < _NEAR * state.cost
             T, state, damping = se3_exp(step) @ T, tried, max(damping * 0.1, 1e-9)
-            if done or gain < 1e-9 * max(state.cost, 1e-12):
-                break
+        elif promised < _NOISE:
+            break
+        elif near:
+            near = False
         else:
-            damping *= 10.0
+            damping = max(damping * 10.0, 1e-3)
             if damping > 1e6:
                 break
     H, _ = state.normal_equations()
@@ -258,6 +265,21 @@ class _State:
         J = (self.jacobian * np.sqrt(self.weights)[:, None, None]).reshape(-1, 6)
         r = (self.whitened * np.sqrt(self.weights)[:, None]).reshape(-1)
         return J.T @ J, J.T @ r
+
+    def newton_equations(self) -> tuple[Array, Array]:
+        """The same with the loss's own curvature, for steps near the minimum: fixed weights make them too short there.
+
+        Along its residual a match pulls less the farther it is (Triggs et al. 2000, section 4.3); the curvature is
+        kept positive.
+        """
+        length = np.maximum(np.linalg.norm(self.whitened, axis=1, keepdims=True), 1e-12)
+        along = self.whitened / length
+        left = np.maximum(2.0 * self.weights - 1.0, _LEAST_CURVATURE)  # (1 - s) / (1 + s) of Cauchy's loss
+        share = np.sqrt(self.weights)[:, None, None]
+        J = share * self.jacobian
+        pulled = np.einsum("nk,nkj->nj", along, J)
+        H = np.einsum("nki,nkj->ij", J, J) - (pulled * (1.0 - left)[:, None]).T @ pulled
+        return H, self.normal_equations()[1]
 
 
 def _evaluate(T_rig_map: Array, observations: Sequence[Observations], cut: float) -> _State:

@@ -31,7 +31,7 @@ __all__ = [
     "JudgedPose",
     "Sight",
     "Support",
-    "alike_in_sights",
+    "compare",
     "decide",
     "judge",
     "judge_rig",
@@ -144,6 +144,25 @@ class Sight:
         """``T_map_cam`` when the rig is there."""
         return T_map_rig if self.T_rig_cam is None else T_map_rig @ self.T_rig_cam
 
+    def alike(self, least_cosine: float) -> Candidates:
+        """Points and features that look alike, compared once: the passes of a query ask for them again."""
+        compare([self], least_cosine)
+        return self.compared[least_cosine]
+
+    @property
+    def compared(self) -> dict[float, Candidates]:
+        """What was found so far, by the least cosine."""
+        kept: dict[float, Candidates] = self.__dict__.setdefault("_compared", {})
+        return kept
+
+
+def compare(sights: Sequence[Sight], least_cosine: float) -> None:
+    """Compare the features and points of sights that were not asked before; the host waits once for all of them."""
+    asked = [sight for sight in sights if least_cosine not in sight.compared]
+    found = alike_in_all([(sight.query, sight.points) for sight in asked], least_cosine)
+    for sight, candidates in zip(asked, found, strict=True):
+        sight.compared[least_cosine] = candidates
+
 
 def judge(
     T_map_cam: Array,
@@ -167,12 +186,9 @@ def judge_rig(
     T_map_rig: Array, sights: Sequence[Sight], alike: float, settings: JudgeSettings | None = None
 ) -> Evidence:
     """The evidence of all cameras of a rig for a pose of it; nothing is refined."""
-    return _rig_evidence(T_map_rig, sights, settings or JudgeSettings(), alike_in_sights(sights, alike))
-
-
-def alike_in_sights(sights: Sequence[Sight], alike: float) -> list[Candidates]:
-    """What looks alike in each sight; all of them are compared before the host looks."""
-    return alike_in_all([(s.query, s.points) for s in sights], alike)
+    compare(sights, alike)
+    pairs = [s.alike(alike) for s in sights]
+    return _rig_evidence(T_map_rig, sights, settings or JudgeSettings(), pairs)
 
 
 def _rig_evidence(
@@ -267,7 +283,6 @@ def refine_and_judge_rig(
     alike: float,
     settings: JudgeSettings | None = None,
     radius_px: float | Array | None = None,
-    candidates: Sequence[Candidates] | None = None,
 ) -> JudgedPose:
     """Improve a pose by the points that are seen near where it says, then judge it.
 
@@ -275,11 +290,11 @@ def refine_and_judge_rig(
     least-squares fit to the matches of all cameras.
 
     :param radius_px: how far off points may be at first; default: the judge's wide radius.
-    :param candidates: of each sight (:func:`alike_in_sights`), where they are known already.
     """
     settings = settings or JudgeSettings()
     T, refined = np.asarray(T_map_rig, dtype=np.float64), None
-    candidates = alike_in_sights(sights, alike) if candidates is None else candidates
+    compare(sights, alike)
+    candidates = [s.alike(alike) for s in sights]
     for radius in (settings.wide_px if radius_px is None else radius_px, settings.radius_px):
         pairs = [
             c.near(s.placed(T), s.camera, s.query, s.points, radius, settings.octaves)[0]

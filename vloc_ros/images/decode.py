@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vloc_ros.errors import ImageError
-from vloc_ros.images.encoded import check_cost, format_of, header_of
+from vloc_ros.images.encoded import check_cost, format_of, header_of, is_whole
 from vloc_ros.types import RgbImage
 
 __all__ = ["CompressedImage", "RawImage", "decode", "image_size", "is_supported", "supported_encodings", "unused_bits"]
@@ -250,6 +250,11 @@ def _decode_compressed(image: CompressedImage, bit_depth: int, size: tuple[int, 
         )
     _check_size(header.width, header.height, size, where)
     check_cost(header, data.size, where)
+    if not is_whole(data.tobytes()):
+        raise ImageError(
+            f"{where}: expected a whole file, found {header.kind.upper()} that breaks off after {data.size} bytes; is "
+            "the message cut off?"
+        )
     try:
         # UNCHANGED keeps 16 bits and ignores the EXIF orientation, which would contradict the intrinsics.
         pixels = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
@@ -258,7 +263,7 @@ def _decode_compressed(image: CompressedImage, bit_depth: int, size: tuple[int, 
     if pixels is None or pixels.size == 0:
         raise ImageError(
             f"{where}: expected a JPEG or PNG file, found {data.size} bytes starting with {bytes(data[:4])!r} that "
-            "OpenCV cannot read; is the message truncated, or another codec?"
+            "OpenCV cannot read; is the message damaged, or another codec?"
         )
     if pixels.dtype == np.uint16:
         pixels = _eight_bits(np.asarray(pixels, dtype=np.uint16), bit_depth)

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import struct
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 from vloc_ros.errors import ImageError
 
-__all__ = ["EncodedImage", "check_cost", "format_of", "header_of", "inspect_image"]
+__all__ = ["EncodedImage", "check_cost", "format_of", "header_of", "inspect_image", "is_whole"]
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _JPEG = b"\xff\xd8"
@@ -100,25 +101,38 @@ def inspect_image(data: bytes, where: str) -> EncodedImage:
     if header is None:
         raise ImageError(f"{where}: the {kind.upper()} file breaks off after {len(data)} bytes, or has no header")
     check_cost(header, len(data), where)
-    whole = _png_is_whole(data, where) if kind == "png" else _jpeg_is_whole(data)
-    if not whole:
+    if not is_whole(data):
         raise ImageError(f"{where}: the {kind.upper()} file breaks off after {len(data)} bytes; copy the file again")
+    for begin, end in _png_chunks(data) if kind == "png" else ():
+        if zlib.crc32(memoryview(data)[begin + 4 : end - 4]) != struct.unpack_from(">I", data, end - 4)[0]:
+            raise ImageError(f"{where}: the PNG file is damaged (checksum at byte {begin}); copy the file again")
     return header
 
 
-def _png_is_whole(data: bytes, where: str) -> bool:
-    view, position = memoryview(data), len(_PNG)
-    while position + 12 <= len(data):
-        length, kind = struct.unpack_from(">I4s", data, position)
-        end = position + 12 + length
+def is_whole(data: bytes) -> bool:
+    """Whether a PNG or JPEG file reaches its end, checksums aside.
+
+    Worth a look before decoding: a decoder takes the memory that a chunk of a PNG file claims (up to 4 GB), and some
+    versions fill the missing part of a JPEG image with grey.
+    """
+    if format_of(data) == "png":
+        *_, (begin, _) = ((-1, -1), *_png_chunks(data))
+        return begin >= 0 and data[begin + 4 : begin + 8] == b"IEND"
+    return _jpeg_is_whole(data)
+
+
+def _png_chunks(data: bytes) -> Iterator[tuple[int, int]]:
+    """Where chunks begin and end, up to the last one or to the first that is longer than the rest of the file."""
+    begin = len(_PNG)
+    while begin + 12 <= len(data):
+        length, kind = struct.unpack_from(">I4s", data, begin)
+        end = begin + 12 + length
         if end > len(data):
-            return False
-        if zlib.crc32(view[position + 4 : end - 4]) != struct.unpack_from(">I", data, end - 4)[0]:
-            raise ImageError(f"{where}: the PNG file is damaged (checksum at byte {position}); copy the file again")
+            return
+        yield begin, end
         if kind == b"IEND":
-            return True
-        position = end
-    return False
+            return
+        begin = end
 
 
 def _jpeg_frame(data: Any) -> tuple[EncodedImage, int] | None:

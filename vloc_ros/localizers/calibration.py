@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from vloc_ros.errors import CalibrationError, ConfigError, MapFormatError
 from vloc_ros.maps import MapBundle
-from vloc_ros.settings import ranged
+from vloc_ros.settings import is_number, ranged
 from vloc_ros.types import Array, LocalizationState
 
 __all__ = [
@@ -54,7 +54,7 @@ def section(mapping: Mapping[str, Any], name: str, where: str) -> dict[str, Any]
 def number(mapping: Mapping[str, Any], name: str, default: float, where: str) -> float:
     """The finite number under ``name``. :raises MapFormatError: it is something else."""
     value = mapping.get(name, default)
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+    if not is_number(value) or not math.isfinite(value):
         raise MapFormatError(f"{where}.{name}: expected a finite number, found {value!r}")
     return float(value)
 

@@ -14,8 +14,9 @@ import yaml
 
 from vloc_ros.errors import MapFormatError, MapVersionError
 from vloc_ros.geometry.geodesy import Datum
-from vloc_ros.settings import settings_from_mapping, settings_to_mapping
+from vloc_ros.settings import is_integer, settings_from_mapping, settings_to_mapping
 from vloc_ros.types import CameraModel
+from vloc_ros.yaml_text import parse_yaml
 
 __all__ = [
     "FORMAT_VERSION",
@@ -35,8 +36,6 @@ MAX_MANIFEST_BYTES = 1 << 20
 MAX_FILES = 100_000
 MAX_PIXELS = 100_000_000
 _NESTING = 32
-#: Of an integer: what 64 bits hold, with a sign and separators.
-_DIGITS = 24
 
 
 @dataclass(frozen=True)
@@ -164,14 +163,13 @@ def parse_manifest(text: str | bytes, where: str) -> MapManifest:
     if len(text) > MAX_MANIFEST_BYTES:
         raise MapFormatError(f"{where}: expected at most {MAX_MANIFEST_BYTES} bytes, found {len(text)}")
     try:
-        data = yaml.load(text, Loader=_ManifestLoader)
-    except (yaml.YAMLError, ValueError, LookupError, TypeError, ArithmeticError, RecursionError) as problem:
-        reason = " ".join(str(problem).split())[:200] or type(problem).__name__
-        raise MapFormatError(f"{where}: expected YAML, found text that does not parse: {reason}") from problem
+        data = parse_yaml(text, strict=True)
+    except ValueError as problem:
+        raise MapFormatError(f"{where}: expected YAML, found text that does not parse: {problem}") from problem
     if not isinstance(data, dict):
         raise MapFormatError(f"{where}: expected a mapping of fields, found {type(data).__name__}")
     version = data.get("format_version")
-    if isinstance(version, bool) or not isinstance(version, int):
+    if not is_integer(version):
         raise MapFormatError(f"{where}: format_version: expected an integer, found {str(version)[:40]!r}")
     if version != FORMAT_VERSION:
         raise MapVersionError(
@@ -237,38 +235,6 @@ def _distinct(what: str, names: list[str]) -> None:
     repeated = {name for name in names if names.count(name) > 1} if len(set(names)) != len(names) else set()
     if repeated:
         raise MapFormatError(f"{what}: expected distinct names, found {', '.join(sorted(repeated))} more than once")
-
-
-class _ManifestLoader(yaml.SafeLoader):
-    """SafeLoader without aliases (a few bytes could stand for gigabytes), tags, repeated keys and endless integers."""
-
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        event: Any = self.peek_event()  # type: ignore[no-untyped-call]
-        mark: Any = event.start_mark
-        if isinstance(event, yaml.events.AliasEvent):
-            raise yaml.composer.ComposerError(None, None, "aliases are not allowed in a manifest", mark)
-        if getattr(event, "tag", None) is not None:
-            raise yaml.composer.ComposerError(None, None, f"the tag {event.tag[:40]} is not allowed", mark)
-        return super().compose_node(parent, index)
-
-    def construct_yaml_int(self, node: Any) -> Any:
-        if len(node.value) > _DIGITS:
-            raise yaml.constructor.ConstructorError(
-                None, None, f"an integer of {len(node.value)} digits is not allowed", node.start_mark
-            )
-        return super().construct_yaml_int(node)
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
-        seen: set[str] = set()
-        for key_node, _ in node.value:
-            key = str(getattr(key_node, "value", ""))
-            if key in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"field {key!r} stands twice", key_node.start_mark)
-            seen.add(key)
-        return super().construct_mapping(node, deep)
-
-
-_ManifestLoader.add_constructor("tag:yaml.org,2002:int", _ManifestLoader.construct_yaml_int)
 
 
 class _ManifestDumper(yaml.SafeDumper):

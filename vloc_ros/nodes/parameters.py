@@ -16,7 +16,7 @@ from vloc_ros.diagnostics import DiagnosticSettings
 from vloc_ros.errors import ConfigError
 from vloc_ros.localizers.base import BUILT_IN, backend_class
 from vloc_ros.pipeline import PipelineSettings
-from vloc_ros.settings import describe_settings
+from vloc_ros.settings import describe_settings, is_integer
 from vloc_ros.tracking.fixes import FixSettings
 from vloc_ros.tracking.settings import TrackerSettings
 
@@ -377,7 +377,7 @@ def coerce(spec: ParameterSpec, value: Any) -> Any:
     :raises ConfigError: wrong type, out of range, not one of the choices; the message is the reason to show.
     """
     kind = type(spec.default)
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+    if kind is float and is_integer(value):
         value = float(value)
     if kind is list:
         if spec.items is str:

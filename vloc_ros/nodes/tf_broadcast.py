@@ -13,7 +13,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
-import numpy as np
 from geometry_msgs.msg import TransformStamped
 
 from vloc_ros.geometry.se3 import inverse
@@ -56,7 +55,7 @@ class TfBroadcast:
     def correct(self, T_map_odom: Array | None, stamp_ns: int, T_map_base: Array | None = None) -> None:
         """Take over map -> odom of the frame at ``stamp_ns``, in that mode; None falls silent.
 
-        :param T_map_base: where the vehicle is: corrections are smooth there. None: at the odometry's origin.
+        :param T_map_base: where the frame has the vehicle: corrections are smooth there. None: it corrected nothing.
 
         After silence the first one goes out at once with the frame's own stamp, so that look-ups at the stamps of
         the frames that follow lie between two transforms.
@@ -69,8 +68,7 @@ class TfBroadcast:
             if T_map_odom is None:
                 self._smooth.reset()
             else:
-                base = np.zeros(3) if T_map_base is None else (inverse(T_map_odom) @ T_map_base)[:3, 3]
-                self._smooth.aim(T_map_odom, base)
+                self._smooth.aim(T_map_odom, None if T_map_base is None else inverse(T_map_odom) @ T_map_base)
             if first and T_map_odom is not None:
                 self._emit(transform_message(T_map_odom, self._map, self._odom, stamp_ns), stamp_ns)
 

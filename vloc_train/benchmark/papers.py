@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from vloc_ros.errors import ConfigError
-from vloc_ros.settings import ranged
+from vloc_ros.settings import is_number, ranged
 
 __all__ = [
     "Average",
@@ -264,7 +264,7 @@ def _number(row: Mapping[str, Any] | None, figure: str) -> float | None:
         value = row.get(figure)
     else:
         value = _share(row.get("localizer_recall" if figure.startswith("localizer_") else "recall", ()), limits)
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or math.isnan(value):
+    if not is_number(value) or math.isnan(value):
         return None
     return float(value)
 

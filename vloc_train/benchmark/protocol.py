@@ -8,11 +8,10 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
 from vloc_ros.errors import ConfigError
 from vloc_ros.evaluation.metrics import RECALL_THRESHOLDS
 from vloc_ros.settings import ranged, settings_from_mapping
+from vloc_ros.yaml_text import parse_yaml
 from vloc_train.benchmark.data import MAP, SPECIAL, Drive, Selection
 from vloc_train.benchmark.papers import Average, Claim, PaperRow, Published, share_limits
 from vloc_train.benchmark.splits import Prior, Split
@@ -381,8 +380,8 @@ def load(name_or_file: str) -> Protocol:
 def parse(text: str, where: str) -> Protocol:
     """A protocol from its YAML. Top-level names that start with a point only carry anchors. :raises ConfigError."""
     try:
-        loaded = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, RecursionError) as problem:
+        loaded = parse_yaml(text)
+    except ValueError as problem:
         raise ConfigError(f"{where}: expected YAML: {problem}") from problem
     if isinstance(loaded, dict):
         loaded = {k: v for k, v in loaded.items() if not (isinstance(k, str) and k.startswith("."))}

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vloc_ros.datasets import PosedSequence
-from vloc_ros.datasets.image_files import FolderImages
+from vloc_ros.datasets.image_files import FolderImages, decoded
 from vloc_ros.datasets.sequence import ImageSource
 from vloc_ros.errors import CameraMismatchError, DatasetError
 from vloc_ros.geometry.cameras import project, unproject
@@ -119,10 +119,11 @@ class _FolderDepth:
 
     def depth(self, index: int) -> F32:
         """:raises DatasetError: the file is no 16-bit image of one channel."""
-        raw = cv2.imread(str(self._files[index]), cv2.IMREAD_UNCHANGED)
-        if raw is None or raw.ndim != 2 or raw.dtype != np.uint16:
-            found = "none" if raw is None else f"{raw.dtype} of shape {raw.shape}"
-            raise DatasetError(f"{self._files[index]}: expected a 16-bit image of one channel, found {found}")
+        raw = decoded(self._files[index], cv2.IMREAD_UNCHANGED)
+        if raw.ndim != 2 or raw.dtype != np.uint16:
+            raise DatasetError(
+                f"{self._files[index]}: expected a 16-bit image of one channel, found {raw.dtype} of shape {raw.shape}"
+            )
         return np.asarray(raw, dtype=np.float32) / np.float32(self._scale)
 
 

@@ -22,6 +22,7 @@ from vloc_ros.errors import CameraError, DatasetError
 from vloc_ros.geometry.cameras import project
 from vloc_ros.staging import replacing
 from vloc_ros.types import Array, CameraModel
+from vloc_ros.yaml_text import parse_yaml
 
 __all__ = ["SparseModel", "joined", "observations_csr"]
 
@@ -199,9 +200,9 @@ class SparseModel:
         try:
             with np.load(path, allow_pickle=False) as file:
                 arrays = {name: file[name] for name in (*_ARRAYS, *(n for n in file.files if n == "features"))}
-                listed = yaml.safe_load(bytes(file["cameras"]).decode())
+                listed = parse_yaml(bytes(file["cameras"]))
                 cameras = tuple(CameraModel(**entry) for entry in listed)
-        except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile, CameraError, yaml.YAMLError) as problem:
+        except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile, CameraError) as problem:
             raise DatasetError(f"{path}: expected a sparse model, found a file that is none: {problem}") from problem
         return cls(**arrays, cameras=cameras)
 

@@ -193,6 +193,35 @@ def test_without_tf_the_camera_can_be_the_base(sequence, tmp_path):
     np.testing.assert_allclose(found.T_map_cam, sequence.T_map_cam, atol=1e-9)
 
 
+def test_images_and_camera_info_that_name_no_frame(sequence, tmp_path):
+    with BagWriter(tmp_path / "bag") as bag:
+        for i, stamp in enumerate(sequence.stamps_ns.tolist()):
+            bag.camera_info("/camera/camera_info", stamp, "", sequence.camera)
+            bag.image("/camera/image", stamp, "", sequence.image(i))
+            bag.pose("/reference/pose", stamp, "map", sequence.T_map_base[i])
+    with pytest.raises(BagError, match="neither the images of /camera/image nor camera_info name a frame"):
+        open_bag_sequence(tmp_path / "bag")
+    found = open_bag_sequence(tmp_path / "bag", BagOptions(extrinsics=(1.0, 0.0, 1.5, 0.0, 0.0, 0.0)))
+    np.testing.assert_allclose(found.T_base_cam[:3, 3], [1.0, 0.0, 1.5])
+    np.testing.assert_allclose(found.T_base_cam[:3, 2], [1.0, 0.0, 0.0], atol=1e-12)  # it looks ahead
+
+
+@pytest.mark.parametrize(("topic", "told", "lens"), [
+    ("/camera/image_rect", None, "none"), ("/camera/undistorted", None, "plumb_bob"),
+    ("/camera/undistorted", True, "none"), ("/camera/image_rect", False, "plumb_bob"),
+])  # fmt: skip
+def test_rectified_images_by_name_or_as_told(sequence, tmp_path, topic, told, lens):
+    """Of a topic with an unusual name nobody can know that its images are rectified; the option says it."""
+    distorted = replace(sequence.camera, distortion_model="plumb_bob", distortion=(0.1, 0.0, 0.0, 0.0, 0.0))
+    seen = replace(sequence, camera=distorted)
+    with BagWriter(tmp_path / "bag") as bag:
+        write_images(bag, seen, topic)
+        for stamp, T in zip(sequence.stamps_ns.tolist(), sequence.T_map_base, strict=True):
+            bag.pose("/reference/pose", stamp, "map", T)
+    found = open_bag_sequence(tmp_path / "bag", BagOptions(image_is_rectified=told))
+    assert found.camera.distortion_model == lens
+
+
 def test_bad_stamps_are_left_out_of_sequences(sequence, tmp_path):
     with BagWriter(tmp_path / "bag") as bag:
         write_images(bag, sequence)

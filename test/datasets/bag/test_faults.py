@@ -245,6 +245,19 @@ class TestCounts:
             list(reader.messages())
             assert "it says that it unpacks to 1099511627776 bytes" in reader.problem
 
+    def test_a_name_that_differs_in_the_index_is_told(self, ros1_bag):
+        """No checksum guards the index: one byte of it gives all messages of a topic another name."""
+        data = bytearray(ros1_bag.read_bytes())
+        with BagReader(ros1_bag) as reader:
+            assert reader.problem is None
+            topic = min(reader.topics)
+        name = b"topic=" + topic.encode()
+        inner = data.rindex(name)  # in the connection's own header; the index's stands before it
+        data[data.rindex(name, 0, inner) + 7] ^= 1
+        ros1_bag.write_bytes(bytes(data))
+        with BagReader(ros1_bag) as reader:
+            assert f" is {topic} where its messages are" in str(reader.problem)
+
     def test_compressed_data_is_bounded_whatever_it_holds(self, ros1_bag, monkeypatch):
         packed = bz2.compress(bytes(1 << 22))
         assert len(inflated("bz2", packed, 1000)) == 1001

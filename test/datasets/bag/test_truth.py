@@ -329,7 +329,7 @@ def test_camera_file(sequence, tmp_path):
     ({"image_width": None}, "image_width"), ({"camera_matrix": "x"}, "camera_matrix: expected numbers"),
     ({"camera_matrix": [0.0] * 9}, "camera.yaml"),
     ({"distortion_model": "magic", "distortion_coefficients": [0.1, 0.2]}, "magic"),
-    ({"camera_matrix": [10**400] * 9}, "camera_matrix: expected numbers"),
+    ({"camera_matrix": [10**400] * 9}, "an integer of 401 digits"),
 ])  # fmt: skip
 def test_bad_camera_files(tmp_path, change, told):
     content = {"image_width": 8, "image_height": 6, "camera_matrix": [7.0, 0, 4, 0, 7, 3, 0, 0, 1], **change}

@@ -52,6 +52,14 @@ def test_features_move_with_the_image():
         torch.testing.assert_close(shifted.features[..., inner, inner], expected, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize(
+    "options", [{"channels": [True, 6, 8]}, {"channels": [4, 6, 8], "convolutions": True}, {"channels": [4, 0]}]
+)
+def test_widths_and_counts_of_the_plain_encoder_are_positive_integers(options):
+    with pytest.raises(ConfigError, match=r"pixloc\.encoder_options: expected"):
+        network(encoder_options=options)
+
+
 def test_channels_stay_last_in_memory():
     image = torch.randn(1, 3, 16, 32).to(memory_format=torch.channels_last)
     for level in network().to(memory_format=torch.channels_last)(image):

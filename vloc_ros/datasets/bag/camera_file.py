@@ -8,6 +8,7 @@ from typing import Any
 from vloc_ros.datasets.tables import read_yaml
 from vloc_ros.errors import CameraError, DatasetError
 from vloc_ros.geometry.cameras import from_camera_info
+from vloc_ros.settings import is_integer, is_number
 from vloc_ros.types import CameraModel
 
 __all__ = ["is_camera_file", "read_camera_file"]
@@ -34,14 +35,14 @@ def read_camera_file(path: str | Path, rectified: bool = False) -> CameraModel:
         value: Any = content.get(name, default)
         value = value.get("data") if isinstance(value, dict) else value
         try:
-            if isinstance(value, list) and all(isinstance(v, (int, float)) for v in value):
+            if isinstance(value, list) and all(is_number(v) for v in value):
                 return [float(v) for v in value]
         except OverflowError:  # an integer of hundreds of digits
             pass
-        raise CameraError(f"{path}: {name}: expected numbers, or a mapping with data, found {str(value)[:60]}")
+        raise CameraError(f"{path}: {name}: expected numbers, or a mapping with data, found {value!r:.60}")
 
     width, height = content.get("image_width"), content.get("image_height")
-    if not (isinstance(width, int) and isinstance(height, int) and width > 0 and height > 0):
+    if not (is_integer(width) and is_integer(height) and width > 0 and height > 0):
         raise CameraError(f"{path}: expected image_width and image_height in pixels, found {width}, {height}")
     model = str(content.get("distortion_model", "plumb_bob"))
     try:

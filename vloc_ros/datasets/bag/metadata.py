@@ -7,9 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import Any
 
-import yaml
-
 from vloc_ros.errors import BagError
+from vloc_ros.yaml_text import parse_yaml
 
 __all__ = ["FILE_NAME", "INFORMATION", "Metadata", "custom_data", "read_metadata"]
 
@@ -60,10 +59,8 @@ def _information(path: Path) -> dict[str, Any]:
     try:
         if path.stat().st_size > _MAX_BYTES:
             raise BagError(f"{path}: expected at most {_MAX_BYTES} bytes, found {path.stat().st_size}")
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except BagError:
-        raise
-    except Exception as problem:  # constructors of YAML raise whatever a value makes them
+        content = parse_yaml(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as problem:
         raise BagError(f"{path}: expected YAML, found {' '.join(str(problem).split())[:160]}") from problem
     found = content.get(INFORMATION) if isinstance(content, dict) else None
     if not isinstance(found, dict):

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple, Protocol
 from vloc_ros.datasets.bag.mcap import MAX_CHUNK_BYTES, McapFile, _zstd, inflated
 from vloc_ros.datasets.bag.message_types import Definition, typestore_of
 from vloc_ros.datasets.bag.metadata import FILE_NAME, Metadata, read_metadata
-from vloc_ros.datasets.bag.rosbag1_salvage import Rosbag1Salvage
+from vloc_ros.datasets.bag.rosbag1_salvage import Rosbag1Salvage, topics_in
 from vloc_ros.datasets.bag.sqlite import SqliteFile
 from vloc_ros.datasets.tables import natural_key
 from vloc_ros.errors import BagError
@@ -81,6 +81,27 @@ class _FinishedRos1:
         self.counts: dict[str, int] = {}
         for connection in self._connections:
             self.counts[connection.topic] = self.counts.get(connection.topic, 0) + int(connection.msgcount)
+        self._compare_names()
+
+    def _compare_names(self) -> None:
+        """Says which topics have one name in the index and another in the chunks: no checksum guards either."""
+        names = {c.id: c.topic for c in self._connections}
+        with self.path.open("rb") as file:
+            for info in self._reader.chunk_infos:
+                if not names.keys() & info.connection_counts.keys():  # all connections are met in the first chunks
+                    continue
+                chunk = self._reader.chunks[info.pos]
+                file.seek(chunk.datapos)
+                try:
+                    found = topics_in(chunk.decompressor(file.read(chunk.datasize)))
+                except Exception:  # a damaged chunk is told when its messages are read
+                    found = {}
+                for number in info.connection_counts:
+                    name = names.pop(number, None)
+                    if name is not None and found.get(number, name) != name:
+                        self.problems.append(
+                            f"the index is damaged: the topic {name} is {found[number]} where its messages are"
+                        )
 
     def messages(
         self, topics: Collection[str], start: int | None = None, stop: int | None = None

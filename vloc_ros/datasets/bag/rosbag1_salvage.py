@@ -16,7 +16,7 @@ from vloc_ros.datasets.bag.mcap import MAX_CHUNK_BYTES, inflated
 from vloc_ros.datasets.bag.message_types import Definition
 from vloc_ros.errors import BagError
 
-__all__ = ["Rosbag1Salvage"]
+__all__ = ["Rosbag1Salvage", "topics_in"]
 
 MAGIC = b"#ROSBAG V2.0\n"
 MESSAGE, CHUNK, CONNECTION = 2, 5, 7
@@ -60,37 +60,53 @@ class Rosbag1Salvage:
             yield from self._records(data, len(MAGIC), len(data))
 
     def _records(self, data: Any, position: int, end: int) -> Iterator[tuple[str, str, int, bytes]]:
-        while position + 4 <= end:
-            (header_size,) = struct.unpack_from("<I", data, position)
-            body = position + 8 + header_size
-            if body > end:
-                return
-            fields = _fields(bytes(data[position + 4 : body - 4]))
-            (size,) = struct.unpack_from("<I", data, body - 4)
+        for fields, begin, stop, whole in _raw_records(data, position, end):
             op = fields.get("op", b"\0")[0]
-            stop = min(body + size, end)
-            if op == CHUNK:
-                content = _decompress(bytes(data[body:stop]), fields.get("compression", b"none"))
+            if op == CHUNK:  # of one that is cut off, too, what is there
+                content = _decompress(bytes(data[begin:stop]), fields.get("compression", b"none"))
                 yield from self._records(content, 0, len(content))
-            if body + size > end:
+            if not whole:
                 return
             if op == CONNECTION:
-                inner = _fields(bytes(data[body:stop]))
-                kind = inner["type"].decode("utf-8", "replace")
-                package, _, name = kind.partition("/")
-                (number,) = struct.unpack("<I", fields["conn"])
-                self._connections[number] = (
-                    fields["topic"].decode("utf-8", "replace"),
-                    f"{package}/msg/{name}",
-                    inner["message_definition"].decode("utf-8", "replace"),
-                )
+                number, connection = _connection(fields, bytes(data[begin:stop]))
+                self._connections.setdefault(number, connection)  # the one beside the messages, not the index's
             elif op == MESSAGE:
                 (number,) = struct.unpack("<I", fields["conn"])
                 sec, nanosec = struct.unpack("<II", fields["time"])
                 if number in self._connections:
                     topic, kind, _ = self._connections[number]
-                    yield topic, kind, sec * 1_000_000_000 + nanosec, bytes(data[body:stop])
-            position = body + size
+                    yield topic, kind, sec * 1_000_000_000 + nanosec, bytes(data[begin:stop])
+
+
+def topics_in(content: bytes) -> dict[int, str]:
+    """Connection number to topic, as the unpacked content of a chunk has them."""
+    return {
+        number: topic
+        for fields, begin, stop, whole in _raw_records(content, 0, len(content))
+        if whole and fields.get("op", b"\0")[0] == CONNECTION
+        for number, (topic, _, _) in [_connection(fields, content[begin:stop])]
+    }
+
+
+def _raw_records(data: Any, position: int, end: int) -> Iterator[tuple[dict[str, bytes], int, int, bool]]:
+    """Header fields, where the data of a record begin and end, and whether they are all there."""
+    while position + 4 <= end:
+        (header_size,) = struct.unpack_from("<I", data, position)
+        body = position + 8 + header_size
+        if body > end:
+            return
+        (size,) = struct.unpack_from("<I", data, body - 4)
+        yield _fields(bytes(data[position + 4 : body - 4])), body, min(body + size, end), body + size <= end
+        position = body + size
+
+
+def _connection(fields: dict[str, bytes], data: bytes) -> tuple[int, tuple[str, str, str]]:
+    """Number; topic, type and definition of a connection record."""
+    inner = _fields(data)
+    package, _, name = inner["type"].decode("utf-8", "replace").partition("/")
+    (number,) = struct.unpack("<I", fields["conn"])
+    definition = inner["message_definition"].decode("utf-8", "replace")
+    return number, (fields["topic"].decode("utf-8", "replace"), f"{package}/msg/{name}", definition)
 
 
 def _fields(header: bytes) -> dict[str, bytes]:

@@ -186,7 +186,7 @@ def _matrix(value: Any, where: str) -> Array:
     except (TypeError, ValueError, OverflowError):
         T = np.zeros(0)
     if T.shape != (4, 4):
-        raise DatasetError(f"{where}: expected a 4x4 matrix, found {str(value)[:60]}")
+        raise DatasetError(f"{where}: expected a 4x4 matrix, found {value!r:.60}")
     return transform_from_matrix(T, where)
 
 

@@ -133,7 +133,7 @@ def heading_off(T_map_unit: Array, step_m: float = 1.0, enough: int = 100) -> fl
     """
     place = T_map_unit[:, :2, 3]
     way = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(place, axis=0), axis=1))])
-    rows = np.unique(np.searchsorted(way, np.arange(0.0, way[-1], step_m)))
+    _, rows = np.unique(np.floor(way / step_m), return_index=True)  # the first row of each step of the way
     if len(rows) <= enough:
         return None
     travel, ahead = np.diff(place[rows], axis=0), T_map_unit[rows, :2, 0]

@@ -26,6 +26,7 @@ from vloc_ros.maps import MapBundle, MapManifest, Scene, read_map, write_map
 from vloc_ros.maps.checksums import content_digest
 from vloc_ros.maps.reader import LazyFiles, files_as_part
 from vloc_ros.settings import settings_to_mapping
+from vloc_ros.yaml_text import parse_yaml
 
 __all__ = [
     "JUDGE",
@@ -162,11 +163,11 @@ def open_members(bundle: MapBundle) -> tuple[Member, ...]:
     if bundle.entry(MEMBERS_FILE).bytes > _LARGEST:
         raise MapFormatError(f"{where}: expected at most {_LARGEST} bytes")
     try:
-        stored = yaml.safe_load(bundle.read(MEMBERS_FILE))
-    except (yaml.YAMLError, UnicodeDecodeError) as problem:
-        raise MapFormatError(f"{where}: expected YAML: {' '.join(str(problem).split())[:200]}") from problem
+        stored = parse_yaml(bundle.read(MEMBERS_FILE), strict=True)
+    except ValueError as problem:
+        raise MapFormatError(f"{where}: expected YAML: {problem}") from problem
     if not isinstance(stored, dict) or len(stored) < 2 or not set(stored) <= set(ROLES):
-        raise MapFormatError(f"{where}: expected two or more members of {', '.join(ROLES)}, found {str(stored)[:80]}")
+        raise MapFormatError(f"{where}: expected two or more members of {', '.join(ROLES)}, found {stored!r:.80}")
     return tuple(_open(bundle, role, stored[role], where) for role in ROLES if role in stored)
 
 
@@ -233,9 +234,7 @@ def _open(bundle: MapBundle, role: str, entry: Any, where: str) -> Member:
         or not isinstance(sha256, str)
         or not one
     ):
-        raise MapFormatError(
-            f"{where}: {role}: expected a relative path (or inside) and sha256, found {str(entry)[:80]}"
-        )
+        raise MapFormatError(f"{where}: {role}: expected a relative path (or inside) and sha256, found {entry!r:.80}")
     if inside is not None:
         member = bundle.part(place)
     else:

@@ -13,7 +13,6 @@ import torch
 from vloc_ros.errors import MapBackendError, MapError
 from vloc_ros.features import make_extractor
 from vloc_ros.features.base import Described, FeatureExtractor, FeatureSettings
-from vloc_ros.features.matching import Candidates
 from vloc_ros.features.points import MapPoints, in_view
 from vloc_ros.features.pose import MINIMAL, Observations
 from vloc_ros.features.rig_pose import rig_poses
@@ -23,7 +22,7 @@ from vloc_ros.features.verification import (
     JudgedPose,
     Sight,
     Support,
-    alike_in_sights,
+    compare,
     decide,
     judge_rig,
     refine_and_judge_rig,
@@ -281,17 +280,16 @@ class FeaturesLocalizer(Localizer):
             for e in eyes
         ]  # fmt: skip
 
-    def _refined(self, T: Array, sights: Sequence[Sight], candidates: Sequence[Candidates] | None = None) -> JudgedPose:
-        judge = self._settings.judge
-        return refine_and_judge_rig(T, sights, self._extractor.alike, judge, candidates=candidates)
+    def _refined(self, T: Array, sights: Sequence[Sight]) -> JudgedPose:
+        return refine_and_judge_rig(T, sights, self._extractor.alike, self._settings.judge)
 
     def _from_prior(self, prior: PosePrior, eyes: Sequence[Eye], scene: int) -> JudgedPose:
         """Points where the prior has them, as far off as it may be; a robust pose of these; the guided passes."""
         settings, T = self._settings, prior.T_map_cam
         sights = self._sights(T, eyes, scene, settings.prior_points)
-        candidates = alike_in_sights(sights, self._extractor.alike)
-        placed, wide = list[tuple[Sight, Candidates, Array, Array]](), False
-        for sight, alike in zip(sights, candidates, strict=True):
+        compare(sights, self._extractor.alike)
+        placed, wide = list[tuple[Sight, Array, Array]](), False
+        for sight in sights:
             at, covariance = sight.placed(T), prior.covariance
             if sight.T_rig_cam is not None:
                 covariance = covariance_of_base(T, covariance, sight.T_rig_cam)
@@ -300,15 +298,16 @@ class FeaturesLocalizer(Localizer):
             rows = in_view(at, sight.camera, points)
             if len(rows):
                 wide |= float(np.median(reach[rows])) > settings.judge.wide_px
-                placed.append((sight, alike, at, np.minimum(reach, settings.prior_reach_px)))
+                placed.append((sight, at, np.minimum(reach, settings.prior_reach_px)))
         if wide:
             guided = [self._guided(*each) for each in placed]
             T = next(iter(rig_poses(guided, settings.threshold_px, settings.solver, settings.iterations)), T)
-        return self._refined(T, sights, candidates)
+        return self._refined(T, sights)
 
-    def _guided(self, sight: Sight, alike: Candidates, T_map_cam: Array, reach: Array) -> Observations:
+    def _guided(self, sight: Sight, T_map_cam: Array, reach: Array) -> Observations:
         """What one camera sees of points within reach of where they should be, the most alike first."""
         described, points = sight.query, sight.points
+        alike = sight.alike(self._extractor.alike)
         pairs, _, cosines = alike.near(T_map_cam, sight.camera, described, points, reach, self._settings.judge.octaves)
         pairs = pairs[np.argsort(-cosines, kind="stable")]  # the solver draws from the first
         at = described.features.pixels[pairs[:, 1]].astype(np.float64)
@@ -345,10 +344,8 @@ class FeaturesLocalizer(Localizer):
                 )
             clock.lap("pose")
             sights = [self._sights(T, eyes, scene) for T in poses]
-            alike = alike_in_sights([sight for each in sights for sight in each], self._extractor.alike)
-            for number, (T, mine) in enumerate(zip(poses, sights, strict=True)):
-                own = alike[number * len(eyes) : (number + 1) * len(eyes)]
-                out.append(Found(scene, self._refined(T, mine, own), 1.0))
+            compare([sight for each in sights for sight in each], self._extractor.alike)
+            out += [Found(scene, self._refined(T, mine), 1.0) for T, mine in zip(poses, sights, strict=True)]
             clock.lap("refine")
         return out
 

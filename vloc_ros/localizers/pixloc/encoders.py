@@ -11,6 +11,7 @@ from vloc_ros.errors import ConfigError
 from vloc_ros.localizers.backbones import Pretrained, create_network, fill_network, vgg_convolutions
 from vloc_ros.localizers.pixloc.settings import NetworkSettings
 from vloc_ros.localizers.weights import read_weight_file
+from vloc_ros.settings import is_integer
 
 __all__ = ["Encoder", "make_encoder"]
 
@@ -113,17 +114,20 @@ def _convolution(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
     )
 
 
+def _is_count(value: Any) -> bool:
+    return is_integer(value) and value > 0
+
+
 def _plain(finest: int, coarsest: int, options: dict[str, Any]) -> BlockEncoder:
     unknown = sorted(set(options) - _PLAIN_OPTIONS)
     channels = options.get("channels")
-    if unknown or not isinstance(channels, (list, tuple)) or not all(isinstance(c, int) and c > 0 for c in channels):
+    if unknown or not isinstance(channels, (list, tuple)) or not all(_is_count(c) for c in channels):
         raise ConfigError(
             "pixloc.encoder_options: expected channels (a list of widths), convolutions and first_stride for the plain "
             f"encoder, found {options}"
         )
     first, depth = options.get("first_stride", 1), options.get("convolutions", 1)
-    whole = isinstance(first, int) and isinstance(depth, int)
-    if not whole or first not in (1, 2) or not 1 <= depth <= 8:
+    if not (_is_count(first) and first <= 2 and _is_count(depth) and depth <= 8):
         raise ConfigError(
             f"pixloc.encoder_options: expected first_stride 1 or 2 and 1 to 8 convolutions, found {first} and {depth}"
         )
