@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import shutil
 import sys
 import time
@@ -26,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 import yaml
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
@@ -36,6 +36,7 @@ from vloc_ros.geometry.geodesy import Datum
 from vloc_ros.geometry.rotations import so3_exp
 from vloc_ros.geometry.se3 import inverse, make_transform
 from vloc_ros.localizers.base import load_localizer
+from vloc_ros.localizers.device import device_name
 from vloc_ros.messages import transform
 from vloc_ros.pipeline import Frame, Pipeline
 from vloc_ros.town import Renderer, Town, Traversal, default_camera
@@ -507,7 +508,7 @@ def main() -> None:
         parser.error(f"{given.what}: expected a map")
     given.work.mkdir(parents=True, exist_ok=True)
     table = {
-        "command": " ".join(["python", "bench/vehicle.py", *sys.argv[1:]]), "machine": platform.processor() or "cpu",
+        "command": " ".join(["python", "bench/vehicle.py", *sys.argv[1:]]), "machine": device_name(torch.device("cpu")),
         **globals()[given.what](given),
     }  # fmt: skip
     text = json.dumps(table, indent=1)
