@@ -83,7 +83,8 @@ class LiveVehicle:
         command = [sys.executable, "-m", "vloc_ros.nodes.localizer", "--ros-args", "-r", "image:=/camera/image"]
         given = {"device": "cpu", "autostart": True, "use_sim_time": pace > 0.0, **parameters}
         for name, value in given.items():
-            command += ["-p", f"{name}:={str(value).lower() if isinstance(value, bool) else value}"]
+            text = str(value).lower() if isinstance(value, bool) else str(value)
+            command += ["-p", f"{name}:={text or repr('')}"]
         with open(log or "/dev/null", "wb") as stream:
             self.process = subprocess.Popen(command, stdout=stream, stderr=subprocess.STDOUT)
         rclpy.init(args=[])
@@ -184,8 +185,10 @@ class LiveVehicle:
         self._clock.publish(Clock(clock=_time(stamp)))
 
     def odometry(self, stamp: int, T_odom_base: Array) -> None:
-        """odom -> base_link."""
-        self._tf.publish(TFMessage(transforms=[transform_message("odom", "base_link", T_odom_base, stamp)]))
+        """odom -> base_link; whoever makes it knows it at once."""
+        message = transform_message("odom", "base_link", T_odom_base, stamp)
+        self._tf.publish(TFMessage(transforms=[message]))
+        self.buffer.set_transform(message, "vehicle")
 
     def image(self, stamp: int, pixels: Array) -> float:
         """(H, W, 3) uint8, with its CameraInfo; time.perf_counter() as it is handed over."""
