@@ -156,7 +156,7 @@ class VlocLocalizer(LifecycleNode):
         if value["tf_mode"] == "map_odom":
             self._tf_timer = self.create_timer(1.0 / value["tf_rate"], self._on_tf_timer)
         self.get_logger().info(
-            f"loaded {value['map']} ({self.engine.describe()}) in {time.monotonic() - started:.1f} s; "
+            f"loaded {value['map'] or value['maps'][0]} ({self.engine.describe()}) in {time.monotonic() - started:.1f} s; "
             f"images from {self.camera.image_topic}, camera info from {self.camera.info_topic}"
         )
 
