@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[1]
 LAYERS: list[set[str]] = [
     {"errors", "yaml_text"},
     {"types"},
-    {"settings", "resources", "staging", "plugins"},
+    {"settings", "resources", "staging", "plugins", "transfer"},
     {"geometry"},
     {"images"},
     {"features", "maps", "messages", "town"},

@@ -117,6 +117,10 @@ class DeviceError(VlocError):
     """The device that was to compute ran out of memory, or does not answer any more."""
 
 
+class ClusterError(VlocError):
+    """The machines that were to help do not answer, have another version, or were lost."""
+
+
 class DatasetError(VlocError):
     """A data set deviates from its layout; the message names the file and the line."""
 

@@ -232,7 +232,14 @@ class MakeOptions(DriveOptions):
     about: Annotated[
         list[str] | None, typer.Option(help="NAME=VALUE to note under provenance, for example town.seed=1; repeat.")
     ] = None
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto"
+    cluster: Annotated[
+        str,
+        typer.Option(
+            metavar="ADDRESS",
+            help="Workers of dask that help vloc map build: a scheduler's address, or local:N for N processes here.",
+        ),
+    ] = ""
+    device: AnyDevice = "auto"
     devices: Annotated[int, typer.Option(min=1, help="GPUs (or processes) that share each batch.")] = 1
     workers: Annotated[int, typer.Option(min=0, help="Processes that augment images; 0: none apart.")] = 0
     resume: Annotated[bool, typer.Option(help="Continue an interrupted run of the same settings.")] = True

@@ -33,12 +33,14 @@ class Budget:
 
 BUDGETS = {
     "imposing": Budget(300, 1, 2),
-    "retrieval": Budget(100, 3, 3),
-    "copr": Budget(100, 3, 3),
+    "retrieval": Budget(100, 1, 1),
+    "copr": Budget(100, 1, 1),
     "irpnet.vmap": Budget(180, 1, 5),
     "camnet": Budget(300, 1, 4),
     "pixloc": Budget(500, 1, 4),
-    "features": Budget(200, 26, 11),
+    "features": Budget(160, 3, 6),
+    # Its coarse map is poor: six places are tried before it gives up. A chain whose first one is borne out waits twice.
+    "cascade": Budget(2600, 7, 24),
 }
 
 
@@ -68,7 +70,7 @@ def test_a_query_keeps_to_its_budget_and_gives_the_cpus_pose(name, sequence):
     with simulated_device() as (device, counted):
         there = backend_class(bundle.manifest.backend).from_map(bundle, device)
         for prior in (False, True):
-            question = query(sequence, prior)
+            question = query(sequence, prior, 7 if name == "cascade" else 5)
             if there.needs_prior and not prior:
                 continue
             estimate, counts = asked(there, question, counted)

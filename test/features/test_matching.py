@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from tiny_points import CAMERA, described, points_of, unit
 
-from vloc_ros.features.matching import alike_pairs, match_descriptors, match_points
+from bench.simulated_device import simulated_device
+from vloc_ros.features import matching
+from vloc_ros.features.matching import alike_in_all, alike_pairs, match_descriptors, match_points
 from vloc_ros.features.points import MapPoints
 from vloc_ros.geometry.cameras import project
 
@@ -26,7 +30,7 @@ def test_groups_do_not_spoil_each_other_and_several_descriptors_of_a_point_are_o
     query = described(a, np.zeros((40, 2)))
     # The same 40 places twice, and every point of the second copy knows another look of itself as well.
     twice = torch.cat([a, a, unit(40, 3)])
-    owner = torch.cat([torch.arange(80), torch.arange(40, 80)])
+    owner = np.concatenate([np.arange(80), np.arange(40, 80)])
     points = MapPoints(
         np.arange(80), np.zeros((80, 3)), np.zeros((80, 3, 3)), np.full(80, np.nan), twice, owner, (80, 120)
     )
@@ -72,7 +76,7 @@ def test_a_feature_of_another_size_than_the_point_should_have_is_none():
 
 def test_selected_points_keep_their_own_descriptors():
     look = unit(9, 8)
-    owner = torch.tensor([0, 1, 2, 3, 4, 1, 3, 4, 3])
+    owner = np.array([0, 1, 2, 3, 4, 1, 3, 4, 3])
     points = MapPoints(
         np.arange(10, 15), np.arange(15.0).reshape(5, 3), np.zeros((5, 3, 3)), np.arange(5.0), look, owner, (5, 8, 9)
     )
@@ -81,3 +85,23 @@ def test_selected_points_keep_their_own_descriptors():
     assert part.owner.tolist() == [0, 1, 0, 1, 1]
     torch.testing.assert_close(part.prototypes, look[[1, 3, 5, 6, 8]])
     assert list(part.further()) == [(2, 4), (4, 5)]
+
+
+def test_on_a_device_the_same_look_alike_even_where_it_keeps_too_few_places(monkeypatch):
+    look = unit(30, 9)
+    points, query = points_of(look, np.zeros((30, 3))), described(look, np.zeros((30, 2)))
+    second = described(look[:7], np.zeros((7, 2)))
+    wanted = [alike_pairs(q, points, 0.3) for q in (query, second)]
+    for places in (8, 1):
+        monkeypatch.setattr(matching, "_PLACES", places)
+        with simulated_device() as (device, counted):
+            there = replace(points, prototypes=look.to(device))
+            asked = [(replace(q, unit=q.unit.to(device)), there) for q in (query, second)]
+            counted()
+            found = alike_in_all(asked, 0.3)
+            assert counted().waits <= 1 + (places == 1) * len(asked)
+        for a, b in zip(found, wanted, strict=True):
+            assert len(a.rows) > 0
+            np.testing.assert_array_equal(a.rows, b.rows)
+            np.testing.assert_array_equal(a.features, b.features)
+            np.testing.assert_array_equal(a.cosines, b.cosines)

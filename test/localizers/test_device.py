@@ -9,7 +9,7 @@ import torch
 
 from vloc_ros.errors import ConfigError, DeviceError
 from vloc_ros.localizers import device as module
-from vloc_ros.localizers.device import compute_dtype, device_errors, read_back, select_device
+from vloc_ros.localizers.device import compute_dtype, device_errors, select_device
 
 
 def test_a_gpu_that_torch_cannot_use_is_a_warning(monkeypatch, tmp_path, caplog):
@@ -55,17 +55,3 @@ def test_the_precision_of_a_gpu_is_what_it_multiplies_fastest(monkeypatch, capab
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     assert compute_dtype("auto", torch.device("cuda", 0)) is expected
     assert compute_dtype("float32", torch.device("cuda", 0)) is torch.float32
-
-
-def test_tensors_come_back_as_they_were():
-    from bench.simulated_device import simulated_device
-
-    wanted = (torch.rand(2, 3), torch.tensor([True, False]), torch.arange(4), torch.zeros(0, 2, dtype=torch.float64))
-    assert read_back(*wanted) == wanted
-    with simulated_device() as (device, counted):
-        there = [x.to(device) for x in wanted]
-        counted()
-        found = read_back(*there)
-        assert counted().waits == 1
-    for a, b in zip(found, wanted, strict=True):
-        assert a.dtype == b.dtype and torch.equal(a, b)

@@ -36,9 +36,12 @@ def unseen(count: int = 6, camera=tiny_street.CAMERA) -> PosedSequence:
     return tiny_street.drive(count, camera, "unseen", T)
 
 
-def built(folder: Path, sequences: dict[str, list[PosedSequence]] | None = None, **changes) -> MapBundle:
+def built(
+    folder: Path, sequences: dict[str, list[PosedSequence]] | None = None, cluster: str = "", **changes
+) -> MapBundle:
     """A map of the lap, or of other drives."""
-    return BUILDER.run(sequences or {"map": [lap()]}, folder / "features", settings(**changes), OPTIONS)
+    options = replace(OPTIONS, cluster=cluster)
+    return BUILDER.run(sequences or {"map": [lap()]}, folder / "features", settings(**changes), options)
 
 
 def twins() -> PosedSequence:

@@ -25,7 +25,7 @@ def _normal(rng: np.random.Generator, count: int, dimension: int) -> np.ndarray:
 def points_of(descriptors: torch.Tensor, points: np.ndarray, extents: float = np.nan) -> MapPoints:
     count = len(descriptors)
     return MapPoints(
-        np.arange(count), points, np.zeros((count, 3, 3)), np.full(count, extents), descriptors, torch.arange(count),
+        np.arange(count), points, np.zeros((count, 3, 3)), np.full(count, extents), descriptors, np.arange(count),
         (count,),
     )  # fmt: skip
 

@@ -14,14 +14,17 @@ from vloc_ros.features.base import Described
 from vloc_ros.features.points import MapPoints
 from vloc_ros.geometry.cameras import project
 from vloc_ros.geometry.se3 import inverse
+from vloc_ros.transfer import read_back, true_entries
 from vloc_ros.types import Array, CameraModel
 
-__all__ = ["Candidates", "alike_pairs", "match_descriptors", "match_points"]
+__all__ = ["Candidates", "alike_in_all", "alike_pairs", "match_descriptors", "match_points"]
 
 Ints = npt.NDArray[np.int64]
 F32 = npt.NDArray[np.float32]
 #: Distances of unit vectors below this are rounding, of float32 and of bytes.
 _ROUNDING = 2e-3
+#: Pairs for each feature and point that a device keeps places for, so that nobody has to wait for their number.
+_PLACES = 8
 
 
 def match_descriptors(
@@ -35,7 +38,7 @@ def match_descriptors(
     """
     if not len(first) or not len(second):
         return np.zeros((0, 2), dtype=np.int64), np.zeros(0, dtype=np.float32)
-    return _mutual(first @ second.T, ratio, least_cosine)
+    return _clearest(*read_back(*_mutual(first @ second.T, ratio, least_cosine)))
 
 
 def match_points(query: Described, points: MapPoints, ratio: float, groups: Sequence[Ints]) -> list[tuple[Ints, F32]]:
@@ -47,23 +50,25 @@ def match_points(query: Described, points: MapPoints, ratio: float, groups: Sequ
     :param groups: rows of ``points``, ascending.
     :returns: for each group pairs (K, 2) of a feature and a row of ``points``, the clearest first; and their ratios.
     """
-    out = []
-    for rows in groups:
+    empty = (np.zeros((0, 2), dtype=np.int64), np.zeros(0, dtype=np.float32))
+    asked, out = [], [empty] * len(groups)
+    for number, rows in enumerate(groups):
         part = points if len(rows) == len(points) else points.select(rows)
-        if not len(query) or not len(part):
-            out.append((np.zeros((0, 2), dtype=np.int64), np.zeros(0, dtype=np.float32)))
-            continue
-        pairs, quotients = _mutual(_similarity(query, part), ratio, -1.0)
-        pairs[:, 1] = rows[pairs[:, 1]]
-        out.append((pairs, quotients))
+        if len(query) and len(part):
+            asked.append((number, _mutual(_similarity(query, part), ratio, -1.0)))
+    host = read_back(*(x for _, found in asked for x in found))
+    for at, (number, _) in enumerate(asked):
+        pairs, quotients = _clearest(*host[3 * at : 3 * at + 3])
+        pairs[:, 1] = groups[number][pairs[:, 1]]
+        out[number] = (pairs, quotients)
     return out
 
 
-def _mutual(similarity: Tensor, ratio: float, least_cosine: float) -> tuple[Ints, F32]:
+def _mutual(similarity: Tensor, ratio: float, least_cosine: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Of each row (N,) whether it has a match, in which column, and its ratio; on the device, and nothing waits."""
     values, columns = similarity.topk(min(2, similarity.shape[1]), dim=1)
     # The best of a column is told by its value: looking for its row takes five times as long.
     best = similarity.amax(dim=0)
-    rows = torch.arange(len(similarity), device=similarity.device)
     good = (values[:, 0] >= best[columns[:, 0]]) & (values[:, 0] >= least_cosine)
     distance = (2.0 - 2.0 * values).clamp_min(0.0).sqrt()
     if similarity.shape[1] > 1:
@@ -71,10 +76,15 @@ def _mutual(similarity: Tensor, ratio: float, least_cosine: float) -> tuple[Ints
         quotient = (distance[:, 0] + _ROUNDING) / (distance[:, 1] + _ROUNDING)
     else:
         quotient = torch.zeros_like(distance[:, 0])
-    good &= quotient < ratio
-    order = torch.argsort(quotient[good], stable=True)
-    pairs = torch.stack([rows[good], columns[good, 0]], dim=1)[order]
-    return pairs.cpu().numpy().astype(np.int64), quotient[good][order].cpu().numpy()
+    return good & (quotient < ratio), columns[:, 0], quotient
+
+
+def _clearest(good: Tensor, column: Tensor, quotient: Tensor) -> tuple[Ints, F32]:
+    """Pairs (K, 2) and their ratios, the smallest first, of what :func:`_mutual` gave, on the host."""
+    rows = np.flatnonzero(good.numpy())
+    ratios = quotient.numpy()[rows]
+    order = np.argsort(ratios, kind="stable")
+    return np.stack([rows, column.numpy()[rows]], axis=1)[order].astype(np.int64), ratios[order]
 
 
 @dataclass(frozen=True)
@@ -125,20 +135,49 @@ class Candidates:
 
 def alike_pairs(query: Described, points: MapPoints, least_cosine: float) -> Candidates:
     """All points and features whose descriptors have at least this cosine."""
-    if not len(query) or not len(points):
-        return Candidates(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.float32))
-    similarity = _similarity(query, points)
-    features, rows = torch.nonzero(similarity >= least_cosine, as_tuple=True)
-    cosines = similarity[features, rows]
-    return Candidates(rows.cpu().numpy(), features.cpu().numpy(), cosines.cpu().numpy())
+    return alike_in_all([(query, points)], least_cosine)[0]
+
+
+def alike_in_all(asked: Sequence[tuple[Described, MapPoints]], least_cosine: float) -> list[Candidates]:
+    """:func:`alike_pairs` of several queries and points, for which the host waits once."""
+    out = [Candidates(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.float32)) for _ in asked]
+    far: list[tuple[int, Tensor, tuple[Tensor, Tensor, Tensor]]] = []
+    for number, (query, points) in enumerate(asked):
+        if not len(query) or not len(points):
+            continue
+        similarity = _similarity(query, points)
+        if similarity.device.type == "cpu":
+            out[number] = _those(similarity, torch.nonzero(similarity.reshape(-1) >= least_cosine)[:, 0])
+            continue
+        places, count = true_entries(similarity >= least_cosine, _PLACES * sum(similarity.shape))
+        far.append((number, similarity, (places, count, similarity.reshape(-1)[places])))
+    host = read_back(*(x for _, _, found in far for x in found))
+    for at, (number, similarity, (room, _, _)) in enumerate(far):
+        places, count, cosines = host[3 * at : 3 * at + 3]
+        if int(count) > len(room):  # more alike than there was room for: look again, with as many places as it takes
+            places, _ = true_entries(similarity >= least_cosine, int(count))
+            places, cosines = read_back(places, similarity.reshape(-1)[places])
+        out[number] = _candidates(places[: int(count)], cosines[: int(count)], similarity.shape[1])
+    return out
+
+
+def _those(similarity: Tensor, places: Tensor) -> Candidates:
+    return _candidates(places, similarity.reshape(-1)[places], similarity.shape[1])
+
+
+def _candidates(places: Tensor, cosines: Tensor, columns: int) -> Candidates:
+    features, rows = np.divmod(places.numpy(), columns)
+    return Candidates(rows, features, cosines.numpy())
 
 
 def _similarity(query: Described, points: MapPoints) -> Tensor:
     """(N, M) cosines of N features and M points, of a point's descriptors the most alike."""
     out = query.unit @ points.prototypes[: len(points)].T
-    for start, end in points.further():
-        owners = points.owner[start:end]  # none twice
-        out[:, owners] = torch.maximum(out[:, owners], query.unit @ points.prototypes[start:end].T)
+    if len(points.prototypes) > len(points):
+        owner = torch.from_numpy(points.owner[len(points) :]).to(out.device)
+        for start, end in points.further():
+            owners = owner[start - len(points) : end - len(points)]  # none twice
+            out[:, owners] = torch.maximum(out[:, owners], query.unit @ points.prototypes[start:end].T)
     return out
 
 

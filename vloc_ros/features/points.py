@@ -30,7 +30,7 @@ class MapPoints:
     :ivar extents: (N,) diameter of what a descriptor describes, m; NaN where features have no scale.
     :ivar prototypes: (M, D) unit vectors on the device, M >= N: first one of every point in order, then second ones,
         then third ones.
-    :ivar owner: (M,) int64 on the device, the point of each.
+    :ivar owner: (M,) int64, the point of each.
     :ivar rounds: ends of the first ones, the second ones, ...: rising from N to M.
     """
 
@@ -39,7 +39,7 @@ class MapPoints:
     roots: Array
     extents: Array
     prototypes: Tensor
-    owner: Tensor
+    owner: npt.NDArray[np.int64]
     rounds: tuple[int, ...]
 
     def __len__(self) -> int:
@@ -51,17 +51,14 @@ class MapPoints:
 
     def select(self, rows: npt.NDArray[np.int64]) -> MapPoints:
         """Some of them, rows ascending."""
-        device = self.prototypes.device
-        place = torch.full((len(self),), -1, dtype=torch.int64, device=device)
-        chosen = torch.from_numpy(rows).to(device)
-        place[chosen] = torch.arange(len(rows), device=device)
+        place = np.full(len(self), -1, dtype=np.int64)
+        place[rows] = np.arange(len(rows))
         owner = place[self.owner]
-        kept = torch.nonzero(owner >= 0)[:, 0]
-        edges = torch.tensor([0, *self.rounds], device=device)
-        ends = torch.searchsorted(kept, edges)[1:].tolist()
+        kept = np.flatnonzero(owner >= 0)
         return MapPoints(
-            self.ids[rows], self.points[rows], self.roots[rows], self.extents[rows], self.prototypes[kept],
-            owner[kept], tuple(int(e) for e in ends),
+            self.ids[rows], self.points[rows], self.roots[rows], self.extents[rows],
+            self.prototypes[torch.from_numpy(kept).to(self.prototypes.device)], owner[kept],
+            tuple(int(end) for end in np.searchsorted(kept, self.rounds)),
         )  # fmt: skip
 
 

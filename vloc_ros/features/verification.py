@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vloc_ros.features.base import Described
-from vloc_ros.features.matching import Candidates, alike_pairs
+from vloc_ros.features.matching import Candidates, alike_in_all
 from vloc_ros.features.points import MapPoints, in_view
 from vloc_ros.features.pose import MINIMAL, Observations, RefinedPose, refine_rig
 from vloc_ros.geometry.rotations import so3_log
@@ -31,6 +31,7 @@ __all__ = [
     "JudgedPose",
     "Sight",
     "Support",
+    "compare",
     "decide",
     "judge",
     "judge_rig",
@@ -145,10 +146,22 @@ class Sight:
 
     def alike(self, least_cosine: float) -> Candidates:
         """Points and features that look alike, compared once: the passes of a query ask for them again."""
-        kept: dict[float, Candidates] = self.__dict__.setdefault("_alike", {})
-        if least_cosine not in kept:
-            kept[least_cosine] = alike_pairs(self.query, self.points, least_cosine)
-        return kept[least_cosine]
+        compare([self], least_cosine)
+        return self.compared[least_cosine]
+
+    @property
+    def compared(self) -> dict[float, Candidates]:
+        """What was found so far, by the least cosine."""
+        kept: dict[float, Candidates] = self.__dict__.setdefault("_compared", {})
+        return kept
+
+
+def compare(sights: Sequence[Sight], least_cosine: float) -> None:
+    """Compare the features and points of sights that were not asked before; the host waits once for all of them."""
+    asked = [sight for sight in sights if least_cosine not in sight.compared]
+    found = alike_in_all([(sight.query, sight.points) for sight in asked], least_cosine)
+    for sight, candidates in zip(asked, found, strict=True):
+        sight.compared[least_cosine] = candidates
 
 
 def judge(
@@ -173,6 +186,7 @@ def judge_rig(
     T_map_rig: Array, sights: Sequence[Sight], alike: float, settings: JudgeSettings | None = None
 ) -> Evidence:
     """The evidence of all cameras of a rig for a pose of it; nothing is refined."""
+    compare(sights, alike)
     pairs = [s.alike(alike) for s in sights]
     return _rig_evidence(T_map_rig, sights, settings or JudgeSettings(), pairs)
 
@@ -279,6 +293,7 @@ def refine_and_judge_rig(
     """
     settings = settings or JudgeSettings()
     T, refined = np.asarray(T_map_rig, dtype=np.float64), None
+    compare(sights, alike)
     candidates = [s.alike(alike) for s in sights]
     for radius in (settings.wide_px if radius_px is None else radius_px, settings.radius_px):
         pairs = [

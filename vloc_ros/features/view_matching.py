@@ -24,6 +24,7 @@ from vloc_ros.features.base import Kind
 from vloc_ros.features.learned import from_package
 from vloc_ros.geometry.cameras import project
 from vloc_ros.geometry.se3 import inverse
+from vloc_ros.transfer import read_back
 from vloc_ros.types import Array, CameraModel
 
 __all__ = ["MATCHED", "LightGlueMatcher", "Matcher", "View", "ViewMatcher", "make_matcher", "merged", "seen_from"]
@@ -113,10 +114,8 @@ class LightGlueMatcher(ViewMatcher):
             return np.zeros((0, 2), np.int64), np.zeros(0, np.float32)
         with torch.inference_mode():
             found = self._network({"image0": self._side(first), "image1": self._side(second)})
-        return (
-            found["matches"][0].cpu().numpy().astype(np.int64),
-            found["scores"][0].float().cpu().numpy(),
-        )
+        pairs, scores = read_back(found["matches"][0], found["scores"][0].float())
+        return pairs.numpy().astype(np.int64), scores.numpy()
 
     def _side(self, view: View) -> dict[str, Tensor]:
         size = torch.tensor([view.size], dtype=torch.float32, device=self._device)

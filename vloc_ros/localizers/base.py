@@ -193,6 +193,8 @@ class Localizer(ABC):
 
     def __init__(self, bundle: MapBundle, device: torch.device, settings: Mapping[str, Any] | None = None) -> None:
         self._manifest, self._map_id, self._device = bundle.manifest, bundle.id, device
+        #: Where the map lies that this was loaded from.
+        self.map_path = bundle.path
         self._settings = self.merged_settings(bundle, settings or {})
         self._lock, self._closed = threading.RLock(), False
         self._kept = frozenset((*self.__dict__, "_kept"))

@@ -10,11 +10,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor
 
 from vloc_ros.errors import ConfigError, DeviceError
 
-__all__ = ["Clock", "compute_dtype", "device_errors", "device_name", "has_fast_bfloat16", "read_back", "select_device"]
+__all__ = ["Clock", "compute_dtype", "device_errors", "device_name", "has_fast_bfloat16", "select_device"]
 
 # Which number type the networks compute in.
 
@@ -45,21 +44,6 @@ def compute_dtype(precision: str, device: torch.device) -> torch.dtype:
     if precision == "auto" and has_fast_float16(device):
         return torch.float16
     return torch.float32
-
-
-# What comes back from the device.
-
-
-def read_back(*tensors: Tensor) -> tuple[Tensor, ...]:
-    """Tensors on the host, whatever their types and shapes, by one transfer for all of them.
-
-    They travel as float64: integers beyond 2^53 do not survive that.
-    """
-    if all(tensor.device.type == "cpu" for tensor in tensors):
-        return tensors
-    host = torch.cat([tensor.detach().reshape(-1).to(torch.float64) for tensor in tensors]).cpu()
-    parts = torch.split(host, [tensor.numel() for tensor in tensors])
-    return tuple(part.view(tensor.shape).to(tensor.dtype) for part, tensor in zip(parts, tensors, strict=True))
 
 
 # Stage times of one frame.

@@ -409,7 +409,8 @@ class Engine:
         if self._tf_refused() or result.state is LocalizationState.LOST:
             self._broadcast.silence()
             return
-        self._broadcast.correct(result.T_map_odom, result.stamp_ns, result.T_map_base if result.publish else None)
+        if self._broadcast.correct(result.T_map_odom, result.stamp_ns, result.T_map_base if result.publish else None):
+            self._broadcast.tick(self._node.get_clock().now().nanoseconds, self._parameters["transform_tolerance"])
         if result.publish and result.T_map_base is not None:
             self._broadcast.place(result.T_map_base, result.stamp_ns)
 

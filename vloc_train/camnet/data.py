@@ -17,7 +17,7 @@ from vloc_train.camnet.mining import PairTable
 from vloc_train.camnet.settings import TrainSettings
 from vloc_train.training.augment import augment
 from vloc_train.training.frames import FrameSet, keyed_rng
-from vloc_train.training.sampling import Item, KeyedDataset
+from vloc_train.training.sampling import HostBatch, Item, KeyedDataset
 
 __all__ = ["Batch", "KeyedGroups", "Place", "mirrored_image", "mirrored_transform"]
 
@@ -35,20 +35,20 @@ class Place:
 
 
 @dataclass
-class Batch:
+class Batch(HostBatch):
     """N anchors of one scene with an easy, a moderate and a hard partner each.
 
     ``images`` (N, 4, 3, h, w) uint8, the anchor first; ``poses`` (N, 4, 7); ``overlap`` (N, 3, 2) similarities of
     anchor in partner and partner in anchor; ``valid`` (N, 3): the partner is of its category; ``frames`` (N, 4)
-    numbers in the scene; ``mirrored``: images and poses are those of the mirrored world; ``key`` (epoch, step) of its
-    random numbers.
+    int64 numbers in the scene, which stay with the host; ``mirrored``: images and poses are those of the mirrored
+    world; ``key`` (epoch, step) of its random numbers.
     """
 
     images: Tensor
     poses: Tensor
     overlap: Tensor
     valid: Tensor
-    frames: Tensor
+    frames: npt.NDArray[np.int64]
     scene: int
     mirrored: bool
     key: tuple[int, int]
@@ -115,6 +115,6 @@ class KeyedGroups(KeyedDataset[Batch]):
         items, images, poses, overlap, valid, frames = zip(*rows, strict=True)
         epoch, step, scene, _ = items[0]
         return Batch(
-            torch.stack(images), torch.stack(poses), torch.stack(overlap), torch.stack(valid), torch.stack(frames),
-            scene, self.mirrors(epoch, step), (epoch, step),
+            torch.stack(images), torch.stack(poses), torch.stack(overlap), torch.stack(valid),
+            torch.stack(frames).numpy(), scene, self.mirrors(epoch, step), (epoch, step),
         )  # fmt: skip

@@ -91,13 +91,14 @@ def hard_triplet_loss(
         distances[2], exists[2] = torch.minimum(one, two), exists[2] | far[1]
     loss = anchor.new_zeros(())
     for nearer, farther in ((0, 1), (1, 2)):
+        # Without asking the device which there are: what does not exist gives nothing, and no gradient.
         if scope == "anchor":
             both = exists[nearer] & exists[farther]
-            if bool(both.any()):
-                loss = loss + torch.relu(distances[nearer][both] - distances[farther][both] + margin).mean()
-        elif bool(exists[nearer].any()) and bool(exists[farther].any()):
-            largest = distances[nearer][exists[nearer]].max()
-            smallest = distances[farther][exists[farther]].min()
+            apart = torch.relu(distances[nearer] - distances[farther] + margin)
+            loss = loss + apart.masked_fill(~both, 0.0).sum() / both.sum().clamp_min(1)
+        else:
+            largest = distances[nearer].masked_fill(~exists[nearer], -torch.inf).max()
+            smallest = distances[farther].masked_fill(~exists[farther], torch.inf).min()
             loss = loss + torch.relu(largest - smallest + margin)
     return loss
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -45,9 +46,15 @@ class CamNetModule(TrainingModule[CamNetNetwork]):
 
     settings: TrainSettings
     warm_up = 50
+    _pairs: Tensor
 
     def __init__(
-        self, settings: TrainSettings, groups: KeyedGroups, preprocess: Preprocess, pretrained: bool | str = False
+        self,
+        settings: TrainSettings,
+        groups: KeyedGroups,
+        preprocess: Preprocess,
+        pretrained: bool | str = False,
+        workers: int = 0,
     ) -> None:
         network = CamNetNetwork(settings.network, pretrained)
         network.trunk.to(memory_format=torch.channels_last)
@@ -55,6 +62,10 @@ class CamNetModule(TrainingModule[CamNetNetwork]):
         self.preprocess, self._groups = preprocess, groups
         self._freeze_untrained()
         self._references: dict[tuple[int, torch.device], Tensor] = {}
+        # Which images Algorithm 1 wants is known in the middle of a step: beside the training, not before it.
+        self._makers = ThreadPoolExecutor(max(workers, 1), "augment")
+        chosen = _ANCHOR_PAIRS if settings.pairs == "anchor" else _ALL_PAIRS
+        self.register_buffer("_pairs", torch.tensor(chosen).T.contiguous(), persistent=False)
 
     def _freeze_untrained(self) -> None:
         """Parts without a loss get no gradient, so that processes that share a batch do not wait for one."""
@@ -113,10 +124,10 @@ class CamNetModule(TrainingModule[CamNetNetwork]):
                 self._far(batch, vectors) if s.far_negatives else None, s.triplet,
             )  # fmt: skip
         if "pfr" in s.losses:
-            chosen = _ANCHOR_PAIRS if s.pairs == "anchor" else _ALL_PAIRS
-            one, two = [a for a, _ in chosen], [b for _, b in chosen]
-            predicted = net.coarse(pfr[:, one], pfr[:, two])
-            target = relative_poses(batch.poses[:, one], batch.poses[:, two], s.network.relative_frame)
+            one, two = self._pairs.unbind()
+            predicted = net.coarse(pfr.index_select(1, one), pfr.index_select(1, two))
+            first, second = batch.poses.index_select(1, one), batch.poses.index_select(1, two)
+            target = relative_poses(first, second, s.network.relative_frame)
             out["pfr"] = relative_pose_loss(predicted, target, s.rotation_weight)
             if "prp" in s.losses:
                 out["prp"] = self._precise(batch, prp[:, 0], predicted[:, :3].detach())
@@ -137,9 +148,14 @@ class CamNetModule(TrainingModule[CamNetNetwork]):
         s = self.settings
         estimated = absolute_poses(batch.poses[:, 1:], predicted, s.network.relative_frame)
         rows = self.closest(batch, estimated)
-        unique, inverse = torch.unique(rows, return_inverse=True)
-        rng = keyed_rng(s.seed, 43, *batch.key, batch.scene, int(batch.frames[0, 0]))
-        made = [self._groups.image(batch.scene, frame, batch.mirrored, rng) for frame in unique.tolist()]
+        unique, of = np.unique(rows.cpu().numpy(), return_inverse=True)
+        key = (s.seed, 43, *batch.key, batch.scene, int(batch.frames[0, 0]))
+
+        def make(frame: int) -> tuple[Tensor, Tensor]:
+            return self._groups.image(batch.scene, frame, batch.mirrored, keyed_rng(*key, frame))
+
+        made = list(self._makers.map(make, unique.tolist()))
+        inverse = torch.from_numpy(of.reshape(rows.shape)).to(self.device)
         images = torch.stack([image for image, _ in made]).to(self.device)
         poses = torch.stack([pose for _, pose in made]).to(self.device)
         normal = self.preprocess.normalize(images).to(memory_format=torch.channels_last)
@@ -176,7 +192,7 @@ class CamNetModule(TrainingModule[CamNetNetwork]):
     def _excluded(self, batch: Batch) -> npt.NDArray[np.bool_]:
         """(N, M): frames of the scene that Algorithm 1 must not take for an anchor; see ``refine_from``."""
         s, drive = self.settings, self._groups.places[batch.scene].drive
-        anchors = batch.frames[:, 0].cpu().numpy()
+        anchors = batch.frames[:, 0]
         itself = np.arange(len(drive))[None] == anchors[:, None]
         if s.refine_from == "any":
             return np.asarray(itself)

@@ -40,7 +40,7 @@ class CamNetTrainer(Trainer[TrainSettings]):
         settings, start = job.settings, job.extractor
         groups = KeyedGroups(_places(job), settings)
         weights = False if job.resumes or start else checked_pretrained(settings.pretrained)
-        module = CamNetModule(settings, groups, job.preprocess, weights)
+        module = CamNetModule(settings, groups, job.preprocess, weights, job.options.workers)
         if start is not None:
             job.notes["extractor"] = {"map": start.path.name, "id": start.id}
             if not job.resumes:

@@ -37,11 +37,15 @@ class RegressorModule(TrainingModule[DescriptorRegressor]):
     def _regressed(
         self, network: DescriptorRegressor, of: Described, rows: Tensor, noise: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        anchors, targets = rows[:, 0].cpu(), rows[:, 1].cpu()
+        anchors, targets = rows[:, 0], rows[:, 1]
         relative = relative_pose(of.poses[anchors], of.poses[targets], self.settings.regressor.relative_frame)
         given = of.descriptors[anchors] if noise is None else of.descriptors[anchors] + noise
         found = network(given.to(self.device), relative.to(self.device))
         return found, of.descriptors[targets].to(self.device)
+
+    def transfer_batch_to_device(self, batch: Tensor, device: torch.device, dataloader_idx: int) -> Tensor:
+        """Rows choose among what the host holds: they stay there."""
+        return batch
 
     def _noise(self, rows: Tensor) -> Tensor | None:
         """What blurs the anchors of this step; it depends on seed and step alone."""

@@ -32,9 +32,10 @@ from vloc_ros.localizers.retrieval.descriptor import SECTION as EXTRACTOR_SECTIO
 from vloc_ros.maps import MapBundle, MapManifest, Scene
 from vloc_ros.settings import settings_from_mapping, settings_to_mapping
 from vloc_ros.types import CameraModel, RgbImage
-from vloc_train.features.folds import held_out_folds, recordings
+from vloc_train.features.folds import held_out_folds
 from vloc_train.features.model import DescribedModel, described_model
 from vloc_train.features.settings import BuildSettings
+from vloc_train.frame_choice.route import recordings
 from vloc_train.mapping.keypoints import FeatureStore
 from vloc_train.mapping.points import SparseModel
 from vloc_train.mapping.sfm import SfmSettings, reconstruct_features
@@ -140,10 +141,10 @@ class FeaturesBuilder(Trainer[BuildSettings]):
         self, job: Job[BuildSettings], bundle: MapBundle, contents: Contents
     ) -> tuple[dict[str, Any], dict[str, Any]]:
         """On frames that are held out, in the map as it will be, and on frames of the map in maps without them."""
-        return calibrate_folds(self._all_folds(job, bundle, contents))
+        return calibrate_folds(self._all_folds(job, bundle, contents), workers=job.workers)
 
     def without_held_out(self, job: Job[BuildSettings], contents: Contents) -> tuple[dict[str, Any], dict[str, Any]]:
-        return calibrate_folds(self._folds(job, contents))
+        return calibrate_folds(self._folds(job, contents), workers=job.workers)
 
     def _all_folds(
         self, job: Job[BuildSettings], bundle: MapBundle, contents: Contents
@@ -199,7 +200,7 @@ class _Place:
 
 def _folds(place: _Place) -> list[npt.NDArray[np.bool_]]:
     """What is left out, fold by fold; the cameras of a rig at once."""
-    of = recordings([s.stamps_ns for s in place.sequences])
+    of = recordings(place.sequences)
     drive, number = place.model.drive, place.model.number
     if len(set(of)) == len(of):
         return held_out_folds(drive)
@@ -211,7 +212,7 @@ def _place(name: str, job: Job[BuildSettings], detector: FeatureExtractor) -> _P
     sequences, settings = job.drives(name), job.settings
     with shown_progress(job.options.progress, f"{name}: points") as report:
         model, store = reconstruct_features(
-            sequences, _spaced(sequences, settings), job.work / f"sfm-{name}", report, job.device, detector
+            sequences, _spaced(sequences, settings), job.work / f"sfm-{name}", report, job.device, detector, job.workers
         )
     kept = subsample(model, settings.subsample)
     if not len(kept.points):

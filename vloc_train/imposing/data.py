@@ -13,13 +13,13 @@ from vloc_ros.geometry.vectors import to_vectors
 from vloc_train.imposing.settings import TrainSettings
 from vloc_train.training.augment import augment
 from vloc_train.training.frames import FrameSet, keyed_rng
-from vloc_train.training.sampling import Item, KeyedDataset
+from vloc_train.training.sampling import HostBatch, Item, KeyedDataset
 
 __all__ = ["Batch", "KeyedFrames"]
 
 
 @dataclass
-class Batch:
+class Batch(HostBatch):
     """What one training step needs. The first candidates are shared by the batch, the rest belongs to an image.
 
     ``images`` (B, 3, h, w) uint8; ``truth`` (B, 7); ``initial`` (N0, 7) training poses; ``initial_noise`` (N0, 6) in

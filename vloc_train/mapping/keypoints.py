@@ -14,14 +14,16 @@ import numpy as np
 import numpy.typing as npt
 
 from vloc_ros.errors import ConfigError
+from vloc_ros.features import make_extractor
 from vloc_ros.features.base import FeatureSettings, LocalFeatures, encode_descriptors
 from vloc_ros.features.sift import SiftExtractor
 from vloc_ros.geometry.cameras import unproject
+from vloc_ros.localizers.device import select_device
 from vloc_ros.staging import replacing
 from vloc_ros.types import Array, CameraModel, RgbImage
 from vloc_train.mapping import colmap
 
-__all__ = ["Detector", "FeatureStore", "Features", "make_detector"]
+__all__ = ["Detector", "FarDetector", "FeatureStore", "Features", "found_in", "make_detector"]
 
 _log = logging.getLogger(__name__)
 F32 = npt.NDArray[np.float32]
@@ -47,6 +49,42 @@ class Features:
 
     def __len__(self) -> int:
         return len(self.pixels)
+
+
+@dataclass(frozen=True)
+class FarDetector:
+    """A detector that travels: what it is made of, and nothing that was made.
+
+    :param extractor: the features, or SIFT ``kind``, ``limit``, ``peak`` as :func:`make_detector` takes them.
+    :param on_gpu: whether a network may compute on a GPU, where there is one.
+    """
+
+    extractor: FeatureSettings | None
+    sift: tuple[Literal["auto", "colmap", "opencv"], int, float] = ("auto", 0, 0.0)
+    on_gpu: bool = False
+
+    def __call__(self, image: RgbImage) -> LocalFeatures:
+        return _made(self)(image)
+
+
+@functools.lru_cache(maxsize=2)
+def _made(far: FarDetector) -> Detector:
+    if far.extractor is None:
+        return make_detector(*far.sift)
+    return make_extractor(far.extractor, select_device("auto" if far.on_gpu else "cpu")).extract
+
+
+def found_in(piece: tuple[Detector, CameraModel, RgbImage]) -> LocalFeatures:
+    """The features of an image that structure can be made of: every place once, and where the lens has a ray."""
+    detect, camera, image = piece
+    found = detect(image)
+    rays = unproject(camera, found.pixels)
+    # Where the lens has no ray, or one that a plane cannot hold, a feature is no use.
+    usable = np.nan_to_num(np.abs(rays[:, :2]), nan=np.inf).max(axis=1, initial=0.0) < _STEEPEST
+    # Of a feature with several orientations one is enough: the others would be the same point again.
+    first = np.zeros(len(found), dtype=bool)
+    first[np.unique(found.pixels, axis=0, return_index=True)[1]] = True
+    return found.select(usable & first)
 
 
 def make_detector(kind: Literal["auto", "colmap", "opencv"], limit: int, peak: float) -> Detector:
@@ -93,16 +131,8 @@ class FeatureStore:
         """Whether a frame's features lie there."""
         return self._file(frame).exists()
 
-    def add(self, frame: int, image: RgbImage, detect: Detector) -> None:
-        """Find and keep the features of a frame."""
-        found = detect(image)
-        rays = unproject(self.cameras[frame], found.pixels)
-        # Where the lens has no ray, or one that a plane cannot hold, a feature is no use.
-        usable = np.nan_to_num(np.abs(rays[:, :2]), nan=np.inf).max(axis=1, initial=0.0) < _STEEPEST
-        # Of a feature with several orientations one is enough: the others would be the same point again.
-        first = np.zeros(len(found), dtype=bool)
-        first[np.unique(found.pixels, axis=0, return_index=True)[1]] = True
-        kept = found.select(usable & first)
+    def put(self, frame: int, kept: LocalFeatures) -> None:
+        """Keep the features of a frame."""
         with replacing(self._file(frame), clean=False) as stream:
             np.savez(stream, pixels=kept.pixels, descriptors=kept.descriptors, sizes=kept.sizes)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +16,7 @@ from vloc_ros.geometry.se3 import inverse
 from vloc_ros.types import Array
 from vloc_train.mapping.keypoints import Features
 
-__all__ = ["Matched", "agree_with_poses", "match_pair"]
+__all__ = ["Matched", "Matching", "agree_with_poses", "match_pair", "matched"]
 
 Ints = npt.NDArray[np.int64]
 
@@ -60,6 +61,36 @@ def agree_with_poses(
     z_b = (np.cross(t, rays_a) * across).sum(axis=1) / size
     parallel = np.sqrt(size) < 2.0 * max(pixels)
     return np.asarray(good & (((z_a > 0) & (z_b > 0)) | parallel))
+
+
+@dataclass(frozen=True)
+class Matching:
+    """Some frames and others that each is compared with, and all that it takes.
+
+    :ivar features: by frame. :ivar T_map_cam: by frame. :ivar pairs: frames, and the others of each.
+    :ivar pixels: by frame, as :func:`agree_with_poses` takes them. :ivar device: where to compare.
+    """
+
+    features: Mapping[int, Features]
+    T_map_cam: Mapping[int, Array]
+    pairs: Sequence[tuple[int, Ints]]
+    pixels: Mapping[int, float]
+    ratio: float
+    device: torch.device | None = None
+
+
+def matched(asked: Matching) -> list[list[Matched]]:
+    """What each frame of :attr:`Matching.pairs` has in common with each of its others."""
+    return [
+        [
+            match_pair(
+                asked.features[frame], asked.features[int(other)], asked.T_map_cam[frame], asked.T_map_cam[int(other)],
+                asked.ratio, (asked.pixels[frame], asked.pixels[int(other)]), asked.device,
+            )
+            for other in others
+        ]
+        for frame, others in asked.pairs
+    ]  # fmt: skip
 
 
 def match_pair(

@@ -6,7 +6,8 @@ matching, and one block of frames while triangulating.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,15 @@ from vloc_ros.datasets import PosedSequence
 from vloc_ros.errors import CameraMismatchError, DatasetError
 from vloc_ros.features.base import FeatureExtractor
 from vloc_ros.staging import replacing
+from vloc_ros.types import CameraModel, RgbImage
 from vloc_train.mapping import colmap
-from vloc_train.mapping.keypoints import FeatureStore, make_detector
-from vloc_train.mapping.matching import match_pair
+from vloc_train.mapping.keypoints import Detector, FarDetector, FeatureStore, found_in, make_detector
+from vloc_train.mapping.matching import Matched, Matching, matched
 from vloc_train.mapping.neighbours import neighbour_pairs
 from vloc_train.mapping.points import SparseModel
 from vloc_train.mapping.sfm_blocks import triangulated
 from vloc_train.mapping.sfm_frames import Frames, Progress, SfmSettings, chosen_frames, digest_of
+from vloc_train.training.cluster import Workers
 
 __all__ = ["SfmSettings", "reconstruct", "reconstruct_features"]
 
@@ -34,6 +37,8 @@ Ints = npt.NDArray[np.int64]
 #: Settings that each stage depends on; a later one depends on those before, too.
 _DETECTION = ("detector", "features", "peak", "spacing_m", "spacing_deg")
 _MATCHING = ("neighbours", "reach_m", "reach_deg", "baseline_m", "ratio", "epipolar_px")
+#: Frames that are matched together, where they travel.
+_TOGETHER = 8
 #: Matches that must be there before their share that agrees with the poses says anything.
 _ENOUGH = 200
 #: Below this share the poses are not those of the images.
@@ -46,9 +51,10 @@ def reconstruct(
     work: Path,
     progress: Progress | None = None,
     device: torch.device | None = None,
+    workers: Workers | None = None,
 ) -> SparseModel:
     """Triangulate the drives of one scene; see :func:`reconstruct_features`."""
-    return reconstruct_features(sequences, settings, work, progress, device)[0]
+    return reconstruct_features(sequences, settings, work, progress, device, workers=workers)[0]
 
 
 def reconstruct_features(
@@ -58,6 +64,7 @@ def reconstruct_features(
     progress: Progress | None = None,
     device: torch.device | None = None,
     extractor: FeatureExtractor | None = None,
+    workers: Workers | None = None,
 ) -> tuple[SparseModel, FeatureStore]:
     """Triangulate the drives of one scene, and keep the features that the points come from.
 
@@ -65,6 +72,7 @@ def reconstruct_features(
 
     :param work: where features, matches and points lie; the same call continues from them.
     :param device: where descriptors are compared.
+    :param workers: who finds features, matches and triangulates; default: this process.
     :raises DatasetError: one frame, no neighbours, images that the poses or cameras do not fit, or no points.
     :raises ConfigError: pycolmap is missing.
     """
@@ -78,7 +86,8 @@ def reconstruct_features(
             f"apart, found {len(frames)} of {sum(len(s) for s in sequences)}; structure needs parallax, or depth "
             "(source=depth)"
         )
-    store = _detected(frames, settings, work, report, extractor)
+    workers = workers or Workers()
+    store = _detected(frames, settings, work, report, extractor, workers, device)
     pairs = neighbour_pairs(
         frames.T_map_cam,
         frames.drive,
@@ -93,8 +102,8 @@ def reconstruct_features(
             f"(within {settings.reach_deg:g} deg), found none among {len(frames)}; do the drives overlap, and are the "
             "poses in metres?"
         )
-    folder = _matched(frames, store, pairs, settings, report, device)
-    model = triangulated(frames, store, folder, settings, report)
+    folder = _matched(frames, store, pairs, settings, report, device, workers)
+    model = triangulated(frames, store, folder, settings, report, workers)
     if not len(model.points):
         raise DatasetError(
             f"{names}: expected points, found none that {'two' if settings.two_view else 'three'} frames see under "
@@ -109,7 +118,13 @@ def _picked(settings: SfmSettings, names: Sequence[str]) -> list[Any]:
 
 
 def _detected(
-    frames: Frames, settings: SfmSettings, work: Path, report: Progress, extractor: FeatureExtractor | None
+    frames: Frames,
+    settings: SfmSettings,
+    work: Path,
+    report: Progress,
+    extractor: FeatureExtractor | None,
+    workers: Workers,
+    device: torch.device | None,
 ) -> FeatureStore:
     ends = [np.flatnonzero(frames.drive == d)[[0, -1]] for d in np.unique(frames.drive)]
     seen = [frames.sequences[frames.drive[f]].image(int(frames.number[f])) for e in ends for f in e]
@@ -127,10 +142,22 @@ def _detected(
     report("features", len(frames) - len(missing), len(frames))
     if not len(missing):
         return store
-    detect = (
-        make_detector(settings.detector, settings.features, settings.peak) if extractor is None else extractor.extract
-    )
+    sift = (settings.detector, settings.features, settings.peak)
+    if workers.far:
+        far = None if extractor is None else extractor.settings
+        detect: Detector = FarDetector(far, sift, device is not None and device.type == "cuda")
+    else:
+        detect = make_detector(*sift) if extractor is None else extractor.extract
     done = len(frames) - len(missing)
+    for number, found in workers.each(found_in, _images(frames, missing, detect)):
+        store.put(int(missing[number]), found)
+        done += 1
+        report("features", done, len(frames))
+    return store
+
+
+def _images(frames: Frames, missing: Ints, detect: Detector) -> Iterator[tuple[Detector, CameraModel, RgbImage]]:
+    """The images of some frames, in their order. :raises CameraMismatchError: not of the size of their camera."""
     for drive in np.unique(frames.drive[missing]):
         mine = missing[frames.drive[missing] == drive]
         sequence = frames.sequences[drive]
@@ -141,10 +168,7 @@ def _detected(
                     f"{sequence.name}: frame {frames.number[frame]}: expected an image of {sequence.camera.width}x"
                     f"{sequence.camera.height} as its camera says, found {image.shape[1]}x{image.shape[0]}"
                 )
-            store.add(int(frame), image, detect)
-            done += 1
-            report("features", done, len(frames))
-    return store
+            yield detect, frames.camera(int(frame)), image
 
 
 def _matched(
@@ -154,47 +178,65 @@ def _matched(
     settings: SfmSettings,
     report: Progress,
     device: torch.device | None,
+    workers: Workers,
 ) -> Path:
     """Matches of every frame with its neighbours of higher number, a file a frame; returns their folder."""
     digest = digest_of(_picked(settings, _MATCHING), frames.T_map_cam.tobytes())
     folder = store.folder / f"matches-{digest}"
     folder.mkdir(parents=True, exist_ok=True)
-    starts = np.searchsorted(pairs[:, 0], np.arange(len(frames) + 1))
-    focal = [0.5 * (c.fx + c.fy) for c in frames.cameras]
+    files = [folder / f"{frame:07d}.npz" for frame in range(len(frames))]
+    missing = np.array([f for f, file in enumerate(files) if not file.exists()], dtype=np.int64)
+    done = len(frames) - len(missing)
+    # Frames that travel together have neighbours in common.
+    groups = (
+        [missing[i : i + _TOGETHER] for i in range(0, len(missing), _TOGETHER)] if workers.far else missing[:, None]
+    )
+    asked_of = partial(_matching, frames, store, pairs, settings, device)
+    for number, found in workers.each(matched, map(asked_of, groups)):
+        for frame, others in zip(groups[number], found, strict=True):
+            _write_matches(files[frame], _others(pairs, frame), others)
+            done += 1
+            report("matches", done, len(frames))
     asked, agreed = [], []
-    for frame in range(len(frames)):
-        file = folder / f"{frame:07d}.npz"
-        if not file.exists():
-            others = pairs[starts[frame] : starts[frame + 1], 1]
-            found = [
-                match_pair(
-                    store.read(frame),
-                    store.read(int(other)),
-                    frames.T_map_cam[frame],
-                    frames.T_map_cam[other],
-                    settings.ratio,
-                    (
-                        settings.epipolar_px / focal[frames.camera_index[frame]],
-                        settings.epipolar_px / focal[frames.camera_index[other]],
-                    ),
-                    device,
-                )
-                for other in others
-            ]
-            with replacing(file, clean=False) as stream:
-                np.savez(
-                    stream,
-                    others=others,
-                    counts=np.array([len(f.pairs) for f in found], dtype=np.int64),
-                    asked=np.array([f.asked for f in found], dtype=np.int64),
-                    pairs=np.concatenate([np.zeros((0, 2), np.int64), *(f.pairs for f in found)]).astype(np.uint16),
-                )
+    for file in files:
         with np.load(file, allow_pickle=False) as stored:
             asked.append(int(stored["asked"].sum()))
             agreed.append(int(stored["counts"].sum()))
-        report("matches", frame + 1, len(frames))
     _check_agreement(sum(asked), sum(agreed), len(pairs), settings)
     return folder
+
+
+def _others(pairs: Ints, frame: int) -> Ints:
+    begin, end = np.searchsorted(pairs[:, 0], [frame, frame + 1])
+    return pairs[begin:end, 1]
+
+
+def _matching(
+    frames: Frames, store: FeatureStore, pairs: Ints, settings: SfmSettings, device: torch.device | None, group: Ints
+) -> Matching:
+    """What it takes to match some frames."""
+    of = [(int(frame), _others(pairs, frame)) for frame in group]
+    wanted = sorted({frame for frame, _ in of} | {int(other) for _, others in of for other in others})
+    cameras = {frame: frames.camera(frame) for frame in wanted}
+    return Matching(
+        {frame: store.read(frame) for frame in wanted},
+        {frame: frames.T_map_cam[frame] for frame in wanted},
+        of,
+        {frame: settings.epipolar_px / (0.5 * (camera.fx + camera.fy)) for frame, camera in cameras.items()},
+        settings.ratio,
+        device,
+    )
+
+
+def _write_matches(file: Path, others: Ints, found: Sequence[Matched]) -> None:
+    with replacing(file, clean=False) as stream:
+        np.savez(
+            stream,
+            others=others,
+            counts=np.array([len(f.pairs) for f in found], dtype=np.int64),
+            asked=np.array([f.asked for f in found], dtype=np.int64),
+            pairs=np.concatenate([np.zeros((0, 2), np.int64), *(f.pairs for f in found)]).astype(np.uint16),
+        )
 
 
 def _check_agreement(asked: int, agreed: int, pairs: int, settings: SfmSettings) -> None:

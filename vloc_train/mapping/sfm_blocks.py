@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import shutil
+import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from vloc_ros.geometry.cameras import undistorted_camera
 from vloc_ros.staging import replacing
-from vloc_ros.types import Array
+from vloc_ros.types import Array, CameraModel
 from vloc_train.mapping import colmap
 from vloc_train.mapping.keypoints import FeatureStore
 from vloc_train.mapping.neighbours import blocks
@@ -20,6 +21,7 @@ from vloc_train.mapping.points import SparseModel, observations_csr
 from vloc_train.mapping.pose_adjustment import adjust_poses
 from vloc_train.mapping.sfm_frames import Frames, Progress, SfmSettings, digest_of
 from vloc_train.mapping.uncertainty import adjusted
+from vloc_train.training.cluster import Workers
 
 __all__ = ["triangulated", "with_statistics"]
 
@@ -36,24 +38,47 @@ def _matches_of(folder: Path, frame: int, minimum: int) -> Iterator[tuple[int, n
 
 
 def triangulated(
-    frames: Frames, store: FeatureStore, folder: Path, settings: SfmSettings, report: Progress
+    frames: Frames,
+    store: FeatureStore,
+    folder: Path,
+    settings: SfmSettings,
+    report: Progress,
+    workers: Workers | None = None,
 ) -> SparseModel:
+    workers = workers or Workers()
     groups = blocks(frames.T_map_cam[:, :3, 3], settings.block_frames)
     digest = digest_of(settings.minimum_matches, settings.angle_deg, settings.error_px, settings.two_view)
-    parts = []
-    for number, core in enumerate(groups):
-        file = folder / f"points-{digest}-{len(groups)}-{number}.npz"
-        if not file.exists():
-            _triangulate_block(frames, store, folder, settings, core, file)
-        parts.append(file)
-        report("points", number + 1, len(groups))
+    parts = [folder / f"points-{digest}-{len(groups)}-{number}.npz" for number in range(len(groups))]
+    missing = [number for number, file in enumerate(parts) if not file.exists()]
+    done = len(groups) - len(missing)
+    pieces = (_block(frames, store, folder, settings, groups[number]) for number in missing)
+    for at, found in workers.each(_triangulated, pieces):
+        with replacing(parts[missing[at]]) as stream:
+            np.savez(stream, **found)  # type: ignore[arg-type]
+        done += 1
+        report("points", done, len(groups))
     return _assembled(frames, store, parts, settings)
 
 
-def _triangulate_block(
-    frames: Frames, store: FeatureStore, folder: Path, settings: SfmSettings, core: Ints, file: Path
-) -> None:
-    """Points whose first frame is one of ``core``, of these frames and their neighbours."""
+@dataclass(frozen=True)
+class _Block:
+    """Points whose first frame is one of ``core``, of these frames and their neighbours, are to be made of this.
+
+    :ivar rows: (R,) numbers of the frames. :ivar core: (R,) bool. :ivar features: (K, 2) pixels of each.
+    :ivar matches: places among the rows, and pairs of features.
+    """
+
+    rows: Ints
+    core: npt.NDArray[np.bool_]
+    cameras: Sequence[CameraModel]
+    camera_index: Ints
+    T_map_cam: Array
+    features: Sequence[Array]
+    matches: Sequence[tuple[int, int, npt.NDArray[np.uint16]]]
+    settings: SfmSettings
+
+
+def _block(frames: Frames, store: FeatureStore, folder: Path, settings: SfmSettings, core: Ints) -> _Block:
     inside = np.zeros(len(frames), dtype=bool)
     inside[core] = True
     wanted = inside.copy()
@@ -65,45 +90,50 @@ def _triangulate_block(
     place = np.full(len(frames), -1)
     place[rows] = np.arange(len(rows))
     pinholes = [undistorted_camera(c) if c.is_distorted else c for c in frames.cameras]
-
-    def features() -> Iterator[Array]:
-        for frame in rows:
-            c = pinholes[frames.camera_index[frame]]
-            yield store.plane(int(frame)) * (c.fx, c.fy) + (c.cx, c.cy)
-
-    def matches() -> Iterator[tuple[int, int, npt.NDArray[np.uint16]]]:
-        for frame in rows:
-            for other, pairs in _matches_of(folder, int(frame), settings.minimum_matches):
-                if place[other] >= 0:
-                    yield int(place[frame]), int(place[other]), pairs
-
-    scratch = folder / f"{file.stem}.colmap"
-    shutil.rmtree(scratch, ignore_errors=True)
-    made = colmap.triangulate(
-        scratch,
+    of = [pinholes[frames.camera_index[frame]] for frame in rows]
+    matches = [
+        (int(place[frame]), int(place[other]), pairs)
+        for frame in rows
+        for other, pairs in _matches_of(folder, int(frame), settings.minimum_matches)
+        if place[other] >= 0
+    ]
+    return _Block(
+        rows,
+        inside[rows],
         pinholes,
-        frames.camera_index[rows].tolist(),
+        frames.camera_index[rows],
         frames.T_map_cam[rows],
-        features(),
-        matches(),
-        colmap.TriangulationOptions(settings.angle_deg, settings.error_px, settings.two_view),
+        [store.plane(int(frame)) * (c.fx, c.fy) + (c.cx, c.cy) for frame, c in zip(rows, of, strict=True)],
+        matches,
+        settings,
     )
-    shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _triangulated(block: _Block) -> dict[str, npt.NDArray[Any]]:
+    """Arrays of the block's file."""
+    settings, rows = block.settings, block.rows
+    with tempfile.TemporaryDirectory(prefix="vloc_block_") as scratch:
+        made = colmap.triangulate(
+            Path(scratch) / "colmap",
+            block.cameras,
+            block.camera_index.tolist(),
+            block.T_map_cam,
+            iter(block.features),
+            iter(block.matches),
+            colmap.TriangulationOptions(settings.angle_deg, settings.error_px, settings.two_view),
+        )
     points = made.points
-    seen_by = rows[made.frames]
-    first = np.full(len(points), len(frames))
-    np.minimum.at(first, made.point_ids, seen_by)
-    mine = inside[np.minimum(first, len(frames) - 1)] & (first < len(frames))
+    first = np.full(len(points), len(rows))
+    np.minimum.at(first, made.point_ids, made.frames)
+    mine = (first < len(rows)) & block.core[np.minimum(first, len(rows) - 1)]
     kept = mine[made.point_ids]
     number = np.cumsum(mine) - 1
-    with replacing(file) as stream:
-        np.savez(
-            stream,
-            points=points[mine],
-            point_ids=number[made.point_ids[kept]],
-            frames=seen_by[kept],
-            features=made.features[kept],
-        )
+    return {
+        "points": points[mine],
+        "point_ids": number[made.point_ids[kept]],
+        "frames": rows[made.frames[kept]],
+        "features": made.features[kept],
+    }
 
 
 def _assembled(frames: Frames, store: FeatureStore, parts: Sequence[Path], settings: SfmSettings) -> SparseModel:

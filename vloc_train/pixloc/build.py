@@ -42,6 +42,7 @@ from vloc_train.mapping.subsample import SubsampleSettings, subsample
 from vloc_train.pixloc.export import Parts, PixLocMaker
 from vloc_train.retrieval.database import database_of
 from vloc_train.training.calibration import calibrate_scenes
+from vloc_train.training.cluster import Workers
 from vloc_train.training.frames import FrameSet, cache_drives, join
 from vloc_train.training.provenance import frame_id_of, scene_of
 from vloc_train.training.recipe import Contents, Job
@@ -141,7 +142,7 @@ class PixLocBuilder(PixLocMaker[BuildSettings]):
         settings = job.settings
         with shown_progress(job.options.progress, f"{name}: points") as report:
             folder = job.work / f"{settings.source}-{name}"
-            whole = scene_model(name, job.drives(name), settings, folder, report, job.device)
+            whole = scene_model(name, job.drives(name), settings, folder, report, job.device, job.workers)
         whole.save(job.work / f"{name}.npz")  # for training, and for other maps of the same points
         return whole
 
@@ -157,7 +158,9 @@ class PixLocBuilder(PixLocMaker[BuildSettings]):
         self, job: Job[BuildSettings], bundle: MapBundle, contents: Contents
     ) -> tuple[dict[str, Any], dict[str, Any]]:
         with PixLocLocalizer.from_map(bundle, job.device) as localizer:
-            return calibrate_scenes(localizer, job.held_by_scene, repeats=job.settings.calibration_repeats)
+            return calibrate_scenes(
+                localizer, job.held_by_scene, repeats=job.settings.calibration_repeats, workers=job.workers
+            )
 
 
 def _add_depth(job: Job[BuildSettings]) -> None:
@@ -206,6 +209,7 @@ def scene_model(
     work: Path,
     progress: Progress | None = None,
     device: torch.device | None = None,
+    workers: Workers | None = None,
 ) -> SparseModel:
     """The sparse model of a scene's drives from the source that the settings name, not yet subsampled.
 
@@ -213,7 +217,7 @@ def scene_model(
     :raises DatasetError, CameraError, ConfigError: as the source says.
     """
     if settings.source == "sfm":
-        return reconstruct(sequences, settings.sfm, work, progress, device)
+        return reconstruct(sequences, settings.sfm, work, progress, device, workers)
     if settings.source == "depth":
         return depth_model(sequences, settings.depth, work, progress)
     named = settings.colmap.models.get(scene)

@@ -18,7 +18,7 @@ from vloc_train.pixloc.pairs import PairTable
 from vloc_train.pixloc.settings import TrainSettings
 from vloc_train.training.augment import photometric
 from vloc_train.training.frames import FrameSet, keyed_rng
-from vloc_train.training.sampling import Item, KeyedDataset
+from vloc_train.training.sampling import HostBatch, Item, KeyedDataset
 
 __all__ = ["Batch", "KeyedPairs", "Place", "random_motion"]
 
@@ -33,7 +33,7 @@ class Place:
 
 
 @dataclass
-class Batch:
+class Batch(HostBatch):
     """B pairs of frames of one scene; index 0 of the second axis is the anchor, 1 its partner.
 
     ``images`` (B, 2, 3, h, w) uint8; ``pixels`` (B, 2, N, 2) of the points in them; ``points`` (B, 2, N, 3) in the

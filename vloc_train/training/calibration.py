@@ -20,6 +20,8 @@ from vloc_ros.maps import MapBundle, read_map, write_map
 from vloc_ros.maps.reader import files_of
 from vloc_ros.staging import staging_beside
 from vloc_ros.types import Array, Estimate, PosePrior, Query
+from vloc_train.training.answers import answers
+from vloc_train.training.cluster import Workers
 from vloc_train.training.frames import FrameSet, cache_frames
 
 __all__ = ["calibrate_folds", "calibrate_scenes", "describe_errors", "recalibrate", "simulated_prior"]
@@ -65,7 +67,11 @@ def simulated_prior(truth: Array, rng: np.random.Generator, kind: SimulatedPrior
 
 
 def calibrate_scenes(
-    localizer: Localizer, held_out: Sequence[FrameSet], seed: int = 0, repeats: int = 1
+    localizer: Localizer,
+    held_out: Sequence[FrameSet],
+    seed: int = 0,
+    repeats: int = 1,
+    workers: Workers | None = None,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Localize the held-out frames of every scene; return the manifest's ``calibration`` and ``validation`` sections.
 
@@ -75,8 +81,9 @@ def calibrate_scenes(
 
     :param localizer: over the map as it will be, without calibration.
     :param repeats: how often a localizer that needs a prior is asked each frame, from another prior each time.
+    :param workers: who localizes; default: this process.
     """
-    return calibrate_folds(((localizer, frames) for frames in held_out), seed, repeats)
+    return calibrate_folds(((localizer, frames) for frames in held_out), seed, repeats, workers)
 
 
 @dataclass
@@ -91,7 +98,7 @@ class _SceneSample:
 
 
 def calibrate_folds(
-    folds: Iterable[tuple[Localizer, FrameSet]], seed: int = 0, repeats: int = 1
+    folds: Iterable[tuple[Localizer, FrameSet]], seed: int = 0, repeats: int = 1, workers: Workers | None = None
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """As :func:`calibrate_scenes`, with maps that lack other frames each: their held-out frames count together.
 
@@ -103,15 +110,27 @@ def calibrate_folds(
         free, guided = (_Sample(localizer.statistics, localizer.whitening) for _ in range(2))
         sample = samples.setdefault(frames.scene, _SceneSample(free, guided, localizer.prior_changes_statistics))
         asked = np.repeat(np.arange(len(frames)), repeats if localizer.needs_prior else 1)
-        for index, truth in zip(asked, frames.T_map_cam[asked], strict=True):
-            image, stamp = np.array(frames.images[int(index)]), int(frames.stamps_ns[index])
-            start = simulated_prior(truth, rng, localizer.simulated_prior) if localizer.needs_prior else None
-            estimate = localizer.localize(Query(image, frames.camera, stamp, start, frames.scene))
+        truths = frames.T_map_cam[asked]
+        # A prior depends on the frame before it in the order of the random numbers, and on no estimate.
+        priors: list[tuple[PosePrior | None, PosePrior | None]] = [
+            (
+                simulated_prior(truth, rng, localizer.simulated_prior) if localizer.needs_prior else None,
+                simulated_prior(truth, rng, localizer.simulated_prior) if sample.prior else None,
+            )
+            for truth in truths
+        ]
+
+        def queries(number: int, frames: FrameSet = frames, asked: Any = asked, priors: Any = priors) -> list[Query]:
+            image, stamp = np.array(frames.images[int(asked[number])]), int(frames.stamps_ns[asked[number]])
+            start, guess = priors[number]
+            starts = (start,) if guess is None else (start, guess)
+            return [Query(image, frames.camera, stamp, prior, frames.scene) for prior in starts]
+
+        for truth, (estimate, *second) in zip(truths, answers(localizer, queries, len(asked), workers), strict=True):
             sample.errors.append(pose_error(estimate.T_map_cam, truth))
             sample.scores.append(estimate.score if sample.free.add(estimate, truth) else np.nan)
-            if sample.prior:
-                guess = simulated_prior(truth, rng, localizer.simulated_prior)
-                sample.guided.add(localizer.localize(Query(image, frames.camera, stamp, guess, frames.scene)), truth)
+            for other in second:
+                sample.guided.add(other, truth)
     calibration: dict[str, Any] = {}
     validation: dict[str, Any] = {}
     for scene, sample in samples.items():

@@ -36,6 +36,7 @@ from vloc_ros.types import CameraModel
 from vloc_train.frame_choice.settings import HoldOutSettings
 from vloc_train.frame_choice.split import Split, held_apart, split
 from vloc_train.training.calibration import calibrate_scenes
+from vloc_train.training.cluster import Workers, open_workers
 from vloc_train.training.disk import last_checkpoint
 from vloc_train.training.frames import FrameSet, cache_drives, join
 from vloc_train.training.module import Validate
@@ -69,6 +70,7 @@ class Job(Generic[S]):
     :ivar splits: the frames of every scene, parted into the map's and those that are held out.
     :ivar extractor: the map of ``--extractor``, or None.
     :ivar preprocess: how images are prepared; what :meth:`Trainer.prepare` returned.
+    :ivar workers: who does independent pieces of work.
     :ivar notes: more for the map's provenance; :meth:`Trainer.make` may add to it.
     """
 
@@ -81,6 +83,7 @@ class Job(Generic[S]):
     extractor: MapBundle | None
     preprocess: Preprocess = field(init=False)
     notes: dict[str, Any] = field(default_factory=dict)
+    workers: Workers = field(default_factory=Workers)
     identity: dict[str, Any] = field(default_factory=dict)
 
     def drives(self, scene: str) -> list[PosedSequence]:
@@ -246,7 +249,7 @@ class Trainer(ABC, Generic[S]):
         :param bundle: the map without covariance.
         """
         with backend_class(bundle.manifest.backend).from_map(bundle, job.device) as localizer:
-            return calibrate_scenes(localizer, job.held_by_scene)
+            return calibrate_scenes(localizer, job.held_by_scene, workers=job.workers)
 
     def without_held_out(self, job: Job[S], contents: Contents) -> tuple[dict[str, Any], dict[str, Any]]:
         """The same sections where nothing is held out."""
@@ -302,7 +305,7 @@ class Trainer(ABC, Generic[S]):
         :raises ConfigError: an extractor, a device or a hold-out that does not fit.
         :raises TrainingError: the working folder belongs to a run with other settings.
         :raises DatasetError: no usable frames. :raises CameraMismatchError: drives of different lenses.
-        :raises MapError: something else than a map is at ``out``.
+        :raises MapError: something else than a map is at ``out``. :raises ClusterError: no workers, or lost ones.
         """
         options = options or RunOptions()
         device = training_device(options)
@@ -315,8 +318,10 @@ class Trainer(ABC, Generic[S]):
         splits = self.splits(scenes, calibration, hold_out) if isinstance(hold_out, HoldOutSettings) else hold_out
         self._check(splits)
         datum = common_datum(scenes, calibration)
-        with self._working_folder(out, work_dir) as work:
-            job = Job(settings, options, device, out, work, splits, start)
+        if options.cluster and not self.builds:
+            raise ConfigError(f"--cluster: {self.doing} shares batches among GPUs (--devices, torchrun), not work")
+        with open_workers(options.cluster) as workers, self._working_folder(out, work_dir) as work:
+            job = Job(settings, options, device, out, work, splits, start, workers=workers)
             job.preprocess = self.prepare(job)
             camera = self.camera(job)
             values = settings_to_mapping(job.settings)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 import warnings
 import zlib
@@ -42,12 +43,13 @@ _log = logging.getLogger(__name__)
 class RunOptions:
     """What does not change the map, only how it is made.
 
-    :param device: ``auto``, ``cpu`` or ``cuda``.
+    :param device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
     :param devices: processes, or GPUs, that share each batch.
     :param workers: processes that augment images (0: the training process itself).
     :param checkpoint_minutes: a checkpoint at least this often.
     :param resume: continue an interrupted run of the same settings.
     :param progress: show the progress bar.
+    :param cluster: address of workers that help to build (:mod:`vloc_train.training.cluster`); empty: none.
     """
 
     device: str = "auto"
@@ -56,16 +58,27 @@ class RunOptions:
     checkpoint_minutes: float = 2.0
     resume: bool = True
     progress: bool = True
+    cluster: str = ""
 
 
 def training_device(options: RunOptions) -> torch.device:
     """Where to train. :raises TrainingError: CUDA was asked for and is not there."""
-    if options.device not in ("auto", "cpu", "cuda"):
-        raise TrainingError(f"device: expected auto, cpu or cuda, found {options.device!r}")
+    kind, _, index = options.device.partition(":")
+    if options.device not in ("auto", "cpu", "cuda") and not (kind == "cuda" and index.isdecimal()):
+        raise TrainingError(f"device: expected auto, cpu, cuda or cuda:N, found {options.device!r}")
     on_gpu = options.device != "cpu" and torch.cuda.is_available()
-    if options.device == "cuda" and not on_gpu:
+    if kind == "cuda" and not on_gpu:
         raise TrainingError("device: expected a CUDA device, found none; use --device cpu or auto")
-    return torch.device("cuda" if on_gpu else "cpu")
+    if index and int(index) >= torch.cuda.device_count():
+        raise TrainingError(
+            f"device: expected one of {torch.cuda.device_count()} CUDA devices, found {options.device}; see nvidia-smi"
+        )
+    if index and options.devices > 1:
+        raise TrainingError(
+            f"device: expected cuda with --devices {options.devices}, found {options.device}; choose GPUs by "
+            "CUDA_VISIBLE_DEVICES"
+        )
+    return torch.device(options.device if index else "cuda" if on_gpu else "cpu")
 
 
 def checked_pretrained(value: bool | str) -> bool | str:
@@ -148,6 +161,31 @@ class TimeLimit(Callback):
             trainer.should_stop = True
 
 
+class Waiting(Callback):
+    """Which share of the training's time passes before a batch is there. The last callback: the others are no wait."""
+
+    def __init__(self) -> None:
+        self.seconds, self.total = 0.0, 0.0
+        self._asked = self._begun = math.nan
+
+    @property
+    def share(self) -> float:
+        """Of the time of all steps so far, the first batch left out: processes start with it."""
+        return self.seconds / self.total if self.total > 0 else 0.0
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        now = time.perf_counter()
+        if not math.isnan(self._asked):
+            self.seconds += now - self._asked
+            self.total += now - self._begun
+        self._begun = now
+
+    def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
+        self._asked = time.perf_counter()
+        if trainer.global_step % trainer.log_every_n_steps == 0 and self.total > 0:
+            trainer.logger.log_metrics({"waiting_for_data": self.share}, step=trainer.global_step)
+
+
 def fit(
     module: lightning.LightningModule,
     data: Any,
@@ -163,7 +201,7 @@ def fit(
 
     :param half: bfloat16 mixed precision.
     :return: whether this process is the first (the one that exports), and the seconds of training over all parts.
-    :raises TrainingError: interrupted; a checkpoint that cannot be read or written.
+    :raises TrainingError: interrupted; a device that is full; a checkpoint that cannot be read or written.
     """
     device = training_device(options)
     last = work / "last.ckpt"
@@ -178,6 +216,7 @@ def fit(
         enable_version_counter=False,
     )
     strategy = "ddp_find_unused_parameters_true" if getattr(module, "partial_steps", False) else "ddp"
+    waiting = Waiting()
     progress: list[Callback] = [RichProgressBar(leave=True)] if options.progress else []
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
@@ -189,11 +228,11 @@ def fit(
         warnings.filterwarnings("ignore", message=".*`isinstance\\(treespec, LeafSpec\\)`.*")
         trainer = lightning.Trainer(
             accelerator="gpu" if device.type == "cuda" else "cpu",
-            devices=options.devices,
+            devices=options.devices if device.index is None else [device.index],
             strategy=strategy if options.devices > 1 else "auto",
             precision="bf16-mixed" if half else "32-true",
             max_epochs=epochs,
-            callbacks=[limit, *callbacks, checkpoint, *progress],
+            callbacks=[limit, *callbacks, checkpoint, *progress, waiting],
             # A folder for each part of a resumed run: the logger deletes what an earlier part wrote to its own.
             logger=CSVLogger(str(work), name="log"),
             log_every_n_steps=20,
@@ -203,7 +242,16 @@ def fit(
             default_root_dir=str(work),
             plugins=[Checkpoints()],
         )
-        trainer.fit(module, data, ckpt_path=None if begun is None else str(begun), weights_only=True)
+        try:
+            trainer.fit(module, data, ckpt_path=None if begun is None else str(begun), weights_only=True)
+        except torch.OutOfMemoryError as problem:
+            raise TrainingError(
+                f"{device}: expected memory for a step of training, found too little "
+                f"({str(problem).splitlines()[0][:120]}); lower batch_size or the size of the images, or share batches "
+                "among GPUs (--devices)"
+            ) from problem
+    if waiting.total > 0:
+        _log.info("training: %.0f %% of the time waited for data (%d workers)", 100 * waiting.share, options.workers)
     if trainer.interrupted:
         raise TrainingError(f"interrupted; the same command continues from {last}")
     trainer.save_checkpoint(last)

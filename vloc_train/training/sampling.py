@@ -8,18 +8,20 @@ next.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import fields
 from typing import Any, Generic, TypeVar
 
 import lightning
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from vloc_ros.errors import DatasetError
 from vloc_train.training.frames import keyed_rng, one_thread
 
-__all__ = ["BatchSampler", "Item", "KeyedDataset", "KeyedSampler", "TrainingData"]
+__all__ = ["BatchSampler", "HostBatch", "Item", "KeyedDataset", "KeyedSampler", "TrainingData"]
 
 Item = tuple[int, int, int, int]  # epoch, global step, scene, frame
 
@@ -92,6 +94,16 @@ class KeyedSampler(BatchSampler[Item]):
         for step in range(first, len(order)):
             scene, frames = batches[order[step]]
             yield [(epoch, step, scene, int(f)) for f in frames[self.rank :: self.world]]
+
+
+class HostBatch:
+    """A batch as a dataclass of tensors, which a loader may pin: pinned memory is copied to a GPU while it computes."""
+
+    def pin_memory(self) -> Any:
+        """The same with every tensor pinned."""
+        found = {f.name: getattr(self, f.name) for f in fields(self)}  # type: ignore[arg-type]
+        tensors = {name: value.pin_memory() for name, value in found.items() if isinstance(value, Tensor)}
+        return type(self)(**{**found, **tensors})
 
 
 class KeyedDataset(Dataset[Any], Generic[Batch]):

@@ -44,7 +44,9 @@ def test_folds_are_for_builders_that_can_and_none_calibrates_nothing():
     assert BUILDER.splits(drives, None, HoldOutSettings())["map"].kind == "folds"
     assert BUILDER.splits(drives, {"map": [tiny_features.unseen()]}, HoldOutSettings())["map"].kind == "other drives"
     job = SimpleNamespace(
-        settings=tiny_features.settings(), splits=BUILDER.splits(drives, None, HoldOutSettings(kind="none"))
+        settings=tiny_features.settings(),
+        splits=BUILDER.splits(drives, None, HoldOutSettings(kind="none")),
+        workers=None,
     )
     contents = SimpleNamespace(more=SimpleNamespace(places={"map": None}))
     assert BUILDER.without_held_out(job, contents) == ({}, {})
@@ -73,7 +75,7 @@ def test_a_map_holds_points_descriptors_and_where_they_come_from(made):
         part, whole = store.load(some), points.select(some)
         np.testing.assert_array_equal(part.points, whole.points)
         torch.testing.assert_close(part.prototypes, whole.prototypes)
-        torch.testing.assert_close(part.owner, whole.owner)
+        np.testing.assert_array_equal(part.owner, whole.owner)
         assert part.rounds == whole.rounds
     assert manifest.file(tile_name("map", 1)) is not None
     assert bundle.size_bytes / told["points"]["map"] < 1000  # with all that a small map has besides

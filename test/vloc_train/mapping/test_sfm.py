@@ -13,7 +13,7 @@ from vloc_ros.evaluation.alignment import align_cameras, align_poses
 from vloc_ros.geometry.rotations import rotation_angle
 from vloc_ros.geometry.se3 import inverse, se3_exp
 from vloc_ros.types import CameraModel
-from vloc_train.mapping import sfm
+from vloc_train.mapping import matching, sfm
 from vloc_train.mapping.keypoints import make_detector
 from vloc_train.mapping.matching import agree_with_poses, match_pair
 from vloc_train.mapping.neighbours import blocks, neighbour_pairs
@@ -61,7 +61,7 @@ def test_an_interrupted_run_goes_on_where_it_stopped(street, tmp_path, monkeypat
         with pytest.raises(Stop):
             reconstruct([drive], FAST, tmp_path, stop_at(stage, done))
     calls = []
-    monkeypatch.setattr(sfm, "match_pair", lambda *a, **k: calls.append(1) or match_pair(*a, **k))
+    monkeypatch.setattr(matching, "match_pair", lambda *a, **k: calls.append(1) or match_pair(*a, **k))
     monkeypatch.setattr(sfm, "make_detector", lambda *_: pytest.fail("features were there already"))
     again = reconstruct([drive], FAST, tmp_path)
     assert 0 < len(calls) < 20  # of 28 pairs

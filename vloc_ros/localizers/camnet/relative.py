@@ -29,7 +29,7 @@ __all__ = [
 
 
 def _conjugate(q: Tensor) -> Tensor:
-    return q * q.new_tensor((-1.0, -1.0, -1.0, 1.0))
+    return torch.cat((-q[..., :3], q[..., 3:]), dim=-1)
 
 
 def _rotate(q: Tensor, v: Tensor) -> Tensor:

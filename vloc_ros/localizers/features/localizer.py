@@ -22,6 +22,7 @@ from vloc_ros.features.verification import (
     JudgedPose,
     Sight,
     Support,
+    compare,
     decide,
     judge_rig,
     refine_and_judge_rig,
@@ -286,6 +287,7 @@ class FeaturesLocalizer(Localizer):
         """Points where the prior has them, as far off as it may be; a robust pose of these; the guided passes."""
         settings, T = self._settings, prior.T_map_cam
         sights = self._sights(T, eyes, scene, settings.prior_points)
+        compare(sights, self._extractor.alike)
         placed, wide = list[tuple[Sight, Array, Array]](), False
         for sight in sights:
             at, covariance = sight.placed(T), prior.covariance
@@ -334,13 +336,17 @@ class FeaturesLocalizer(Localizer):
             for number, eye in enumerate(eyes):
                 sightings += self._sightings(scene, number, eye, [i for s, n, i in groups if (s, n) == (scene, number)])
             clock.lap("match")
+            poses: list[Array] = []
             for place in by_place(sightings, self._stores[scene]):
                 seen = [sighting.seen for sighting in place]
-                poses = rig_poses(seen, settings.threshold_px, settings.solver, settings.iterations)
-                clock.lap("pose")
-                for T in self._apart(poses, scene):
-                    out.append(Found(scene, self._refined(T, self._sights(T, eyes, scene)), 1.0))
-                clock.lap("refine")
+                poses += self._apart(
+                    rig_poses(seen, settings.threshold_px, settings.solver, settings.iterations), scene
+                )
+            clock.lap("pose")
+            sights = [self._sights(T, eyes, scene) for T in poses]
+            compare([sight for each in sights for sight in each], self._extractor.alike)
+            out += [Found(scene, self._refined(T, mine), 1.0) for T, mine in zip(poses, sights, strict=True)]
+            clock.lap("refine")
         return out
 
     def _sightings(self, scene: int, number: int, eye: Eye, places: Sequence[Ints]) -> list[Sighting]:

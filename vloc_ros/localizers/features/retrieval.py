@@ -17,6 +17,7 @@ from vloc_ros.localizers.retrieval.database import read_databases
 from vloc_ros.localizers.retrieval.descriptor import Descriptor
 from vloc_ros.localizers.retrieval.index import Index, build_index
 from vloc_ros.maps import MapBundle
+from vloc_ros.transfer import read_back
 from vloc_ros.types import Array, PosePrior, RgbImage
 
 __all__ = ["ImageSearch", "gathered"]
@@ -87,7 +88,7 @@ class ImageSearch:
         if not len(described):
             return []
         vector = self.vector(image_rgb, described)[None]
-        found: list[tuple[float, int, int]] = []
+        near: list[tuple[int, Tensor, Tensor]] = []
         for number, (store, index) in enumerate(zip(self._stores, self._indices, strict=True)):
             if scene is not None and number != scene:
                 continue
@@ -97,10 +98,13 @@ class ImageSearch:
                 allowed = np.flatnonzero(inside if kept is None else kept & inside)
                 if not len(allowed):
                     continue
-                distances, rows = index.search_among(vector, images, torch.from_numpy(allowed))
+                near.append((number, *index.search_among(vector, images, torch.from_numpy(allowed))))
             else:
-                distances, rows = index.search(vector, images)
-            found += [(float(d), number, int(r)) for d, r in zip(distances[0].tolist(), rows[0].tolist(), strict=True)]
+                near.append((number, *index.search(vector, images)))
+        host = read_back(*(x[0] for _, *pair in near for x in pair))
+        found: list[tuple[float, int, int]] = []
+        for (number, *_), distances, rows in zip(near, host[::2], host[1::2], strict=True):
+            found += [(d, number, r) for d, r in zip(distances.tolist(), rows.tolist(), strict=True)]
         found = sorted(found)[:images]
         places: list[tuple[float, int, Ints]] = []
         for number in dict.fromkeys(n for _, n, _ in found):

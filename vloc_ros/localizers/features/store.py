@@ -133,34 +133,35 @@ class PointStore:
         numbers = np.unique(tile_of)
         self._cache.need(int(n) for n in numbers)
         extents = np.full(len(ids), np.nan)
-        rounds: list[list[tuple[Tensor, Tensor]]] = []
+        owners, levels, stored = list[Ints](), list[Ints](), list[Tensor]()
         for number in numbers:
             tile = self._cache.get(int(number))
             mine = np.flatnonzero(tile_of == number)
             rows = ids[mine] - self._first[number]
-            extents[mine] = tile["extents"][torch.from_numpy(rows).to(self._device)].float().cpu().numpy()
-            place = torch.full((len(tile["extents"]),), -1, dtype=torch.int64, device=self._device)
-            place[torch.from_numpy(rows).to(self._device)] = torch.from_numpy(mine).to(self._device)
-            begin = 0
-            for level, end in enumerate(tile["rounds"].tolist()):
-                slot = place[tile["owner"][begin:end].long()]
-                kept = torch.nonzero(slot >= 0)[:, 0]
-                if level == len(rounds):
-                    rounds.append([])
-                rounds[level].append((slot[kept], tile["descriptors"][begin:end][kept]))
-                begin = end
-        owner = [torch.cat([slot for slot, _ in level]) for level in rounds]
-        stored = [torch.cat([values for _, values in level]) for level in rounds]
-        ends = tuple(int(e) for e in np.cumsum([len(o) for o in owner])) if owner else (0,)
-        nothing = torch.zeros(0, dtype=torch.int64, device=self._device)
-        prototypes = decode_descriptors(torch.cat(stored)) if stored else torch.zeros(0, 1, device=self._device)
+            extents[mine] = tile["extents"].numpy()[rows]
+            place = np.full(len(tile["extents"]), -1, dtype=np.int64)
+            place[rows] = mine
+            slots = place[tile["owner"].numpy()]
+            kept = np.flatnonzero(slots >= 0)
+            owners.append(slots[kept])
+            levels.append(np.searchsorted(tile["rounds"].numpy(), kept, side="right"))
+            stored.append(tile["descriptors"][torch.from_numpy(kept).to(self._device)])
+        owner, level = (
+            np.concatenate([np.zeros(0, np.int64), *owners]),
+            np.concatenate([np.zeros(0, np.int64), *levels]),
+        )
+        prototypes = torch.cat(stored) if stored else torch.zeros(0, 1, device=self._device)
+        if len(stored) > 1:  # the first descriptors of all tiles come before the second ones of any
+            order = np.argsort(level, kind="stable")
+            owner, prototypes = owner[order], prototypes[torch.from_numpy(order).to(self._device)]
+        ends = tuple(int(end) for end in np.bincount(level, minlength=1).cumsum())
         lower = self._roots[ids].astype(np.float64)
         roots = np.zeros((len(ids), 3, 3))
         row, column = np.tril_indices(3)
         roots[:, row, column] = lower
         return MapPoints(
-            ids, self.points[ids], roots, np.where(extents > 0, extents, np.nan), prototypes,
-            torch.cat(owner) if owner else nothing, ends,
+            ids, self.points[ids], roots, np.where(extents > 0, extents, np.nan),
+            decode_descriptors(prototypes), owner, ends,
         )  # fmt: skip
 
     def close(self) -> None:
@@ -185,5 +186,5 @@ def _read_tile(bundle: MapBundle, name: str, rows: int, dimension: int, signed: 
         raise MapTensorError(
             f"{where}: expected descriptors point by point in rounds, found others; make the map again"
         )
-    tile = {"descriptors": descriptors, "owner": owner, "extents": extents}
-    return {**{key: value.to(device) for key, value in tile.items()}, "rounds": rounds}
+    # What is looked up by number stays with the host: which rows are wanted is known without asking the device.
+    return {"descriptors": descriptors.to(device), "owner": owner, "extents": extents, "rounds": rounds}

@@ -15,7 +15,7 @@ from vloc_ros.geometry.vectors import from_vectors
 from vloc_ros.images.preprocess import Preprocess
 from vloc_ros.localizers.base import Hypothesis, Localizer, stored_settings
 from vloc_ros.localizers.calibration import section
-from vloc_ros.localizers.device import Clock, compute_dtype, read_back
+from vloc_ros.localizers.device import Clock, compute_dtype
 from vloc_ros.localizers.imposing.network import ImPosingNetwork
 from vloc_ros.localizers.imposing.sampling import perturb
 from vloc_ros.localizers.imposing.search import Draws, SearchResult, draw, first_step, search
@@ -26,6 +26,7 @@ from vloc_ros.localizers.weights import load_module
 from vloc_ros.maps import MapBundle
 from vloc_ros.maps.tensors import expect
 from vloc_ros.settings import settings_to_mapping
+from vloc_ros.transfer import read_back
 from vloc_ros.types import Array, CandidateStep, Estimate, PosePrior, Query, RgbImage
 
 __all__ = [

@@ -23,8 +23,11 @@ __all__ = ["ImPosingNetwork", "ImageEncoder", "PoseEncoder", "canonical", "fouri
 
 def canonical(poses: Tensor) -> Tensor:
     """Flip quaternions to w >= 0 so that q and -q, the same rotation, encode alike. ``(..., 7)`` in and out."""
-    rotation = torch.where(poses[..., 6:7] < 0, -poses[..., 3:], poses[..., 3:])
-    return torch.cat((poses[..., :3], rotation), dim=-1)
+    return torch.cat((poses[..., :3], _upper(poses[..., 3:])), dim=-1)
+
+
+def _upper(quaternions: Tensor) -> Tensor:
+    return torch.where(quaternions[..., 3:] < 0, -quaternions, quaternions)
 
 
 @lru_cache(maxsize=16)
@@ -106,10 +109,8 @@ class PoseEncoder(nn.Module):
     def _components(self, poses: Tensor) -> tuple[Tensor, Tensor]:
         """What is Fourier-encoded: positions in units of the map, ``(N, 3)``, rotations, ``(N, 4)`` or ``(N, 9)``."""
         quaternion = self.settings.rotation_input == "quaternion"
-        if quaternion:
-            poses = canonical(poses)
         position = (poses[..., :3] - self.centre.to(poses)) * (math.pi / self.half_extent.to(poses))
-        return position, poses[..., 3:] if quaternion else _quaternion_entries(poses[..., 3:])
+        return position, _upper(poses[..., 3:]) if quaternion else _quaternion_entries(poses[..., 3:])
 
     def features(self, poses: Tensor) -> Tensor:
         """Fourier features of ``(N, 7)`` poses, in the precision of ``poses``."""

@@ -71,13 +71,21 @@ def perturb(poses: Tensor, noise: Tensor) -> Tensor:
     return moved(poses, noise[..., :3], euler_quaternion(noise[..., 3:]))
 
 
+@lru_cache(maxsize=32)
+def _counted(count: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """1 to ``count``."""
+    with torch.inference_mode(False):
+        return torch.arange(1, count + 1, device=device, dtype=dtype)
+
+
 def pick(weights: Tensor, uniform: Tensor) -> Tensor:
     """Mixture components by inverse transform: ``(..., B)`` weights, ``(..., N)`` uniforms in [0, 1) to indices.
 
     Weights need not sum to one; where all are zero (no candidate scored) components are equally likely.
     """
     cumulative = weights.cumsum(dim=-1)
-    equal = torch.arange(1, weights.shape[-1] + 1, device=weights.device, dtype=weights.dtype)
-    cumulative = torch.where(cumulative[..., -1:] > 0, cumulative, equal)
+    cumulative = torch.where(
+        cumulative[..., -1:] > 0, cumulative, _counted(weights.shape[-1], weights.device, weights.dtype)
+    )
     target = uniform * cumulative[..., -1:]
     return torch.searchsorted(cumulative, target, right=True).clamp_max(weights.shape[-1] - 1)

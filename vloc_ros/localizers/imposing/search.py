@@ -20,11 +20,11 @@ import torch
 from torch import Tensor
 
 from vloc_ros.geometry.torch_ops import markley_mean
-from vloc_ros.localizers.device import read_back
 from vloc_ros.localizers.imposing.network import PoseEncoder
 from vloc_ros.localizers.imposing.sampling import euler_quaternion, moved, noise_scale, pick
 from vloc_ros.localizers.imposing.settings import SearchSettings
 from vloc_ros.localizers.imposing.statistics import search_statistics
+from vloc_ros.transfer import read_back
 
 __all__ = ["Draws", "SearchResult", "SearchStep", "draw", "search"]
 

@@ -19,12 +19,12 @@ from torch import Tensor
 
 from vloc_ros.errors import ConfigError
 from vloc_ros.geometry.torch_cameras import TorchCamera
-from vloc_ros.localizers.device import read_back
 from vloc_ros.localizers.pixloc.covariance import pose_covariance, well_posed
 from vloc_ros.localizers.pixloc.field import GridField
 from vloc_ros.localizers.pixloc.levels import Level, LevelResult, OptimizerSettings, Stop
 from vloc_ros.localizers.pixloc.loop import CentredPoints, LevelLoop
 from vloc_ros.localizers.recorder import Recorder
+from vloc_ros.transfer import read_back
 
 __all__ = ["Level", "LevelResult", "OptimizerSettings", "Refinement", "Stop", "refine", "refine_level"]
 

@@ -29,6 +29,7 @@ from vloc_ros.localizers.retrieval.statistics import STATISTICS, retrieval_stati
 from vloc_ros.localizers.view import ViewSettings
 from vloc_ros.maps import MapBundle
 from vloc_ros.settings import Fixed, ranged
+from vloc_ros.transfer import read_back
 from vloc_ros.types import Array, CandidateStep, LocalizationState, PosePrior, Query
 
 __all__ = ["SECTION", "RetrievalLocalizer", "RetrievalSettings"]
@@ -140,15 +141,19 @@ class RetrievalLocalizer(Localizer):
     def find(self, query: Query, clock: Clock, keep_candidates: bool) -> Hypothesis:
         vector = self._descriptor.describe(query.image_rgb)
         clock.lap("encode")
-        found = [(*self._neighbours(i, vector, query.prior), i) for i in self.scenes_of(query)]
-        distances, rows, number = min(found, key=lambda f: float(f[0][0]))
+        scenes = self.scenes_of(query)
+        found = [self._neighbours(number, vector, query.prior) for number in scenes]
+        image, *there = (x.numpy() for x in read_back(vector, *(x[0] for pair in found for x in pair)))
+        nearest = zip(there[::2], there[1::2], scenes, strict=True)
+        distances, rows, number = min(nearest, key=lambda scene: float(scene[0][0]))
+        distances = distances.astype(np.float64)
         settings, database = self._settings, self._scenes[number].database
         clock.lap("search")
         poses, similarities = database.select(rows).T_map_cam, self._similarity(distances)
         same = same_place(poses, settings.radius_m, RADIUS_DEG)
         used = np.flatnonzero(same[: settings.k])
         weights = neighbour_weights(
-            settings.weights, vector.double().cpu().numpy(), database.descriptors[rows].double().numpy()[used],
+            settings.weights, image.astype(np.float64), database.descriptors[rows].double().numpy()[used],
             similarities[used], settings.similarity_power,
         )  # fmt: skip
         T_map_cam = average_neighbours(poses[used], weights, settings.radius_m).T_map_cam
@@ -168,16 +173,14 @@ class RetrievalLocalizer(Localizer):
 
     def _neighbours(
         self, number: int, vector: torch.Tensor, prior: PosePrior | None
-    ) -> tuple[Array, npt.NDArray[np.int64]]:
-        """Distances and rows (n,) of the neighbours in one scene, nearest first."""
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Distances and rows (1, n) of the neighbours in one scene, nearest first, on the device."""
         scene, k, gate = self._scenes[number], max(self._settings.k, self._settings.neighbours), None
         if prior is not None and self._settings.prior_gate_sigmas > 0:
             gate = within_prior(scene.positions, prior, self._settings.prior_gate_sigmas)
         if gate is not None and len(gate):
-            distances, rows = scene.index.search_among(vector[None], k, torch.from_numpy(gate))
-        else:
-            distances, rows = scene.index.search(vector[None], k)
-        return distances[0].double().cpu().numpy(), rows[0].cpu().numpy()
+            return scene.index.search_among(vector[None], k, torch.from_numpy(gate))
+        return scene.index.search(vector[None], k)
 
     def _similarity(self, distances: Array) -> Array:
         """Distances as similarities in [0, 1], one to one where they are above 0."""
