@@ -125,7 +125,8 @@ def live(given: argparse.Namespace) -> dict[str, Any]:
         values, states, code = dict(car.values), list(car.states), car.end()
         errors = [float(np.linalg.norm(T[:3, 3] - truth[s][:3, 3])) for s, _, T, _ in car.poses if s in truth]
     row = {
-        "laps": driven / float(follower._arc[-1]), "pace": given.pace, "tolerance_s": given.tolerance, "frames": len(truth), "poses": len(errors),
+        "laps": driven / float(follower._arc[-1]), "pace": given.pace, "tolerance_s": given.tolerance,
+        "frames": len(truth), "poses": len(errors),
         "look_ups": tick, "extrapolation_errors": len(failed), "before_the_first_fix": missing,
         "stood_s": stood / RATE, "frame_m": quantiles(errors), "map_base_m": quantiles(base), "path_m": quantiles(off),
         "p95_per_frame_median": float(np.quantile(base, 0.95) / np.median(errors)),
