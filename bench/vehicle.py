@@ -89,7 +89,8 @@ def live(given: argparse.Namespace) -> dict[str, Any]:
     vehicle = Vehicle(town, *T[:2, 3], float(np.arctan2(T[1, 0], T[0, 0])), 1.01, np.radians(1.5) / 100)
     truth: dict[int, Array] = {}
     base, off, failed, missing, driven, stood, tick = [], [], [], 0, 0.0, 0, 0
-    settings = {"map": given.map, "tf_smoothing": given.smoothing, "max_image_age": 5.0}
+    settings = {"map": given.map, "tf_smoothing": given.smoothing, "transform_tolerance": given.tolerance}
+    settings["max_image_age"] = 5.0
     with LiveVehicle(renderer.camera, plan.T_base_cam, settings, given.pace) as car:
         car.ready()
         began = time.monotonic()
@@ -124,7 +125,8 @@ def live(given: argparse.Namespace) -> dict[str, Any]:
         values, states, code = dict(car.values), list(car.states), car.end()
         errors = [float(np.linalg.norm(T[:3, 3] - truth[s][:3, 3])) for s, _, T, _ in car.poses if s in truth]
     row = {
-        "laps": driven / float(follower._arc[-1]), "pace": given.pace, "frames": len(truth), "poses": len(errors),
+        "laps": driven / float(follower._arc[-1]), "pace": given.pace, "tolerance_s": given.tolerance,
+        "frames": len(truth), "poses": len(errors),
         "look_ups": tick, "extrapolation_errors": len(failed), "before_the_first_fix": missing,
         "stood_s": stood / RATE, "frame_m": quantiles(errors), "map_base_m": quantiles(base), "path_m": quantiles(off),
         "p95_per_frame_median": float(np.quantile(base, 0.95) / np.median(errors)),
@@ -495,6 +497,7 @@ def main() -> None:
     parser.add_argument("--drive", type=int, nargs="+", default=[5], help="drives of the town, each in its own light")
     parser.add_argument("--laps", type=float, default=1.0, help="of each drive")
     parser.add_argument("--smoothing", type=float, default=0.3, help="tf_smoothing of the node")
+    parser.add_argument("--tolerance", type=float, default=0.5, help="live: transform_tolerance of the node")
     parser.add_argument("--pace", type=float, default=0.25, help="of the vehicle's clock")
     parser.add_argument("--minutes", type=float, default=8.0, help="live: the end")
     parser.add_argument("--places", type=int, default=12, help="starts along the drive")

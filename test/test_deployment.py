@@ -69,6 +69,7 @@ def test_a_container_has_all_that_the_package_declares(distribution):
     declared = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     assert all(re.search(rf"^{extra} = \[", declared, re.MULTILINE) for extra in extras) and "ros" in extras
     assert "transforms3d" in declared and "--system-site-packages" in text
+    assert ".venv*" in (ROOT / ".dockerignore").read_text(encoding="utf-8").split(), "gigabytes of another Python's"
 
 
 def test_every_package_of_ros_that_is_imported_is_declared():

@@ -89,7 +89,7 @@ class TfBroadcast:
                 return
             seconds = max(0, now_ns - self._stepped_ns) * 1e-9 if self._stepped_ns else 0.0
             self._stepped_ns = now_ns
-            T = self._smooth.step(seconds)
+            T = self._smooth.step(seconds, tolerance_s)
             stamp = now_ns + int(tolerance_s * 1e9)
             if T is not None:
                 self._emit(transform_message(T, self._map, self._odom, stamp), stamp)
