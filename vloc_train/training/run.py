@@ -244,6 +244,9 @@ def fit(
         )
         try:
             trainer.fit(module, data, ckpt_path=None if begun is None else str(begun), weights_only=True)
+        except SystemExit:  # Lightning's end after Ctrl-C, without a word
+            if not trainer.interrupted:
+                raise
         except torch.OutOfMemoryError as problem:
             raise TrainingError(
                 f"{device}: expected memory for a step of training, found too little "
@@ -253,6 +256,7 @@ def fit(
     if waiting.total > 0:
         _log.info("training: %.0f %% of the time waited for data (%d workers)", 100 * waiting.share, options.workers)
     if trainer.interrupted:
-        raise TrainingError(f"interrupted; the same command continues from {last}")
+        goes_on = f"continues from {last}" if last.exists() else "starts again: there is no checkpoint yet"
+        raise TrainingError(f"interrupted; the same command {goes_on}")
     trainer.save_checkpoint(last)
     return trainer.global_rank == 0, limit.seconds

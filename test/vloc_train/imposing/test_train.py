@@ -55,6 +55,20 @@ def test_a_run_writes_a_map_that_is_whole_calibrated_and_explains_itself(uninter
     assert estimate.covariance.shape == (6, 6) and "position_sigma_m" in estimate.diagnostics
 
 
+def test_an_interrupted_training_says_so_in_one_line(tmp_path, monkeypatch):
+    """Lightning ends with exit code 1 and without a word after Ctrl-C, or SIGTERM, which is made the same."""
+
+    def struck(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ImPosingModule, "on_train_epoch_start", struck, raising=False)
+    with pytest.raises(
+        TrainingError, match=r"^interrupted; the same command starts again: there is no checkpoint yet$"
+    ):
+        train(tmp_path / "map")
+    assert not (tmp_path / "map").exists()
+
+
 def _query():
     from vloc_ros.types import Query
 
