@@ -14,9 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import signal
-import subprocess
-import sys
 import time
 from collections import Counter
 from pathlib import Path
@@ -118,90 +115,36 @@ def pipeline(options: argparse.Namespace) -> dict[str, Any]:
 
 def live(options: argparse.Namespace) -> dict[str, Any]:
     """The node, fed by a publisher in this process."""
-    import rclpy
-    from geometry_msgs.msg import PoseWithCovarianceStamped, TransformStamped
-    from rclpy.qos import DurabilityPolicy, QoSProfile
-    from sensor_msgs.msg import CameraInfo, Image
-    from tf2_msgs.msg import TFMessage
-
-    from vloc_ros.geometry.rotations import matrix_to_quaternion
+    from live_vehicle import LiveVehicle
 
     drive = open_source(options.data)[0]
     pictures = Pictures(drive)
-    command = [
-        sys.executable, "-m", "vloc_ros.nodes.localizer", "--ros-args", "-r", "image:=/camera/image",
-        "-p", f"map:={options.map}", "-p", "device:=cpu", "-p", "autostart:=true",
-        "-p", f"tracker.max_sigma_m:={options.sigma}", "-p", "tracker.max_sigma_deg:=60.0",
-    ]  # fmt: skip
-    node = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-    rclpy.init(args=[])
-    vehicle = rclpy.create_node("soak")
-    latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
-    image_out = vehicle.create_publisher(Image, "/camera/image", 10)
-    info_out = vehicle.create_publisher(CameraInfo, "/camera/camera_info", 10)
-    tf_out = vehicle.create_publisher(TFMessage, "/tf", 100)
-    static_out = vehicle.create_publisher(TFMessage, "/tf_static", latched)
-    poses: list[int] = []
-    vehicle.create_subscription(
-        PoseWithCovarianceStamped, "/vloc_localizer/pose", lambda m: poses.append(m.header.stamp.sec), 50
-    )
-
-    def transform(parent: str, child: str, T: np.ndarray, stamp: Any) -> TransformStamped:
-        out = TransformStamped()
-        out.header.stamp, out.header.frame_id, out.child_frame_id = stamp, parent, child
-        place, turn = out.transform.translation, out.transform.rotation
-        place.x, place.y, place.z = map(float, T[:3, 3])
-        turn.x, turn.y, turn.z, turn.w = map(float, matrix_to_quaternion(T[:3, :3]))
-        return out
-
     T_base_cam = np.asarray(drive.T_base_cam)
     T_base_cam = T_base_cam if T_base_cam.ndim == 2 else T_base_cam[0]
-    info = CameraInfo(width=drive.camera.width, height=drive.camera.height, distortion_model="plumb_bob")
-    info.k = drive.camera.K.ravel().tolist()
-    info.d = list(drive.camera.distortion) or [0.0] * 5
-    info.p = np.hstack([drive.camera.K, np.zeros((3, 1))]).ravel().tolist()
-    info.r = np.eye(3).ravel().tolist()
-    static_out.publish(
-        TFMessage(transforms=[transform("base_link", "camera", T_base_cam, vehicle.get_clock().now().to_msg())])
-    )
-    ready = time.monotonic() + 120
-    while not image_out.get_subscription_count() and time.monotonic() < ready and node.poll() is None:
-        rclpy.spin_once(vehicle, timeout_sec=0.1)
-    rows, began, number, silent = [], time.monotonic(), 0, 0
-    try:
-        while time.monotonic() - began < 60 * options.minutes and node.poll() is None:
-            now = vehicle.get_clock().now().to_msg()
-            tf_out.publish(TFMessage(transforms=[transform("odom", "base_link", pictures.T_map_base(number), now)]))
+    settings = {"map": options.map, "tracker.max_sigma_m": options.sigma, "tracker.max_sigma_deg": 60.0}
+    with LiveVehicle(drive.camera, T_base_cam, settings) as vehicle:
+        vehicle.ready()
+        rows, began, number, silent = [], time.monotonic(), 0, 0
+        while time.monotonic() - began < 60 * options.minutes and vehicle.process.poll() is None:
+            now = vehicle.now()
+            vehicle.odometry(now, pictures.T_map_base(number))
             if number % 600 < 570:  # and now and then the camera is silent for a while
-                info.header.stamp, info.header.frame_id = now, "camera"
-                image = pictures.picture(number)
-                message = Image(height=image.shape[0], width=image.shape[1], encoding="rgb8", step=3 * image.shape[1])
-                message.header, message.data = info.header, image.tobytes()
-                info_out.publish(info)
-                image_out.publish(message)
+                vehicle.image(now, pictures.picture(number))
             else:
                 silent += 1
             number += 1
-            due = began + number / options.rate
-            while time.monotonic() < due:
-                rclpy.spin_once(vehicle, timeout_sec=max(0.0, min(0.05, due - time.monotonic())))
+            vehicle.spin(max(0.0, began + number / options.rate - time.monotonic()))
             if number % max(1, int(10 * options.rate)) == 0:
-                rows.append({"at": round(time.monotonic() - began), **usage(node.pid), "poses": len(poses)})
+                at = round(time.monotonic() - began)
+                rows.append({"at": at, **usage(vehicle.process.pid), "poses": len(vehicle.poses)})
                 if len(rows) % 30 == 1:
                     print(rows[-1], flush=True)
         asked = time.monotonic()
-        node.send_signal(signal.SIGINT)
-        code = node.wait(30)
+        code = vehicle.end()
         ended = time.monotonic() - asked
-    finally:
-        if node.poll() is None:
-            node.kill()
-            node.wait()
-        vehicle.destroy_node()
-        rclpy.try_shutdown()
     return {
         "minutes": options.minutes, "rate_hz": options.rate, "frames": number - silent, "silent": silent,
-        "poses": len(poses), "exit_code": code, "ending_s": round(ended, 2),
+        "poses": len(vehicle.poses), "exit_code": code, "ending_s": round(ended, 2),
         **{key: flat(rows, key) for key in ("mb", "files", "threads")},
     }  # fmt: skip
 

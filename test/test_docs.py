@@ -115,7 +115,7 @@ def test_launch_arguments_exist():
     for page in PAGES:
         text = page.read_text(encoding="utf-8")
         for file in re.findall(r"(\w+\.launch\.py)", text):
-            assert (ROOT / "launch" / file).is_file(), f"{page.name}: {file}"
+            assert any((ROOT / folder / file).is_file() for folder in ("launch", "examples")), f"{page.name}: {file}"
         for line in re.findall(r"ros2 launch .*", text):
             for name in re.findall(r"(\w+):=", line):
                 assert f'("{name}"' in launch, f"{page.name}: {name}:="

@@ -12,7 +12,15 @@ from hypothesis import strategies as st
 
 from vloc_ros.errors import CameraError, GeometryError
 from vloc_ros.geometry.rotations import matrix_to_quaternion, so3_exp
-from vloc_ros.messages import camera_model, message_image, pose_covariance, raw_image, stamp_ns, transform
+from vloc_ros.messages import (
+    camera_model,
+    message_image,
+    pose_covariance,
+    raw_image,
+    satellite_fix,
+    stamp_ns,
+    transform,
+)
 
 
 @pytest.mark.parametrize("names", [("sec", "nanosec"), ("secs", "nsecs")])
@@ -99,3 +107,16 @@ def test_covariance():
     np.testing.assert_array_equal(pose_covariance(Message(pose=inner)), C)
     assert pose_covariance(Message(pose=Message(pose=None, covariance=np.zeros(36)))) is None
     assert pose_covariance(Message(pose=Message(position=None))) is None
+
+
+def test_a_satellite_fix_may_lack_a_covariance_or_be_none():
+    def message(status=0, kind=2):
+        return Message(
+            status=Message(status=status), latitude=48.0, longitude=11.0, altitude=500.0,
+            position_covariance=[4.0, 0.0, 0.0, 0.0, 4.0, 0.0, 0.0, 0.0, 16.0], position_covariance_type=kind,
+        )  # fmt: skip
+
+    place, covariance = satellite_fix(message())
+    assert place == (48.0, 11.0, 500.0) and np.diag(covariance).tolist() == [4.0, 4.0, 16.0]
+    assert satellite_fix(message(kind=0)) == ((48.0, 11.0, 500.0), None), "unknown is not zero"
+    assert satellite_fix(message(status=-1)) is None and satellite_fix(message(status=-2)) is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import runpy
 import subprocess
 import sys
@@ -71,3 +72,11 @@ def test_bag_to_map(tmp_path):
     convert_town(tmp_path, seed=1, loop_m=120.0, traversals=1, width=160, height=96, frames="0:90:1")
     out = run("bag_to_map.py", tmp_path / "traversal_0", tmp_path / "map")
     assert "held-out frames" in out and (tmp_path / "map" / "map.yaml").is_file()
+
+
+def test_bringup_passes_on_what_the_localizers_launch_file_takes():
+    """What it is called with is declared there; test/ros starts it."""
+    text = (EXAMPLES / "bringup.launch.py").read_text(encoding="utf-8")
+    passed = set(re.findall(r'"(\w+)"', re.search(r"names = \((.*)\)", text).group(1))) | {"tf_mode"}
+    taken = (ROOT / "launch" / "localizer.launch.py").read_text(encoding="utf-8")
+    assert passed > {"map", "image"} and all(f'("{name}", ' in taken for name in passed)

@@ -192,7 +192,7 @@ class Matrix:
                 left = [path.name for path in place.rglob(".*.partial")]
                 assert not left, f"left behind: {left}"
         except Exception as problem:
-            self.wrong.append(f"{where}: {type(problem).__name__}: {problem}")
+            self.say(f"{where}: {type(problem).__name__}: {problem}")
 
     def again(self, fault: str, writer: Writer, place: Path) -> None:
         """The next run of the same command."""
@@ -204,7 +204,12 @@ class Matrix:
             extra = faulting.listing(place) ^ self.clean(writer)[1]
             assert not extra, f"left or missing after the next run: {sorted(extra)[:8]}"
         except Exception as problem:
-            self.wrong.append(f"{fault}, {writer.name}: {type(problem).__name__}: {problem}")
+            self.say(f"{fault}, {writer.name}: {type(problem).__name__}: {problem}")
+
+    def say(self, what: str) -> None:
+        """Note what is wrong, at once: a run of hours may be interrupted."""
+        self.wrong.append(what)
+        print(what, flush=True)
 
     def struck(self, writer: Writer, number: int) -> None:
         """Killed, or asked to end, at a random moment."""
@@ -256,7 +261,7 @@ class Matrix:
         for ended in ends:
             self.judge("two at once", writer, place, ended, (0, 1))
         if all(ended.code for ended in ends):
-            self.wrong.append(f"two at once, {writer.name}: neither ended well: {[e.told for e in ends]}")
+            self.say(f"two at once, {writer.name}: neither ended well: {[e.told for e in ends]}")
         self.again("two at once", writer, place)
 
 
@@ -285,7 +290,11 @@ def _go_through(matrix: Matrix, disk: Disk) -> None:
     }
     for try_it, faults in turns.items():
         for number, fault in enumerate(faults, SEED):
-            try_it(writers[number % len(writers)], fault)
+            writer = writers[number % len(writers)]
+            try:
+                try_it(writer, fault)
+            except AssertionError as problem:  # it hangs
+                matrix.say(f"{fault}, {writer.name}: {problem}")
     # Of every writer once: more seeds add kills and full disks.
     for writer in (writers if kills == KILLS else writers[:1]) if SEED == 0 else ():
         matrix.two(writer)

@@ -216,10 +216,12 @@ class Live:
         return self.run([*command, *arguments])
 
     def launch(self, file: str, **arguments: object) -> Process:
-        """ros2 launch of a file of this checkout, with this interpreter."""
+        """ros2 launch of a file of this checkout (of launch/ where no folder is named), with this interpreter."""
         ros2 = "import sys; from ros2cli.cli import main; sys.exit(main())"
         given = [f"{name}:={value}" for name, value in arguments.items()]
-        return self.run([sys.executable, "-c", ros2, "launch", str(ROOT / "launch" / file), *given])
+        return self.run(
+            [sys.executable, "-c", ros2, "launch", str(ROOT / (file if "/" in file else f"launch/{file}")), *given]
+        )
 
     # Waiting
 

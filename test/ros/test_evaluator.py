@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
+from pathlib import Path
 
 import numpy as np
+
+ROOT = Path(__file__).resolve().parents[2]
 
 ROS2 = [sys.executable, "-c", "import sys; from ros2cli.cli import main; sys.exit(main())"]
 COUNT = 60
@@ -21,6 +25,40 @@ class Painted:
         import vloc_fake_backend
 
         return vloc_fake_backend.paint(6.0 + 0.1 * k, 3.0)
+
+
+def documented(live):
+    """The evaluator's topics, services and parameters are those of the documentation, and the reverse."""
+    plain = live.run([sys.executable, "-m", "vloc_ros.nodes.evaluator"])
+    own = {"/rosout", "/parameter_events", "/clock"}
+    of_rclpy = ("get_", "set_", "list_", "describe_")
+    node = live.node
+    live.until(lambda: "vloc_evaluator" in node.get_node_names(), "the evaluator", 60)
+
+    def names(found):
+        plain = {name.replace("/vloc_evaluator/", "~/") for name, _ in found}
+        return {n for n in plain - own if not n.removeprefix("~/").startswith(of_rclpy)}
+
+    def here():
+        return {
+            "in": names(node.get_subscriber_names_and_types_by_node("vloc_evaluator", "/")),
+            "out": names(node.get_publisher_names_and_types_by_node("vloc_evaluator", "/")),
+            "service": names(node.get_service_names_and_types_by_node("vloc_evaluator", "/")),
+        }
+
+    page = (ROOT / "docs/ros.md").read_text(encoding="utf-8")
+    page = page[page.index("## Compared with a reference") : page.index("## Quality of service")]
+    told = {kind: set() for kind in ("in", "out", "service")}
+    for kind, cell in re.findall(r"^\| (in|out|service): ([^|]+) \|", page, re.MULTILINE):
+        prefix = "/" if kind == "in" else ""
+        told[kind] |= {prefix + name for name in re.findall(r"`([^`]+)`", cell)}
+    live.until(lambda: here() == told, f"what the page says, {told}; there is {here()}")
+    table = (ROOT / "docs/parameters.md").read_text(encoding="utf-8").partition("## Parameters of `vloc_evaluator`")[2]
+    written = set(re.findall(r"^\| `([^`]+)` \|", table, re.MULTILINE))
+    declared = live.list_parameters("/vloc_evaluator")
+    assert {n for n in declared if not n.startswith(("use_sim_time", "start_type", "qos_"))} == written
+    plain.interrupt()
+    assert plain.wait(30) == 0, plain.text
 
 
 def test_a_played_bag_is_localized_and_compared_with_its_reference(live):
@@ -69,6 +107,7 @@ def test_a_played_bag_is_localized_and_compared_with_its_reference(live):
     assert figures["published"] >= 30 and figures["median_translation_m"] < 0.15
     assert figures["truth"].startswith("pose on /reference/pose")
     assert (report / "trajectory.tum").read_text().count("\n") == figures["published"]
+    documented(live)
     values = live.run([sys.executable, "-m", "vloc_ros.nodes.evaluator", "--ros-args", "-p", "reference_type:=fix"])
     assert values.wait(60) == 2 and "expected the map's origin" in values.text
 

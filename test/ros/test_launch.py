@@ -63,6 +63,26 @@ def test_launch_recovers_from_kill_and_ends_on_ctrl_c(live, params):
         os.kill(pid, 0)
 
 
+def test_a_vehicles_own_launch_file_brings_the_cameras_place_and_the_localizer(live):
+    from ros_harness import CAMERA_XYZ
+
+    kept = live.tmp_path / "pose.json"
+    launched = live.launch(
+        "examples/bringup.launch.py", map=live.session.map, backend="fake", device="cpu", pose_file=kept
+    )
+    live.wait_state("active")
+    poses = live.poses()
+    # The camera's place is the launch file's, 1.2 m ahead of the base: the tests' own is not sent here.
+    live.until(lambda: (live.frame(), live.until_soon(0.1), len(poses) >= 3)[-1], "poses", 40)
+    position = poses[-1].pose.pose.position
+    assert abs(position.x - (5.0 + CAMERA_XYZ[0] - 1.2)) < 0.06 and abs(position.y - 3.0) < 0.06
+    assert live.get_parameter("tf_mode").string_value == "map_odom"
+    live.until(lambda: any(t.header.frame_id == "map" and t.child_frame_id == "odom" for t in live.sent_tf), "TF")
+    launched.interrupt()
+    assert launched.wait(30) == 0, launched.text[-3000:]
+    assert kept.exists() and "Traceback" not in launched.text
+
+
 def test_signals_end_the_node_cleanly(live):
     # An idle rclpy node can miss its first signal; this one must not.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGINT, signal.SIGTERM):

@@ -212,3 +212,37 @@ def test_the_last_pose_is_restored(live):
     live.until(lambda: f"search starts at the pose of {file}" in again.text, "the restored pose")
     before = len(poses)
     live.drive(lambda: len(poses) > before, "poses after the restart")
+
+
+def test_what_ends_a_silence_is_sent_at_its_stamp_and_ahead(live):
+    """Between a first transform at the image's stamp and the timer's next one every look-up would extrapolate."""
+    import numpy as np
+
+    from vloc_ros.nodes.tf_broadcast import TfBroadcast
+    from vloc_ros.tracking.smoothing import SmoothCorrection
+
+    sent = []
+    made = TfBroadcast(
+        "map_odom", ("map", "odom", "base_link"), sent.append, lambda message: None, SmoothCorrection(0.0, 2.0, 20.0)
+    )
+    assert not made.correct(None, 10**9) and made.correct(np.eye(4), 2 * 10**9, np.eye(4))
+    made.tick(int(2.1e9), 0.5)
+    assert not made.correct(np.eye(4), 3 * 10**9, np.eye(4))
+    stamps = [m.header.stamp.sec + 1e-9 * m.header.stamp.nanosec for m in sent]
+    assert np.allclose(stamps, [2.0, 2.6])
+    made.silence()
+    assert made.correct(np.eye(4), 4 * 10**9, np.eye(4)) and len(sent) == 3
+
+
+def test_the_first_fix_is_found_by_look_ups_at_once(live):
+    """The timer of map -> odom is slow here: the transform ahead does not wait for it."""
+    live.start_node(tf_rate=0.1, transform_tolerance=5.0)
+    live.wait_state("active")
+    poses = live.poses()
+    live.drive(lambda: poses, "a pose")
+
+    def ahead():
+        found = [t.header.stamp.sec for t in live.sent_tf if t.child_frame_id == "odom"]
+        return found and max(found) - poses[0].header.stamp.sec >= 4
+
+    live.until(ahead, "a transform ahead of now", 3.0)

@@ -110,3 +110,20 @@ def test_without_corrections_the_drift_does_not_go_on_for_ever():
     for _ in range(100):
         last = made.step(0.1)
     assert np.linalg.norm((last[:3, :3] - reached[:3, :3]) @ at + last[:3, 3] - reached[:3, 3]) < 0.2
+
+
+def test_a_transform_stamped_ahead_is_that_of_its_stamp():
+    """Look-ups at the present find transforms that were sent half a second before, at 5 m/s 5 cm of 2 % ago."""
+    made, odometry = SmoothCorrection(0.5, 2.0, 20.0), ODOMETRY
+    for k in range(400):
+        made.aim(moved(-0.01 * k, 0.0), odometry)
+        now, ahead = made.step(0.0), made.step(0.0, 0.5)
+        made.step(0.1)
+        odometry = odometry @ make_transform(np.eye(3), [0.5, 0.0, 0.0])
+    np.testing.assert_allclose(ahead[:3, 3] - now[:3, 3], [-0.05, 0.0, 0.0], atol=0.01)
+    np.testing.assert_allclose(ahead[:3, :3], now[:3, :3])
+    still = SmoothCorrection(0.0, 2.0, 20.0)
+    still.aim(START, ODOMETRY)
+    still.step(0.1)
+    still.aim(moved(1.0, 0.0), ODOMETRY)
+    np.testing.assert_allclose(still.step(0.1, 0.5), moved(1.0, 0.0), atol=1e-9)

@@ -98,6 +98,8 @@ def _mounting(values: list[float]) -> Array | None:
 #: A camera whose stamps fall back this far has been restarted (a bag that loops): TF from before is useless.
 BACKWARDS_NS = 1_000_000_000
 LOG_PERIOD_S = 5.0
+#: So long the odometry alone says which of several maps the vehicle is in.
+RECKONED_NS = 30_000_000_000
 
 
 class _Unusable(Exception):
@@ -130,6 +132,8 @@ class Engine:
         self.tf_conflict = ""
         self._last_stamp = 0
         self._last_turn_ns = 0
+        #: Map -> odom while there was a track, and the stamp.
+        self._known: tuple[Array, int] | None = None
         self._cleared = False
         self._logged: dict[str, float] = {}
         self._saved_at = 0.0
@@ -193,7 +197,8 @@ class Engine:
 
         self._maps = None
         if atlas is not None:
-            self._maps = MapSwitch(atlas, atlas.names.index(path), self._opened, lambda text: self._log.info(text))
+            search_s = self._parameters["map_search"]
+            self._maps = MapSwitch(atlas, atlas.names.index(path), self._opened, self._log.info, search_s)
 
     def _opened(self, path: str, device: str = "") -> Localizer:
         """The localizer of a map, warmed up; on the CPU where ``auto`` found a GPU with too little memory."""
@@ -221,27 +226,48 @@ class Engine:
         manifests = [(name, read_map(name).manifest) for name in names]
         return Atlas(manifests, self._parameters["map_hysteresis"], self._parameters["map_ahead"])
 
-    def _change_map(self) -> None:
-        """Go on in the map that the vehicle has come to, once that is loaded."""
-        pipeline = self.pipeline
-        if self._maps is None or pipeline is None or self._localizer is None:
+    def _change_map(self, T_odom_base: Array | None) -> None:
+        """Go on in the map that the vehicle has come to, once that is loaded. Lost, look into one after the other."""
+        pipeline, maps = self.pipeline, self._maps
+        if maps is None or pipeline is None or self._localizer is None:
             return
-        T = pipeline.tracker.T_map_base
-        position = pipeline.fixes.position(self._last_stamp) if T is None else T[:3, 3]
-        localizer = None if position is None else self._maps.at(position, self._localizer)
+        position = self._position(pipeline, T_odom_base)
+        if position is not None:
+            localizer = maps.at(position, self._localizer)
+        elif pipeline.tracker.last.reason == "confirming":
+            localizer = None
+        else:
+            localizer = maps.search(self._last_stamp, self._localizer)
         if localizer is None:
             return
         self._localizer = localizer
         pipeline.use(localizer)
         self._outputs.forget_points()
-        self._log.info(f"map {self._maps.atlas.names[self._maps.current]}: {self.describe()}")
+        self._log.info(f"map {maps.atlas.names[maps.current]}: {self.describe()}")
+
+    def _position(self, pipeline: Pipeline, T_odom_base: Array | None) -> Array | None:
+        """Where the vehicle is (3,), well enough to know its map: by the track, an initial pose, a satellite fix, or
+        for a while after the track was lost (between two maps, say) by the odometry since then."""
+        tracker, stamp = pipeline.tracker, self._last_stamp
+        if tracker.T_map_base is not None:
+            if tracker.T_map_odom is not None:
+                self._known = tracker.T_map_odom, stamp
+            return tracker.T_map_base[:3, 3]
+        window = tracker.prior(stamp, T_odom_base) if tracker.searching else None
+        if window is not None:
+            return window.T_map_cam[:3, 3]
+        by_fix = pipeline.fixes.position(stamp)
+        if by_fix is not None or self._known is None or T_odom_base is None:
+            return by_fix
+        T_map_odom, since = self._known
+        return (T_map_odom @ T_odom_base)[:3, 3] if 0 <= stamp - since < RECKONED_NS else None
 
     def start(self) -> None:
         """Before the first frame after an activation: an old pose and old stamps mean nothing now."""
         assert self.pipeline is not None
         if self._last_stamp:
             self.pipeline.reset()
-        self._last_stamp = 0
+        self._last_stamp, self._known = 0, None
         self._outputs.state(self.state)
 
     def finish(self) -> None:
@@ -280,12 +306,13 @@ class Engine:
         self._forget()
 
     def _forget(self) -> None:
-        self._last_stamp = 0
+        self._last_stamp, self._known = 0, None
         self._withdraw()
 
     def relocalize(self) -> None:
         """Forget where the vehicle was believed to be and search the whole map."""
         assert self.pipeline is not None
+        self._known = None
         self.pipeline.relocalize()
         self._withdraw()
 
@@ -362,7 +389,7 @@ class Engine:
         if stamp > 0:
             self._last_stamp, self._last_turn_ns = stamp, turn
         self._publish(result, received)
-        self._change_map()
+        self._change_map(frame.T_odom_base)
 
     def _member(self, each: ReceivedFrame, rig: bool, frames: dict[str, str]) -> Frame:
         """One camera's image as a frame. :raises _Unusable: why it cannot be one."""
@@ -409,7 +436,8 @@ class Engine:
         if self._tf_refused() or result.state is LocalizationState.LOST:
             self._broadcast.silence()
             return
-        self._broadcast.correct(result.T_map_odom, result.stamp_ns, result.T_map_base if result.publish else None)
+        if self._broadcast.correct(result.T_map_odom, result.stamp_ns, result.T_map_base if result.publish else None):
+            self._broadcast.tick(self._node.get_clock().now().nanoseconds, self._parameters["transform_tolerance"])
         if result.publish and result.T_map_base is not None:
             self._broadcast.place(result.T_map_base, result.stamp_ns)
 

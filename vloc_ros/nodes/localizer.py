@@ -155,8 +155,9 @@ class VlocLocalizer(LifecycleNode):
         self.camera = RigInput(self, cameras_of(self.parameters), policy, value["image_qos"], self._offer)
         if value["tf_mode"] == "map_odom":
             self._tf_timer = self.create_timer(1.0 / value["tf_rate"], self._on_tf_timer)
+        name = value["map"] or value["maps"][0]
         self.get_logger().info(
-            f"loaded {value['map']} ({self.engine.describe()}) in {time.monotonic() - started:.1f} s; "
+            f"loaded {name} ({self.engine.describe()}) in {time.monotonic() - started:.1f} s; "
             f"images from {self.camera.image_topic}, camera info from {self.camera.info_topic}"
         )
 

@@ -17,10 +17,16 @@ class MapSwitch:
 
     :param load: of a map's name; may raise. Called in a thread of its own.
     :param report: told in words what was loaded, or why it could not be.
+    :param search_s: how long each map is looked into while nothing is known; 0: the current one stays.
     """
 
     def __init__(
-        self, atlas: Atlas, current: int, load: Callable[[str], Localizer], report: Callable[[str], None]
+        self,
+        atlas: Atlas,
+        current: int,
+        load: Callable[[str], Localizer],
+        report: Callable[[str], None],
+        search_s: float = 3.0,
     ) -> None:
         self.atlas, self.current = atlas, current
         self._load, self._report = load, report
@@ -28,6 +34,7 @@ class MapSwitch:
         self._failed: dict[int, str] = {}
         self._thread: threading.Thread | None = None
         self._closed = False
+        self._search_ns, self._searching_since = round(search_s * 1e9), 0
 
     @property
     def waiting(self) -> bool:
@@ -39,6 +46,7 @@ class MapSwitch:
 
         :param in_use: of the current map; it is kept while the vehicle is near that map.
         """
+        self._searching_since = 0
         if self.waiting:
             return None
         wanted = self.atlas.wanted(position, self.current)
@@ -51,10 +59,29 @@ class MapSwitch:
             return self._ready.pop(wanted)
         for number in (wanted, *near):
             if number != self.current and number not in self._ready and number not in self._failed:
-                self._thread = threading.Thread(target=self._fetch, args=(number,), name="vloc-map", daemon=True)
-                self._thread.start()
+                self._start_fetching(number)
                 break
         return None
+
+    def search(self, stamp_ns: int, in_use: Localizer) -> Localizer | None:
+        """Nothing is known of the place: the maps are looked into in turn, two of them in memory. As :meth:`at`."""
+        if not self._searching_since or stamp_ns < self._searching_since:
+            self._searching_since = stamp_ns
+        others = [(self.current + k) % len(self.atlas.names) for k in range(1, len(self.atlas.names))]
+        others = [number for number in others if number not in self._failed]
+        if self.waiting or not others or not self._search_ns:
+            return None
+        if stamp_ns - self._searching_since < self._search_ns:
+            return None
+        for number in list(self._ready):
+            if number != others[0]:
+                self._ready.pop(number).close()
+        if others[0] not in self._ready:
+            self._start_fetching(others[0])
+            return None
+        self._searching_since = stamp_ns
+        self._ready[self.current], self.current = in_use, others[0]
+        return self._ready.pop(others[0])
 
     def close(self) -> None:
         """Let go of what is loaded ahead."""
@@ -62,6 +89,10 @@ class MapSwitch:
         for localizer in self._ready.values():
             localizer.close()
         self._ready.clear()
+
+    def _start_fetching(self, number: int) -> None:
+        self._thread = threading.Thread(target=self._fetch, args=(number,), name="vloc-map", daemon=True)
+        self._thread.start()
 
     def _fetch(self, number: int) -> None:
         name = self.atlas.names[number]

@@ -156,6 +156,14 @@ PARAMETERS: tuple[ParameterSpec, ...] = (
     ParameterSpec(
         "map_hysteresis", 5.0, "Metres that another of `maps` must be nearer before it is used.", MAP, 0.0, 1000.0
     ),
+    ParameterSpec(
+        "map_search",
+        3.0,
+        "Seconds for which each of `maps` is looked into in turn while nothing is known of the pose; 0 stays in one.",
+        MAP,
+        0.0,
+        600.0,
+    ),
     ParameterSpec("map_ahead", 50.0, "Metres before its area at which one of `maps` is loaded.", MAP, 0.0, 10_000.0),
     ParameterSpec("backend", "", "The backend the map must be made for; empty takes the map's.", MAP),
     ParameterSpec(

@@ -52,25 +52,29 @@ class TfBroadcast:
         #: Transforms sent so far.
         self.count = 0
 
-    def correct(self, T_map_odom: Array | None, stamp_ns: int, T_map_base: Array | None = None) -> None:
+    def correct(self, T_map_odom: Array | None, stamp_ns: int, T_map_base: Array | None = None) -> bool:
         """Take over map -> odom of the frame at ``stamp_ns``, in that mode; None falls silent.
 
         :param T_map_base: where the frame has the vehicle: corrections are smooth there. None: it corrected nothing.
 
         After silence the first one goes out at once with the frame's own stamp, so that look-ups at the stamps of
         the frames that follow lie between two transforms.
+
+        :returns: whether it ended a silence: then a :meth:`tick` is due, or look-ups now lie beyond the only transform.
         """
         with self._lock:
             if self.mode != "map_odom":
-                return
+                return False
             first = self._T_map_odom is None
             self._T_map_odom = T_map_odom
             if T_map_odom is None:
                 self._smooth.reset()
             else:
                 self._smooth.aim(T_map_odom, None if T_map_base is None else inverse(T_map_odom) @ T_map_base)
-            if first and T_map_odom is not None:
-                self._emit(transform_message(T_map_odom, self._map, self._odom, stamp_ns), stamp_ns)
+            if not first or T_map_odom is None:
+                return False
+            self._emit(transform_message(T_map_odom, self._map, self._odom, stamp_ns), stamp_ns)
+            return True
 
     def place(self, T_map_base: Array, stamp_ns: int) -> None:
         """Send map -> base at the pose's own stamp, in that mode."""
@@ -85,7 +89,7 @@ class TfBroadcast:
                 return
             seconds = max(0, now_ns - self._stepped_ns) * 1e-9 if self._stepped_ns else 0.0
             self._stepped_ns = now_ns
-            T = self._smooth.step(seconds)
+            T = self._smooth.step(seconds, tolerance_s)
             stamp = now_ns + int(tolerance_s * 1e9)
             if T is not None:
                 self._emit(transform_message(T, self._map, self._odom, stamp), stamp)

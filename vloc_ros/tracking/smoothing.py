@@ -64,12 +64,16 @@ class SmoothCorrection:
         elif T_odom_base is not None and before is not None and since > 0.0:
             self._learn(T_map_odom, old, before, since)
 
-    def step(self, seconds: float) -> Array | None:
-        """``T_map_odom`` this much later; None before the first correction."""
+    def step(self, seconds: float, ahead_s: float = 0.0) -> Array | None:
+        """``T_map_odom`` this much later; None before the first correction.
+
+        :param ahead_s: what it will be in so many seconds, as far as the drift says: for a transform stamped ahead.
+        """
         if self._now is None or self._target is None:
             return None
         seconds = max(seconds, 0.0)
-        gone = seconds * self._velocity if self._since < DRIFT_ALONE_S else np.zeros(3)
+        drift = self._velocity if self._since < DRIFT_ALONE_S else np.zeros(3)
+        gone = seconds * drift
         self._since += seconds
         self._made = self._made + gone
         share = 1.0 if self._tau <= 0.0 else 1.0 - float(np.exp(-seconds / self._tau))
@@ -77,7 +81,7 @@ class SmoothCorrection:
         R = so3_exp(share * so3_log(new[:3, :3] @ old[:3, :3].T)) @ old[:3, :3]
         before, after = old[:3, :3] @ p + old[:3, 3] + gone, new[:3, :3] @ p + new[:3, 3] + self._made
         self._now = make_transform(R, before + share * (after - before) - R @ p)
-        return self._now
+        return make_transform(R, self._now[:3, 3] + ahead_s * drift)
 
     def _base(self) -> Array:
         return np.zeros(3) if self._T_odom_base is None else self._T_odom_base[:3, 3]

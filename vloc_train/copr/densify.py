@@ -27,7 +27,7 @@ from vloc_ros.maps.reader import MAX_FILE_BYTES
 from vloc_ros.maps.tensors import encode_tensors
 from vloc_ros.maps.writer import check_target
 from vloc_ros.settings import settings_from_mapping
-from vloc_ros.staging import sole_writer, staging_beside
+from vloc_ros.staging import sole_writer, staging_beside, writing
 from vloc_train.training.calibration import recalibrate
 from vloc_train.training.provenance import commit
 
@@ -96,7 +96,7 @@ def densify_map(
             f"{size / 2**30:.0f} GiB; take a larger step or a smaller span"
         )
     _warn_of_reach(plans, stored)
-    with sole_writer(out), staging_beside(out, folder=True) as folder:
+    with sole_writer(out), writing(out), staging_beside(out, folder=True) as folder:
         file = folder / DATABASE_FILE
         _write_database(file, plans, stored, where)
         target = folder / f"map{out.suffix}" if calibration else out

@@ -32,9 +32,10 @@ from vloc_ros.localizers.retrieval.descriptor import SECTION as EXTRACTOR_SECTIO
 from vloc_ros.maps import MapBundle, MapManifest, Scene
 from vloc_ros.settings import settings_from_mapping, settings_to_mapping
 from vloc_ros.types import CameraModel, RgbImage
-from vloc_train.features.folds import held_out_folds, recordings
+from vloc_train.features.folds import held_out_folds
 from vloc_train.features.model import DescribedModel, described_model
 from vloc_train.features.settings import BuildSettings
+from vloc_train.frame_choice.route import recordings
 from vloc_train.mapping.keypoints import FeatureStore
 from vloc_train.mapping.points import SparseModel
 from vloc_train.mapping.sfm import SfmSettings, reconstruct_features
@@ -199,7 +200,7 @@ class _Place:
 
 def _folds(place: _Place) -> list[npt.NDArray[np.bool_]]:
     """What is left out, fold by fold; the cameras of a rig at once."""
-    of = recordings([s.stamps_ns for s in place.sequences])
+    of = recordings(place.sequences)
     drive, number = place.model.drive, place.model.number
     if len(set(of)) == len(of):
         return held_out_folds(drive)

@@ -2,39 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["held_out_folds", "recordings"]
+from vloc_train.frame_choice.route import MOMENT_NS
+
+__all__ = ["held_out_folds"]
 
 Ints = npt.NDArray[np.int64]
 #: Frames in a row that are left out, in turn: queries are a frame's distance from the map, and far beyond it.
 _LENGTHS = (1, 2, 4, 8, 16)
 #: Of a third of the frames each: four folds of a drive, more of a short one, until so many frames were asked for.
 _FOLDS, _MOST, _ENOUGH = 4, 12, 80
-#: Images of one recording this near to each other (ns) are of one moment.
-_MOMENT_NS = 30_000_000
-
-
-def recordings(stamps_ns: Sequence[Ints]) -> list[int]:
-    """Which recording each of some drives is of: drives of one time are the cameras of one rig.
-
-    :param stamps_ns: of each drive, rising.
-    :returns: for each drive the number of the first one of its recording.
-    """
-    out: list[int] = []
-    for number, mine in enumerate(stamps_ns):
-        for other in range(number):
-            theirs = stamps_ns[other]
-            together = min(mine[-1], theirs[-1]) - max(mine[0], theirs[0])
-            if together > 0.5 * min(mine[-1] - mine[0], theirs[-1] - theirs[0]):
-                out.append(out[other])
-                break
-        else:
-            out.append(number)
-    return out
 
 
 def held_out_folds(drive: Ints, stamps_ns: Ints | None = None) -> list[npt.NDArray[np.bool_]]:
@@ -46,7 +25,7 @@ def held_out_folds(drive: Ints, stamps_ns: Ints | None = None) -> list[npt.NDArr
         return _folds_of(drive)
     order = np.lexsort((stamps_ns, drive))
     new = np.ones(len(order), dtype=bool)
-    new[1:] = (np.diff(drive[order]) != 0) | (np.diff(stamps_ns[order]) > _MOMENT_NS)
+    new[1:] = (np.diff(drive[order]) != 0) | (np.diff(stamps_ns[order]) > MOMENT_NS)
     moment = np.empty(len(order), dtype=np.int64)
     moment[order] = np.cumsum(new) - 1
     return [mask[moment] for mask in _folds_of(drive[order][new])]

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 
+from vloc_ros.datasets.sequence import PosedSequence
 from vloc_ros.types import Array
 
-__all__ = ["Nearby", "extent", "metres_along", "runs", "turned_deg"]
+__all__ = ["MOMENT_NS", "Nearby", "extent", "metres_along", "nearest_in_time", "recordings", "runs", "turned_deg"]
 
 
 #: Positions this close to the last one that counted add no road: the noise of a standing vehicle's would be metres.
 #: Where a camera is carried through a room, it is this share of the room.
 _NOISE_M, _NOISE_SHARE = 0.5, 0.02
+
+
+#: Images of one recording this near to each other (ns) are of one moment.
+MOMENT_NS = 30_000_000
+#: The cameras of a rig keep their places on it: so much (m, deg) is the noise of poses and of stamps that differ.
+_RIGID_M, _RIGID_DEG = 0.5, 3.0
 
 
 def extent(positions: Array) -> float:
@@ -47,6 +56,42 @@ def runs(mask: npt.NDArray[np.bool_]) -> list[tuple[int, int]]:
     """First and last index of every run of True."""
     edges = np.flatnonzero(np.diff(np.concatenate([[False], mask, [False]]).astype(np.int8)))
     return [(int(a), int(b) - 1) for a, b in zip(edges[::2], edges[1::2], strict=True)]
+
+
+def nearest_in_time(stamps_ns: npt.NDArray[np.int64], of: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """For each stamp (M,) of ``of`` the row of the nearest one of ``stamps_ns`` (N,), at least two that rise."""
+    after = np.clip(np.searchsorted(stamps_ns, of), 1, len(stamps_ns) - 1)
+    return np.asarray(after - (of - stamps_ns[after - 1] <= stamps_ns[after] - of))
+
+
+def recordings(drives: Sequence[PosedSequence]) -> list[int]:
+    """Which recording each of some drives is of: the cameras of one rig are drives of one time that move together.
+
+    :returns: for each drive the number of the first one of its recording.
+    """
+    out: list[int] = []
+    for number, mine in enumerate(drives):
+        found = (out[other] for other in range(number) if _of_one_rig(drives[other], mine))
+        out.append(next(found, number))
+    return out
+
+
+def _of_one_rig(one: PosedSequence, other: PosedSequence) -> bool:
+    a, b = one.stamps_ns, other.stamps_ns
+    if min(len(a), len(b)) < 2:
+        return False
+    together = min(a[-1], b[-1]) - max(a[0], b[0])
+    if together <= 0.5 * min(a[-1] - a[0], b[-1] - b[0]):
+        return False
+    # Data sets whose stamps only count frames have many drives of one time, which do not move together.
+    row = nearest_in_time(a, b)
+    same = np.abs(a[row] - b) <= max(2 * MOMENT_NS, int(np.median(np.diff(a))))
+    if not same.any():
+        return False
+    T = np.linalg.inv(one.T_map_cam[row[same]]) @ other.T_map_cam[same]
+    middle = T[int(np.argmin(np.linalg.norm(T[:, :3, 3] - np.median(T[:, :3, 3], axis=0), axis=1)))]
+    apart = np.linalg.norm(T[:, :3, 3] - middle[:3, 3], axis=1)
+    return bool(np.median(apart) <= _RIGID_M and np.median(turned_deg(T, middle)) <= _RIGID_DEG)
 
 
 class Nearby:

@@ -24,7 +24,7 @@ import numpy.typing as npt
 from vloc_ros.datasets.sequence import PosedSequence
 from vloc_ros.errors import ConfigError, DatasetError
 from vloc_ros.types import Array
-from vloc_train.frame_choice.route import Nearby, metres_along, runs
+from vloc_train.frame_choice.route import Nearby, metres_along, nearest_in_time, recordings, runs
 from vloc_train.frame_choice.settings import HoldOutSettings
 
 __all__ = ["GUARD", "HELD", "MEANING", "USED", "Split", "held_apart", "split"]
@@ -132,6 +132,9 @@ def split(drives: Sequence[PosedSequence], settings: HoldOutSettings) -> Split:
     drives = tuple(drives)
     if not sum(len(d) for d in drives):
         raise DatasetError("expected frames to make a map of, found none")
+    first = recordings(drives)
+    if first != list(range(len(drives))):
+        return _of_rigs(drives, first, settings)
     used = [np.zeros(len(d), dtype=np.uint8) for d in drives]
     kinds = ("drive", "pass", "gaps") if settings.kind == "auto" else (settings.kind,)
     if kinds[0] in ("none", "folds"):
@@ -157,6 +160,18 @@ def split(drives: Sequence[PosedSequence], settings: HoldOutSettings) -> Split:
             else "; take --hold-out auto"
         )
     )
+
+
+def _of_rigs(drives: tuple[PosedSequence, ...], first: list[int], settings: HoldOutSettings) -> Split:
+    """As the first cameras of the rigs are parted: another camera at a held-out moment is no other passage."""
+    leading = sorted(set(first))
+    found = split([drives[k] for k in leading], settings)
+    parts = []
+    for k, drive in zip(first, drives, strict=True):
+        part = found.part[leading.index(k)]
+        same = drive is drives[k] or not len(drive)
+        parts.append(part if same else part[nearest_in_time(drives[k].stamps_ns, drive.stamps_ns)])
+    return _finished(found.kind, drives, parts) if found.held_out else Split(found.kind, drives, tuple(parts))
 
 
 def held_apart(used: Sequence[PosedSequence], others: Sequence[PosedSequence]) -> Split:

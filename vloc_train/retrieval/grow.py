@@ -19,7 +19,7 @@ from vloc_ros.localizers.retrieval.database import DATABASE_FILE, Database
 from vloc_ros.localizers.retrieval.descriptor import EXTRACTOR_FILE, Descriptor
 from vloc_ros.maps import MapBundle, read_map, write_map
 from vloc_ros.maps.writer import check_target
-from vloc_ros.staging import staging_beside
+from vloc_ros.staging import staging_beside, writing
 from vloc_train.retrieval.database import database_of
 from vloc_train.training.frames import DatabaseChoice, FrameSet, cache_drives
 from vloc_train.training.provenance import commit
@@ -68,7 +68,7 @@ def add_images(
     tensors = bundle.stored_tensors(DATABASE_FILE)
     areas = {scene.name: scene for scene in manifest.scenes}
     added: dict[str, Any] = {}
-    with staging_beside(target, folder=True) as folder:
+    with writing(target), staging_beside(target, folder=True) as folder:
         for name, sequences in named.items():
             for sequence in sequences:
                 descriptor.preprocess.check(Rectifier(sequence.camera).target, manifest.camera)

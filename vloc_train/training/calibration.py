@@ -18,7 +18,7 @@ from vloc_ros.localizers.base import Localizer, SimulatedPrior, backend_class
 from vloc_ros.localizers.calibration import fit_covariance, in_map_axes
 from vloc_ros.maps import MapBundle, read_map, write_map
 from vloc_ros.maps.reader import files_of
-from vloc_ros.staging import staging_beside
+from vloc_ros.staging import staging_beside, writing
 from vloc_ros.types import Array, Estimate, PosePrior, Query
 from vloc_train.training.answers import answers
 from vloc_train.training.cluster import Workers
@@ -189,7 +189,7 @@ def recalibrate(
     with backend_class(bundle.manifest.backend).from_map(bundle, select_device(device)) as localizer:
         if not localizer.statistics:
             raise ConfigError(f"{source}: backend {bundle.manifest.backend!r} has no covariance to calibrate")
-        with staging_beside(target, folder=True) as folder:
+        with writing(target), staging_beside(target, folder=True) as folder:
             frames = [cache_frames(drives_of, preprocess, folder, name) for name, drives_of in named.items()]
             calibration, validation = calibrate_scenes(localizer, frames)
     for name, found in validation.items():

@@ -31,7 +31,7 @@ from vloc_ros.maps import MapBundle, MapManifest, Scene, read_map, write_map
 from vloc_ros.maps.writer import check_target
 from vloc_ros.resources import share_path
 from vloc_ros.settings import settings_to_mapping
-from vloc_ros.staging import sole_writer, staging_beside, sweep
+from vloc_ros.staging import sole_writer, staging_beside, sweep, writing
 from vloc_ros.types import CameraModel
 from vloc_train.frame_choice.settings import HoldOutSettings
 from vloc_train.frame_choice.split import Split, held_apart, split
@@ -427,6 +427,7 @@ class Trainer(ABC, Generic[S]):
         with ExitStack() as stack:
             if _is_first_process():
                 stack.enter_context(sole_writer(out))
+            stack.enter_context(writing(out))
             if work_dir is None and self.temporary:
                 yield stack.enter_context(staging_beside(out, folder=True))
                 return

@@ -20,7 +20,7 @@ import numpy.typing as npt
 from vloc_ros.datasets import PosedSequence
 from vloc_ros.datasets.formats import option_values
 from vloc_ros.settings import ranged, settings_from_mapping
-from vloc_ros.staging import replacing, staging_beside
+from vloc_ros.staging import replacing, staging_beside, writing
 from vloc_ros.town import Renderer, Town, Traversal, default_camera
 from vloc_ros.types import CameraModel, RgbImage
 from vloc_train.training.disk import new_array
@@ -139,7 +139,11 @@ def _render(drive: TownDrive, images: Path, depths: Path, poses: Path) -> None:
         traffic=drive.traffic,
     )
     shape = (len(made), drive.height, drive.width)
-    with staging_beside(images, folder=False) as one, staging_beside(depths, folder=False) as other:
+    with (
+        writing(images),
+        staging_beside(images, folder=False) as one,
+        staging_beside(depths, folder=False) as other,
+    ):
         colours = new_array(one, np.uint8, (*shape, 3))
         metres = new_array(other, np.float16, shape)
         for index in range(len(made)):

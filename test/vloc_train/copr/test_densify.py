@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 
 import pytest
@@ -11,11 +12,12 @@ import torch
 from typer.testing import CliRunner
 
 from vloc_ros.cli.main import app
-from vloc_ros.errors import ConfigError, InterpolationError, MapBackendError, MapError
+from vloc_ros.errors import ConfigError, InterpolationError, MapBackendError, MapError, WriteError
 from vloc_ros.localizers.copr.densify import densify
 from vloc_ros.localizers.copr.network import StoredRegressor
 from vloc_ros.localizers.retrieval.database import DATABASE_FILE, EXTRAPOLATED, INTERPOLATED, Database, read_databases
 from vloc_ros.maps import read_map, verify_map, write_map
+from vloc_train.copr import densify as densify_module
 from vloc_train.copr.densify import densify_map, densify_settings
 
 
@@ -183,3 +185,15 @@ def test_the_command_calibrates_and_an_error_in_calibration_writes_nothing(spars
     assert not (tmp_path / "d").exists()
     assert "not calibrated" not in run(*base, "--calibration-data", "lap")
     assert read_map(tmp_path / "d").manifest.calibration["map"]["covariance"]
+
+
+def test_a_full_disk_is_told_with_the_maps_name(sparse, tmp_path, monkeypatch):
+    """The system names no file when a write or its end fails."""
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(densify_module, "write_tensor_file", full)
+    with pytest.raises(WriteError, match=r"dense: cannot be written: No space left on device \(.* make room"):
+        densify_map(sparse.path, tmp_path / "dense", interpolate(step_m=0.5), device="cpu")
+    assert not list(tmp_path.iterdir())

@@ -10,7 +10,7 @@ from tiny_drive import circle
 from tiny_route import drive, line
 
 from vloc_ros.errors import ConfigError, DatasetError
-from vloc_train.frame_choice.route import metres_along
+from vloc_train.frame_choice.route import metres_along, recordings
 from vloc_train.frame_choice.settings import HoldOutSettings
 from vloc_train.frame_choice.split import GUARD, HELD, MEANING, USED, held_apart, split
 
@@ -227,3 +227,37 @@ def test_what_is_left_of_a_drive_can_be_parted_again(frames):
     held = sum(map(len, second.held_out))
     assert 0.03 * frames < held < 0.25 * frames
     assert nearest(second).min() > 0.2
+
+
+def beside(one, offset_s=0.005):
+    """A second camera on the same vehicle, a metre to the right and turned by 90 degrees."""
+    turned = np.eye(4)
+    turned[:3, :3], turned[0, 3] = [[0, 0, 1], [0, 1, 0], [-1, 0, 0]], 1.0
+    return replace(one, name="side", T_map_cam=one.T_map_cam @ turned, stamps_ns=one.stamps_ns + int(offset_s * 1e9))
+
+
+def test_drives_of_one_time_that_move_together_are_one_recording():
+    front = drive(line(200))
+    same_time = drive(line(200, offset=(0.0, 3.0), backwards=True), "counted frames")
+    assert recordings([front, beside(front), same_time, drive(line(200), "later", 900)]) == [0, 0, 2, 3]
+    assert recordings([front, front.select(np.arange(1))]) == [0, 1]
+
+
+@pytest.mark.parametrize("kind", ["auto", "pass", "gaps", "every"])
+def test_the_cameras_of_a_rig_lose_the_same_moments(kind):
+    """Else the side camera at the moment of a held-out frame would be in the map, and count as another passage."""
+    front = drive(laps(2))
+    made = split([front, beside(front)], HoldOutSettings(kind=kind))
+    assert made.kind == ("pass" if kind == "auto" else kind)
+    np.testing.assert_array_equal(made.part[0], made.part[1])
+    assert (made.part[0] == HELD).any() and len(made.held_out) == 2
+    alone = split([front], HoldOutSettings(kind=kind))
+    np.testing.assert_array_equal(made.part[0], alone.part[0])
+    assert made.nearest_s >= (30.0 if kind in ("auto", "pass") else 0.1)
+
+
+def test_of_two_drives_of_a_rig_one_is_held_out_with_all_its_cameras():
+    one, other = drive(line(200)), drive(line(200, offset=(0.0, 0.4)), "other", 900)
+    made = split([one, beside(one), other, beside(other)], HoldOutSettings())
+    assert made.kind == "drive"
+    assert [len(d) for d in made.held_out] == [len(other)] * 2 and [len(d) for d in made.training] == [len(one)] * 2

@@ -19,7 +19,7 @@ from vloc_ros.localizers.features.store import POINTS_FILE, REFERENCES_FILE, til
 from vloc_ros.maps import MapBundle, MapManifest, write_map
 from vloc_ros.maps.reader import files_below
 from vloc_ros.maps.tensors import encode_tensors
-from vloc_ros.staging import staging_beside
+from vloc_ros.staging import staging_beside, writing
 from vloc_ros.types import Array
 
 __all__ = ["PointModel", "TileContent", "write_features_map"]
@@ -92,7 +92,7 @@ def write_features_map(
     references: dict[str, Tensor] = {}
     names: list[str] = []
     low = np.tril_indices(3)
-    with staging_beside(Path(out), folder=True) as folder:
+    with writing(Path(out)), staging_beside(Path(out), folder=True) as folder:
         (folder / "tiles").mkdir()
         for scene, model in models.items():
             count = len(model.points)

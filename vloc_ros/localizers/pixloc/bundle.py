@@ -22,7 +22,7 @@ from vloc_ros.maps import MapBundle, MapManifest, Scene, write_map
 from vloc_ros.maps.reader import files_below
 from vloc_ros.maps.tensors import encode_tensors
 from vloc_ros.settings import ranged, settings_to_mapping
-from vloc_ros.staging import replacing, staging_beside
+from vloc_ros.staging import replacing, staging_beside, writing
 from vloc_ros.types import Array, CameraModel
 
 __all__ = [
@@ -164,7 +164,7 @@ def write_pixloc_map(
     points: dict[str, Tensor] = {}
     references: dict[str, Tensor] = {}
     names: list[str] = []
-    with staging_beside(Path(out), folder=True) as temporary:
+    with writing(Path(out)), staging_beside(Path(out), folder=True) as temporary:
         folder = temporary if staging is None else staging
         for scene, sparse in models.items():
             _check_model(scene, sparse)
