@@ -2,6 +2,7 @@
 # make demo    localize the demo drive with the shipped maps make bench   all benchmarks
 # make fuzz MINUTES=60   attack it with altered maps, images, bags, data sets and settings
 # make faults KILLS=200 DISKS=100   kill every writer, fill its disk, take its permission, run it twice
+# make bench-gpu   the same on a GPU, as one JSON
 # make lint    ruff and mypy                                make docs    regenerate the generated pages
 
 SHELL := /bin/bash
@@ -14,12 +15,16 @@ EXTRAS ?= all
 # they share what is slow to make.
 WORKERS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
 MINUTES ?= 60
+BACKENDS ?= imposing pixloc retrieval irpnet features cascade copr camnet
+DEVICE ?= cuda
+REPEATS ?= 50
+OUT ?= bench/results/gpu.json
 KILLS ?= 200
 DISKS ?= 100
 STAMP := $(VENV)/.vloc_setup
 BIN := $(VENV)/bin
 
-.PHONY: setup demo test fuzz faults bench lint docs clean
+.PHONY: setup demo test fuzz faults bench bench-gpu lint docs clean
 
 setup: $(STAMP)
 
@@ -56,7 +61,11 @@ faults: setup
 		$(BIN)/python -m pytest test/fuzz/test_faults.py -s -q -o timeout=0
 
 bench: setup
-	for backend in imposing pixloc retrieval irpnet; do $(BIN)/vloc bench $$backend || exit 1; done
+	for backend in $(BACKENDS); do $(BIN)/vloc bench $$backend || exit 1; done
+
+# Everything worth measuring on a GPU, in under ten minutes, as one JSON. DEVICE=cpu REPEATS=1 tries the command without one.
+bench-gpu: setup
+	$(BIN)/python -m bench.gpu --device $(DEVICE) --repeats $(REPEATS) --out $(OUT)
 
 lint: setup
 	$(BIN)/ruff check .

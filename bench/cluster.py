@@ -3,8 +3,9 @@
 python bench/cluster.py DRIVE... [--workers 1 2] [--kill] [--set NAME=VALUE] [--out FILE]
 
 The workers are processes of this machine with one thread each, started before the clock is. Every run begins from
-nothing. ``same`` says whether all files of a map but its manifest are those of the first run, byte for byte, and
-covariance and validation, too.
+nothing. ``path_s`` is the processor time of the command and of the worker that had most: what the run takes at most
+where nothing else uses the processors. ``same`` says whether all files of a map but its manifest are those of the first
+run, byte for byte, and covariance and validation, too.
 """
 
 from __future__ import annotations
@@ -50,14 +51,14 @@ def main() -> None:
             row, made = built(arguments, 2, Path(folder) / "killed", half)
             rows.append({**row, "same": made == first})
             print(json.dumps(rows[-1]), flush=True)
-    one, two = (next((r["wall_s"] for r in rows if r["workers"] == n and not r["killed"]), None) for n in (1, 2))
+    one, two = (next((r for r in rows if r["workers"] == n and not r["killed"]), None) for n in (1, 2))
     told = {
         "device": device_name(select_device("cpu")), "cores": os.cpu_count(), "rows": rows,
-        "speedup_two_over_one": None if one is None or two is None else round(one / two, 2),
+        **({f"speedup_{k}": round(one[k] / two[k], 2) for k in ("wall_s", "path_s")} if one and two else {}),
     }  # fmt: skip
     if arguments.out is not None:
         arguments.out.write_text(json.dumps(told, indent=1) + "\n")
-    print(f"two workers against one: {told['speedup_two_over_one']}")
+    print({key: value for key, value in told.items() if key.startswith("speedup")})
 
 
 def built(arguments: argparse.Namespace, count: int, out: Path, kill_at: float | None) -> tuple[dict[str, Any], Any]:
@@ -65,10 +66,12 @@ def built(arguments: argparse.Namespace, count: int, out: Path, kill_at: float |
     command += [*(word for drive in arguments.drives for word in ("--data", drive)), "--device", "cpu", "--no-progress"]
     command += [word for setting in arguments.set for word in ("--set", setting)]
     killed: list[int] = []
-    cluster = None
+    cluster, workers = None, [0.0]
     if count:
         cluster = distributed.LocalCluster(n_workers=count, threads_per_worker=1, dashboard_address=":0")
         command += ["--cluster", cluster.scheduler_address]
+        client = distributed.Client(cluster)
+        before = client.run(time.process_time)
 
     def kill() -> None:
         assert cluster is not None
@@ -85,6 +88,9 @@ def built(arguments: argparse.Namespace, count: int, out: Path, kill_at: float |
         if process.wait() != 0:
             raise SystemExit(f"{' '.join(command)}: failed")
         wall, now = time.perf_counter() - begin, resource.getrusage(resource.RUSAGE_CHILDREN)
+        if cluster is not None:
+            after = client.run(time.process_time)
+            workers = [round(after[address] - before.get(address, 0.0), 1) for address in after]
     finally:
         if timer is not None:
             timer.cancel()
@@ -94,6 +100,7 @@ def built(arguments: argparse.Namespace, count: int, out: Path, kill_at: float |
     files = {entry.name: entry.sha256 for entry in bundle.manifest.files}
     cpu = now.ru_utime + now.ru_stime - used.ru_utime - used.ru_stime
     row = {"workers": count, "killed": len(killed), "wall_s": round(wall, 1), "cpu_of_command_s": round(cpu, 1)}
+    row |= {"cpu_of_workers_s": workers, "path_s": round(cpu + max(workers), 1)}
     return row, (files, bundle.manifest.calibration, bundle.manifest.validation)
 
 

@@ -52,6 +52,10 @@ def bench_imposing(
     def frame_default() -> None:
         setup.search_default(setup.encode_default(image), draws()).cpu()
 
+    def frame_full() -> None:
+        found = search(setup.encoder, setup.encode_full(image), setup.initial, setup.columns, draws(), setup.settings)
+        found.pose.cpu()
+
     def frame_transcribed() -> None:
         setup.search_transcribed(setup.encode_full(image), draws()).cpu()
 
@@ -60,6 +64,7 @@ def bench_imposing(
         ("frame, transcription in float32", frame_transcribed),
         ("image encoder, default path", lambda: setup.encode_default(image)),
         ("image encoder, float32", lambda: setup.encode_full(image)),
+        ("frame, as shipped in float32", frame_full),
         ("search, default path", lambda: setup.search_default(vector, fixed)),
         ("search, transcription in float32", lambda: setup.search_transcribed(vector, fixed)),
         ("random numbers", draws),
@@ -76,6 +81,9 @@ def bench_imposing(
         naive=by_name["frame, transcription in float32"],
         floor=by_name["image encoder, default path"] + by_name["matrix products of the pose encoder"],
         difference=_score_difference(setup, vector, fixed),
+        speedup_like_for_like=round(
+            by_name["frame, transcription in float32"] / by_name["frame, as shipped in float32"], 3
+        ),
         precision=str(setup.dtype).removeprefix("torch."),
         settings=dataclasses.asdict(setup.settings),
         pose_difference_float64=_float64_difference(setup, vectors, seed),

@@ -124,6 +124,7 @@ def bench_irpnet(
         naive=rows[-1].ms_p50,
         floor=floor,
         difference=difference,
+        speedup_like_for_like=round(rows[-1].ms_p50 / batch, 3),  # both are float32
         settings=dataclasses.asdict(settings),
         parameters=sizes,
     )

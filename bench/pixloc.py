@@ -213,6 +213,7 @@ def bench_pixloc(
         naive=by_name["query, transcription in float32"],
         floor=floor,
         difference=float(np.abs(found["float32"] - expected).max()),
+        speedup_like_for_like=round(by_name["query, transcription in float32"] / by_name["query, float32"], 3),
         precision=precision,
         settings={
             "image": f"{scene.camera.width}x{scene.camera.height}",

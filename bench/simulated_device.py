@@ -101,12 +101,12 @@ class SimulatedTensor(torch.Tensor):
     @staticmethod
     def __new__(cls, numbers: torch.Tensor) -> SimulatedTensor:
         with torch.inference_mode(False):
-            made = torch.Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
+            made = torch.Tensor._make_wrapper_subclass(
                 cls, numbers.shape, strides=numbers.stride(), storage_offset=numbers.storage_offset(),
                 dtype=numbers.dtype, device=torch.device(_NAME, 0), requires_grad=numbers.requires_grad,
             )  # fmt: skip
         made.numbers = numbers.detach()
-        return made  # type: ignore[no-any-return]
+        return made
 
     def __repr__(self) -> str:  # type: ignore[override]
         return f"SimulatedTensor({tuple(self.shape)}, {self.dtype})"
@@ -115,7 +115,7 @@ class SimulatedTensor(torch.Tensor):
         return self.cpu().tolist()
 
     @classmethod
-    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # type: ignore[override]
         if _active is None:
             raise RuntimeError(f"simulated device: expected to be asked within simulated_device(), found {func}")
         return _active.perform(func, args, kwargs or {})
@@ -186,9 +186,9 @@ def _register() -> None:
         _setup_privateuseone_for_python_backend(_NAME, backend_module=_Module())
 
 
-class _Mode(TorchDispatchMode):
+class _Mode(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.counts = Counts()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -373,7 +373,7 @@ def simulated_device(records: bool = True) -> Iterator[tuple[torch.device, Calla
     lifting = torch._C._only_lift_cpu_tensors()
     torch._C._set_only_lift_cpu_tensors(True)
     generator = torch.Generator
-    torch.Generator = _DeviceGenerator  # type: ignore[misc]
+    torch.Generator = _DeviceGenerator  # type: ignore[misc, assignment]
     try:
         with mode:
             yield torch.device(_NAME, 0), counted

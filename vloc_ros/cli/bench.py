@@ -23,12 +23,14 @@ _OPTIONS = {
     "irpnet": (),
     "retrieval": ("--map", "--queries", "--rows"),
     "pixloc": ("--map",),
+    **dict.fromkeys(("features", "cascade", "copr", "camnet"), ("--map", "--queries")),
 }
 
 
 def bench(
     backend: Annotated[
-        str, typer.Argument(help="Backend to measure: imposing, irpnet, retrieval or pixloc.")
+        str,
+        typer.Argument(help="imposing, irpnet, retrieval or pixloc; features, cascade, copr or camnet: whole queries."),
     ] = "imposing",
     out: Annotated[Path | None, typer.Option("--out", help="Write the figures as JSON.")] = None,
     map_path: Annotated[
@@ -43,7 +45,10 @@ def bench(
     ] = None,
     queries: Annotated[
         Path | None,
-        typer.Option(help="retrieval: a drive that the map does not hold, or a map of it with the same extractor."),
+        typer.Option(
+            help="A drive to ask about --map; retrieval: one that the map does not hold, or a map of it with the same "
+            "extractor."
+        ),
     ] = None,
     rows: Annotated[
         list[int] | None,
@@ -83,10 +88,18 @@ def bench(
             from bench.pixloc import bench_pixloc
 
             result = bench_pixloc(map_path, where, repeats)
+        elif backend != "imposing":
+            from bench.queries import bench_queries
+
+            result = bench_queries(backend, map_path, queries, where, repeats)
         else:
             from bench.imposing import bench_imposing
 
             result = bench_imposing(map_path, where, repeats, accuracy_bag=accuracy)
+    if "launches" not in result:
+        from bench.queries import default_map, query_counts
+
+        result.update(query_counts(default_map(backend)))
     _show(result, backend)
     if out is not None:
         write_text(out, json.dumps(result, indent=2) + "\n")
@@ -103,9 +116,11 @@ def _show(result: dict[str, Any], backend: str) -> None:
     console = Console()
     console.print(table)
     for key in (
-        "precision", "speedup_vs_naive", "max_abs_difference", "pose_difference_float64", "pose_difference_default_m",
+        "precision", "speedup_vs_naive", "speedup_like_for_like", "max_abs_difference", "pose_difference_float64",
+        "pose_difference_default_m",
         "precision_m", "error_m", "floor_ms", "times_floor", "memory_bytes", "bytes_per_observation", "parameters",
-        "accuracy", "auto",
+        "accuracy", "auto", "counted_map", "launches", "recorded", "host_waits", "uploaded_bytes", "moved_bytes",
+        "operations",
     ):  # fmt: skip
         if key in result:
             console.print(f"{key}: {result[key]}", markup=False)

@@ -5,6 +5,7 @@ Exit codes: 0 done, 1 failed (one line on stderr says why), 2 wrong usage.
 
 from __future__ import annotations
 
+import gc
 import io
 import signal
 import sys
@@ -90,7 +91,7 @@ def _root(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    pass
+    gc.enable()  # before any command begins
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:
@@ -100,6 +101,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
             stream.reconfigure(errors="backslashreplace")
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, _terminated)
+    gc.disable()  # what is imported to parse the command line stays: there is nothing to collect
     try:
         _add_foreign_commands()
         app(args=arguments, prog_name="vloc")

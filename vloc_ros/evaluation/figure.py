@@ -58,15 +58,19 @@ def new_figure(width: float, height: float) -> Any:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, height), layout="constrained")
+    figure = Figure(figsize=(width, height), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
     return figure
 
 
 def save(figure: Any, path: Path) -> Path:
     """Write a PNG; equal data gives equal files (no date, no version inside)."""
+    engine = figure.get_layout_engine()
+    if engine is not None:  # here, and not by drawing everything once for nothing
+        engine.execute(figure)
+        figure.set_layout_engine("none")
     with replacing(path) as stream:
-        figure.savefig(stream, format="png", dpi=110, metadata={"Software": None})
+        figure.savefig(stream, format="png", metadata={"Software": None}, pil_kwargs={"compress_level": 4})
     return path
 
 

@@ -13,10 +13,12 @@ point in order, then second ones of points that look different from different si
 from __future__ import annotations
 
 import itertools
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from scipy.spatial import KDTree
 from torch import Tensor
 
 from vloc_ros.errors import MapTensorError
@@ -35,6 +37,8 @@ REFERENCES_FILE = "references.safetensors"
 Ints = npt.NDArray[np.int64]
 #: A frame that looks further aside than this shows other things.
 _MAX_TURN_DEG = 75.0
+#: From so many images on (a km) the nearest are looked for in a tree.
+_MANY = 2_000
 
 
 def tile_name(scene: str, number: int) -> str:
@@ -85,6 +89,8 @@ class PointStore:
         if bool(((length - 1.0).abs() > 1e-3).any()):
             raise MapTensorError(f"{where}: expected poses with unit quaternions, found others")
         self.points, self.T_map_cam, self.depth_m = points.double().numpy(), from_vectors(poses), depth
+        if len(poses) > _MANY:
+            _ = self._tree  # now, and not while the first frame waits
         self._offsets, self._ids, self._ends = offsets, ids, ends
         self._first = np.concatenate([[0], ends[:-1]])
         names = [tile_name(scene, n) for n in range(len(ends))]
@@ -110,14 +116,32 @@ class PointStore:
 
         Ranked by distance plus what their turn moves a point at the scene's depth.
         """
-        offset = np.linalg.norm(self.T_map_cam[:, :3, 3] - T_map_cam[:3, 3], axis=1)
-        cosine = np.clip(self.T_map_cam[:, :3, 2] @ T_map_cam[:3, 2], -1.0, 1.0)
-        rows = np.flatnonzero(cosine >= np.cos(np.radians(_MAX_TURN_DEG)))
-        cost = offset[rows] + self.depth_m * np.arccos(cosine[rows])
+        if len(self) <= _MANY:
+            rows, cost = self._ranked(T_map_cam, np.arange(len(self)))
+        else:
+            # Farther than the radius nothing costs less than it.
+            radius, rows, cost = self.depth_m, np.zeros(0, np.int64), np.zeros(0)
+            while (cost <= radius).sum() < count:
+                around = self._tree.query_ball_point(T_map_cam[:3, 3], radius, return_sorted=True)
+                rows, cost = self._ranked(T_map_cam, np.asarray(around, dtype=np.int64))
+                if len(around) == len(self):
+                    break
+                radius *= 2.0
         if len(rows) > count:
             chosen = np.argpartition(cost, count - 1)[:count]
             rows, cost = rows[chosen], cost[chosen]
         return np.asarray(rows[np.lexsort((rows, cost))], dtype=np.int64)
+
+    def _ranked(self, T_map_cam: Array, rows: Ints) -> tuple[Ints, Array]:
+        """Those of some images that look the same way, and what each costs."""
+        offset = np.linalg.norm(self.T_map_cam[rows, :3, 3] - T_map_cam[:3, 3], axis=1)
+        cosine = np.clip(self.T_map_cam[rows, :3, 2] @ T_map_cam[:3, 2], -1.0, 1.0)
+        kept = np.flatnonzero(cosine >= np.cos(np.radians(_MAX_TURN_DEG)))
+        return rows[kept], offset[kept] + self.depth_m * np.arccos(cosine[kept])
+
+    @cached_property
+    def _tree(self) -> KDTree:
+        return KDTree(self.T_map_cam[:, :3, 3])
 
     def observed(self, images: Ints) -> tuple[Ints, Ints]:
         """Distinct points that these images saw, ascending, and how many of the images saw each."""
