@@ -27,6 +27,8 @@ Result = TypeVar("Result")
 _PATIENCE_S = 15.0
 #: Seconds without any worker after which a run gives up; one that is restarted comes back sooner.
 _ALONE_S = 60.0
+#: Seconds that a result may be on its way; longer than that its worker is gone.
+_FETCH_S = 60.0
 #: Pieces for each worker that are sent ahead: one it is at, one that waits.
 _AHEAD = 2
 #: Packages whose version decides what is computed.
@@ -83,7 +85,7 @@ class Cluster(Workers):
             )
         try:
             self._client = distributed.Client(where, timeout=patience_s)
-        except (OSError, TimeoutError, ValueError) as problem:
+        except (OSError, TimeoutError, distributed.TimeoutError, ValueError) as problem:
             self._stop_local()
             raise ClusterError(
                 f"--cluster {address}: expected a scheduler of dask, found none that answers within {patience_s:g} s "
@@ -99,7 +101,7 @@ class Cluster(Workers):
     def _checked(self, patience_s: float) -> None:
         try:
             self._client.wait_for_workers(1, timeout=patience_s)
-        except TimeoutError as problem:
+        except (TimeoutError, self._dask.TimeoutError) as problem:
             raise ClusterError(
                 f"--cluster {self._address}: expected workers, found a scheduler that has had none for {patience_s:g} "
                 f"s; start some (dask worker {self._address})"
@@ -136,11 +138,16 @@ class Cluster(Workers):
                     return
                 try:
                     done = self._dask.wait(list(under_way), timeout=1.0, return_when="FIRST_COMPLETED").done
-                except TimeoutError:
+                except (TimeoutError, self._dask.TimeoutError):
                     done = ()
                 for future in done:
-                    number = under_way.pop(future)
-                    yield number, self._result(future)
+                    try:
+                        result = self._result(future)
+                    except self._dask.TimeoutError:
+                        if future.status == "error":  # the piece's own
+                            raise
+                        continue  # its worker died with it, and the scheduler gives it to another one
+                    yield under_way.pop(future), result
                 seen = self._still_there(seen)
         finally:
             self._client.cancel(list(under_way), force=True)
@@ -161,7 +168,7 @@ class Cluster(Workers):
 
     def _result(self, future: Any) -> Any:
         try:
-            return future.result()
+            return future.result(timeout=_FETCH_S)
         except (self._dask.KilledWorker, self._dask.client.FutureCancelledError) as problem:
             raise ClusterError(
                 self._lost("a piece of work to be done, found that every worker that tried it died (out of memory?)")

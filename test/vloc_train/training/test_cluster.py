@@ -106,6 +106,7 @@ def test_a_scheduler_without_workers_and_one_that_loses_them(monkeypatch):
             Cluster(here.scheduler_address, patience_s=1.0)
         here.scale(1)
         monkeypatch.setattr(cluster, "_ALONE_S", 1.0)
+        monkeypatch.setattr(cluster, "_FETCH_S", 2.0)  # of a result that its worker took along
         with Cluster(here.scheduler_address) as one, pytest.raises(ClusterError, match="found none for 1 s"):
             for number, _ in one.each(slow, range(40)):
                 if number == 0:
