@@ -96,6 +96,8 @@ def built(arguments: argparse.Namespace, count: int, out: Path, kill_at: float |
             timer.cancel()
         if cluster is not None:
             cluster.close()
+    if kill_at is not None and not killed:
+        raise SystemExit(f"expected a worker to be killed after {kill_at:.0f} s, found the map done before")
     bundle = read_map(out)
     files = {entry.name: entry.sha256 for entry in bundle.manifest.files}
     cpu = now.ru_utime + now.ru_stime - used.ru_utime - used.ru_stime

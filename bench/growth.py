@@ -233,8 +233,9 @@ def plot(told: dict[str, Any], file: Path) -> None:
                 label = key.removesuffix("_ms").replace("_", " ") if index is None else index
                 panel.plot([r[size] for r in mine], [r[key] for r in mine], marker="o", label=label)
         panel.set(xscale="log", yscale="log", xlabel=size, ylabel="ms", title=name)
-        for axis in (panel.xaxis, panel.yaxis):
-            plain_ticks(axis)
+        plain_ticks(panel.yaxis)
+        if rows[-1][size] <= 100_000:
+            plain_ticks(panel.xaxis)
         panel.tick_params(labelsize=7)
         panel.grid(alpha=0.3)
         panel.legend(fontsize=7)
