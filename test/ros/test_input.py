@@ -227,6 +227,18 @@ def test_a_stuck_camera_is_named_at_once_and_clears_by_itself(live):
     live.drive(lambda: states[-1].data == "LOCALIZED" and "stuck" not in live.values()["message"], "recovery", odom=x)
 
 
+def test_odometry_that_has_gone_silent_is_not_waited_for(live):
+    """Each frame would wait for it in vain, 5 s here, and the frames behind it would be dropped."""
+    live.start_node(tf_timeout=5.0)
+    live.wait_state("active")
+    poses = live.poses()
+    live.drive(lambda: len(poses) >= 2, "poses", odom=0.0)
+    time.sleep(1.5)  # nothing moves any more
+    count, began = len(poses), time.monotonic()
+    live.drive(lambda: len(poses) >= count + 4, "poses without odometry", odom=None)
+    assert time.monotonic() - began < 10.0
+
+
 def test_binned_images_whose_intrinsics_are_binned_already(live):
     """A driver that states a binning beside the size and intrinsics of the binned image: the same live as in a bag."""
     live.start_node()

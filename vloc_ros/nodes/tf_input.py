@@ -26,6 +26,8 @@ from vloc_ros.types import Array
 __all__ = ["TfInput"]
 
 POLL_S = 0.005
+#: What has not moved in TF for so long before a stamp is not waited for.
+SILENT_NS = 1_000_000_000
 #: A transform this much older than the last one of its edge comes from a clock that went back.
 BACKWARDS_NS = 1_000_000_000
 
@@ -84,10 +86,16 @@ class TfInput:
         return self._wait(base, camera, Time(nanoseconds=max(0, stamp)), timeout_s)
 
     def at(self, target: str, source: str, stamp: int, timeout_s: float) -> Array | None:
-        """T_target_source at ``stamp`` (nanoseconds). Does not wait when the frames were never connected."""
+        """T_target_source at ``stamp`` (nanoseconds).
+
+        Does not wait when the frames were never connected, nor when what moves between them has been silent for long:
+        each frame would wait in vain, and most of a camera's frames would be dropped.
+        """
         if not self.buffer.can_transform(target, source, Time()):
             return None
-        return self._wait(target, source, Time(nanoseconds=stamp), timeout_s)
+        newest = self.buffer.get_latest_common_time(target, source).nanoseconds  # 0: nothing moves
+        silent = newest > 0 and stamp - newest > SILENT_NS
+        return self._wait(target, source, Time(nanoseconds=stamp), 0.0 if silent else timeout_s)
 
     def _wait(self, target: str, source: str, when: Time, timeout_s: float) -> Array | None:
         deadline = time.monotonic() + timeout_s

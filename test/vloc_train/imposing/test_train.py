@@ -241,7 +241,7 @@ def test_what_cannot_be_written_is_said_before_the_training(tmp_path, monkeypatc
     (tmp_path / "photos" / "cat.jpg").touch()
     with pytest.raises(MapError, match=r"without map\.yaml"):
         train(tmp_path / "photos")
-    with pytest.raises(TrainingError, match="auto, cpu or cuda"):
+    with pytest.raises(TrainingError, match="auto, cpu, cuda or cuda:N"):
         train(tmp_path / "map", dataclasses.replace(QUIET, device="tpu"))
     assert sorted(p.name for p in tmp_path.iterdir()) == ["photos"]
 
