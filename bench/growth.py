@@ -1,6 +1,6 @@
 """Time and memory of a query against the size of the map, the search, the database and the rig, on one CPU thread.
 
-OMP_NUM_THREADS=1 python bench/growth.py [--most 1.0] [--out FILE] [--plot FILE]
+OMP_NUM_THREADS=1 python -m bench.growth [--most 1.0] [--out FILE] [--plot FILE]
 
 * **length**: a map of ``features`` of 1 to 1000 km: copies of the shipped town map (200 m each) behind one another.
   What the nearest images, their points and the points' descriptors cost; loading; memory. Tiles are read from a cache,

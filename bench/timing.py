@@ -19,7 +19,7 @@ import torch
 
 from vloc_ros.localizers.device import device_name
 
-__all__ = ["MemoryGrowth", "Timing", "figures", "measure", "peak_memory_bytes", "threads_of"]
+__all__ = ["MemoryGrowth", "Timing", "figures", "measure", "peak_memory_bytes", "quantiles", "threads_of"]
 
 
 @dataclass(frozen=True)
@@ -146,3 +146,12 @@ def threads_of(count: int | None) -> Iterator[None]:
         torch.set_num_threads(before)
         if faiss:
             faiss.omp_set_num_threads(before_faiss)
+
+
+def quantiles(values: Any) -> dict[str, float]:
+    """Median, 95th percentile and largest, rounded."""
+    found = np.asarray(values, dtype=np.float64)
+    if not len(found):
+        return {}
+    return {"p50": round(float(np.median(found)), 4), "p95": round(float(np.quantile(found, 0.95)), 4),
+            "max": round(float(found.max()), 4)}  # fmt: skip

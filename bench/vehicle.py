@@ -19,8 +19,6 @@ import json
 import shutil
 import sys
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,34 +27,24 @@ import torch
 import yaml
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import closed_loop
 from closed_loop import AHEAD, CAMERA_RATE, RATE, SPEED, START_NS, Follower, Vehicle
 
+from bench.node_cost import overhead
+from bench.timing import quantiles
+from bench.two_towns import TwoTowns
 from vloc_ros.geometry.geodesy import Datum
-from vloc_ros.geometry.rotations import so3_exp
-from vloc_ros.geometry.se3 import inverse, make_transform
-from vloc_ros.localizers.base import load_localizer
+from vloc_ros.geometry.se3 import inverse
 from vloc_ros.localizers.device import device_name
 from vloc_ros.messages import transform
-from vloc_ros.pipeline import Frame, Pipeline
 from vloc_ros.town import Renderer, Town, Traversal, default_camera
-from vloc_ros.types import Array, CameraModel, RgbImage
+from vloc_ros.types import Array
 
 SECOND = 1_000_000_000
 DATUM = Datum(48.0, 11.0, 500.0)
-#: Between two frames (s): a processor that has been idle is up to twice as slow as one in a tight loop.
-PAUSE_S = 0.15
 #: A published pose that is further off than this (m) is a wrong one.
 WRONG_M = 1.0
-
-
-def quantiles(values: Any) -> dict[str, float]:
-    """Median, 95th percentile and largest, rounded."""
-    found = np.asarray(values, dtype=np.float64)
-    if not len(found):
-        return {}
-    return {"p50": round(float(np.median(found)), 4), "p95": round(float(np.quantile(found, 0.95)), 4),
-            "max": round(float(found.max()), 4)}  # fmt: skip
 
 
 # Round the town
@@ -220,107 +208,6 @@ def start(given: argparse.Namespace) -> dict[str, Any]:
 # Two towns
 
 
-@dataclass(frozen=True)
-class Place:
-    """A moment of a drive: where, and which town's renderer shows it."""
-
-    T_map_base: Array
-    image: RgbImage
-    town: str
-
-
-class TwoTowns:
-    """Two towns, and a round of road that leads from the easternmost point of one to the westernmost of the other.
-
-    The frame is the first town's. Both loops are driven counter-clockwise: at its easternmost point one leads north, at
-    its westernmost the other leads south, and half a circle joins them; the other half leads back.
-    """
-
-    RADIUS_M = 12.0
-
-    def __init__(self) -> None:
-        self.towns = {"west": Town(1, 200.0), "east": Town(2, 200.0)}
-        self.camera = default_camera()
-        self.drives = {name: Traversal(town, 5, weave_m=0.0) for name, town in self.towns.items()}
-        self.renderers = {name: Renderer(town, self.camera) for name, town in self.towns.items()}
-        west, east = self.drives["west"].T_map_base, self.drives["east"].T_map_base
-        self.leave, self.enter = int(np.argmax(west[:, 0, 3])), int(np.argmin(east[:, 0, 3]))
-        shift = west[self.leave][:3, 3] + (2.0 * self.RADIUS_M, 0.0, 0.0) - east[self.enter][:3, 3]
-        #: From the east town's own frame.
-        self.T_map_east = make_transform(np.eye(3), shift)
-
-    def maps(self, folder: Path) -> list[Path]:
-        """A map of features of each, of two drives that are not the one through both."""
-        from vloc_ros.datasets.sequence import PosedSequence
-        from vloc_train.features.build import BUILDER
-        from vloc_train.features.settings import BuildSettings
-        from vloc_train.training.run import RunOptions
-
-        out = []
-        for name, town in self.towns.items():
-            if not (folder / name / "map.yaml").exists():
-                T = self.T_map_east if name == "east" else np.eye(4)
-                drives = []
-                for index in (0, 1):
-                    drive = Traversal(town, index, spacing_m=1.0)
-                    images = RenderedImages(self.renderers[name], drive)
-                    sequence = PosedSequence(drive.name, drive.stamps_ns, T @ drive.T_map_cam, drive.T_base_cam,
-                                             self.camera, images, drive.T_odom_base)  # fmt: skip
-                    drives.append(sequence)
-                options = RunOptions(device="cpu", progress=False)
-                BUILDER.run({"map": drives}, folder / name, BuildSettings(), options)
-            out.append(folder / name)
-        return out
-
-    def drive(self, before_m: float) -> Iterator[Place]:
-        """From so far before the border round the east town, and back into the west one."""
-        west, east = self.drives["west"], self.drives["east"]
-        arc = west.arc_m - west.arc_m[self.leave]
-        begin = int(np.argmin(np.abs((arc + before_m + west.town.loop.length) % west.town.loop.length)))
-        count = len(west)
-        legs: list[tuple[str, Array]] = []
-        k = begin
-        while k != self.leave:
-            legs.append(("west", west.T_map_base[k]))
-            k = (k + 1) % count
-        last = west.T_map_base[self.leave]
-        legs += self.bend(last, 1.0, "west", "east")
-        for step in range(len(east)):
-            legs.append(("east", self.T_map_east @ east.T_map_base[(self.enter + step) % len(east)]))
-        legs += self.bend(self.T_map_east @ east.T_map_base[self.enter], -1.0, "east", "west")
-        for step in range(round(before_m / 0.5)):
-            legs.append(("west", west.T_map_base[(self.leave + step) % count]))
-        for number, (name, T) in enumerate(legs):
-            drive, local = self.drives[name], inverse(self.T_map_east) @ T if name == "east" else T
-            image = self.renderers[name].render_at(drive, number % len(drive), local @ drive.T_base_cam).rgb
-            yield Place(T, image, name)
-
-    def bend(self, T: Array, east: float, first: str, second: str) -> list[tuple[str, Array]]:
-        """Half a circle to the right from a pose; in its first half one sees the one town, then the other."""
-        steps = round(np.pi * self.RADIUS_M / 0.5)
-        out = []
-        centre = T @ make_transform(np.eye(3), [0.0, -self.RADIUS_M, 0.0])
-        for step in range(1, steps):
-            turn = make_transform(so3_exp([0.0, 0.0, -np.pi * step / steps]), np.zeros(3))
-            at = centre @ turn @ make_transform(np.eye(3), [0.0, self.RADIUS_M, 0.0])
-            out.append((first if step < steps / 2 else second, at))
-        return out
-
-
-@dataclass(frozen=True)
-class RenderedImages:
-    """Images of a drive, rendered when asked for."""
-
-    renderer: Renderer
-    traversal: Traversal
-
-    def image(self, index: int) -> RgbImage:
-        return self.renderer.render(self.traversal, index).rgb
-
-    def frames(self) -> Iterator[tuple[int, RgbImage]]:
-        return ((i, self.image(i)) for i in range(len(self.traversal)))
-
-
 def maps(given: argparse.Namespace) -> dict[str, Any]:
     """Driven through live."""
     from live_vehicle import LiveVehicle
@@ -374,121 +261,6 @@ def maps(given: argparse.Namespace) -> dict[str, Any]:
     }  # fmt: skip
 
 
-# What the node costs
-
-
-def overhead(given: argparse.Namespace) -> dict[str, Any]:
-    """Large images through the pipeline here, and through the node there."""
-    from live_vehicle import LiveVehicle
-
-    town = Town(1, 200.0)
-    drive, camera = Traversal(town, given.drive[0]), default_camera(*given.size)
-    renderer = Renderer(town, camera)
-    images = [renderer.render(drive, i).rgb for i in range(given.frames)]
-    rows: dict[str, list[float]] = {"replay": [], "at a pace": [], "live": [], "node": [], "handing": []}
-    with load_localizer(given.map, "cpu") as localizer:
-        localizer.warm_up()
-        for pause in (0.0, PAUSE_S):
-            pipeline, made = Pipeline(localizer), rows["at a pace" if pause else "replay"]
-            for k, image in enumerate(images):
-                time.sleep(pause)
-                stamp = START_NS + k * SECOND // CAMERA_RATE
-                result = pipeline.process(Frame(stamp, image, camera, False, drive.T_base_cam, drive.T_odom_base[k]))
-                if result.publish:
-                    made.append(result.timings_ms["total"])
-    with LiveVehicle(camera, drive.T_base_cam, {"map": given.map, "diagnostics_period": 0.05}) as car:
-        car.ready()
-        for k, image in enumerate(images):
-            now = car.now()
-            car.odometry(now, drive.T_odom_base[k])
-            before, handed = len(car.poses), car.image(now, image)
-            rows["handing"].append(1e3 * (time.perf_counter() - handed))
-            end = time.monotonic() + 0.6
-            while len(car.poses) == before and time.monotonic() < end:
-                car.spin(0.002)
-            heard = len(car.poses) > before
-            if heard:
-                rows["live"].append(1e3 * (car.poses[-1][1] - handed))
-            car.spin(PAUSE_S)
-            if heard:
-                rows["node"].append(float(car.values["time_total_ms"]))
-    both = min(len(rows["live"]), len(rows["node"]))
-    beside = [a - b for a, b in zip(rows["live"][:both], rows["node"][:both], strict=True)]
-    live, paced = float(np.median(rows["live"])), float(np.median(rows["at a pace"]))
-    return {
-        "image": [camera.width, camera.height], "frames": given.frames, "poses_live": len(rows["live"]),
-        "seconds_between_frames": PAUSE_S,
-        "replay_ms": quantiles(rows["replay"]), "replay_with_frames_apart_as_live_ms": quantiles(rows["at a pace"]),
-        "image_to_pose_live_ms": quantiles(rows["live"]), "pipeline_in_the_node_ms": quantiles(rows["node"]),
-        "publishing_the_image_ms": quantiles(rows["handing"]), "beside_the_pipeline_ms": quantiles(beside),
-        "node_above_its_pipeline_ms": in_this_process(given.map, camera, drive, images),
-        "live_above_replay_ms_p50": round(live - paced, 2), "map_points": without_listener(),
-    }  # fmt: skip
-
-
-def in_this_process(map_path: Path, camera: CameraModel, drive: Traversal, images: list[RgbImage]) -> dict[str, float]:
-    """What the node does to a frame beside the pipeline (message to frame, TF, publishing), without transport, ms."""
-    import rclpy
-    from live_vehicle import image_messages, transform_message
-    from rclpy.parameter import Parameter
-
-    from vloc_ros.nodes.inputs import ReceivedFrame
-    from vloc_ros.nodes.localizer import VlocLocalizer
-
-    rclpy.init(args=[])
-    values = {"map": str(map_path), "device": "cpu", "autostart": False, "max_image_age": 0.0}
-    node = VlocLocalizer(parameter_overrides=[Parameter(name, value=value) for name, value in values.items()])
-    beside = []
-    try:
-        node.trigger_configure()
-        node.trigger_activate()
-        engine, tf = node.engine, node.tf
-        assert engine is not None and tf is not None
-        tf.buffer.set_transform_static(transform_message("base_link", "camera", drive.T_base_cam, 0), "vehicle")
-        for k, pixels in enumerate(images):
-            stamp = START_NS + k * SECOND // CAMERA_RATE
-            info, message = image_messages(camera, stamp, pixels)
-            tf.buffer.set_transform(transform_message("odom", "base_link", drive.T_odom_base[k], stamp), "vehicle")
-            began = time.perf_counter()
-            engine.process([ReceivedFrame(message, lambda info=info: info)])
-            took = 1e3 * (time.perf_counter() - began)
-            result = engine.last_result
-            if result is not None and result.publish:
-                beside.append(took - result.timings_ms["total"])
-        node.close(5.0)
-    finally:
-        node.destroy_node()
-        rclpy.try_shutdown()
-    return quantiles(beside)
-
-
-def without_listener(ticks: int = 20_000) -> dict[str, Any]:
-    """What ``~/map_points`` costs a tick of the node while nobody listens, and how often the points are made."""
-    import rclpy
-    from rclpy.lifecycle import LifecycleNode
-
-    from vloc_ros.nodes.outputs import Outputs
-
-    made: list[int] = []
-
-    def points() -> None:
-        made.append(1)
-
-    rclpy.init(args=[])
-    node = LifecycleNode("outputs")
-    outputs = Outputs(node, "map")
-    try:
-        node.trigger_configure()
-        node.trigger_activate()
-        began = time.perf_counter()
-        for k in range(ticks):
-            outputs.map_points(points, k)
-        return {"ticks": ticks, "made": len(made), "us_a_tick": round(1e6 * (time.perf_counter() - began) / ticks, 2)}
-    finally:
-        node.destroy_node()
-        rclpy.try_shutdown()
-
-
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -510,9 +282,10 @@ def main() -> None:
     if given.map is None and given.what != "maps":
         parser.error(f"{given.what}: expected a map")
     given.work.mkdir(parents=True, exist_ok=True)
+    measures = {"loop": loop, "live": live, "start": start, "maps": maps, "overhead": overhead}
     table = {
         "command": " ".join(["python", "bench/vehicle.py", *sys.argv[1:]]), "machine": device_name(torch.device("cpu")),
-        **globals()[given.what](given),
+        **measures[given.what](given),
     }  # fmt: skip
     text = json.dumps(table, indent=1)
     print(text)
