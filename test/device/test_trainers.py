@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -27,8 +26,6 @@ from vloc_train.retrieval.train import TRAINER as RETRIEVAL
 from vloc_train.training import recipe
 from vloc_train.training.run import RunOptions
 
-#: Set where the steps are tried.
-CHILD = "VLOC_TRAINERS_CHILD"
 OPTIONS = RunOptions(device="cpu", progress=False)
 
 
@@ -80,18 +77,23 @@ BUDGETS = {
 
 def test_a_step_of_every_training_keeps_to_its_budget():
     """In a process of its own: torch counts devices at the first backward pass, and the simulated one comes later."""
-    command = [sys.executable, "-m", "pytest", __file__, "-q", "-k", "its_own_budget", "-p", "no:cacheprovider"]
-    done = subprocess.run(command, env={**os.environ, CHILD: "1"}, capture_output=True, text=True, timeout=600)
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        __file__,
+        "-q",
+        "-o",
+        "python_functions=step_*",
+        "-p",
+        "no:cacheprovider",
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0 and f"{len(RUNS)} passed" in done.stdout, done.stdout[-4000:] + done.stderr[-2000:]
 
 
-def pytest_generate_tests(metafunc):
-    """The steps themselves are for the child alone."""
-    if "name" in metafunc.fixturenames:
-        metafunc.parametrize("name", RUNS if os.environ.get(CHILD) else [])
-
-
-def test_a_step_keeps_to_its_own_budget(name, tmp_path, monkeypatch):
+@pytest.mark.parametrize("name", RUNS)
+def step_keeps_to_its_budget(name, tmp_path, monkeypatch):
     module, data = started(monkeypatch, lambda: RUNS[name](tmp_path))
     module.trainer = SimpleNamespace(global_step=0, world_size=1, estimated_stepping_batches=100)
     loader = data.train_dataloader() if hasattr(data, "train_dataloader") else data
