@@ -147,7 +147,9 @@ def alike_in_all(asked: Sequence[tuple[Described, MapPoints]], least_cosine: flo
             continue
         similarity = _similarity(query, points)
         if similarity.device.type == "cpu":
-            out[number] = _those(similarity, torch.nonzero(similarity.reshape(-1) >= least_cosine)[:, 0])
+            flat = similarity.reshape(-1)
+            places = torch.nonzero(flat >= least_cosine)[:, 0]
+            out[number] = _candidates(places, flat[places], similarity.shape[1])
             continue
         places, count = true_entries(similarity >= least_cosine, _PLACES * sum(similarity.shape))
         far.append((number, similarity, (places, count, similarity.reshape(-1)[places])))
@@ -159,10 +161,6 @@ def alike_in_all(asked: Sequence[tuple[Described, MapPoints]], least_cosine: flo
             places, cosines = read_back(places, similarity.reshape(-1)[places])
         out[number] = _candidates(places[: int(count)], cosines[: int(count)], similarity.shape[1])
     return out
-
-
-def _those(similarity: Tensor, places: Tensor) -> Candidates:
-    return _candidates(places, similarity.reshape(-1)[places], similarity.shape[1])
 
 
 def _candidates(places: Tensor, cosines: Tensor, columns: int) -> Candidates:

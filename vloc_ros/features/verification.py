@@ -10,7 +10,7 @@ that looks the same elsewhere in the map gives the same evidence there: then nei
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 
 import numpy as np
@@ -133,12 +133,14 @@ class Sight:
     :ivar camera: of the image as it is, distorted or not. :ivar query: the features of that image.
     :ivar points: of the map, at least all around the pose.
     :ivar T_rig_cam: (4, 4) the camera on the rig; None: the camera is the rig.
+    :ivar compared: what :meth:`alike` found so far, by the least cosine.
     """
 
     camera: CameraModel
     query: Described
     points: MapPoints
     T_rig_cam: Array | None = None
+    compared: dict[float, Candidates] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def placed(self, T_map_rig: Array) -> Array:
         """``T_map_cam`` when the rig is there."""
@@ -146,22 +148,16 @@ class Sight:
 
     def alike(self, least_cosine: float) -> Candidates:
         """Points and features that look alike, compared once: the passes of a query ask for them again."""
-        compare([self], least_cosine)
-        return self.compared[least_cosine]
-
-    @property
-    def compared(self) -> dict[float, Candidates]:
-        """What was found so far, by the least cosine."""
-        kept: dict[float, Candidates] = self.__dict__.setdefault("_compared", {})
-        return kept
+        return compare([self], least_cosine)[0]
 
 
-def compare(sights: Sequence[Sight], least_cosine: float) -> None:
-    """Compare the features and points of sights that were not asked before; the host waits once for all of them."""
+def compare(sights: Sequence[Sight], least_cosine: float) -> list[Candidates]:
+    """:meth:`Sight.alike` of each: those that were not asked before are compared, and the host waits once for all."""
     asked = [sight for sight in sights if least_cosine not in sight.compared]
     found = alike_in_all([(sight.query, sight.points) for sight in asked], least_cosine)
     for sight, candidates in zip(asked, found, strict=True):
         sight.compared[least_cosine] = candidates
+    return [sight.compared[least_cosine] for sight in sights]
 
 
 def judge(
@@ -186,9 +182,7 @@ def judge_rig(
     T_map_rig: Array, sights: Sequence[Sight], alike: float, settings: JudgeSettings | None = None
 ) -> Evidence:
     """The evidence of all cameras of a rig for a pose of it; nothing is refined."""
-    compare(sights, alike)
-    pairs = [s.alike(alike) for s in sights]
-    return _rig_evidence(T_map_rig, sights, settings or JudgeSettings(), pairs)
+    return _rig_evidence(T_map_rig, sights, settings or JudgeSettings(), compare(sights, alike))
 
 
 def _rig_evidence(
@@ -293,8 +287,7 @@ def refine_and_judge_rig(
     """
     settings = settings or JudgeSettings()
     T, refined = np.asarray(T_map_rig, dtype=np.float64), None
-    compare(sights, alike)
-    candidates = [s.alike(alike) for s in sights]
+    candidates = compare(sights, alike)
     for radius in (settings.wide_px if radius_px is None else radius_px, settings.radius_px):
         pairs = [
             c.near(s.placed(T), s.camera, s.query, s.points, radius, settings.octaves)[0]
