@@ -86,16 +86,10 @@ class TfInput:
         return self._wait(base, camera, Time(nanoseconds=max(0, stamp)), timeout_s)
 
     def at(self, target: str, source: str, stamp: int, timeout_s: float) -> Array | None:
-        """T_target_source at ``stamp`` (nanoseconds).
-
-        Does not wait when the frames were never connected, nor when what moves between them has been silent for long:
-        each frame would wait in vain, and most of a camera's frames would be dropped.
-        """
+        """T_target_source at ``stamp`` (nanoseconds). Does not wait when the frames were never connected."""
         if not self.buffer.can_transform(target, source, Time()):
             return None
-        newest = self.buffer.get_latest_common_time(target, source).nanoseconds  # 0: nothing moves
-        silent = newest > 0 and stamp - newest > SILENT_NS
-        return self._wait(target, source, Time(nanoseconds=stamp), 0.0 if silent else timeout_s)
+        return self._wait(target, source, Time(nanoseconds=stamp), timeout_s)
 
     def _wait(self, target: str, source: str, when: Time, timeout_s: float) -> Array | None:
         deadline = time.monotonic() + timeout_s
@@ -103,11 +97,20 @@ class TfInput:
             try:
                 return transform(self.buffer.lookup_transform(target, source, when))
             except tf2_ros.TransformException:
-                if self.cancelled() or time.monotonic() >= deadline:
+                if self.cancelled() or time.monotonic() >= deadline or self._silent(target, source, when.nanoseconds):
                     return None
                 time.sleep(POLL_S)
             except VlocError:  # a publisher's zero quaternion: as good as no transform
                 return None
+
+    def _silent(self, target: str, source: str, stamp: int) -> bool:
+        """Whether what moves between two frames has said nothing for long before a stamp: who waits for that waits at
+        every frame, in vain, and most of a camera's frames are dropped."""
+        try:
+            newest = int(self.buffer.get_latest_common_time(target, source).nanoseconds)  # 0: nothing moves
+        except tf2_ros.TransformException:  # not connected yet
+            return False
+        return 0 < newest < stamp - SILENT_NS
 
     def _on_tf(self, message: TFMessage) -> None:
         for item in message.transforms:
