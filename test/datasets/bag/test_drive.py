@@ -181,12 +181,16 @@ def test_several_image_topics_must_be_named(sequence, tmp_path):
     assert len(open_bag_sequence(tmp_path / "bag", BagOptions(image="/front/image"))) == len(sequence)
 
 
-def test_without_tf_the_camera_can_be_the_base(sequence, tmp_path):
-    with BagWriter(tmp_path / "bag") as bag:
+def write_without_tf(path, sequence, frame, truth):
+    with BagWriter(path) as bag:
         for i, stamp in enumerate(sequence.stamps_ns.tolist()):
-            bag.camera_info("/camera/camera_info", stamp, "lens", sequence.camera)
-            bag.image("/camera/image", stamp, "lens", sequence.image(i))
-            bag.pose("/reference/pose", stamp, "map", sequence.T_map_cam[i])
+            bag.camera_info("/camera/camera_info", stamp, frame, sequence.camera)
+            bag.image("/camera/image", stamp, frame, sequence.image(i))
+            bag.pose("/reference/pose", stamp, "map", truth[i])
+
+
+def test_without_tf_the_camera_can_be_the_base(sequence, tmp_path):
+    write_without_tf(tmp_path / "bag", sequence, "lens", sequence.T_map_cam)
     with pytest.raises(BagError, match="--extrinsics x,y,z"):
         open_bag_sequence(tmp_path / "bag")
     found = open_bag_sequence(tmp_path / "bag", BagOptions(base_frame="lens"))
@@ -194,11 +198,7 @@ def test_without_tf_the_camera_can_be_the_base(sequence, tmp_path):
 
 
 def test_images_and_camera_info_that_name_no_frame(sequence, tmp_path):
-    with BagWriter(tmp_path / "bag") as bag:
-        for i, stamp in enumerate(sequence.stamps_ns.tolist()):
-            bag.camera_info("/camera/camera_info", stamp, "", sequence.camera)
-            bag.image("/camera/image", stamp, "", sequence.image(i))
-            bag.pose("/reference/pose", stamp, "map", sequence.T_map_base[i])
+    write_without_tf(tmp_path / "bag", sequence, "", sequence.T_map_base)
     with pytest.raises(BagError, match="neither the images of /camera/image nor camera_info name a frame"):
         open_bag_sequence(tmp_path / "bag")
     found = open_bag_sequence(tmp_path / "bag", BagOptions(extrinsics=(1.0, 0.0, 1.5, 0.0, 0.0, 0.0)))
