@@ -155,7 +155,10 @@ def _found(path: Path) -> str:
         if inside := _layout_of(path.parent):
             return f"a file of a data set; give its folder ({inside})"
         return _NAME_IT
-    entries = sorted(itertools.islice(path.iterdir(), _LOOKED_AT))
+    try:
+        entries = sorted(itertools.islice(path.iterdir(), _LOOKED_AT))
+    except OSError as problem:
+        return f"a folder that cannot be read: {problem.strerror}"
     below = [(e.name, kind) for e in entries if e.is_dir() and (kind := _layout_of(e))]
     if below:
         names = ", ".join(f"{name} ({kind})" for name, kind in below[:5])
