@@ -205,8 +205,8 @@ _UNCORRELATED = 0.05
 MIN_FRAMES = 20
 #: Standardised statistics beyond this are as strange as at it: no linear model holds out there.
 _CLIP = 3.0
-#: Shares of the frames that the shape of the error may come from. Which one is right depends on the drive (gross errors,
-#: turns in which only the heading errs): the one whose ellipsoids are the smallest that hold the share wanted.
+#: Shares of the frames that the shape of the error may come from. Which one is right depends on the drive (gross
+#: errors, turns in which only the heading errs): the one whose ellipsoids are the smallest that hold what is wanted.
 _CORES = (0.5, 0.7, 0.8, 0.9, 0.97)
 #: No error of a camera has a log sigma (m, rad) beyond this: a micrometre, a thousand kilometres.
 _LOG_SIGMA = 14.0
