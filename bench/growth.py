@@ -188,14 +188,12 @@ def points(most: float) -> Iterator[dict[str, Any]]:
             return
         setup = _Setup(model, optimizer, (1.0,), town_scene(640, 384, count), CPU, count)
         aligner, store = setup.aligner(torch.float32), setup.store("float16")
-        batch, pyramid = store.load(setup.all, setup.chosen), aligner.encode(setup.scene.query)
+        eye = setup.eye(store.load(setup.all, setup.chosen), aligner.encode([setup.scene.query])[0])
         start = setup.scene.prior[None]
         yield {
             "points": len(setup.chosen),
             "features_of_points_ms": ms(lambda s=setup, t=store: t.load(s.all, s.chosen), 5),
-            "alignment_ms": ms(
-                lambda a=aligner, p=pyramid, s=setup, b=batch, t=start: a.align(p, s.scene.camera, b, t), 5
-            ),
+            "alignment_ms": ms(lambda a=aligner, e=eye, t=start: a.align([e], t), 5),
         }
 
 

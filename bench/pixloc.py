@@ -24,7 +24,8 @@ from vloc_ros.images.preprocess import Preprocess
 from vloc_ros.localizers.device import compute_dtype
 from vloc_ros.localizers.pixloc.alignment import Aligner
 from vloc_ros.localizers.pixloc.bundle import MapSettings, bytes_per_observation, tile_tensors
-from vloc_ros.localizers.pixloc.features import extract_pyramid, sample_observations
+from vloc_ros.localizers.pixloc.eyes import Eye
+from vloc_ros.localizers.pixloc.features import PyramidScale, extract_pyramid, sample_observations
 from vloc_ros.localizers.pixloc.model import OPTIMIZER_SECTION, PixLocModel, read_model
 from vloc_ros.localizers.pixloc.network import FeatureNet
 from vloc_ros.localizers.pixloc.optimizer import OptimizerSettings
@@ -163,8 +164,12 @@ class _Setup:
     def query(self, aligner: Aligner, store: ReferenceStore) -> Array:
         """T_map_cam as a localizer finds it."""
         batch = store.load(self.all, self.chosen)
-        pyramid = aligner.encode(self.scene.query)
-        return aligner.align(pyramid, self.scene.camera, batch, self.scene.prior[None])[0].T_map_cam
+        eye = self.eye(batch, aligner.encode([self.scene.query])[0])
+        return aligner.align([eye], self.scene.prior[None])[0].T_map_cam
+
+    def eye(self, batch: PointBatch, pyramid: tuple[PyramidScale, ...]) -> Eye:
+        """The query's camera with points and features."""
+        return Eye(0, self.scene.query, self.preprocess, self.scene.camera, batch=batch, pyramid=pyramid)
 
 
 def bench_pixloc(
@@ -239,14 +244,14 @@ def _rows(
 ) -> list[Timing]:
     scene, device = setup.scene, setup.device
     batch: PointBatch = stores["float16"].load(setup.all, setup.chosen)
-    pyramid, start = default.encode(scene.query), scene.prior[None]
+    eye, start = setup.eye(batch, default.encode([scene.query])[0]), scene.prior[None]
     stages: Sequence[tuple[str, Callable[[], object]]] = (
         ("query, default path", lambda: setup.query(default, stores["float16"])),
         ("query, float32", lambda: setup.query(exact, stores["float32"])),
         ("points and features from tiles in memory", lambda: stores["float16"].load(setup.all, setup.chosen)),
         ("the same from int8", lambda: stores["int8"].load(setup.all, setup.chosen)),
-        ("features of the query, default path", lambda: default.encode(scene.query)),
-        ("alignment", lambda: default.align(pyramid, scene.camera, batch, start)),
+        ("features of the query, default path", lambda: default.encode([scene.query])),
+        ("alignment", lambda: default.align([eye], start)),
     )
     rows = [measure(name, stage, device, repeats, warm=1) for name, stage in stages]
     slow = max(3, repeats // 20)

@@ -112,17 +112,18 @@ def drive(map_path: str, laps: float, latency_s: float = 0.1, smoothing_s: float
                 image = renderer.render_at(plan, (nearest + tick) % len(plan), truth @ plan.T_base_cam).rgb
                 frame = Frame(now, image, renderer.camera, True, plan.T_base_cam, vehicle.T_odom_base)
                 result = pipeline.process(frame)
-                waiting.append((now + int(latency_s * 1e9), result, vehicle.T_odom_base))
+                waiting.append((now + int(latency_s * 1e9), result))
                 if result.publish:
                     frame_errors.append(float(np.linalg.norm(result.T_map_base[:3, 3] - truth[:3, 3])))
                 silent += not result.publish
+            smooth.step(1.0 / RATE)
             while waiting and waiting[0][0] <= now:
-                _, result, T_odom_base = waiting.pop(0)
+                _, result = waiting.pop(0)
                 if result.T_map_odom is None:
                     smooth.reset()
-                else:
-                    smooth.aim(result.T_map_odom, T_odom_base if result.publish else None)
-            T_map_odom = smooth.step(1.0 / RATE)
+                elif result.correction is not None:
+                    smooth.aim(result.correction, latency_s)
+            T_map_odom = smooth.step(0.0)
             if T_map_odom is None:  # nothing is known: stand
                 stopped += 1
                 continue

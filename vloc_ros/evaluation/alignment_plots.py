@@ -38,7 +38,7 @@ def draw_reprojections(
     figure = new_figure(10, 10.5 * camera.height / camera.width + 0.6)
     axes = figure.add_subplot()
     axes.imshow(image_rgb, alpha=0.8)
-    points = aligned.batch.points
+    points = aligned.eyes[0].points.points
     start = aligned.starts[aligned.result.start]
     found = {"prior": (start, BEFORE, "x"), "result": (aligned.result.T_map_cam, AFTER, ".")}
     if truth is not None:
@@ -66,12 +66,12 @@ def draw_reprojections(
 
 def draw_confidence(image_rgb: RgbImage, aligned: Aligned, path: Path) -> Path:
     """The confidence (eq. 6) of every scale and level over the image: red counts, blue does not (Figure 6)."""
-    rows, columns = len(aligned.pyramid), len(aligned.pyramid[0].levels)
-    aspect = aligned.camera.height / aligned.camera.width
+    rows, columns = len(aligned.eyes[0].pyramid), len(aligned.eyes[0].pyramid[0].levels)
+    aspect = aligned.eyes[0].camera.height / aligned.eyes[0].camera.width
     figure = new_figure(4.2 * columns + 0.8, (4.2 * aspect + 0.4) * rows + 0.3)
     grid = figure.subplots(rows, columns, squeeze=False)
     shade: Any = None
-    for row, scale in zip(grid, aligned.pyramid, strict=True):
+    for row, scale in zip(grid, aligned.eyes[0].pyramid, strict=True):
         grey = cv2.resize(cv2.cvtColor(image_rgb, cv2.COLOR_RGB2GRAY), (scale.width, scale.height))
         for axes, level in zip(row, scale.levels, strict=True):
             confidence = level.confidence[0, 0].float().cpu().numpy()
@@ -90,7 +90,7 @@ def draw_confidence(image_rgb: RgbImage, aligned: Aligned, path: Path) -> Path:
 def draw_residuals(aligned: Aligned, path: Path, truth: Array | None = None) -> Path:
     """What every level did: mean cost before and after, and with ``truth`` (T_map_cam) the error of the pose."""
     levels, best = aligned.refinement.levels, aligned.result.start
-    names = [f"{scale.width} px\nstride {level.stride}" for scale in aligned.pyramid for level in scale.levels]
+    names = [f"{scale.width} px\nstride {level.stride}" for scale in aligned.eyes[0].pyramid for level in scale.levels]
     before = np.array([float(level.cost_initial[best]) for level in levels])
     after = np.array([float(level.cost[best]) for level in levels])
     figure = new_figure(1.3 * len(levels) + 2.5, 4.2)

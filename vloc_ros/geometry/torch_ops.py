@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 __all__ = [
+    "adjoint",
     "markley_mean",
     "matrix_to_quaternion",
     "quaternion_from_rotation_vector",
@@ -83,6 +84,13 @@ def se3_exp(xi: Tensor) -> Tensor:
 def _assemble(R: Tensor, t: Tensor) -> Tensor:
     last = torch.tensor([0.0, 0.0, 0.0, 1.0], dtype=R.dtype, device=R.device).expand(*R.shape[:-2], 1, 4)
     return torch.cat([torch.cat([R, t], dim=-1), last], dim=-2)
+
+
+def adjoint(T: Tensor) -> Tensor:
+    """``T exp(xi) T^-1 = exp(adjoint(T) xi)`` with xi = [rho, phi]; [..., 4, 4] -> [..., 6, 6]."""
+    R = T[..., :3, :3]
+    turned = skew(T[..., :3, 3]) @ R
+    return torch.cat([torch.cat([R, turned], -1), torch.cat([torch.zeros_like(R), R], -1)], dim=-2)
 
 
 def se3_log(T: Tensor) -> Tensor:

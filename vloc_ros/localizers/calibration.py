@@ -205,6 +205,8 @@ _UNCORRELATED = 0.05
 MIN_FRAMES = 20
 #: Standardised statistics beyond this are as strange as at it: no linear model holds out there.
 _CLIP = 3.0
+#: Errors beyond this many times the median size are pulled in to it: of normal ones in six dimensions a tenth.
+_FAR = 1.4
 #: No error of a camera has a log sigma (m, rad) beyond this: a micrometre, a thousand kilometres.
 _LOG_SIGMA = 14.0
 
@@ -397,9 +399,13 @@ def _fitted(names: tuple[str, ...], statistics: Array, local: Array, ridge: floa
 
 
 def _robust_second_moment(x: Array) -> Array:
-    """Second moments ``(6, 6)`` of ``(M, 6)``, the largest tenth pulled in, a little shrunk to the diagonal."""
-    size = np.linalg.norm(x / np.sqrt(np.maximum((x**2).mean(axis=0), 1e-18)), axis=1)
-    limit = np.quantile(size, 0.9)
+    """Second moments ``(6, 6)`` of ``(M, 6)``, what is far out pulled in, a little shrunk to the diagonal.
+
+    Far is told by medians: in units of a root mean square, which gross errors make large, they would not be far.
+    """
+    scale = np.maximum(np.median(np.abs(x), axis=0), 1e-3 * np.sqrt((x**2).mean(axis=0)))
+    size = np.linalg.norm(x / np.maximum(scale, 1e-9), axis=1)
+    limit = _FAR * np.median(size)
     pulled = x * np.minimum(1.0, limit / np.maximum(size, 1e-12))[:, None]
     moment = pulled.T @ pulled / len(x)
     diagonal = np.maximum(np.diag(moment), 1e-4 * np.diag(moment).max())

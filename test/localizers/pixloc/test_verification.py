@@ -1,13 +1,15 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from vloc_ros.geometry.torch_cameras import TorchCamera
 from vloc_ros.localizers.pixloc.field import GridField
-from vloc_ros.localizers.pixloc.levels import Level
-from vloc_ros.localizers.pixloc.verification import MINIMAL, peak_share
+from vloc_ros.localizers.pixloc.levels import Level, Sight
+from vloc_ros.localizers.pixloc.verification import MINIMAL, every, joint_share, peaks, share
 from vloc_ros.types import CameraModel
 
 WIDTH, HEIGHT = 60, 40
@@ -30,6 +32,12 @@ def at(x_m: float = 0.0) -> torch.Tensor:
     T = torch.eye(4, dtype=torch.float64)
     T[0, 3] = x_m
     return T
+
+
+def peak_share(level, points, T):
+    rows = every(points.shape[1])
+    sight = Sight(points[:, rows], (replace(level, reference=level.reference[:, rows]),))
+    return torch.tensor([share(*counts) for counts in peaks(sight, T)[:, 0].tolist()])
 
 
 @pytest.mark.parametrize("count", [40, 600])
@@ -67,3 +75,28 @@ def test_what_is_not_finite_counts_as_not_seen():
     points = points.clone()
     points[0, :50] = float("inf")
     assert peak_share(level, points, at()[None]) == 1.0
+
+
+def test_a_camera_that_sees_nothing_takes_nothing_from_the_rig():
+    assert joint_share([(30, 100), (50, 100)]) == 0.5
+    assert joint_share([(30, 100), (0, 100)]) == 0.3 == joint_share([(30, 100), (0, 0)])
+    # Too few points in each, enough in both.
+    assert joint_share([(10, 20), (10, 20)]) == 0.5 and joint_share([(10, 20), (5, 5)]) == 0.0
+
+
+def test_cameras_of_a_rig_are_counted_each_for_itself():
+    (first, points), (second, where) = scene(100), scene(100, seed=1)
+    turn = torch.eye(4, dtype=torch.float64)[None]
+    turn[0, :3, :3] = torch.tensor([[0.0, 0, -1], [0, 1, 0], [1, 0, 0]])
+    cells = [level.field.rows.view(1, HEIGHT + 2, WIDTH + 2, -1)[:, 1:-1, 1:-1] for level in (first, second)]
+    both = replace(
+        first, field=GridField(torch.cat(cells).permute(0, 3, 1, 2)),
+        reference=torch.cat([first.reference, second.reference]),
+    )  # fmt: skip
+    # The second camera looks along the first one's x axis.
+    points = torch.cat([points, where @ turn[0, :3, :3]])
+    rig = torch.cat([torch.eye(4, dtype=torch.float64)[None], turn])
+    mask = torch.ones(2, 100, dtype=torch.bool)
+    mask[1, 80:] = False
+    poses = torch.stack([at(), at(-50.0)])
+    assert peaks(Sight(points, (both,), mask, rig), poses).tolist() == [[[100, 100], [80, 80]], [[0, 0], [0, 0]]]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -22,11 +22,17 @@ __all__ = ["PyramidScale", "extract_pyramid", "level_cameras", "sample_observati
 
 @dataclass(frozen=True)
 class PyramidScale:
-    """What the network says about an image at one scale: its size there, and its levels, coarse to fine."""
+    """What the network says about images at one scale: their size there, and the levels, coarse to fine."""
 
     width: int
     height: int
     levels: tuple[FeatureLevel, ...]
+
+    def of_image(self, number: int) -> PyramidScale:
+        """One image of the batch; nothing is copied."""
+        part = slice(number, number + 1)
+        levels = (replace(x, features=x.features[part], confidence=x.confidence[part]) for x in self.levels)
+        return replace(self, levels=tuple(levels))
 
 
 def scaled_size(height: int, width: int, scale: float, stride: int) -> tuple[int, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Protocol
@@ -108,30 +109,50 @@ class GridField:
     """
 
     def __init__(self, features: Tensor, confidence: Tensor | None = None) -> None:
-        B, C, h, w = features.shape
-        if confidence is not None and confidence.shape != (B, 1, h, w):
-            raise ConfigError(
-                f"feature field: expected a confidence map of shape {(B, 1, h, w)} beside features of shape "
-                f"{tuple(features.shape)}, found {tuple(confidence.shape)}"
-            )
+        self._fill([features], None if confidence is None else [confidence])
+
+    @classmethod
+    def of_images(cls, features: Sequence[Tensor], confidence: Sequence[Tensor]) -> GridField:
+        """One field of the maps of several images of one size, (1, C, h, w) and (1, 1, h, w) each."""
+        field = cls.__new__(cls)
+        field._fill(features, confidence)
+        return field
+
+    def _fill(self, features: Sequence[Tensor], confidence: Sequence[Tensor] | None) -> None:
+        first = features[0]
+        C, h, w = first.shape[1:]
+        for maps, doubt in zip(features, confidence or features, strict=True):
+            shape = (len(maps), C if confidence is None else 1, h, w)
+            if doubt.shape != shape or maps.shape[1:] != (C, h, w):
+                raise ConfigError(
+                    f"feature field: expected maps of {(C, h, w)} and a confidence map of shape {shape} beside each, "
+                    f"found {tuple(maps.shape)} and {tuple(doubt.shape)}"
+                )
         if min(h, w) < 2:
             raise ConfigError(f"feature field: expected at least 2 x 2 cells, found {h} x {w}; use a larger image")
-        dtype = torch.promote_types(features.dtype, torch.float32)
+        B = sum(len(maps) for maps in features)
+        dtype = torch.promote_types(first.dtype, torch.float32)
         self.shape = (B, C, h, w)
         self._has_confidence = confidence is not None
-        cells = features.new_empty(B, h + 2, w + 2, C + self._has_confidence, dtype=dtype)
-        inner = cells[:, 1:-1, 1:-1]
-        inner[..., :C] = features.permute(0, 2, 3, 1)
-        if confidence is not None:
-            inner[..., C] = confidence[:, 0]
+        cells = first.new_empty(B, h + 2, w + 2, C + self._has_confidence, dtype=dtype)
+        begin = 0
+        for number, maps in enumerate(features):
+            inner = cells[begin : begin + len(maps), 1:-1, 1:-1]
+            inner[..., :C] = maps.permute(0, 2, 3, 1)
+            if confidence is not None:
+                inner[..., C] = confidence[number][:, 0]
+            begin += len(maps)
         for edge, near, next_ in ((0, 1, 2), (-1, -2, -3)):
             cells[:, edge] = 2.0 * cells[:, near] - cells[:, next_]
         for edge, near, next_ in ((0, 1, 2), (-1, -2, -3)):
             cells[:, :, edge] = 2.0 * cells[:, :, near] - cells[:, :, next_]
         self.rows = cells.view(B * (h + 2) * (w + 2), -1)
-        self._image: Tensor | None = None
-        if B > 1:  # made on the device: a transfer would wait for it
-            self._image = torch.arange(B, device=features.device) * ((h + 2) * (w + 2))
+        self._image = self._first_cells() if B > 1 else None
+
+    def _first_cells(self) -> Tensor:
+        """(B,) the row with which each map begins; made on the device: a transfer would wait for it."""
+        B, _, h, w = self.shape
+        return torch.arange(B, device=self.rows.device) * ((h + 2) * (w + 2))
 
     def of(self, images: Tensor) -> GridField:
         """The same maps for a batch whose element e looks at map ``images[e]``; nothing is copied."""
@@ -142,9 +163,10 @@ class GridField:
         return other
 
     def with_rows(self, rows: Tensor) -> GridField:
-        """The same with other numbers."""
+        """The same with other numbers, of as many maps."""
         other = copy.copy(self)
         other.rows = rows
+        other._image = other._first_cells() if self.shape[0] > 1 else None
         return other
 
     def bounds(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -153,8 +175,10 @@ class GridField:
         return last, first
 
     def cells(self, at: Tensor) -> Tensor:
-        """(..., C) features of whole pixels (..., 2) inside the first map."""
+        """(B, ..., C) features of whole pixels (B, ..., 2) inside the maps."""
         index = (at[..., 1] + 1) * (self.shape[3] + 2) + at[..., 0] + 1
+        if self._image is not None:
+            index = index + self._image.view(-1, *[1] * (index.ndim - 1))
         return self.rows[:, : self.shape[1]].index_select(0, index.flatten()).view(*at.shape[:-1], -1)
 
     def sample(self, uv: Tensor, gradients: bool = True) -> FieldSample:

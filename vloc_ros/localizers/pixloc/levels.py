@@ -14,7 +14,7 @@ from vloc_ros.localizers.pixloc.field import FeatureField
 from vloc_ros.localizers.pixloc.robust import Robust, RobustKind
 from vloc_ros.settings import Fixed, ranged
 
-__all__ = ["Level", "LevelResult", "OptimizerSettings", "Stop"]
+__all__ = ["Level", "LevelResult", "OptimizerSettings", "Sight", "Stop"]
 
 
 class Stop(IntEnum):
@@ -90,8 +90,30 @@ class Level:
 
 
 @dataclass(frozen=True)
+class Sight:
+    """What one camera, or K cameras of one kind on a rig, may see: points, and the feature levels of the image.
+
+    On a rig the leading axis of points, mask, references, confidences, cameras and fields is that of the cameras.
+
+    :param points_map: (B | 1, N, 3) m, on a rig (K, N, 3); points that are not finite, or farther than 1e8 m, are left
+        out.
+    :param levels: coarse to fine, of one image scale or of several (the smallest first).
+    :param mask: (B | 1, N), on a rig (K, N), points to use, or None: all.
+    :param T_cam_rig: (K, 4, 4) float64, from the frame whose pose is refined into the cameras; None: the pose is that
+        of the camera itself.
+    """
+
+    points_map: Tensor
+    levels: tuple[Level, ...]
+    mask: Tensor | None = None
+    T_cam_rig: Tensor | None = None
+
+
+@dataclass(frozen=True)
 class LevelResult:
-    """What a level did to B poses. Poses, Hessians and gradients are float64; costs are means over the valid points.
+    """What a level did to B poses. Of a rig N are the points of all its cameras, one camera's after the other's.
+
+    Poses, Hessians and gradients are float64; costs are means over the valid points.
 
     Without ``report`` everything but the pose is that of the last evaluation, before the last step.
 

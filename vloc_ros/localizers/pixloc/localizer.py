@@ -11,22 +11,26 @@ import torch
 
 from vloc_ros.errors import ConfigError, MapFormatError
 from vloc_ros.geometry.rotations import so3_log
+from vloc_ros.geometry.se3 import inverse
 from vloc_ros.images.preprocess import Preprocess
 from vloc_ros.localizers.base import Hypothesis, Localizer, SimulatedPrior
 from vloc_ros.localizers.calibration import largest_sigma, section
 from vloc_ros.localizers.device import Clock, compute_dtype
 from vloc_ros.localizers.pixloc.alignment import Aligned, Aligner, AlignmentResult
 from vloc_ros.localizers.pixloc.bundle import MAP_SECTION, MapSettings
+from vloc_ros.localizers.pixloc.eyes import Eye, Lenses, Surroundings, eyes_of
 from vloc_ros.localizers.pixloc.model import OPTIMIZER_SECTION, read_model
 from vloc_ros.localizers.pixloc.retrieval_prior import RetrievalPrior
-from vloc_ros.localizers.pixloc.selection import choose_points, starting_poses
+from vloc_ros.localizers.pixloc.selection import starting_poses
 from vloc_ros.localizers.pixloc.settings import MAX_SHIFT_DEG, SECTION, SHIFT_SIGMAS, PixLocSettings
 from vloc_ros.localizers.pixloc.statistics import SIGMAS, STATISTICS, alignment_statistics, camera_sigmas
-from vloc_ros.localizers.pixloc.store import POINTS_FILE, PointBatch, ReferenceStore
+from vloc_ros.localizers.pixloc.store import POINTS_FILE, ReferenceStore
+from vloc_ros.localizers.pixloc.verification import MINIMAL, share
+from vloc_ros.localizers.rig import each_alone
 from vloc_ros.localizers.view import MapViews
 from vloc_ros.maps import MapBundle
 from vloc_ros.settings import settings_from_mapping
-from vloc_ros.types import Array, CameraModel, CandidateStep, LocalizationState, PosePrior, Query
+from vloc_ros.types import Array, CandidateStep, LocalizationState, PosePrior, Query
 
 __all__ = ["FAILURES", "PixLocLocalizer"]
 
@@ -41,6 +45,8 @@ FAILURES = {
     "ill_posed": 6.0,
     "moved_too_far": 7.0,
 }
+#: A camera of a rig with less than this share of the peaks that are asked for sees something else.
+_DISTRUSTED = 0.5
 #: Standard deviations of a pose that nobody knows.
 _NOWHERE = np.diag([1e6, 1e6, 1e6, np.pi**2, np.pi**2, np.pi**2])
 #: What an uncalibrated Hessian is off by at least: channels of a feature do not err independently.
@@ -65,10 +71,15 @@ class PixLocLocalizer(Localizer):
     The prior is the query's, else the pose of the most similar image where the map has a database of descriptors, else
     the frame is LOST. The diagnostic ``failure`` (:data:`FAILURES`) says why a frame is LOST. A LOST estimate holds the
     pose that the alignment began with.
+
+    The cameras of a rig are aligned together, to one pose of the query's own camera. One that may see no points is left
+    out, and so is one in whose image the map is not seen where the pose has it while it is in another's. Diagnostics:
+    ``rig_views`` that were aligned, ``rig_fused`` of them in the pose.
     """
 
     backend: ClassVar[str] = "pixloc"
     takes_any_lens: ClassVar[bool] = True
+    takes_rigs: ClassVar[bool] = True
     settings_class = PixLocSettings
     _settings: PixLocSettings
     settings_section: ClassVar[str] = SECTION
@@ -113,9 +124,9 @@ class PixLocLocalizer(Localizer):
             for name in names
         ]
         self._retrieval = RetrievalPrior(bundle, device) if RetrievalPrior.is_in(bundle) else None
+        self._surroundings = [Surroundings(store, settings) for store in self._stores]
         self._map_views = MapViews(bundle.manifest.camera, preprocess)
-        self._preprocess: tuple[CameraModel, Preprocess] | None = None
-        self._last: tuple[int, Array] | None = None
+        self._lenses = Lenses(bundle.manifest.camera, preprocess)
 
     @property
     def takes_distorted(self) -> bool:
@@ -171,7 +182,10 @@ class PixLocLocalizer(Localizer):
             )
             for level in (aligned.refinement.levels if keep_candidates else ())
         )
-        return self._hypothesis(start, aligned.result, nearest, steps)
+        rig = {}
+        if query.others:
+            rig = {"rig_views": float(aligned.views), "rig_fused": float(len(aligned.eyes))}
+        return self._hypothesis(start, aligned.result, nearest, steps, rig)
 
     def trace(self, query: Query) -> Aligned | None:
         """The alignment of a query with everything that it was made of; None where it cannot begin."""
@@ -183,38 +197,56 @@ class PixLocLocalizer(Localizer):
         clock.lap("prior")
         if failure != "none":
             return start, -1, failure, None
-        preprocess = self._prepared(query.camera)
-        camera = preprocess.camera(query.camera)
-        batch, nearest, failure = self._points(start, camera, query.stamp_ns)
+        aligner = self._aligner
+        eyes, nearest, failure = self._surroundings[start.scene].seen(
+            eyes_of(query, self._lenses), start.T_map_cam, start.covariance, query.stamp_ns
+        )
         clock.lap("references")
-        if batch is None:
+        if not eyes:
             return start, nearest, failure, None
-        pyramid = self._aligner.encode(query.image_rgb, self._first_scale, preprocess)
+        pyramids = aligner.encode([e.image_rgb for e in eyes], self._first_scale, [e.preprocess for e in eyes])
+        eyes = [replace(eye, pyramid=pyramid) for eye, pyramid in zip(eyes, pyramids, strict=True)]
         clock.lap("features")
+        aligned = self._aligned(eyes, start, query.stamp_ns, clock)
+        kept = self._believed(eyes, aligned.result)
+        if len(kept) < len(eyes):  # as if the others were not there
+            aligned = replace(self._aligned(kept, start, query.stamp_ns, clock), views=len(eyes))
+        return start, aligned.eyes[0].nearest, "none", aligned
+
+    def _aligned(self, eyes: list[Eye], start: _Start, stamp_ns: int, clock: Clock) -> Aligned:
+        """The alignment of all of some eyes."""
         starts = starting_poses(
             start.T_map_cam, start.covariance, self._settings.starts, self._settings.start_spacing_m
         )
-        two_steps = self._settings.reselect and len(pyramid) > 1
-        first = slice(0, 1 if two_steps else None)
-        result, refinement = self._aligner.align(pyramid, camera, batch, starts, first, verify=not two_steps)
-        clock.lap("align")
-        if two_steps:
-            # References around a start on one side of the truth pull the pose to that side: others around the best.
-            if result.success:
-                begun = replace(start, T_map_cam=result.T_map_cam)
-                again, second, _ = self._points(begun, camera, query.stamp_ns)
-                if again is not None:
-                    batch, nearest = again, second
-                clock.lap("references")
-            T_map_cam = np.linalg.inv(refinement.T_cam_map.numpy())
-            result, full = self._aligner.align(pyramid, camera, batch, T_map_cam, slice(1, None))
-            levels = (*refinement.levels, *full.levels)
-            result = replace(
-                result, iterations=int(refinement.iterations[result.start] + full.iterations[result.start])
-            )
-            refinement = replace(full, levels=levels)
+        if not (self._settings.reselect and len(eyes[0].pyramid) > 1):
+            result, refinement = self._aligner.align(eyes, starts)
             clock.lap("align")
-        return start, nearest, "none", Aligned(result, refinement, pyramid, batch, camera, starts)
+            return Aligned(result, refinement, tuple(eyes), starts, len(eyes))
+        result, coarse = self._aligner.align(eyes, starts, slice(0, 1), verify=False)
+        clock.lap("align")
+        # References around a start on one side of the truth pull the pose to that side: others around the best.
+        if result.success:
+            again, _, _ = self._surroundings[start.scene].seen(eyes, result.T_map_cam, start.covariance, stamp_ns)
+            chosen = {eye.number: eye for eye in again}
+            eyes = [chosen.get(eye.number, eye) for eye in eyes]
+            clock.lap("references")
+        begun = np.linalg.inv(coarse.T_cam_map.numpy())
+        result, fine = self._aligner.align(eyes, begun, slice(1, None))
+        iterations = int(coarse.iterations[result.start] + fine.iterations[result.start])
+        result, fine = replace(result, iterations=iterations), replace(fine, levels=(*coarse.levels, *fine.levels))
+        clock.lap("align")
+        return Aligned(result, fine, tuple(eyes), starts, len(eyes))
+
+    def _believed(self, eyes: list[Eye], result: AlignmentResult) -> list[Eye]:
+        """The eyes without those in which the map is not seen where the pose has it, while it is in another's."""
+        least = self._settings.min_peak_share
+        if len(eyes) == 1 or not any(share(*counts) >= least for counts in result.peaks):
+            return eyes
+        return [
+            eye
+            for eye, (found, counted) in zip(eyes, result.peaks, strict=True)
+            if counted < MINIMAL or share(found, counted) >= _DISTRUSTED * least
+        ]
 
     def _start(self, query: Query) -> tuple[_Start, str]:
         """Where to begin, and why that is nowhere."""
@@ -229,10 +261,17 @@ class PixLocLocalizer(Localizer):
         if self._retrieval is None:
             T = self._stores[named or 0].T_map_cam[0] if prior is None else prior.T_map_cam
             return _Start(named or 0, T, _NOWHERE, 0.0), failure
-        found = self._retrieval.find(self._map_views.seen(query.image_rgb, query.camera), query.scene)
+        # Of a rig, what is most similar to one of its images.
+        found, T_query_cam = min(
+            (
+                (self._retrieval.find(self._map_views.seen(alone.image_rgb, alone.camera), query.scene), T)
+                for alone, T in each_alone(query)
+            ),
+            key=lambda each: each[0].distance,
+        )
         s = settings.retrieval_sigma_m
         covariance = np.diag([s**2, s**2, (0.2 * s) ** 2, *([np.radians(3.0 * s) ** 2] * 3)])
-        return _Start(self.scene_index(found.scene), found.T_map_cam, covariance, 1.0), "none"
+        return _Start(self.scene_index(found.scene), found.T_map_cam @ inverse(T_query_cam), covariance, 1.0), "none"
 
     def _scene_near(self, prior: PosePrior, named: int | None) -> int:
         if named is not None or len(self._stores) == 1:
@@ -240,49 +279,13 @@ class PixLocLocalizer(Localizer):
         position = prior.T_map_cam[:3, 3]
         return int(np.argmin([np.linalg.norm(s.T_map_cam[:, :3, 3] - position, axis=1).min() for s in self._stores]))
 
-    def _prepared(self, camera: CameraModel) -> Preprocess:
-        """How images of a camera are prepared: another lens than the map's has as many pixels a degree."""
-        if self._preprocess is None or self._preprocess[0] != camera:
-            preprocess = Preprocess.from_settings(self._manifest.preprocessing)
-            self._preprocess = (camera, preprocess.like(camera, self._manifest.camera))
-        return self._preprocess[1]
-
-    def _points(self, start: _Start, camera: CameraModel, stamp_ns: int) -> tuple[PointBatch | None, int, str]:
-        """The points to align with their features, the nearest reference, and why there are none."""
-        settings, store = self._settings, self._stores[start.scene]
-        sigma = largest_sigma(start.covariance[:3, :3])
-        allowed = None
-        if settings.exclude_s > 0:
-            allowed = np.abs(store.stamps_ns - stamp_ns) > settings.exclude_s * 1e9
-        radius = max(settings.radius_m, 3.0 * sigma)
-        ids = store.near(start.T_map_cam, settings.references, radius, allowed)
-        if not len(ids):
-            return None, -1, "no_references"
-        seen, observers = store.observed(ids)
-        # Long tracks first among those that equally many of these references see.
-        priority = observers.astype(np.int64) * 100_000 + store.track_length[seen]
-        rows = choose_points(store.points[seen], priority, start.T_map_cam, camera, settings.max_points)
-        if len(rows) < settings.optimizer.minimum_points:
-            return None, int(ids[0]), "few_points"
-        batch = store.load(ids, seen[rows])
-        if settings.prefetch_m > 0:
-            self._look_ahead(start, store)
-        return batch, int(ids[0]), "none"
-
-    def _look_ahead(self, start: _Start, store: ReferenceStore) -> None:
-        """Fetch the tiles ahead: the way the vehicle has come says where that is, at first the camera does."""
-        position, heading = start.T_map_cam[:3, 3].copy(), None
-        if self._last is None or self._last[0] != start.scene:
-            self._last = (start.scene, position)
-        way = position - self._last[1]
-        length = float(np.linalg.norm(way))
-        if length > 0.2:  # less is noise, more than a jump no drive
-            heading = way if length < 20.0 else None
-            self._last = (start.scene, position)
-        store.prefetch(start.T_map_cam, heading, self._settings.prefetch_m)
-
     def _hypothesis(
-        self, start: _Start, result: AlignmentResult, nearest: int, steps: tuple[CandidateStep, ...]
+        self,
+        start: _Start,
+        result: AlignmentResult,
+        nearest: int,
+        steps: tuple[CandidateStep, ...],
+        rig: Mapping[str, float],
     ) -> Hypothesis:
         shift = float(np.linalg.norm(result.T_map_cam[:3, 3] - start.T_map_cam[:3, 3]))
         turn = float(np.linalg.norm(so3_log(result.T_map_cam[:3, :3] @ start.T_map_cam[:3, :3].T)))
@@ -297,6 +300,7 @@ class PixLocLocalizer(Localizer):
             "shift_deg": float(np.degrees(turn)),
             "start": float(result.start),
             "peak_share": result.peak_share,
+            **rig,
         }
         failure = self._failure(start, result, shift, turn)
         if failure == "ill_posed":

@@ -9,6 +9,7 @@ numpy takes a third of the time. Both are written once: arrays and tensors have 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -18,13 +19,12 @@ from scipy.linalg.lapack import dposv
 from torch import Tensor
 
 from vloc_ros.localizers.pixloc.covariance import LEAST_CURVATURE, residual_variance
-from vloc_ros.localizers.pixloc.levels import Level, LevelResult, OptimizerSettings, Stop
-from vloc_ros.localizers.pixloc.residuals import Evaluation, Problem
+from vloc_ros.localizers.pixloc.joint import CentredPoints, JointProblem
+from vloc_ros.localizers.pixloc.levels import LevelResult, OptimizerSettings, Sight, Stop
+from vloc_ros.localizers.pixloc.residuals import Evaluation
 
-__all__ = ["CentredPoints", "LevelLoop", "exponential"]
+__all__ = ["LevelLoop", "exponential"]
 
-# Nothing on Earth is this far from a map's origin, metres.
-_FARTHEST = 1e8
 # No step is this long (metres, radians); the numbers of a longer one would overflow on the way to the pixels.
 _LONGEST = 1e12
 
@@ -79,48 +79,26 @@ def _solve(A: Any, b: Any) -> Any:
     return np.array([x if info == 0 else np.full(6, np.inf) for _, x, info in solved])
 
 
-class CentredPoints:
-    """Points relative to their mean, which fit float32 wherever the map's origin is; the same for every level.
-
-    :param points_map: (B | 1, N, 3) m; those that are not finite, or farther than 1e8 m, are left out.
-    :param mask: (B | 1, N) points to use, or None: all.
-    :param dtype: of the features that they are compared with; at least float32.
-    """
-
-    def __init__(self, points_map: Tensor, mask: Tensor | None, dtype: torch.dtype) -> None:
-        usable = (points_map.abs() < _FARTHEST).all(-1)
-        self.mask = usable if mask is None else usable & mask
-        used = torch.where(self.mask[..., None], points_map.double(), _constants(points_map.device)["zero"])
-        count = self.mask.sum(-1).clamp(min=1)[:, None, None]
-        self.centre = used.sum(-2, keepdim=True) / count
-        self.points = ((used - self.centre) * self.mask[..., None]).to(dtype)
-
-
 class LevelLoop:
-    """The iterations of one level."""
+    """The iterations of one level of what one camera, or the cameras of a rig, see.
+
+    :param points: of the same sights. :param number: of the level.
+    """
 
     def __init__(
         self,
         T_cam_map: Tensor,
+        sights: Sequence[Sight],
         points: CentredPoints,
-        level: Level,
+        number: int,
         alive: Tensor | None,
         settings: OptimizerSettings,
     ) -> None:
-        self.level, self.settings = level, settings
-        dtype = points.points.dtype
-        self.dtype, self.device = dtype, T_cam_map.device
-        self.centre = points.centre
+        self.settings, dtype = settings, points.dtype
+        self.device, self.centre = T_cam_map.device, points.centre
+        level = sights[0].levels[number]
         self.channels = level.reference.shape[-1]
-        self.problem = Problem(
-            points.points,
-            level.reference.to(dtype),
-            None if level.confidence is None else level.confidence.to(dtype),
-            points.mask,
-            level.field,
-            level.camera.to(self.device, dtype),
-            level.robust or settings.robust_cost(),
-        )
+        self.problem = JointProblem(sights, points, number, len(T_cam_map), settings.robust_cost())
         self.unrolled = torch.is_grad_enabled()
         self.on_host = self.device.type == "cpu" and not self.unrolled
         self.constants = _constants(None if self.on_host else self.device)
@@ -130,7 +108,7 @@ class LevelLoop:
         finite = T.isfinite().flatten(1).all(-1)
         start = finite if alive is None else finite & alive
         T = torch.where(finite[:, None, None], T, _constants(self.device)["eye4"])
-        B, N = T.shape[0], points.points.shape[1]
+        B, N = T.shape[0], self.problem.count
         self.valid = torch.zeros(B, N, dtype=torch.bool, device=self.device)
         self.squared = torch.zeros(B, N, dtype=dtype, device=self.device)
         # What belongs to a pose: arrays on the host, else tensors.
@@ -189,7 +167,7 @@ class LevelLoop:
         return self.stopped >= int(Stop.FEW_POINTS)
 
     def _evaluate(self, scatter: bool) -> Evaluation:
-        return self.problem.evaluate(self._large(self.candidate).to(self.dtype), scatter=scatter)
+        return self.problem.evaluate(self._large(self.candidate), scatter)
 
     def _accept(self, found: Evaluation, last: bool = False) -> None:
         """Take the candidates that are good enough as the poses; mark those that are not."""

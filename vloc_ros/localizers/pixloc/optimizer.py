@@ -11,7 +11,7 @@ Everything is differentiable: training unrolls the loop.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, fields
 
 import torch
@@ -21,12 +21,23 @@ from vloc_ros.errors import ConfigError
 from vloc_ros.geometry.torch_cameras import TorchCamera
 from vloc_ros.localizers.pixloc.covariance import pose_covariance, well_posed
 from vloc_ros.localizers.pixloc.field import GridField
-from vloc_ros.localizers.pixloc.levels import Level, LevelResult, OptimizerSettings, Stop
-from vloc_ros.localizers.pixloc.loop import CentredPoints, LevelLoop
+from vloc_ros.localizers.pixloc.joint import CentredPoints
+from vloc_ros.localizers.pixloc.levels import Level, LevelResult, OptimizerSettings, Sight, Stop
+from vloc_ros.localizers.pixloc.loop import LevelLoop
 from vloc_ros.localizers.recorder import Recorder
 from vloc_ros.transfer import read_back
 
-__all__ = ["Level", "LevelResult", "OptimizerSettings", "Refinement", "Stop", "refine", "refine_level"]
+__all__ = [
+    "Level",
+    "LevelResult",
+    "OptimizerSettings",
+    "Refinement",
+    "Sight",
+    "Stop",
+    "refine",
+    "refine_level",
+    "refine_rig",
+]
 
 
 @dataclass(frozen=True)
@@ -42,7 +53,7 @@ class Refinement:
     :param agreement: (B,) sum over its valid points of how well their features agree, each in [0, 1].
     :param valid: (B,) how many these are.
     :param iterations: (B,) of all levels together.
-    :param also: (B,) what the caller wanted to know besides; zeros where nothing.
+    :param also: (B, ...) what the caller wanted to know besides; zeros where nothing.
     :param levels: coarse to fine.
     """
 
@@ -68,39 +79,55 @@ def refine(
     settings: OptimizerSettings | None = None,
     detach: bool = True,
     report: bool = True,
+) -> Refinement:
+    """:func:`refine_rig` of one camera, or of a batch of single ones; see :class:`Sight`."""
+    sight = Sight(points_map, tuple(levels), mask)
+    return refine_rig(T_cam_map, [sight], settings=settings, detach=detach, report=report)
+
+
+def refine_rig(
+    T_rig_map: Tensor,
+    sights: Sequence[Sight],
+    *,
+    settings: OptimizerSettings | None = None,
+    detach: bool = True,
+    report: bool = True,
     recorder: Recorder | None = None,
     also: Callable[[Tensor], Tensor] | None = None,
 ) -> Refinement:
-    """Refine B poses over the levels in turn.
+    """Refine B poses over the levels in turn, each level with what all cameras see.
 
-    :param T_cam_map: (B, 4, 4) first poses, map to camera. A pose that is not finite fails, the others go on.
-    :param points_map: (B | 1, N, 3) m; points that are not finite, or farther than 1e8 m, are left out.
-    :param levels: coarse to fine, of one image scale or of several (the smallest first).
-    :param mask: (B | 1, N) points to use, or None: all.
+    :param T_rig_map: (B, 4, 4) first poses, map to rig (map to camera where the rig is a camera by itself). A pose that
+        is not finite fails, the others go on.
+    :param sights: of cameras of one kind each, with equally many levels; damping is that of the first, along the axes
+        of the rig.
     :param detach: each level starts from the pose before it without its gradient, as the published training does.
     :param report: evaluate once more after each level. Without it (training, which only wants poses) success rests on
         the evaluation before the last step, and the covariance is the widest.
     :param recorder: records each level where the device does that.
-    :param also: (B,) numbers of the poses (B, 4, 4) after the last level, which come to the host with all others.
+    :param also: (B, ...) numbers of the poses (B, 4, 4) after the last level, which come to the host with all others.
     :raises ConfigError: no level, or shapes that do not belong together.
     """
-    if not levels:
-        raise ConfigError("pixloc: expected at least one level to refine with, found none")
+    if not sights or not sights[0].levels or len({len(sight.levels) for sight in sights}) > 1:
+        found = ", ".join(str(len(sight.levels)) for sight in sights) or "none"
+        raise ConfigError(f"pixloc: expected at least one level to refine with, the same in every sight, found {found}")
     settings = settings or OptimizerSettings()
     results: list[LevelResult] = []
-    T, alive, points = T_cam_map, None, None
+    T, alive, points = T_rig_map, None, None
     records = recorder is not None and recorder.records and not torch.is_grad_enabled()
-    for level in levels:
-        _check_shapes(T_cam_map, points_map, level, mask)
+    records = records and all(isinstance(level.field, GridField) for sight in sights for level in sight.levels)
+    for number in range(len(sights[0].levels)):
+        for sight in sights:
+            _check_shapes(T_rig_map, sight, sight.levels[number])
         start = T.detach() if detach else T
-        if records and recorder is not None and isinstance(level.field, GridField):
-            result = _recorded(recorder, start, points_map, level, mask, alive, settings)
+        if records and recorder is not None:
+            result = _recorded(recorder, start, sights, number, alive, settings)
         else:
-            dtype = _dtype(level)
-            if points is None or points.points.dtype != dtype:
-                points = CentredPoints(points_map, mask, dtype)
-            with torch.autocast(device_type=points_map.device.type, enabled=False):
-                result = LevelLoop(start, points, level, alive, settings).run(report)
+            dtype = _dtype(sights[0].levels[number])
+            if points is None or points.dtype != dtype:
+                points = CentredPoints(sights, dtype)
+            with torch.autocast(device_type=T.device.type, enabled=False):
+                result = LevelLoop(start, sights, points, number, alive, settings).run(report)
         results.append(result)
         T, alive = result.T_cam_map, ~result.failed
     last = results[-1]
@@ -140,32 +167,51 @@ _RESULTS = tuple(field.name for field in fields(LevelResult))
 def _recorded(
     recorder: Recorder,
     T: Tensor,
-    points_map: Tensor,
-    level: Level,
-    mask: Tensor | None,
+    sights: Sequence[Sight],
+    number: int,
     alive: Tensor | None,
     settings: OptimizerSettings,
 ) -> LevelResult:
     """A level as work of a recorder: everything that may change from frame to frame is an argument."""
-    field, camera = level.field, level.camera
-    assert isinstance(field, GridField)
-    confidence = torch.ones_like(level.reference[..., 0]) if level.confidence is None else level.confidence
-    mask = torch.ones(points_map.shape[:2], dtype=torch.bool, device=T.device) if mask is None else mask
     alive = torch.ones(len(T), dtype=torch.bool, device=T.device) if alive is None else alive
-    lens = (camera.size, camera.focal, camera.centre, camera.coefficients, camera.radius2)
+    arguments, key = [T, alive, sights[0].levels[number].damping], list[Hashable]([settings])
+    for sight in sights:
+        changing, fixed = _taken_apart(sight, sight.levels[number])
+        arguments += changing
+        key.append(fixed)
 
-    def work(*given: Tensor) -> tuple[Tensor, ...]:
-        T, points_map, mask, alive, rows, reference, confidence, damping = given[:8]
-        size, focal, centre, coefficients, radius2 = given[8:]
-        again = TorchCamera(camera.model, size, focal, centre, coefficients, radius2, camera.tilted)
-        at = Level(field.with_rows(rows), again, reference, confidence, damping, level.robust)
-        points = CentredPoints(points_map, mask, _dtype(at))
-        result = LevelLoop(T, points, at, alive, settings).run(True)
+    def work(T: Tensor, alive: Tensor, damping: Tensor, *given: Tensor) -> tuple[Tensor, ...]:
+        again, rest = [], list(given)
+        for sight in sights:
+            again.append(_put_together(sight, sight.levels[number], damping, rest))
+        points = CentredPoints(again, _dtype(again[0].levels[0]))
+        result = LevelLoop(T, again, points, 0, alive, settings).run(True)
         return tuple(getattr(result, name) for name in _RESULTS)
 
-    key = (settings, field.shape, camera.model, camera.tilted, level.robust)
-    arguments = (T, points_map, mask, alive, field.rows, level.reference, confidence, level.damping, *lens)
-    return LevelResult(*recorder.run(key, work, arguments))
+    return LevelResult(*recorder.run(tuple(key), work, arguments))
+
+
+def _taken_apart(sight: Sight, level: Level) -> tuple[list[Tensor], Hashable]:
+    """The tensors of a sight's level, and what else it is."""
+    field, camera, points = level.field, level.camera, sight.points_map
+    assert isinstance(field, GridField)
+    confidence = torch.ones_like(level.reference[..., 0]) if level.confidence is None else level.confidence
+    mask = torch.ones(points.shape[:2], dtype=torch.bool, device=points.device) if sight.mask is None else sight.mask
+    rig = [] if sight.T_cam_rig is None else [sight.T_cam_rig]
+    lens = [camera.size, camera.focal, camera.centre, camera.coefficients, camera.radius2]
+    fixed = (field.shape, camera.model, camera.tilted, level.robust, len(rig))
+    return [points, mask, field.rows, level.reference, confidence, *lens, *rig], fixed
+
+
+def _put_together(sight: Sight, level: Level, damping: Tensor, given: list[Tensor]) -> Sight:
+    """The first of some tensors as a sight of one level; they are taken from the list."""
+    points, mask, rows, reference, confidence, size, focal, centre, coefficients, radius2 = given[:10]
+    del given[:10]
+    rig = None if sight.T_cam_rig is None else given.pop(0)
+    camera = TorchCamera(level.camera.model, size, focal, centre, coefficients, radius2, level.camera.tilted)
+    assert isinstance(level.field, GridField)
+    again = Level(level.field.with_rows(rows), camera, reference, confidence, damping, level.robust)
+    return Sight(points, (again,), mask, rig)
 
 
 def _unbiased(scatter: Tensor, valid: Tensor) -> Tensor:
@@ -190,26 +236,28 @@ def refine_level(
     :raises ConfigError: shapes that do not belong together.
     """
     settings = settings or OptimizerSettings()
-    _check_shapes(T_cam_map, points_map, level, mask)
+    sight = Sight(points_map, (level,), mask)
+    _check_shapes(T_cam_map, sight, level)
+    points = CentredPoints([sight], _dtype(level))
     with torch.autocast(device_type=points_map.device.type, enabled=False):
-        return LevelLoop(T_cam_map, CentredPoints(points_map, mask, _dtype(level)), level, alive, settings).run(report)
+        return LevelLoop(T_cam_map, [sight], points, 0, alive, settings).run(report)
 
 
-def _check_shapes(T: Tensor, points: Tensor, level: Level, mask: Tensor | None) -> None:
+def _check_shapes(T: Tensor, sight: Sight, level: Level) -> None:
+    points, rig = sight.points_map, sight.T_cam_rig
     B, N = T.shape[0], points.shape[1] if points.ndim == 3 else -1
+    leading, told = ((1, B), f"{B} (or 1) poses") if rig is None else ((len(rig),), f"{len(rig)} cameras")
     wanted = {"points_map": (points, 3, (3,)), "reference": (level.reference, 3, None)}
     if level.confidence is not None:
         wanted["confidence"] = (level.confidence, 2, None)
-    if mask is not None:
-        wanted["mask"] = (mask, 2, None)
+    if sight.mask is not None:
+        wanted["mask"] = (sight.mask, 2, None)
     for name, (tensor, ndim, tail) in wanted.items():
-        wrong = tensor.ndim != ndim or tensor.shape[0] not in (1, B) or tensor.shape[1] != N
+        wrong = tensor.ndim != ndim or tensor.shape[0] not in leading or tensor.shape[1] != N
         if wrong or (tail is not None and tensor.shape[2:] != tail):
-            raise ConfigError(
-                f"pixloc: expected {name} of {B} (or 1) poses and {N} points, found shape {tuple(tensor.shape)}"
-            )
-    if T.shape[1:] != (4, 4) or level.damping.shape != (6,):
+            raise ConfigError(f"pixloc: expected {name} of {told} and {N} points, found shape {tuple(tensor.shape)}")
+    if T.shape[1:] != (4, 4) or level.damping.shape != (6,) or (rig is not None and rig.shape[1:] != (4, 4)):
         raise ConfigError(
             f"pixloc: expected poses (B, 4, 4) and damping (6,), found {tuple(T.shape)} and "
-            f"{tuple(level.damping.shape)}"
+            f"{tuple(level.damping.shape)}" + ("" if rig is None else f"; cameras on the rig {tuple(rig.shape)}")
         )

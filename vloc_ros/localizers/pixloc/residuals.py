@@ -27,7 +27,7 @@ _MIN_DEPTH = 1e-6
 # Beyond this (normalised coordinates, and inverse metres of depth) only finiteness matters: no product overflows.
 _FAR = 1e4
 
-__all__ = ["Evaluation", "Problem", "evaluate", "project_points"]
+__all__ = ["Evaluation", "Problem", "evaluate", "joined", "project_points"]
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ class Problem:
         size = max(_PORTION // (3 * B * C), 1)
         if size >= N or torch.is_grad_enabled():
             return self._portion(slice(0, N), T_cam_map, jacobian, scatter)
-        return _joined(
+        return joined(
             [self._portion(slice(start, start + size), T_cam_map, jacobian, scatter) for start in range(0, N, size)]
         )
 
@@ -263,8 +263,10 @@ def evaluate(
     return problem.evaluate(T_cam_map, jacobian, scatter)
 
 
-def _joined(parts: Sequence[Evaluation]) -> Evaluation:
+def joined(parts: Sequence[Evaluation]) -> Evaluation:
     """Of portions of the points, that of all."""
+    if len(parts) == 1:
+        return parts[0]
 
     def total(tensors: Sequence[Tensor | None]) -> Tensor | None:
         present = [tensor for tensor in tensors if tensor is not None]
