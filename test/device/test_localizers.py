@@ -84,11 +84,12 @@ def test_imposing_at_the_papers_settings_launches_few_operations_where_nothing_i
         encoder = FrozenPoseEncoder(network.pose_encoder(), torch.float32, torch.float32)
         initial = torch.rand(256, 7).to(device)
         columns = encoder.columns(initial.T)
-        counted()
-        (vector,) = read(np.zeros((48, 96, 3), dtype=np.uint8))
-        found = search(encoder, vector[0], initial, columns, draw(settings, 0, device, torch.float32), settings)
-        found.on_host()
-        counts = counted()
+        for _ in range(2):  # constants go up once
+            counted()
+            (vector,) = read(np.zeros((48, 96, 3), dtype=np.uint8))
+            found = search(encoder, vector[0], initial, columns, draw(settings, 0, device, torch.float32), settings)
+            found.on_host()
+            counts = counted()
     assert counts.launches <= 290, counts.places("launch", 25)
     assert (counts.waits, counts.uploads, counts.uploaded_bytes) == (1, 1, 64 * 32 * 3)
 

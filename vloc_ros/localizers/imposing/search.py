@@ -1,6 +1,6 @@
 """The hierarchical search over poses (Section 3.1, steps 2 to 7), as fast as we know how.
 
-What differs from the transcription in :mod:`.transcription`, which computes the same thing literally:
+What differs from the transcription in ``bench.imposing_transcription``, which computes the same thing literally:
 
 * the signatures of the first candidates never change, so they come with the map;
 * one product makes the angles of all Fourier features (:mod:`.signatures`), the MLP works in the precision that the
