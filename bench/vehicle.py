@@ -279,6 +279,7 @@ def main() -> None:
     parser.add_argument("--places", type=int, default=12, help="starts along the drive")
     parser.add_argument("--frames", type=int, default=20, help="of a start, or of the overhead")
     parser.add_argument("--size", type=int, nargs=2, default=(1280, 960), help="overhead: of the images")
+    parser.add_argument("--jpeg", action="store_true", help="overhead: images are compressed")
     parser.add_argument("--rate", type=float, default=5.0, help="start: images a second")
     parser.add_argument("--config", type=Path, help="fused: another parameter file of the filter")
     parser.add_argument("--work", type=Path, default=Path("out/vehicle"))
