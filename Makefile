@@ -21,6 +21,8 @@ REPEATS ?= 50
 OUT ?= bench/results/gpu.json
 KILLS ?= 200
 DISKS ?= 100
+STARTED := import vloc_ros.cli.main, vloc_ros.replay.runner, vloc_ros.localizers.backbones as b; b.import_timm(); \
+	import vloc_ros.evaluation.plots, matplotlib.figure, matplotlib.backends.backend_agg, rosbags.highlevel, vloc_train.training.recipe
 STAMP := $(VENV)/.vloc_setup
 BIN := $(VENV)/bin
 
@@ -35,6 +37,9 @@ $(STAMP): pyproject.toml setup.py setup.cfg package.xml
 		echo "make setup: $(PYTHON) cannot make virtual environments; install the package python3-venv (apt install python3-venv)" >&2; exit 1; fi
 	@if ! $(BIN)/python -m pip --version >/dev/null 2>&1; then $(PYTHON) -m venv --clear $(VENV); fi
 	$(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check --editable '.[$(EXTRAS)]'
+	@# pip compiled nothing, most of it is never imported. What a start imports is compiled now: users who may not write
+	@# here, or with PYTHONDONTWRITEBYTECODE, would compile it at every start, for seconds.
+	@-env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -c "$(STARTED)" 2>/dev/null
 	@# An editable installation has no data files: make the environment an ament prefix with links, so that
 	@# ros2 launch and ros2 run find the package once AMENT_PREFIX_PATH names it (docs/ros.md).
 	@mkdir -p $(VENV)/share/ament_index/resource_index/packages $(VENV)/lib/vloc_ros

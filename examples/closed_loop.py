@@ -89,7 +89,7 @@ class Vehicle:
         self.T_odom_base = self.T_odom_base @ step @ turn
 
 
-def drive(map_path: str, laps: float, latency_s: float = 0.1, smoothing_s: float = 0.3, index: int = 5) -> dict:
+def drive(map_path: str, laps: float, latency_s: float = 0.1, smoothing_s: float = 0.1, index: int = 5) -> dict:
     """The figures of a drive of so many laps."""
     town = Town(1, 200.0)
     plan = Traversal(town, index, spacing_m=0.5, weave_m=0.0)
@@ -112,17 +112,18 @@ def drive(map_path: str, laps: float, latency_s: float = 0.1, smoothing_s: float
                 image = renderer.render_at(plan, (nearest + tick) % len(plan), truth @ plan.T_base_cam).rgb
                 frame = Frame(now, image, renderer.camera, True, plan.T_base_cam, vehicle.T_odom_base)
                 result = pipeline.process(frame)
-                waiting.append((now + int(latency_s * 1e9), result, vehicle.T_odom_base))
+                waiting.append((now + int(latency_s * 1e9), result))
                 if result.publish:
                     frame_errors.append(float(np.linalg.norm(result.T_map_base[:3, 3] - truth[:3, 3])))
                 silent += not result.publish
+            smooth.step(1.0 / RATE)
             while waiting and waiting[0][0] <= now:
-                _, result, T_odom_base = waiting.pop(0)
+                _, result = waiting.pop(0)
                 if result.T_map_odom is None:
                     smooth.reset()
-                else:
-                    smooth.aim(result.T_map_odom, T_odom_base if result.publish else None)
-            T_map_odom = smooth.step(1.0 / RATE)
+                elif result.correction is not None:
+                    smooth.aim(result.correction, latency_s)
+            T_map_odom = smooth.step(0.0)
             if T_map_odom is None:  # nothing is known: stand
                 stopped += 1
                 continue
@@ -147,7 +148,7 @@ if __name__ == "__main__":
         "map", help="a map of the town of seed 1, loop 200 m: models/town_demo, models/town_demo_features"
     )
     parser.add_argument("--laps", type=float, default=1.0)
-    parser.add_argument("--smoothing", type=float, default=0.3, help="seconds, as tf_smoothing of the node")
+    parser.add_argument("--smoothing", type=float, default=0.1, help="seconds, as tf_smoothing of the node")
     parser.add_argument("--latency", type=float, default=0.1, help="seconds from an image to its pose")
     given = parser.parse_args()
     print(json.dumps(drive(given.map, given.laps, given.latency, given.smoothing), indent=2))

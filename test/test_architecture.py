@@ -248,6 +248,13 @@ def test_light_modules_do_not_load_torch(module):
     assert loaded == "[]"
 
 
+def test_builders_without_training_do_not_load_what_trains():
+    pytest.importorskip("lightning", reason="the trainers need the extra [train]")
+    heavy = ("lightning", "torchvision", "timm", "matplotlib")
+    code = f"import sys, vloc_train.features.build; print([m for m in {heavy} if m in sys.modules])"
+    assert run_python(code) == "[]"
+
+
 def test_the_core_and_the_command_line_import_without_the_extras():
     # A finder that hides the optional packages, as if only the run-time dependencies were installed.
     code = f"""

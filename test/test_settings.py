@@ -97,6 +97,7 @@ def test_round_trip() -> None:
         ({"ratio": "1e-4"}, r"1\.0e-4"),
         ({"ratio": float("inf")}, "finite"),
         ({"ratio": 10**400}, "finite"),
+        ({"ratio": 1.7e308}, "up to 1e.15"),
         ({"flag": 1}, "flag"),
         ({"mode": "slow"}, "'fast', 'good'"),
         ({"fit": "pad"}, "'squash', 'crop'"),

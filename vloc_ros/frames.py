@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from vloc_ros.images.decode import CompressedImage, RawImage
+from vloc_ros.tracking.correction import Correction
 from vloc_ros.types import Array, CameraModel, Estimate, LocalizationState, RgbImage
 
 __all__ = ["REFUSALS", "Frame", "FrameResult"]
@@ -70,6 +71,7 @@ class FrameResult:
     :ivar T_map_base: this frame's own estimate of the base, 4x4; not smoothed, so that a filter may fuse it.
     :ivar covariance_base: its 6x6 covariance.
     :ivar T_map_odom: from the accepted estimates so far; None while unknown or LOST.
+    :ivar correction: the same with its drift, where this frame corrected it.
     :ivar timings_ms: by stage: decode, rectify, localize (and localize/<its stages>), track, total.
     :ivar message: why it was refused, in words.
     :ivar reason: the tracker's reason (:class:`vloc_ros.tracking.Decision`).
@@ -87,6 +89,7 @@ class FrameResult:
     T_map_base: Array | None = None
     covariance_base: Array | None = None
     T_map_odom: Array | None = None
+    correction: Correction | None = None
     timings_ms: dict[str, float] = field(default_factory=dict)
     message: str = ""
     reason: str = ""

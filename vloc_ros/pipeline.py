@@ -330,6 +330,7 @@ class Pipeline:
             T_map_base=estimate.T_map_cam @ T_cam_base,
             covariance_base=covariance,
             T_map_odom=self.tracker.T_map_odom,
+            correction=self.tracker.correction if decision.accepted and odometry is not None else None,
             reason=decision.reason,
             camera=camera,
             T_base_cam=T_base_cam,

@@ -89,6 +89,10 @@ def numbers_of(option: str, text: str | None, counts: tuple[int, ...]) -> tuple[
     return values
 
 
+#: No setting of anything is larger; squares of such numbers are still numbers, in single precision, too.
+_LARGEST = 1e15
+_LARGEST_INTEGER = 2**63 - 1
+
 T = TypeVar("T")
 
 
@@ -398,8 +402,12 @@ def _convert_scalar(hint: Any, value: Any, where: str, error: type[VlocError]) -
             number = math.inf
         if not math.isfinite(number):
             raise error(f"{where}: expected a finite number, found {_kind(value)}")
+        if abs(number) > _LARGEST:
+            raise error(f"{where}: expected a number up to {_LARGEST:g}, found {_kind(value)}")
         return number
     if hint is int and is_integer(value):
+        if abs(value) > _LARGEST_INTEGER:
+            raise error(f"{where}: expected a whole number of 64 bits, found {_kind(value)}")
         return value
     if hint in (bool, str) and isinstance(value, hint):
         return value

@@ -49,6 +49,22 @@ def test_detection(sequence, write, flat, tmp_path):
         detect(tmp_path / "empty")
 
 
+def test_what_lies_there_instead_is_told(flat, tmp_path):
+    (tmp_path / "clip.MP4").touch()
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.JPG").touch()
+    for path, told in {
+        tmp_path / "clip.MP4": "a video, which has no poses.*own_drive",
+        tmp_path / "photos": "images without poses.*own_drive",
+        flat.parent: rf"folder of data sets; give one of them: .*{flat.name} \(kitti\)",
+        flat / "poses.txt": r"a file of a data set; give its folder \(kitti\)",
+        next(p for p in flat.iterdir() if p.is_dir()): r"the images of a data set; give the folder above \(kitti\)",
+    }.items():
+        with pytest.raises(DatasetError, match=told) as error:
+            detect(path)
+        assert "\n" not in str(error.value)
+
+
 def test_source_texts(flat):
     source = Source.parse("tum:/data/x,intrinsics=[1, 2,3,4],images=colour,max_gap_s=0.2")
     assert (source.format, source.path) == ("tum", Path("/data/x"))

@@ -23,7 +23,7 @@ from vloc_train.imposing.train import TRAINER as IMPOSING
 from vloc_train.irpnet.train import TRAINER as IRPNET
 from vloc_train.pixloc.train import TRAINER as PIXLOC
 from vloc_train.retrieval.train import TRAINER as RETRIEVAL
-from vloc_train.training import recipe
+from vloc_train.training import fitting
 from vloc_train.training.run import RunOptions
 
 OPTIONS = RunOptions(device="cpu", progress=False)
@@ -45,7 +45,7 @@ def started(monkeypatch, run: Callable[[], Any]) -> tuple[Any, Any]:
         found.append((module, data))
         raise Enough
 
-    monkeypatch.setattr(recipe, "fit", caught)
+    monkeypatch.setattr(fitting, "fit", caught)
     with pytest.raises(Enough):
         run()
     return found[0]

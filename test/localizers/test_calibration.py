@@ -76,6 +76,18 @@ def test_heavy_tails_do_not_break_the_fit():
     assert np.median(sigma) < 6 * np.median(clean)
 
 
+@pytest.mark.parametrize("every", [100, 40, 12])
+def test_gross_errors_do_not_shape_the_covariance(every):
+    """Few frames put far along one axis say nothing of how all others err along it."""
+    statistics, errors, _ = simulate(400, 3)
+    R = np.tile(np.eye(3), (400, 1, 1))
+    gross = errors.copy()
+    gross[::every, 1] += 50.0
+    shapes = [fit_covariance(NAMES, statistics, e, R).shape for e in (errors, gross)]
+    ratio = np.diag(shapes[1]) / np.diag(shapes[0])
+    assert ratio[1] / np.median(ratio) < 3.0
+
+
 def test_few_frames_are_cautious():
     shares = [(nees(fit_covariance(NAMES, *simulate(40, s)), *simulate(1000, 50 + s))[0] <= CHI2_95_6DOF).mean()
               for s in range(5)]  # fmt: skip

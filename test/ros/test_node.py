@@ -219,19 +219,22 @@ def test_what_ends_a_silence_is_sent_at_its_stamp_and_ahead(live):
     import numpy as np
 
     from vloc_ros.nodes.tf_broadcast import TfBroadcast
+    from vloc_ros.tracking.correction import Correction
     from vloc_ros.tracking.smoothing import SmoothCorrection
 
     sent = []
     made = TfBroadcast(
         "map_odom", ("map", "odom", "base_link"), sent.append, lambda message: None, SmoothCorrection(0.0, 2.0, 20.0)
     )
-    assert not made.correct(None, 10**9) and made.correct(np.eye(4), 2 * 10**9, np.eye(4))
+    known = Correction(np.eye(4), np.eye(4), np.zeros(6))
+    made.tick(10**9, 0.5)
+    assert not sent and made.correct(known, 2 * 10**9, int(2.1e9))
     made.tick(int(2.1e9), 0.5)
-    assert not made.correct(np.eye(4), 3 * 10**9, np.eye(4))
+    assert not made.correct(known, 3 * 10**9, int(3.1e9))
     stamps = [m.header.stamp.sec + 1e-9 * m.header.stamp.nanosec for m in sent]
     assert np.allclose(stamps, [2.0, 2.6])
     made.silence()
-    assert made.correct(np.eye(4), 4 * 10**9, np.eye(4)) and len(sent) == 3
+    assert made.correct(known, 4 * 10**9, int(4.1e9)) and len(sent) == 3
 
 
 def test_the_first_fix_is_found_by_look_ups_at_once(live):

@@ -26,9 +26,10 @@ from vloc_train.pixloc.module import PixLocModule
 from vloc_train.pixloc.pairs import mine_pairs
 from vloc_train.retrieval.module import ExtractorModule
 from vloc_train.retrieval.sampling import KeyedImages
+from vloc_train.training.fitting import fit
 from vloc_train.training.frames import cache_frames
 from vloc_train.training.module import TrainingModule
-from vloc_train.training.run import RunOptions, fit
+from vloc_train.training.run import RunOptions
 from vloc_train.training.sampling import KeyedDataset, TrainingData
 
 Made = tuple[TrainingModule, KeyedDataset]

@@ -11,11 +11,13 @@ A reader is a module with
 from __future__ import annotations
 
 import importlib
+import itertools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vloc_ros.datasets.image_files import IMAGE_SUFFIXES
 from vloc_ros.datasets.problems import Problems
 from vloc_ros.datasets.sequence import PosedSequence
 from vloc_ros.errors import ConfigError, DatasetError
@@ -57,6 +59,11 @@ _ALL = (
     # Last: a flat folder of images with poses.txt is the least that can be told from a folder.
     Format("kitti", "KITTI odometry, and flat folders of images with poses.txt", "kitti"),
 )
+#: What lies beside data sets for the message that none was found: so many entries of a folder are looked at.
+_LOOKED_AT = 1000
+_VIDEOS = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v")
+_NAME_IT = "none of them; name the layout: FORMAT:PATH"
+_POSES = "a map needs the pose of every image: docs/own_drive.md, Without poses"
 #: By name, in the order in which a folder is tried.
 FORMATS: dict[str, Format] = {item.name: item for item in _ALL}
 
@@ -112,8 +119,7 @@ def detect(path: Path) -> str:
         if item.reader().matches(path):
             return item.name
     raise DatasetError(
-        f"{path}: expected a bag or a folder in one of the known layouts ({', '.join(FORMATS)}), found none of them; "
-        "name the layout: FORMAT:PATH"
+        f"{path}: expected a bag or a folder in one of the known layouts ({', '.join(FORMATS)}), found {_found(path)}"
     )
 
 
@@ -139,6 +145,36 @@ def open_source(source: Source | str, problems: Problems | None = None, **option
     if not drives:
         raise DatasetError(f"{source.path}: expected drives of {FORMATS[name].about}, found none")
     return drives
+
+
+def _found(path: Path) -> str:
+    """What lies there instead of a data set, and what to do."""
+    if path.is_file():
+        if path.suffix.lower() in _VIDEOS:
+            return f"a video, which has no poses; {_POSES}"
+        if inside := _layout_of(path.parent):
+            return f"a file of a data set; give its folder ({inside})"
+        return _NAME_IT
+    try:
+        entries = sorted(itertools.islice(path.iterdir(), _LOOKED_AT))
+    except OSError as problem:
+        return f"a folder that cannot be read: {problem.strerror}"
+    below = [(e.name, kind) for e in entries if e.is_dir() and (kind := _layout_of(e))]
+    if below:
+        names = ", ".join(f"{name} ({kind})" for name, kind in below[:5])
+        return f"a folder of data sets; give one of them: {names}{', ...' if len(below) > 5 else ''}"
+    if any(e.suffix.lower() in IMAGE_SUFFIXES for e in entries):
+        if inside := _layout_of(path.parent):
+            return f"the images of a data set; give the folder above ({inside})"
+        return f"images without poses; {_POSES}"
+    return _NAME_IT
+
+
+def _layout_of(path: Path) -> str | None:
+    try:
+        return next((item.name for item in FORMATS.values() if item.reader().matches(path)), None)
+    except OSError:
+        return None
 
 
 def _exists(path: Path) -> bool:

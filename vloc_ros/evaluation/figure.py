@@ -49,16 +49,31 @@ def require_matplotlib() -> None:
         raise ConfigError("plots need matplotlib: pip install 'vloc_ros[replay]', or --no-plots")
 
 
-def new_figure(width: float, height: float) -> Any:
+def new_figure(
+    width: float,
+    height: float,
+    margins: tuple[float, float, float, float] | None = None,
+    gaps: tuple[float, float] = (0.6, 0.5),
+) -> Any:
     """A matplotlib figure (inches) drawn by Agg; works without a display and from any thread.
 
+    :param margins: inches left, right, below and above the plots. None: by what is drawn there, which takes as long
+        as the drawing itself.
+    :param gaps: with margins, between two plots that stand beside each other, and one above the other, as shares of
+        a plot's width and height.
     :raises ConfigError: matplotlib is not installed.
     """
     require_matplotlib()
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, height), dpi=110, layout="constrained")
+    figure = Figure(figsize=(width, height), dpi=110, layout=None if margins else "constrained")
+    if margins:
+        left, right, below, above = margins
+        figure.subplots_adjust(
+            left=left / width, right=1 - right / width, bottom=below / height, top=1 - above / height,
+            wspace=gaps[0], hspace=gaps[1],
+        )  # fmt: skip
     FigureCanvasAgg(figure)
     return figure
 

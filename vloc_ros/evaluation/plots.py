@@ -89,7 +89,7 @@ def draw_trajectory(records: Sequence[FrameRecord], path: Path, map_positions: A
     """Estimates over the reference, seen from above, with 95 % covariance ellipses."""
     from matplotlib.patches import Ellipse
 
-    figure = new_figure(9, 8)
+    figure = new_figure(9, 8, (0.85, 0.15, 0.6, 0.4))
     axes = figure.add_subplot()
     if map_positions is not None and len(map_positions):
         axes.plot(
@@ -152,7 +152,7 @@ def _enlargement(semi_axis: float, extent: float) -> int:
 def draw_errors(records: Sequence[FrameRecord], path: Path) -> Path:
     """Errors along the map's axes and of the rotation over time, within three predicted sigmas, with the states."""
     seconds, called, gaps = _time_axis(records)
-    figure = new_figure(11, 8.5)
+    figure = new_figure(11, 8.5, (0.85, 0.15, 0.6, 0.4), (0.0, 0.08))
     rows = figure.subplots(4, 1, sharex=True)
     errors = np.full((len(records), 6), np.nan)
     sigma = np.full((len(records), 6), np.nan)
@@ -216,7 +216,7 @@ def _shade_states(axes: Any, seconds: Any, states: list[LocalizationState], gaps
 def draw_nees(records: Sequence[FrameRecord], path: Path) -> Path:
     """NEES over time against its 95 % band, and predicted sigma against the error made."""
     use = [r for r in records if not np.isnan(frame_nees(r))]
-    figure = new_figure(11, 7.5)
+    figure = new_figure(11, 7.5, (0.85, 0.15, 0.6, 0.4), (0.0, 0.38))
     top, low = figure.subplots(2, 1, height_ratios=(1, 1.15))
     seconds, called, _ = _time_axis(records)
     values = np.array([frame_nees(r) for r in records])
@@ -264,7 +264,7 @@ def draw_nees(records: Sequence[FrameRecord], path: Path) -> Path:
 
 def draw_recall(records: Sequence[FrameRecord], path: Path) -> Path:
     """The curves over a logarithmic axis, with the thresholds of the table as marks."""
-    figure = new_figure(9, 5.5)
+    figure = new_figure(9, 5.5, (0.75, 0.2, 0.6, 0.4))
     axes = figure.add_subplot()
     # A lower end of the axis that any drive shares, unless it is better than that.
     floor, end = 0.01, 20.0
@@ -333,7 +333,8 @@ def draw_candidates(
     scores = np.concatenate([step.scores for e, _ in samples for step in e.candidates])
     shades = {"cmap": "viridis", "vmin": float(scores.min()), "vmax": float(scores.max())}
     columns = max(min(len(e.candidates), _MAX_COLUMNS) for e, _ in samples)
-    figure = new_figure(2.9 * columns + 0.8, 3.1 * len(samples) + 0.5)
+    size = 2.9 * columns + 1.2, 3.1 * len(samples) + 0.7
+    figure = new_figure(*size, (0.75, 1.1, 0.35, 0.65), (0.22, 0.22))
     grid = figure.subplots(len(samples), columns, squeeze=False)
     start = samples[0][0].stamp_ns
     for row, (estimate, truth) in zip(grid, samples, strict=True):
@@ -361,7 +362,8 @@ def draw_candidates(
         seconds = (estimate.stamp_ns - start) * 1e-9
         error = "" if truth is None else f", off by {np.linalg.norm(estimate.T_map_cam[:3, 3] - truth[:3, 3]):.2f} m"
         row[0].set_ylabel(f"{seconds:.1f} s after the first{error}", fontsize=8)
-    figure.colorbar(dots, ax=grid.ravel().tolist(), label="score", shrink=0.8)
+    beside = figure.add_axes((1 - 0.85 / size[0], 0.1, 0.22 / size[0], 0.8))
+    figure.colorbar(dots, cax=beside, label="score")
     figure.suptitle("Candidates by refinement step (circles: selected, cross: estimate, star: truth)", fontsize=10)
     return save(figure, path)
 
@@ -384,7 +386,9 @@ def draw_stages(records: Sequence[FrameRecord], path: Path) -> Path:
     stages = [name for name in names if name != "total"]
     columns: list[list[float]] = [[r.timings_ms[name] for r in timed if name in r.timings_ms] for name in stages]
     totals = np.array([total_ms(r.timings_ms) for r in timed])
-    figure = new_figure(11, max(4.0, 1.8 + 0.45 * len(stages)))
+    named = 0.3 + 0.085 * max(map(len, stages), default=0)  # inches of the longest name
+    height = max(4.0, 1.8 + 0.45 * len(stages))
+    figure = new_figure(11, height, (named, 0.15, 0.6, 0.4), (0.18, 0.0))
     left, right = figure.subplots(1, 2)
     # `orientation` came with matplotlib 3.10, `vert` is deprecated since: ask the one that is there.
     sideways: dict[str, Any] = {"orientation": "horizontal"} if _has_orientation() else {"vert": False}

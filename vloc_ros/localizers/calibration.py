@@ -205,6 +205,9 @@ _UNCORRELATED = 0.05
 MIN_FRAMES = 20
 #: Standardised statistics beyond this are as strange as at it: no linear model holds out there.
 _CLIP = 3.0
+#: Shares of the frames that the shape of the error may come from. Which one is right depends on the drive (gross
+#: errors, turns in which only the heading errs): the one whose ellipsoids are the smallest that hold what is wanted.
+_CORES = (0.5, 0.7, 0.8, 0.9, 0.97)
 #: No error of a camera has a log sigma (m, rad) beyond this: a micrometre, a thousand kilometres.
 _LOG_SIGMA = 14.0
 
@@ -364,13 +367,22 @@ def fit_covariance(
     )
     if not (local[:, :3].any() and local[:, 3:].any()):
         raise CalibrationError("calibration: expected errors to learn from, found all of them zero")
-    fitted = _fitted(tuple(names), statistics, local, ridge)
+    made = [_scaled(tuple(names), statistics, local, ridge, inside, core) for core in _CORES]
+    return min(made, key=lambda model: _log_volume(model, statistics))
+
+
+def _scaled(
+    names: tuple[str, ...], statistics: Array, local: Array, ridge: float, inside: float, core: float
+) -> CovarianceModel:
+    """The model whose shape comes from this share of the frames, scaled so that ``inside`` of them are inside."""
+    m = len(local)
+    fitted = _fitted(names, statistics, local, ridge, core)
     # What was fitted to these frames fits them better than any others, and their neighbours nearly as well: the factors
     # come from stretches of the drive that the fit has not seen.
     nees = np.empty(m)
     for stretch in np.array_split(np.arange(m), _STRETCHES):
         rest = np.setdiff1d(np.arange(m), stretch)
-        nees[stretch] = _fitted(tuple(names), statistics[rest], local[rest], ridge).nees(
+        nees[stretch] = _fitted(names, statistics[rest], local[rest], ridge, core).nees(
             statistics[stretch], local[stretch]
         )
     log_sigma = fitted.log_sigmas(statistics)[:, 0]
@@ -380,7 +392,13 @@ def fit_covariance(
     return replace(fitted, knots=knots, factors=factors)
 
 
-def _fitted(names: tuple[str, ...], statistics: Array, local: Array, ridge: float) -> CovarianceModel:
+def _log_volume(model: CovarianceModel, statistics: Array) -> float:
+    """Twice the logarithm of the volume of its ellipsoids over these frames, but for what all shapes share."""
+    factors = np.interp(model.log_sigmas(statistics)[:, 0], model.knots, model.factors)
+    return float(np.linalg.slogdet(model.shape)[1] + 6.0 * np.log(factors).mean())
+
+
+def _fitted(names: tuple[str, ...], statistics: Array, local: Array, ridge: float, core: float) -> CovarianceModel:
     """Coefficients, limits and shape for errors in the camera's axes (M, 6); all factors are one."""
     center = np.median(statistics, axis=0)
     spread = np.maximum(statistics.std(axis=0), 1e-3)
@@ -393,13 +411,18 @@ def _fitted(names: tuple[str, ...], statistics: Array, local: Array, ridge: floa
     made = CovarianceModel(
         names, center, spread, coefficients[0], coefficients[1], limits, np.eye(6), np.zeros(1), np.ones(1), len(local)
     )
-    return replace(made, shape=_robust_second_moment(made.normalised(statistics, local)))
+    return replace(made, shape=_robust_second_moment(made.normalised(statistics, local), core))
 
 
-def _robust_second_moment(x: Array) -> Array:
-    """Second moments ``(6, 6)`` of ``(M, 6)``, the largest tenth pulled in, a little shrunk to the diagonal."""
-    size = np.linalg.norm(x / np.sqrt(np.maximum((x**2).mean(axis=0), 1e-18)), axis=1)
-    limit = np.quantile(size, 0.9)
+def _robust_second_moment(x: Array, core: float) -> Array:
+    """Second moments ``(6, 6)`` of ``(M, 6)``, what is far out pulled in, a little shrunk to the diagonal.
+
+    :param core: far out is what lies beyond this quantile of sizes; sizes are in units of the same quantile along each
+        axis. In units of a root mean square, which gross errors make large, they would not be far.
+    """
+    scale = np.maximum(np.quantile(np.abs(x), core, axis=0), 1e-3 * np.sqrt((x**2).mean(axis=0)))
+    size = np.linalg.norm(x / np.maximum(scale, 1e-9), axis=1)
+    limit = np.quantile(size, core)
     pulled = x * np.minimum(1.0, limit / np.maximum(size, 1e-12))[:, None]
     moment = pulled.T @ pulled / len(x)
     diagonal = np.maximum(np.diag(moment), 1e-4 * np.diag(moment).max())

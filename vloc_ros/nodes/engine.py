@@ -436,8 +436,12 @@ class Engine:
         if self._tf_refused() or result.state is LocalizationState.LOST:
             self._broadcast.silence()
             return
-        if self._broadcast.correct(result.T_map_odom, result.stamp_ns, result.T_map_base if result.publish else None):
-            self._broadcast.tick(self._node.get_clock().now().nanoseconds, self._parameters["transform_tolerance"])
+        now = self._node.get_clock().now().nanoseconds
+        # A frame that corrected nothing leaves what is known: but its odometry may have begun anew.
+        if result.T_map_odom is None:
+            self._broadcast.silence()
+        elif result.correction is not None and self._broadcast.correct(result.correction, result.stamp_ns, now):
+            self._broadcast.tick(now, self._parameters["transform_tolerance"])
         if result.publish and result.T_map_base is not None:
             self._broadcast.place(result.T_map_base, result.stamp_ns)
 

@@ -15,8 +15,8 @@ from collections.abc import Callable
 
 from geometry_msgs.msg import TransformStamped
 
-from vloc_ros.geometry.se3 import inverse
 from vloc_ros.nodes.conversions import transform_message
+from vloc_ros.tracking.correction import Correction
 from vloc_ros.tracking.smoothing import SmoothCorrection
 from vloc_ros.types import Array
 
@@ -46,16 +46,14 @@ class TfBroadcast:
         self._send = send
         self._on_sent = on_sent
         self._lock = threading.Lock()
-        self._T_map_odom: Array | None = None
+        self._known = False
         self._smooth, self._stepped_ns = smooth, 0
         self._last_stamp = 0
         #: Transforms sent so far.
         self.count = 0
 
-    def correct(self, T_map_odom: Array | None, stamp_ns: int, T_map_base: Array | None = None) -> bool:
-        """Take over map -> odom of the frame at ``stamp_ns``, in that mode; None falls silent.
-
-        :param T_map_base: where the frame has the vehicle: corrections are smooth there. None: it corrected nothing.
+    def correct(self, correction: Correction, stamp_ns: int, now_ns: int) -> bool:
+        """Take over map -> odom of the frame at ``stamp_ns``, in that mode.
 
         After silence the first one goes out at once with the frame's own stamp, so that look-ups at the stamps of
         the frames that follow lie between two transforms.
@@ -65,16 +63,12 @@ class TfBroadcast:
         with self._lock:
             if self.mode != "map_odom":
                 return False
-            first = self._T_map_odom is None
-            self._T_map_odom = T_map_odom
-            if T_map_odom is None:
-                self._smooth.reset()
-            else:
-                self._smooth.aim(T_map_odom, None if T_map_base is None else inverse(T_map_odom) @ T_map_base)
-            if not first or T_map_odom is None:
-                return False
-            self._emit(transform_message(T_map_odom, self._map, self._odom, stamp_ns), stamp_ns)
-            return True
+            first, self._known = not self._known, True
+            self._step(now_ns)
+            self._smooth.aim(correction, 1e-9 * (now_ns - stamp_ns))
+            if first:
+                self._emit(transform_message(correction.T_map_odom, self._map, self._odom, stamp_ns), stamp_ns)
+            return first
 
     def place(self, T_map_base: Array, stamp_ns: int) -> None:
         """Send map -> base at the pose's own stamp, in that mode."""
@@ -85,11 +79,9 @@ class TfBroadcast:
     def tick(self, now_ns: int, tolerance_s: float) -> None:
         """Called at the fixed rate: repeats map -> odom, stamped ``tolerance_s`` after ``now_ns``."""
         with self._lock:
-            if self._T_map_odom is None:
+            if not self._known:
                 return
-            seconds = max(0, now_ns - self._stepped_ns) * 1e-9 if self._stepped_ns else 0.0
-            self._stepped_ns = now_ns
-            T = self._smooth.step(seconds, tolerance_s)
+            T = self._step(now_ns, tolerance_s)
             stamp = now_ns + int(tolerance_s * 1e9)
             if T is not None:
                 self._emit(transform_message(T, self._map, self._odom, stamp), stamp)
@@ -97,15 +89,20 @@ class TfBroadcast:
     def silence(self) -> None:
         """Send nothing until the next pose: the vehicle is lost."""
         with self._lock:
-            self._T_map_odom = None
+            self._known = False
             self._smooth.reset()
 
     def restart(self) -> None:
         """The clock went back: earlier stamps are new again."""
         with self._lock:
-            self._T_map_odom = None
+            self._known = False
             self._smooth.reset()
             self._last_stamp = self._stepped_ns = 0
+
+    def _step(self, now_ns: int, ahead_s: float = 0.0) -> Array | None:
+        seconds = max(0, now_ns - self._stepped_ns) * 1e-9 if self._stepped_ns else 0.0
+        self._stepped_ns = now_ns
+        return self._smooth.step(seconds, ahead_s)
 
     def _emit(self, message: TransformStamped, stamp: int) -> None:
         if stamp <= self._last_stamp:

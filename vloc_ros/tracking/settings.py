@@ -43,7 +43,8 @@ class TrackerSettings:
     :param odometry_idle_deg: the same for rotation.
     :param acceleration_mps2: how fast velocity changes where there is no odometry.
     :param correlated_frames: neighbouring estimates of one map err alike; this many count as one when they are fused.
-    :param smoothing: compose map -> odom from the fused track; otherwise from the last accepted estimate alone.
+    :param smoothing: compose map -> odom from the accepted estimates by their covariances, with the odometry's drift
+        learned; otherwise from the last accepted estimate alone.
     :param prior_max_misses: give the localizer a search window only while at most this many frames in a row were
         missed; beyond, it searches the whole map.
     :param initial_pose_hold_s: seconds for which a pose given by the user is not overruled by estimates elsewhere;

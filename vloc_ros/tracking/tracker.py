@@ -19,6 +19,7 @@ import numpy as np
 
 from vloc_ros.errors import GeometryError, StampError
 from vloc_ros.geometry.se3 import covariance_of_base, inverse
+from vloc_ros.tracking.correction import Correction, DriftFilter
 from vloc_ros.tracking.motion import Track, plausible_step
 from vloc_ros.tracking.settings import MIN_SIGMA_DEG, MIN_SIGMA_M, TrackerSettings
 from vloc_ros.types import Array, Estimate, LocalizationState, PosePrior, check_covariance, check_transform
@@ -71,7 +72,8 @@ class Tracker:
         self._accepted_ns: int | None = None
         self._hold_until_ns: int | None = None
         self._hold_s = 0.0
-        self._T_map_odom: Array | None = None
+        self._correction: Correction | None = None
+        self._drift = DriftFilter(self.settings)
 
     # What is known
 
@@ -83,7 +85,12 @@ class Tracker:
     @property
     def T_map_odom(self) -> Array | None:
         """Map -> odom from the accepted estimates; None while the pose or the odometry is unknown."""
-        return self._T_map_odom
+        return self._correction.T_map_odom if self._correction is not None else None
+
+    @property
+    def correction(self) -> Correction | None:
+        """:attr:`T_map_odom` with the odometry it corrects and its drift; None while unknown."""
+        return self._correction
 
     @property
     def T_map_base(self) -> Array | None:
@@ -251,7 +258,7 @@ class Tracker:
             return Decision(False, "low_score" if claimed is _LOST else "uncertain", distance)
         if self._feed_candidate(estimate, T, R, odometry) < needed:
             return Decision(False, "confirming", distance)
-        self._adopt_candidate(T, odometry)
+        self._adopt_candidate(T, R, odometry)
         return Decision(True, "initialized", distance)
 
     def _with_track(self, track: Track, estimate: Estimate, T: Array, R: Array, odometry: Array | None) -> Decision:
@@ -266,7 +273,7 @@ class Tracker:
         # A pose from the user is not overruled while it is held.
         if claimed is _LOCALIZED and (self._hold_until_ns is None or stamp > self._hold_until_ns):
             if self._feed_candidate(estimate, T, R, odometry) >= self.settings.relocalize_after:
-                self._adopt_candidate(T, odometry)
+                self._adopt_candidate(T, R, odometry)
                 return Decision(True, "relocalized", distance)
         self._reject(predicted)
         return Decision(False, reason, distance)
@@ -313,7 +320,7 @@ class Tracker:
         if confident:
             self._owed = max(0, self._owed - 1)
         self._state = _LOCALIZED if confident and self._owed == 0 else _DEGRADED
-        self._compose_map_odom(T, odometry)
+        self._correct(T, R, odometry, stamp_ns)
 
     def _reject(self, predicted: Track) -> None:
         self._track = predicted
@@ -345,12 +352,13 @@ class Tracker:
         self._candidate_fixes = 1
         return 1
 
-    def _adopt_candidate(self, T: Array, odometry: Array | None) -> None:
+    def _adopt_candidate(self, T: Array, R: Array, odometry: Array | None) -> None:
         candidate, hold = self._candidate, self._hold_until_ns
         assert candidate is not None
         self._clear(_LOCALIZED)
         self._track, self._accepted_ns, self._hold_until_ns = candidate, candidate.stamp_ns, hold
-        self._compose_map_odom(T, odometry)
+        assert candidate.stamp_ns is not None
+        self._correct(T, R, odometry, candidate.stamp_ns)
 
     def _predict(self, track: Track, stamp_ns: int, odometry: Array | None) -> Track:
         if track.stamp_ns is None:  # a pose from the user meets its first frame
@@ -359,14 +367,19 @@ class Tracker:
             dt = (stamp_ns - track.stamp_ns) * 1e-9
             if not plausible_step(inverse(track.T_odom_base) @ odometry, dt, self.settings):
                 self.counters["odometry_jumps"] += 1
-                self._T_map_odom = None  # it belonged to the odometry before its restart
+                # They belonged to the odometry before its restart.
+                self._correction, self._drift = None, DriftFilter(self.settings)
         return track.predicted(stamp_ns, odometry, self.settings)
 
-    def _compose_map_odom(self, T_map_base: Array, odometry: Array | None) -> None:
+    def _correct(self, T: Array, R: Array, odometry: Array | None, stamp_ns: int) -> None:
+        """Map -> odom after an accepted estimate, which the track has taken up."""
         assert self._track is not None
-        base = self._track.T_map_base if self.settings.smoothing else T_map_base
-        if odometry is not None:
-            self._T_map_odom = base @ inverse(odometry)
+        if odometry is None:
+            return
+        if self.settings.smoothing:
+            self._correction = self._drift.fuse(T, R, odometry, stamp_ns, self._track)
+        else:
+            self._correction = Correction(T @ inverse(odometry), odometry, np.zeros(6))
 
     def _overdue(self, stamp_ns: int) -> bool:
         if self._window is not None:

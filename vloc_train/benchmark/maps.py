@@ -40,7 +40,7 @@ __all__ = ["Made", "Steps", "map_figures", "reference_cameras"]
 
 _log = logging.getLogger(__name__)
 #: Raise when maps that lie in caches must be made anew.
-_GENERATION = 2
+_GENERATION = 3
 #: The descriptor database of a map, and in it the poses and whether a descriptor was regressed (0: of an image).
 _DATABASE, _POSES, _ORIGIN = "database.safetensors", ".poses", ".origin"
 

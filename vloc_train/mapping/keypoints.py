@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,8 @@ _log = logging.getLogger(__name__)
 F32 = npt.NDArray[np.float32]
 #: An RGB image to its features.
 Detector = Callable[[RgbImage], LocalFeatures]
+#: Bytes of features that stay in memory: 800 frames of 2,048.
+_ROOM = 256 << 20
 #: Rays further off the axis than this have no place on a plane in front of the camera.
 _STEEPEST = np.tan(np.radians(80.0))
 
@@ -49,6 +52,11 @@ class Features:
 
     def __len__(self) -> int:
         return len(self.pixels)
+
+    @property
+    def size_bytes(self) -> int:
+        """In memory."""
+        return self.pixels.nbytes + self.descriptors.nbytes + self.sizes.nbytes + self.plane.nbytes
 
 
 @dataclass(frozen=True)
@@ -115,14 +123,15 @@ def _colmap(limit: int, peak: float) -> Detector:
 
 
 class FeatureStore:
-    """Features of frames as files in a folder; the last few stay in memory.
+    """Features of frames as files in a folder; those asked for last stay in memory, as many as have room.
 
-    :param cameras: of each frame, in the order of the frames.
+    :param cameras: of each frame, in the order of the frames. :param room: bytes.
     """
 
-    def __init__(self, folder: Path, cameras: tuple[CameraModel, ...], held: int = 64) -> None:
+    def __init__(self, folder: Path, cameras: tuple[CameraModel, ...], room: int = _ROOM) -> None:
         self.folder, self.cameras = folder, cameras
-        self.read = functools.lru_cache(maxsize=held)(self._read)
+        self._room, self._used = room, 0
+        self._held: OrderedDict[int, Features] = OrderedDict()
 
     def _file(self, frame: int) -> Path:
         return self.folder / f"{frame:07d}.npz"
@@ -138,12 +147,28 @@ class FeatureStore:
 
     def pixels(self, frame: int) -> F32:
         """(K, 2) without the descriptors."""
+        if frame in self._held:
+            return self._held[frame].pixels
         with np.load(self._file(frame), allow_pickle=False) as file:
             return np.asarray(file["pixels"], dtype=np.float32)
 
     def plane(self, frame: int) -> Array:
         """(K, 2) x/z, y/z of the features' rays."""
+        if frame in self._held:
+            return self._held[frame].plane
         return np.asarray(unproject(self.cameras[frame], self.pixels(frame))[:, :2])
+
+    def read(self, frame: int) -> Features:
+        """All of a frame. Every stage asks for them anew, and opening a file takes longer than what is done with it."""
+        if frame in self._held:
+            self._held.move_to_end(frame)
+            return self._held[frame]
+        found = self._read(frame)
+        self._held[frame] = found
+        self._used += found.size_bytes
+        while self._used > self._room and len(self._held) > 1:
+            self._used -= self._held.popitem(last=False)[1].size_bytes
+        return found
 
     def _read(self, frame: int) -> Features:
         with np.load(self._file(frame), allow_pickle=False) as file:

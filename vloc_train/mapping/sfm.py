@@ -135,9 +135,7 @@ def _detected(
         frames.stamps_ns.tobytes(),
         *(np.ascontiguousarray(image).tobytes() for image in seen),
     )
-    store = FeatureStore(
-        work / f"features-{digest}", tuple(frames.camera(f) for f in range(len(frames))), 4 * settings.neighbours + 8
-    )
+    store = FeatureStore(work / f"features-{digest}", tuple(frames.camera(f) for f in range(len(frames))))
     missing = np.array([f for f in range(len(frames)) if not store.has(f)], dtype=np.int64)
     report("features", len(frames) - len(missing), len(frames))
     if not len(missing):

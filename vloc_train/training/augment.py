@@ -10,7 +10,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torchvision.transforms.v2 import functional as F
 
 from vloc_ros.geometry.rotations import so3_exp
 from vloc_ros.settings import ranged
@@ -82,6 +81,9 @@ def virtual_step(image: RgbImage, camera: CameraModel, step_m: float, settings: 
 
 def photometric(image: Tensor, settings: AugmentSettings, rng: np.random.Generator) -> Tensor:
     """Light, colour, sharpness and occlusion; ``(3, H, W)`` uint8 in and out."""
+    # Builders read these settings, too: torchvision takes longer to import than torch.
+    from torchvision.transforms.v2 import functional as F
+
     s = settings.photometric
     if s > 0:
         low, high = 1.0 - 0.7 * s, 1.0 + 0.9 * s

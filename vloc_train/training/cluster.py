@@ -29,6 +29,8 @@ _PATIENCE_S = 15.0
 _ALONE_S = 60.0
 #: Seconds that a result may be on its way; longer than that its worker is gone.
 _FETCH_S = 60.0
+#: Seconds between two looks at who is there.
+_LOOK_S = 0.5
 #: Pieces for each worker that are sent ahead: one it is at, one that waits.
 _AHEAD = 2
 #: Packages whose version decides what is computed.
@@ -73,6 +75,7 @@ class Cluster(Workers):
     def __init__(self, address: str, patience_s: float = _PATIENCE_S) -> None:
         distributed = _distributed()
         self._dask, self._address, self._local = distributed, address, None
+        self._seen, self._asked = 0, 0.0
         # What it says at length of workers that come and go is said here in one line where it matters.
         logging.getLogger("distributed").setLevel(logging.CRITICAL)
         where: Any = address
@@ -117,11 +120,15 @@ class Cluster(Workers):
 
     @property
     def count(self) -> int:  # type: ignore[override]
-        return max(len(self._workers()), 1)
+        return max(self._workers(), 1)
 
-    def _workers(self) -> dict[str, Any]:
-        found: dict[str, Any] = self._client.scheduler_info(n_workers=-1).get("workers", {})
-        return found
+    def _workers(self) -> int:
+        """How many there are; the scheduler is asked at most so often as they are looked for."""
+        now = time.monotonic()
+        if now - self._asked > _LOOK_S:
+            self._seen = len(self._client.scheduler_info(n_workers=-1).get("workers", {}))
+            self._asked = now
+        return self._seen
 
     def each(self, work: Callable[[Piece], Result], pieces: Iterable[Piece]) -> Iterator[tuple[int, Result]]:
         waiting = enumerate(pieces)

@@ -11,12 +11,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from vloc_ros.errors import TrainingError
 from vloc_ros.staging import staging_beside, umask, unwritten
 
-__all__ = ["Checkpoints", "last_checkpoint", "new_array"]
+__all__ = ["kept", "last_checkpoint", "new_array"]
 
 _log = logging.getLogger(__name__)
 #: The newest checkpoint, and the one before it.
@@ -25,24 +24,23 @@ _LAST, _BEFORE = "last.ckpt", "before.ckpt"
 _FULL = 1 << 20
 
 
-class Checkpoints(TorchCheckpointIO):
-    """Writes a checkpoint beside its place, keeps the one before, and renames: a crash never costs both."""
+def kept(checkpoint: dict[str, Any], target: Path) -> None:
+    """Write a checkpoint beside its place, keep the one before, and rename: a crash never costs both.
 
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        """:raises TrainingError: it cannot be written; the one before stays."""
-        target = Path(path)
-        try:
-            with staging_beside(target, folder=False) as staging:
-                with staging.open("wb") as stream:
-                    torch.save(checkpoint, stream)
-                    stream.flush()
-                    os.fsync(stream.fileno())
-                staging.chmod(0o666 & ~umask())
-                if target.exists():
-                    target.replace(target.with_name(_BEFORE))
-                staging.replace(target)
-        except (OSError, RuntimeError) as problem:  # torch tells of a full disk in its own words
-            raise TrainingError(f"{_told(target, problem)}; the checkpoint before stays") from problem
+    :raises TrainingError: it cannot be written; the one before stays.
+    """
+    try:
+        with staging_beside(target, folder=False) as staging:
+            with staging.open("wb") as stream:
+                torch.save(checkpoint, stream)
+                stream.flush()
+                os.fsync(stream.fileno())
+            staging.chmod(0o666 & ~umask())
+            if target.exists():
+                target.replace(target.with_name(_BEFORE))
+            staging.replace(target)
+    except (OSError, RuntimeError) as problem:  # torch tells of a full disk in its own words
+        raise TrainingError(f"{_told(target, problem)}; the checkpoint before stays") from problem
 
 
 def last_checkpoint(work: Path) -> Path | None:

@@ -14,7 +14,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 
-from vloc_train.training.run import TimeLimit
+from vloc_train.training.fitting import TimeLimit
 from vloc_train.training.settings import TrainSettings
 
 __all__ = ["TrainingModule", "Validate", "average_weights"]
@@ -144,7 +144,7 @@ class TrainingModule(lightning.LightningModule, Generic[Network]):
 
 
 def time_limit(trainer: Any) -> TimeLimit | None:
-    """The clock of a run, which :func:`vloc_train.training.run.fit` puts among the callbacks."""
+    """The clock of a run, which :func:`vloc_train.training.fitting.fit` puts among the callbacks."""
     return next((c for c in getattr(trainer, "callbacks", ()) if isinstance(c, TimeLimit)), None)
 
 

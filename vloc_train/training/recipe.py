@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import logging
 import os
+import random
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Generic, Literal, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar, cast
 
-import lightning
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -39,11 +40,13 @@ from vloc_train.training.calibration import calibrate_scenes
 from vloc_train.training.cluster import Workers, open_workers
 from vloc_train.training.disk import last_checkpoint
 from vloc_train.training.frames import FrameSet, cache_drives, join
-from vloc_train.training.module import Validate
 from vloc_train.training.provenance import frame_id_of, provenance, scene_of
-from vloc_train.training.run import RunOptions, claim, fit, identity_of, training_device, use_half
+from vloc_train.training.run import RunOptions, claim, identity_of, training_device, use_half
 from vloc_train.training.scenes import common_datum
 from vloc_train.training.settings import RunSettings
+
+if TYPE_CHECKING:
+    import lightning
 
 __all__ = ["Contents", "HeldOut", "Job", "Trainer", "splits_of"]
 
@@ -159,9 +162,12 @@ class Job(Generic[S]):
         :param max_minutes: instead of the settings'.
         :return: seconds of training, resumed parts included; their sum is noted as ``training_minutes``.
         """
+        from vloc_train.training import fitting
+        from vloc_train.training.module import Validate
+
         settings: Any = self.settings
         times = getattr(settings, "validate_every", 0)
-        first, seconds = fit(
+        first, seconds = fitting.fit(
             module, data, self.options, work or self.work, epochs=settings.epochs,
             max_minutes=settings.max_minutes if max_minutes is None else max_minutes,
             half=use_half(getattr(settings, "precision", "float32"), self.device),
@@ -328,7 +334,7 @@ class Trainer(ABC, Generic[S]):
             job.identity = identity_of(values, splits, **self.identity(job))
             if not self.builds:
                 claim(work, job.identity, options.resume)
-            lightning.seed_everything(int(getattr(settings, "seed", 0)), workers=True, verbose=False)
+            _seed(int(getattr(settings, "seed", 0)), self.builds)
             contents = self.make(job)
             self._note_weights(job)
             made = provenance(
@@ -436,6 +442,18 @@ class Trainer(ABC, Generic[S]):
                 stack.enter_context(sole_writer(work))
                 sweep(work)
             yield work
+
+
+def _seed(seed: int, builds: bool) -> None:
+    """All random numbers of a run from one seed; where something is trained, also those of Lightning's processes."""
+    if not builds:
+        import lightning
+
+        lightning.seed_everything(seed, workers=True, verbose=False)
+        return
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002
+    torch.manual_seed(seed)
 
 
 def _is_first_process() -> bool:

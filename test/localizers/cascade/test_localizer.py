@@ -339,13 +339,18 @@ def test_members_are_who_they_were(cascade, tmp_path):
         ("coarse: {path: 3, sha256: x}\nfine: {path: b, sha256: x}", "relative path"),
         ("coarse: [", "YAML"),
         ("coarse: {path: a, sha256: x}\nsurer: {path: b, sha256: x}", "members of coarse, features, fine"),
-        ("features: {path: a, sha256: x}\nfine: {path: b, sha256: x}", "expected a map of features, found one of"),
+        (
+            f"features: {{path: a, sha256: {'a' * 64}}}\nfine: {{path: b, sha256: {'a' * 64}}}",
+            "expected a map of features, found one of",
+        ),
+        ('coarse: {path: a, sha256: "two\\nlines"}\nfine: {path: b, sha256: x}', "relative path.*sha256"),
     ],
 )
 def test_bad_members_file(cascade, tmp_path, text, told):
     bad = write_map(tmp_path / "maps" / "bad", cascade.manifest, {}, extra_files={MEMBERS_FILE: text.encode()})
-    with pytest.raises(MapFormatError, match=told):
+    with pytest.raises(MapFormatError, match=told) as told_of:
         ask(bad)
+    assert "\n" not in str(told_of.value)
 
 
 def test_two_cascades_are_two_maps(cascade, tmp_path):

@@ -12,9 +12,9 @@ import torch
 from vloc_ros.errors import DatasetError
 from vloc_train.retrieval.module import nearest_pose_errors
 from vloc_train.retrieval.train import check_trainable, train_extractor, validation_sets
-from vloc_train.training import recipe
+from vloc_train.training import fitting
+from vloc_train.training.fitting import fit
 from vloc_train.training.recipe import HeldOut
-from vloc_train.training.run import fit
 
 
 def trained_on(training, held, settings, work, start=None):
@@ -68,7 +68,7 @@ def test_an_interrupted_run_ends_with_the_same_weights(tmp_path):
     run = lambda folder: trained_on(drives(), [], settings, tmp_path / folder)  # noqa: E731
     whole = run("whole")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(recipe, "fit", lambda *a, **k: fit(*a, **{**k, "epochs": 2}))
+        patch.setattr(fitting, "fit", lambda *a, **k: fit(*a, **{**k, "epochs": 2}))
         begun = run("parts")
     parts = run("parts")
     for name, value in whole.state_dict().items():

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from vloc_ros.errors import TrainingError
-from vloc_train.training.disk import Checkpoints, last_checkpoint, new_array
+from vloc_train.training.disk import last_checkpoint, new_array
+from vloc_train.training.fitting import Checkpoints
 
 
 def save(folder, value: float) -> None:

@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import nn
 
+from vloc_train.training.fitting import TimeLimit, fit
 from vloc_train.training.module import TrainingModule, Validate, average_weights, time_limit
-from vloc_train.training.run import RunOptions, TimeLimit, fit
+from vloc_train.training.run import RunOptions
 from vloc_train.training.settings import TrainSettings
 
 

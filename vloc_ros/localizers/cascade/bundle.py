@@ -232,6 +232,7 @@ def _open(bundle: MapBundle, role: str, entry: Any, where: str) -> Member:
         or not plain
         or PurePosixPath(place).is_absolute()
         or not isinstance(sha256, str)
+        or not re.fullmatch(r"[0-9a-f]{64}", sha256)
         or not one
     ):
         raise MapFormatError(f"{where}: {role}: expected a relative path (or inside) and sha256, found {entry!r:.80}")

@@ -119,7 +119,8 @@ class LevelResult:
 
     Poses, Hessians and gradients are float64; costs are means over the valid points.
 
-    Without ``report``, as on all levels but the last, everything but the pose is that of the last evaluation, before the last step.
+    Without ``report``, as on all levels but the last, everything but the pose is that of the last evaluation, before
+    the last step.
 
     :param T_cam_map: (B, 4, 4); where the level failed, the last pose that saw enough points.
     :param cost_initial: (B,) at the pose it began with.
