@@ -6,7 +6,7 @@ a change that needs more has to say so here.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -46,7 +46,7 @@ BUDGETS = {
     "irpnet.vmap": Budget(12, 1, 2),
     "camnet": Budget(12, 1, 2),
     "pixloc": Budget(500, 1, 4),
-    "features": Budget(160, 3, 6),
+    "features": Budget(130, 2, 5),
     # Its coarse map is poor: six places are tried before it gives up. A chain whose first one is borne out waits twice.
     "cascade": Budget(2600, 7, 24),
 }
@@ -111,3 +111,15 @@ def test_a_query_keeps_to_its_budget_and_gives_the_cpus_pose(name, sequence):
             assert counts.launches <= budget.launches, counts.places("launch", 25)
             assert counts.waits <= budget.waits, counts.places("wait")
             assert counts.uploads <= budget.uploads, counts.places("upload")
+
+
+def test_neither_places_nor_cameras_make_features_wait_again(sequence):
+    bundle = read_map(MAPS / "features")
+    one, side = query(sequence, False), vloc_ros.types.View(sequence.image(7), sequence.camera, np.eye(4), "side")
+    waits = []
+    with simulated_device() as (device, counted):
+        for hypotheses, others in ((1, ()), (8, ()), (8, (side, side))):
+            there = backend_class("features").from_map(bundle, device, {"hypotheses": hypotheses})
+            _, counts = asked(there, replace(one, others=others), counted)
+            waits.append(counts.waits)
+    assert waits == [2, 2, 2]
