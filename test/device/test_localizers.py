@@ -47,7 +47,7 @@ BUDGETS = {
     "irpnet.vmap": Budget(12, 1, 2),
     "camnet": Budget(12, 1, 2),
     "pixloc": Budget(500, 1, 4),
-    "features": Budget(160, 3, 6),
+    "features": Budget(130, 2, 5),
     # Its coarse map is poor: six places are tried before it gives up. A chain whose first one is borne out waits twice.
     "cascade": Budget(2600, 7, 24),
 }
@@ -132,3 +132,15 @@ def test_launches_of_pixloc_do_not_multiply_by_the_cameras_of_a_rig(sequence):
     # Three cameras for less than two: only what is read from the map is read for each.
     assert counts.launches <= 2 * budget.launches - 100, counts.places("launch", 25)
     assert counts.waits <= budget.waits and counts.uploads <= 3 * budget.uploads, counts.places("upload")
+
+
+def test_neither_places_nor_cameras_make_features_wait_again(sequence):
+    bundle = read_map(MAPS / "features")
+    one, side = query(sequence, False), vloc_ros.types.View(sequence.image(7), sequence.camera, np.eye(4), "side")
+    waits = []
+    with simulated_device() as (device, counted):
+        for hypotheses, others in ((1, ()), (8, ()), (8, (side, side))):
+            there = backend_class("features").from_map(bundle, device, {"hypotheses": hypotheses})
+            _, counts = asked(there, replace(one, others=others), counted)
+            waits.append(counts.waits)
+    assert waits == [2, 2, 2]
