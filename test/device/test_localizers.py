@@ -26,6 +26,7 @@ from vloc_ros.localizers.imposing.settings import NetworkSettings, SearchSetting
 from vloc_ros.localizers.imposing.signatures import FrozenPoseEncoder
 from vloc_ros.localizers.recorder import Recorder
 from vloc_ros.maps import read_map
+from vloc_ros.types import View
 
 MAPS = Path(__file__).parents[1] / "data" / "maps_0_1"
 
@@ -111,6 +112,26 @@ def test_a_query_keeps_to_its_budget_and_gives_the_cpus_pose(name, sequence):
             assert counts.launches <= budget.launches, counts.places("launch", 25)
             assert counts.waits <= budget.waits, counts.places("wait")
             assert counts.uploads <= budget.uploads, counts.places("upload")
+
+
+def test_launches_of_pixloc_do_not_multiply_by_the_cameras_of_a_rig(sequence):
+    bundle = read_map(MAPS / "pixloc")
+    front = query(sequence, True)
+    side = np.eye(4)
+    side[0, 3] = 0.1
+    views = tuple(View(front.image_rgb, front.camera, side, name) for name in ("second", "third"))
+    rig = replace(front, others=views)
+    on_cpu = backend_class("pixloc").from_map(bundle, torch.device("cpu"), {"min_peak_share": 0.0})
+    with simulated_device() as (device, counted):
+        there = backend_class("pixloc").from_map(bundle, device, {"min_peak_share": 0.0})
+        estimate, counts = asked(there, rig, counted)
+    expected = on_cpu.localize(rig)
+    assert estimate.diagnostics["rig_fused"] == expected.diagnostics["rig_fused"] == 3.0
+    np.testing.assert_allclose(estimate.T_map_cam, expected.T_map_cam, atol=1e-4)
+    budget = BUDGETS["pixloc"]
+    # Three cameras for less than two: only what is read from the map is read for each.
+    assert counts.launches <= 2 * budget.launches - 100, counts.places("launch", 25)
+    assert counts.waits <= budget.waits and counts.uploads <= 3 * budget.uploads, counts.places("upload")
 
 
 def test_neither_places_nor_cameras_make_features_wait_again(sequence):
