@@ -173,7 +173,7 @@ def candidates(most: float) -> Iterator[dict[str, Any]]:
         draws = draw(settings, 0, CPU, torch.float32)
 
         def run(initial: Any = initial, columns: Any = columns, draws: Any = draws, settings: Any = settings) -> None:
-            search(setup.encoder_default, vector, initial, columns, draws, settings, compute=setup.dtype)
+            search(setup.encoder_default, vector, initial, columns, draws, settings)
 
         yield {"candidates": count, "search_ms": ms(run, 5), "signatures_mb": round(columns.nbytes / 1e6, 2)}
 

@@ -16,6 +16,7 @@ from bench.imposing_transcription import transcribed_search
 from bench.setup import BenchSetup
 from bench.timing import figures, measure
 from vloc_ros.localizers.imposing.search import Draws, draw, search, similarity
+from vloc_ros.localizers.imposing.signatures import FrozenPoseEncoder
 
 __all__ = ["bench_imposing"]
 
@@ -47,13 +48,13 @@ def bench_imposing(
     def draws() -> Draws:
         return draw(setup.settings, seed, device, torch.float32)
 
-    fixed = draws()
+    fixed, full = draws(), FrozenPoseEncoder(setup.encoder, torch.float32, torch.float32)
 
     def frame_default() -> None:
         setup.search_default(setup.encode_default(image), draws()).cpu()
 
     def frame_full() -> None:
-        found = search(setup.encoder, setup.encode_full(image), setup.initial, setup.columns, draws(), setup.settings)
+        found = search(full, setup.encode_full(image), setup.initial, setup.columns, draws(), setup.settings)
         found.pose.cpu()
 
     def frame_transcribed() -> None:
@@ -98,7 +99,7 @@ def bench_imposing(
 
 def _products(setup: BenchSetup) -> Callable[[], None]:
     """The pose encoder's products alone, for the steps that cannot come from the map."""
-    layers = [cast(torch.nn.Linear, layer) for layer in setup.encoder_default.linears]
+    layers = [cast(torch.nn.Linear, layer) for layer in copy.deepcopy(setup.encoder).linears.to(setup.dtype)]
     count = setup.settings.candidates
     inputs = [torch.randn(layer.in_features, count, device=setup.device).to(setup.dtype) for layer in layers]
 
@@ -116,7 +117,8 @@ def _score_difference(setup: BenchSetup, vector: Tensor, draws: Draws) -> float:
     """Largest difference of float32 scores of the same candidates, over all steps of one search."""
     _, poses, expected = transcribed_search(setup.encoder, vector, setup.initial, draws, setup.settings)
     unit = torch.nn.functional.normalize(vector, dim=-1)
-    found = [similarity(unit, setup.encoder.columns(p, p.dtype)) for p in poses]
+    ours = FrozenPoseEncoder(setup.encoder, torch.float32, torch.float32)
+    found = [similarity(unit, ours.columns(p.T)) for p in poses]
     return max(float((a - b).abs().max()) for a, b in zip(found, expected, strict=True))
 
 
@@ -124,12 +126,13 @@ def _score_difference(setup: BenchSetup, vector: Tensor, draws: Draws) -> float:
 def _float64_difference(setup: BenchSetup, vectors: Tensor, seed: int) -> float:
     """Largest difference of the pose in float64 between search and transcription, on the CPU, over all vectors."""
     encoder, initial = copy.deepcopy(setup.encoder).cpu().double(), setup.initial.cpu().double()
+    ours = FrozenPoseEncoder(encoder, torch.float64, torch.float64)
     columns = encoder(initial).T.contiguous()
     worst = 0.0
     for frame, x in enumerate(vectors.cpu().double()):
         draws = draw(setup.settings, seed + frame, torch.device("cpu"), torch.float64)
         expected, _, _ = transcribed_search(encoder, x, initial, draws, setup.settings)
-        found = search(encoder, x, initial, columns, draws, setup.settings).pose
+        found = search(ours, x, initial, columns, draws, setup.settings).pose
         worst = max(worst, float((found - expected).abs().max()))
     return worst
 

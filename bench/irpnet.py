@@ -140,15 +140,15 @@ def _regressor_rows(
     asked = SceneRegressors({"position": position.eval(), "orientation": orientation.eval()})
     difference = _difference(asked, descriptors)
     sizes = {"irpnet": _count(both), "kept_of_irpnet": _count(position) + _count(orientation)}
-    query = descriptors[:1]
+    query, plain = descriptors[:1], asked.masks().to(device)
 
     def regress() -> None:
         with torch.inference_mode():
-            asked.regress(query)[0].cpu()
+            asked.regress(query, plain)[0].cpu()
 
     def sampled() -> None:
         with torch.inference_mode():
-            asked.regress(query, 32, seed)[0].cpu()
+            asked.regress(query, asked.masks(32, seed).to(device))[0].cpu()
 
     def timed(name: str, function: Callable[[], None]) -> Timing:
         return measure(name, function, device, repeats)
@@ -170,6 +170,7 @@ def _count(network: nn.Module) -> int:
 
 @torch.inference_mode()
 def _difference(asked: SceneRegressors, descriptors: Tensor) -> float:
-    exact, _ = copy.deepcopy(asked).double().regress(descriptors.double())
-    found, _ = asked.regress(descriptors)
+    plain = asked.masks().to(descriptors.device)
+    exact, _ = copy.deepcopy(asked).double().regress(descriptors.double(), plain)
+    found, _ = asked.regress(descriptors, plain)
     return float((exact - found).abs().max())

@@ -16,6 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import cv2
 import numpy as np
 import rclpy
 import tf2_ros
@@ -25,7 +26,7 @@ from geometry_msgs.msg import PoseWithCovarianceStamped, TransformStamped
 from rclpy.duration import Duration
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from rosgraph_msgs.msg import Clock
-from sensor_msgs.msg import CameraInfo, Image, NavSatFix, NavSatStatus
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image, NavSatFix, NavSatStatus
 from std_msgs.msg import String
 from std_srvs.srv import Trigger
 from tf2_msgs.msg import TFMessage
@@ -35,6 +36,7 @@ from vloc_ros.messages import transform
 from vloc_ros.types import Array, CameraModel
 
 SECOND = 1_000_000_000
+JPEG = "rgb8; jpeg compressed bgr8"
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 
 
@@ -65,6 +67,13 @@ def image_messages(camera: CameraModel, stamp: int, pixels: Array) -> tuple[Came
     return info, message
 
 
+def jpeg(pixels: Array) -> bytes:
+    """An image (H, W, 3) uint8 as a camera's driver compresses it."""
+    found, data = cv2.imencode(".jpg", pixels[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, 95])
+    assert found
+    return bytes(data)
+
+
 class LiveVehicle:
     """The node in a process of its own, and everything around it in this one.
 
@@ -89,7 +98,9 @@ class LiveVehicle:
             self.process = subprocess.Popen(command, stdout=stream, stderr=subprocess.STDOUT)
         rclpy.init(args=[])
         self.node = node = rclpy.create_node("vehicle")
-        self._image = node.create_publisher(Image, "/camera/image", 10)
+        self._compressed = parameters.get("image_transport") == "compressed"
+        kind, topic = (CompressedImage, "/camera/image/compressed") if self._compressed else (Image, "/camera/image")
+        self._image = node.create_publisher(kind, topic, 10)
         self._info = node.create_publisher(CameraInfo, "/camera/camera_info", 10)
         self._tf = node.create_publisher(TFMessage, "/tf", 100)
         self._static = node.create_publisher(TFMessage, "/tf_static", LATCHED)
@@ -191,8 +202,10 @@ class LiveVehicle:
         self.buffer.set_transform(message, "vehicle")
 
     def image(self, stamp: int, pixels: Array) -> float:
-        """(H, W, 3) uint8, with its CameraInfo; time.perf_counter() as it is handed over."""
+        """(H, W, 3) uint8, with its CameraInfo; time.perf_counter() as it is handed over, or compressed before."""
         info, message = image_messages(self.camera, stamp, pixels)
+        if self._compressed:
+            message = CompressedImage(header=info.header, format=JPEG, data=array("B", jpeg(pixels)))
         self._info.publish(info)
         handed = time.perf_counter()
         self._image.publish(message)

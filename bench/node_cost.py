@@ -11,6 +11,7 @@ import numpy as np
 
 from bench.timing import quantiles
 from vloc_ros.frames import Frame
+from vloc_ros.images.decode import CompressedImage
 from vloc_ros.localizers.base import load_localizer
 from vloc_ros.pipeline import Pipeline
 from vloc_ros.town import Renderer, Town, Traversal, default_camera
@@ -24,7 +25,7 @@ START_NS, STEP_NS = 1_700_000_000_000_000_000, 100_000_000
 
 def overhead(given: argparse.Namespace) -> dict[str, Any]:
     """Large images through the pipeline here, and through the node there."""
-    from live_vehicle import LiveVehicle
+    from live_vehicle import JPEG, LiveVehicle, jpeg
 
     town = Town(1, 200.0)
     drive, camera = Traversal(town, given.drive[0]), default_camera(*given.size)
@@ -38,10 +39,12 @@ def overhead(given: argparse.Namespace) -> dict[str, Any]:
             for k, image in enumerate(images):
                 time.sleep(pause)
                 stamp = START_NS + k * STEP_NS
-                result = pipeline.process(Frame(stamp, image, camera, False, drive.T_base_cam, drive.T_odom_base[k]))
+                picture = CompressedImage(JPEG, jpeg(image)) if given.jpeg else image
+                result = pipeline.process(Frame(stamp, picture, camera, False, drive.T_base_cam, drive.T_odom_base[k]))
                 if result.publish:
                     made.append(result.timings_ms["total"])
-    with LiveVehicle(camera, drive.T_base_cam, {"map": given.map, "diagnostics_period": 0.05}) as car:
+    settings = {"map": given.map, "diagnostics_period": 0.05, "image_transport": "compressed" if given.jpeg else "raw"}
+    with LiveVehicle(camera, drive.T_base_cam, settings) as car:
         car.ready()
         for k, image in enumerate(images):
             now = car.now()
@@ -61,7 +64,8 @@ def overhead(given: argparse.Namespace) -> dict[str, Any]:
     beside = [a - b for a, b in zip(rows["live"][:both], rows["node"][:both], strict=True)]
     live, paced = float(np.median(rows["live"])), float(np.median(rows["at a pace"]))
     return {
-        "image": [camera.width, camera.height], "frames": given.frames, "poses_live": len(rows["live"]),
+        "image": [camera.width, camera.height], "transport": settings["image_transport"],
+        "frames": given.frames, "poses_live": len(rows["live"]),
         "seconds_between_frames": PAUSE_S,
         "replay_ms": quantiles(rows["replay"]), "replay_with_frames_apart_as_live_ms": quantiles(rows["at a pace"]),
         "image_to_pose_live_ms": quantiles(rows["live"]), "pipeline_in_the_node_ms": quantiles(rows["node"]),

@@ -64,7 +64,8 @@ def transcribed_query(
         small = resized(camera, columns, rows)
         for number, level in enumerate(query):
             gathered = _gather(references, [view[number] for view in views], (width, height), small, allowed)
-            T, steps = _refine_level(T, level, small, points, gathered, damping[number], settings)
+            slack = width / network.settings.strides[0] * level.stride / small.width
+            T, steps = _refine_level(T, level, small, points, gathered, damping[number], settings, slack)
             total += steps
     return T, total
 
@@ -131,6 +132,7 @@ def _refine_level(
     gathered: tuple[list[int], Tensor, Tensor],
     damping: Tensor,
     settings: OptimizerSettings,
+    slack: float,
 ) -> tuple[Tensor, int]:
     ids, reference, confidence = gathered
     robust, dtype, device = settings.robust_cost(), level.features.dtype, level.features.device
@@ -162,7 +164,7 @@ def _refine_level(
         damped = hessian + torch.diag((damping.double().cpu() + 1e-7) * diagonal)
         delta = -torch.linalg.solve(damped, gradient)  # eq. 4
         T = se3_exp(delta) @ T  # eq. 5
-        small = float(delta[:3].norm()) < settings.stop_m
-        if small and float(delta[3:].norm()) < np.radians(settings.stop_deg):
+        small = float(delta[:3].norm()) < slack * settings.stop_m
+        if small and float(delta[3:].norm()) < slack * np.radians(settings.stop_deg):
             return T, step + 1
     return T, settings.iterations

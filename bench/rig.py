@@ -16,6 +16,7 @@ of the base that is uniformly 0 to 1 m and 0 to 3 deg off, the same one for all 
 from __future__ import annotations
 
 import argparse
+import functools
 import itertools
 import json
 import time
@@ -83,6 +84,7 @@ def town_rig(index: int, spacing_m: float, laps: float, loop_m: float) -> Rig:
         def rendered(i: int, renderer=renderer, view=view) -> Any:
             return renderer.render(view, i)
 
+        @functools.cache  # the rows of a table ask for the same frames
         def read(i: int, rendered=rendered) -> RgbImage:
             return rendered(i).rgb
 
@@ -289,6 +291,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--row", type=int, help="only this row of the table, which the file keeps the others of")
+    parser.add_argument("--every", type=int, default=1, help="only every n-th of the queries")
     parser.add_argument("--frames", type=int, default=0, help="of the queries, at most; 0: all")
     given = parser.parse_args()
     given.work.mkdir(parents=True, exist_ok=True)
@@ -307,6 +310,8 @@ def main() -> None:
         kept = {n: s.select(rows[rows % 4 == 0]) for n, s in rig.items()}
         map_path = built([kept], given.work / f"kitti{kind}", backend, (1248, 384))
         queries, blind = {n: s.select(rows[rows % 4 != 0]) for n, s in rig.items()}, (3.0, 7.0)
+    if given.every > 1:
+        queries = {n: s.select(np.arange(0, len(s), given.every)) for n, s in queries.items()}
     if given.frames:
         queries = {n: s.select(np.arange(min(given.frames, len(s)))) for n, s in queries.items()}
     rows = compared(queries, map_path, blind, given.row, backend)

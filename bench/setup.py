@@ -14,11 +14,13 @@ from bench.imposing_transcription import transcribed_search
 from vloc_ros.errors import MapBackendError
 from vloc_ros.images.preprocess import Preprocess
 from vloc_ros.localizers.device import compute_dtype
+from vloc_ros.localizers.folding import without_batch_norms
 from vloc_ros.localizers.imposing.initial import initial_candidates
 from vloc_ros.localizers.imposing.localizer import CANDIDATES_FILE, WEIGHTS_FILE, load_network
 from vloc_ros.localizers.imposing.network import ImageEncoder, ImPosingNetwork, PoseEncoder
 from vloc_ros.localizers.imposing.search import Draws, search
 from vloc_ros.localizers.imposing.settings import NetworkSettings, SearchSettings
+from vloc_ros.localizers.imposing.signatures import FrozenPoseEncoder
 from vloc_ros.maps import expect, read_map
 from vloc_ros.settings import settings_from_mapping
 
@@ -35,7 +37,7 @@ class BenchSetup:
     device: torch.device
     dtype: torch.dtype
     encoder: PoseEncoder
-    encoder_default: PoseEncoder
+    encoder_default: FrozenPoseEncoder
     images: ImageEncoder
     images_default: ImageEncoder
     columns: Tensor
@@ -62,8 +64,11 @@ class BenchSetup:
         )
 
     @classmethod
-    def of_paper(cls, device: torch.device, seed: int = 0) -> BenchSetup:
-        """The paper's settings with random weights, and a circular drive of 1 km."""
+    def of_paper(cls, device: torch.device, seed: int = 0, dtype: torch.dtype | None = None) -> BenchSetup:
+        """The paper's settings with random weights, and a circular drive of 1 km.
+
+        :param dtype: of the default path, where it is not what the device is best at.
+        """
         torch.manual_seed(seed)
         network, settings = ImPosingNetwork(NetworkSettings()), SearchSettings()
         angle = np.linspace(0, 2 * np.pi, settings.candidates, endpoint=False)
@@ -71,7 +76,7 @@ class BenchSetup:
         poses[:, 0], poses[:, 1] = 160 * np.cos(angle), 160 * np.sin(angle)
         poses[:, 5], poses[:, 6] = np.sin(angle / 2), np.cos(angle / 2)
         network.pose_encoder().set_area(torch.from_numpy(poses[:, :3].min(0)), torch.from_numpy(poses[:, :3].max(0)))
-        return cls._of(network, settings, initial_candidates(settings, poses, seed), (135, 240), device)
+        return cls._of(network, settings, initial_candidates(settings, poses, seed), (135, 240), device, dtype)
 
     @classmethod
     def _of(
@@ -81,13 +86,15 @@ class BenchSetup:
         initial: Tensor,
         image_size: tuple[int, int],
         device: torch.device,
+        dtype: torch.dtype | None = None,
     ) -> BenchSetup:
         network = network.eval().requires_grad_(False).to(device)
-        dtype = compute_dtype("auto", device)
+        dtype = dtype or compute_dtype("auto", device)
         encoder, initial = network.pose_encoder(), initial.to(device)
-        encoder_default = copy.deepcopy(encoder)
-        encoder_default.linears.to(dtype)
-        images_default = copy.deepcopy(network.image_encoder).to(dtype)
+        encoder_default = FrozenPoseEncoder(encoder, torch.float32, dtype)
+        images_default = copy.deepcopy(network.image_encoder).cpu()
+        images_default.backbone = without_batch_norms(images_default.backbone)
+        images_default.to(device, dtype)
         images_default.to(memory_format=torch.channels_last)
         with torch.inference_mode():
             columns = encoder(initial).T.contiguous()
@@ -117,10 +124,7 @@ class BenchSetup:
 
     def search_default(self, vector: Tensor, draws: Draws) -> Tensor:
         """The pose ``(7,)`` by the search as shipped."""
-        found = search(
-            self.encoder_default, vector, self.initial, self.columns, draws, self.settings, compute=self.dtype
-        )
-        return found.pose
+        return search(self.encoder_default, vector, self.initial, self.columns, draws, self.settings).pose
 
     def search_transcribed(self, vector: Tensor, draws: Draws) -> Tensor:
         """The pose ``(7,)`` by the transcription in float32."""

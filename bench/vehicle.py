@@ -5,11 +5,13 @@
     python bench/vehicle.py start MAP --places 12 --out FILE
     python bench/vehicle.py maps --work out --out FILE
     python bench/vehicle.py overhead MAP --out FILE
+    python bench/vehicle.py fused MAP --laps 0.5 --out FILE                          # and robot_localization
 
 ``loop``: a vehicle drives itself on map -> odom (examples/closed_loop.py), without ROS. ``live``: the same through the
 node and TF: looked up fifty times a second on a clock that runs at ``--pace``. ``start``: from a satellite fix 5 m off
 to the first pose, in real time, beside starts without one. ``maps``: two towns and the road between them, driven
-through there and back with a map of each. ``overhead``: what the node costs beside the pipeline.
+through there and back with a map of each. ``overhead``: what the node costs beside the pipeline. ``fused``: the poses
+with wheels and a gyroscope in robot_localization (bench/fused_vehicle.py).
 """
 
 from __future__ import annotations
@@ -31,6 +33,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import closed_loop
 from closed_loop import AHEAD, CAMERA_RATE, RATE, SPEED, START_NS, Follower, Vehicle
 
+from bench.fused_vehicle import fused
 from bench.node_cost import overhead
 from bench.timing import quantiles
 from bench.two_towns import TwoTowns
@@ -56,7 +59,8 @@ def loop(given: argparse.Namespace) -> dict[str, Any]:
     rows = [row for row in rows if row["drive"] not in given.drive]
     for index in given.drive:
         began = time.process_time()
-        row = {"drive": index, **closed_loop.drive(str(given.map), given.laps, index=index)}
+        row = {"drive": index, "smoothing_s": given.smoothing}
+        row |= closed_loop.drive(str(given.map), given.laps, smoothing_s=given.smoothing, index=index)
         row["p95_per_frame_median"] = row["map_base_p95_m"] / row["frame_median_m"]
         row["cpu_s"] = round(time.process_time() - began, 1)
         rows.append(row)
@@ -264,25 +268,27 @@ def maps(given: argparse.Namespace) -> dict[str, Any]:
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("loop", "live", "start", "maps", "overhead"))
+    parser.add_argument("what", choices=("loop", "live", "start", "maps", "overhead", "fused"))
     parser.add_argument("map", nargs="?", type=Path)
     parser.add_argument("--drive", type=int, nargs="+", default=[5], help="drives of the town, each in its own light")
     parser.add_argument("--laps", type=float, default=1.0, help="of each drive")
-    parser.add_argument("--smoothing", type=float, default=0.3, help="tf_smoothing of the node")
+    parser.add_argument("--smoothing", type=float, default=0.1, help="tf_smoothing of the node")
     parser.add_argument("--tolerance", type=float, default=0.5, help="live: transform_tolerance of the node")
     parser.add_argument("--pace", type=float, default=0.25, help="of the vehicle's clock")
     parser.add_argument("--minutes", type=float, default=8.0, help="live: the end")
     parser.add_argument("--places", type=int, default=12, help="starts along the drive")
     parser.add_argument("--frames", type=int, default=20, help="of a start, or of the overhead")
     parser.add_argument("--size", type=int, nargs=2, default=(1280, 960), help="overhead: of the images")
+    parser.add_argument("--jpeg", action="store_true", help="overhead: images are compressed")
     parser.add_argument("--rate", type=float, default=5.0, help="start: images a second")
+    parser.add_argument("--config", type=Path, help="fused: another parameter file of the filter")
     parser.add_argument("--work", type=Path, default=Path("out/vehicle"))
     parser.add_argument("--out", type=Path, required=True)
     given = parser.parse_args()
     if given.map is None and given.what != "maps":
         parser.error(f"{given.what}: expected a map")
     given.work.mkdir(parents=True, exist_ok=True)
-    measures = {"loop": loop, "live": live, "start": start, "maps": maps, "overhead": overhead}
+    measures = {"loop": loop, "live": live, "start": start, "maps": maps, "overhead": overhead, "fused": fused}
     table = {
         "command": " ".join(["python", "bench/vehicle.py", *sys.argv[1:]]), "machine": device_name(torch.device("cpu")),
         **measures[given.what](given),

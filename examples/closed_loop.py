@@ -89,7 +89,7 @@ class Vehicle:
         self.T_odom_base = self.T_odom_base @ step @ turn
 
 
-def drive(map_path: str, laps: float, latency_s: float = 0.1, smoothing_s: float = 0.3, index: int = 5) -> dict:
+def drive(map_path: str, laps: float, latency_s: float = 0.1, smoothing_s: float = 0.1, index: int = 5) -> dict:
     """The figures of a drive of so many laps."""
     town = Town(1, 200.0)
     plan = Traversal(town, index, spacing_m=0.5, weave_m=0.0)
@@ -148,7 +148,7 @@ if __name__ == "__main__":
         "map", help="a map of the town of seed 1, loop 200 m: models/town_demo, models/town_demo_features"
     )
     parser.add_argument("--laps", type=float, default=1.0)
-    parser.add_argument("--smoothing", type=float, default=0.3, help="seconds, as tf_smoothing of the node")
+    parser.add_argument("--smoothing", type=float, default=0.1, help="seconds, as tf_smoothing of the node")
     parser.add_argument("--latency", type=float, default=0.1, help="seconds from an image to its pose")
     given = parser.parse_args()
     print(json.dumps(drive(given.map, given.laps, given.latency, given.smoothing), indent=2))

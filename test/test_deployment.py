@@ -49,6 +49,20 @@ def test_the_filters_parameters_are_those_of_robot_localization():
     assert not any(given["odom0_config"][:6]) and given["odom0_config"][6]
     assert given["world_frame"] == given["map_frame"] and given["publish_tf"]
     assert given["smooth_lagged_data"] and given["history_length"] > 0.0, "one without the other does nothing"
+    # Velocities come before the first pose. A filter that is sure of the origin by then refuses every pose of the map.
+    assert len(given["initial_estimate_covariance"]) == len(given["process_noise_covariance"]) == 15
+    assert min(given["initial_estimate_covariance"][:3]) >= 1e6 and "pose0_rejection_threshold" not in given
+    assert not any(given["imu0_config"][:9]) and given["imu0_config"][9:12] == [True] * 3
+
+
+def test_nav2_is_brought_up_without_its_own_localization():
+    """Its localization_launch.py starts AMCL whatever the parameter file says."""
+    text = (ROOT / "examples/nav2.launch.py").read_text(encoding="utf-8")
+    assert "navigation_launch.py" in text and 'bringup_launch.py")' not in text and "nav2_amcl" not in text
+    content = yaml.safe_load((ROOT / "config/nav2.yaml").read_text(encoding="utf-8"))
+    manager = content["lifecycle_manager_localization"]["ros__parameters"]
+    # The localizer starts itself there; who lets Nav2 manage it needs a bond of it, or none of anybody.
+    assert "vloc_localizer" not in manager["node_names"] and manager["bond_timeout"] > 0.0
 
 
 def test_nav2s_parameters_are_those_of_its_nodes():

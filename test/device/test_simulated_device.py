@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from bench.simulated_device import MixedDevicesError, simulated_device
-from vloc_ros.localizers.recorder import Recorder
+from vloc_ros.localizers.recorder import CAPTURES, Recorder
 
 
 @pytest.fixture
@@ -82,7 +82,50 @@ def test_recorded_work_is_one_launch(device):
         twice, total = recorder.run("work", work, [x + i])
         assert twice.cpu().tolist() == [1.0 + 2 * (j + i) for j in range(3)] and float(total) == 3 + 3 * i
     found = counted()
-    assert found.recorded == 3 and found.launches == 5, "the sum, a copy in, the replay and two copies out"
+    assert found.recorded == 4 and found.launches == 4, (
+        "the sum, a copy in, the replay and one copy out for both results"
+    )
+
+
+def test_results_of_every_type_and_size_come_out_of_a_recording_as_they_are(device):
+    where, _ = device
+    recorder = Recorder(where)
+    large = torch.arange(140_000.0).view(1, 2, 7, 10_000).to(where, memory_format=torch.channels_last)
+
+    def work(x, y):
+        return (x + 1, y > 2, x[0, 0, :2, :2] * 2, y.sum(), y.view(3, 1), (y == 4).all())
+
+    for _ in range(3):
+        plain = work(large, y := torch.tensor([1, 2, 3]).to(where))
+        found = recorder.run("all", work, [large, y])
+        for mine, other in zip(found, plain, strict=True):
+            assert mine.dtype == other.dtype and mine.shape == other.shape and mine.cpu().equal(other.cpu())
+        assert found[0].stride() == large.stride()
+
+
+def test_arguments_of_the_host_are_uploaded_into_the_recording(device):
+    where, counted = device
+    recorder = Recorder(where)
+    for i in range(4):
+        counted()
+        (found,) = recorder.run("sum", lambda x: (x.float().sum(),), [torch.tensor([1, 2, i], dtype=torch.uint8)])
+        assert float(found) == 3 + i
+    counts = counted()
+    assert (counts.uploads, counts.uploaded_bytes, counts.launches) == (1, 3, 2), "the replay and a copy out"
+
+
+def test_a_device_without_memory_for_a_recording_launches(device, monkeypatch, caplog):
+    where, _ = device
+
+    def full(work, arguments):
+        raise torch.OutOfMemoryError("no memory")
+
+    monkeypatch.setitem(CAPTURES, where.type, full)
+    recorder = Recorder(where)
+    for _ in range(3):
+        (found,) = recorder.run("sum", lambda x: (x.sum(),), [torch.ones(4)])
+        assert float(found) == 4.0
+    assert len(caplog.records) == 1 and not recorder.records
 
 
 def test_work_that_waits_is_not_recorded_and_said_once(device, caplog):

@@ -15,6 +15,9 @@ import tiny_copr
 import tiny_drive
 import tiny_extractor
 import tiny_irpnet
+import torch
+from torch.utils._pytree import tree_leaves
+from torch.utils.data._utils.pin_memory import pin_memory
 
 from bench.simulated_device import simulated_device
 from vloc_train.camnet.train import TRAINER as CAMNET
@@ -92,12 +95,24 @@ def test_a_step_of_every_training_keeps_to_its_budget():
     assert done.returncode == 0 and f"{len(RUNS)} passed" in done.stdout, done.stdout[-4000:] + done.stderr[-2000:]
 
 
+def assert_pinned(batch: Any, monkeypatch) -> None:
+    """Every tensor of a batch is pinned where a loader pins; a batch of CoPR has numbers of rows alone."""
+    parts = vars(batch) if hasattr(batch, "__dict__") else batch
+    tensors = [part for part in tree_leaves(parts) if isinstance(part, torch.Tensor)]
+    seen: list[torch.Tensor] = []
+    with monkeypatch.context() as patched:
+        patched.setattr(torch.Tensor, "pin_memory", lambda self, *_: (seen.append(self), self)[1])
+        pin_memory(batch)
+    assert {id(t) for t in tensors} == {id(t) for t in seen}
+
+
 @pytest.mark.parametrize("name", RUNS)
 def step_keeps_to_its_budget(name, tmp_path, monkeypatch):
     module, data = started(monkeypatch, lambda: RUNS[name](tmp_path))
     module.trainer = SimpleNamespace(global_step=0, world_size=1, estimated_stepping_batches=100)
     loader = data.train_dataloader() if hasattr(data, "train_dataloader") else data
     batch = next(iter(loader))
+    assert_pinned(batch, monkeypatch)
     with simulated_device() as (device, counted):
         module.train().to(device)
         batch = module.transfer_batch_to_device(batch, device, 0)

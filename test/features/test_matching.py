@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import pytest
 import torch
 from tiny_points import CAMERA, described, points_of, unit
 
 from bench.simulated_device import simulated_device
 from vloc_ros.features import matching
-from vloc_ros.features.matching import alike_in_all, alike_pairs, match_descriptors, match_points
+from vloc_ros.features.matching import alike_in_all, alike_pairs, match_descriptors, match_points, near_pairs
 from vloc_ros.features.points import MapPoints
 from vloc_ros.geometry.cameras import project
 
@@ -63,6 +64,37 @@ def test_candidates_near_a_pose_agree_with_a_loop():
     assert sorted(map(tuple, pairs.tolist())) == sorted(expected)
     assert (distance <= 6.0).all() and (cosines > 0.99).all()
     assert (np.diff(pairs[:, 0]) > 0).all()
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("radius", [2.0, 9.0, 60.0, "each"])
+def test_compared_where_they_are_near_or_everywhere_is_the_same(seed, radius):
+    """Points that look different from different sides, points out of view, sizes that are known and not."""
+    rng = np.random.default_rng(seed)
+    at = np.column_stack([rng.uniform(-4, 4, 150), rng.uniform(-3, 3, 150), rng.uniform(-1, 9, 150)])
+    extents = np.where(rng.uniform(size=150) < 0.3, np.nan, rng.uniform(0.05, 0.5, 150))
+    owner = np.concatenate([np.arange(150), np.arange(40, 90), np.arange(60, 70)])
+    points = MapPoints(
+        np.arange(150), at, np.zeros((150, 3, 3)), extents, unit(210, seed + 1), owner, (150, 200, 210)
+    )  # fmt: skip
+    look = points.prototypes[torch.from_numpy(rng.integers(0, 210, 400))] + 0.4 * unit(400, seed + 2)
+    query = described(torch.nn.functional.normalize(look, dim=-1), rng.uniform((0, 0), (320, 240), (400, 2)))
+    reach = rng.uniform(0, 50, 150) if radius == "each" else radius
+    asked = (np.eye(4), CAMERA, query, points, reach, 1.0)
+    expected = alike_pairs(query, points, 0.1).near(*asked)
+    found = near_pairs(*asked, 0.1)
+    assert len(found[0]) >= (0 if radius == 2.0 else 10)
+    for mine, other, digits in zip(found, expected, (0, 0, 1e-6), strict=True):
+        np.testing.assert_allclose(mine, other, rtol=0, atol=digits)
+    with simulated_device() as (device, counted):
+        there = replace(query, unit=query.unit.to(device))
+        there.__dict__["on_host"] = query.on_host  # made-up features have no bytes
+        counted()
+        for mine, other in zip(near_pairs(np.eye(4), CAMERA, there, points, reach, 1.0, 0.1), found, strict=True):
+            np.testing.assert_array_equal(mine, other)
+        assert (counted().waits, counted().launches) == (0, 0)
+    nothing = near_pairs(np.eye(4), CAMERA, described(look[:0], np.zeros((0, 2))), points, reach, 1.0, 0.1)
+    assert [len(part) for part in nothing] == [0, 0, 0]
 
 
 def test_a_feature_of_another_size_than_the_point_should_have_is_none():

@@ -304,6 +304,25 @@ def test_rviz_and_robot_localization_follow_namespace_name_and_frames(live):
         automatically_declare_parameters_from_overrides=True,
     )  # fmt: skip
     try:
-        assert made.get_parameter("pose0_rejection_threshold").value == 4.0
+        assert made.get_parameter("initial_estimate_covariance").value[0] == 1e6
     finally:
         made.destroy_node()
+
+
+def test_nav2_without_its_localization_can_be_described(live):
+    """Beside a package that is called as Nav2's and declares what Nav2's navigation_launch.py does."""
+    share = live.tmp_path / "share"
+    (share / "nav2_bringup" / "launch").mkdir(parents=True)
+    (share / "ament_index" / "resource_index" / "packages").mkdir(parents=True)
+    (share / "ament_index" / "resource_index" / "packages" / "nav2_bringup").touch()
+    (share / "nav2_bringup" / "launch" / "navigation_launch.py").write_text(
+        "from launch import LaunchDescription\nfrom launch.actions import DeclareLaunchArgument\n"
+        "def generate_launch_description():\n"
+        "    names = ('namespace', 'use_sim_time', 'autostart', 'params_file', 'use_composition', 'container_name')\n"
+        "    return LaunchDescription([DeclareLaunchArgument(n, default_value='') for n in names])\n"
+    )
+    env = {**os.environ, "AMENT_PREFIX_PATH": f"{live.tmp_path}:{os.environ['AMENT_PREFIX_PATH']}"}
+    command = ["ros2", "launch", str(ROOT / "examples" / "nav2.launch.py"), "--show-args"]
+    found = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120, check=False)
+    assert found.returncode == 0, found.stderr
+    assert all(f"'{name}':" in found.stdout for name in ("map", "grid", "params_file", "tf_mode", "container_name"))

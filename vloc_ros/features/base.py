@@ -17,11 +17,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from scipy.spatial import KDTree
 from torch import Tensor
 
 from vloc_ros.errors import ImageError
@@ -113,6 +115,17 @@ class Described:
 
     features: LocalFeatures
     unit: Tensor
+
+    @cached_property
+    def on_host(self) -> F32:
+        """``unit`` on the host, which has the bytes anyway."""
+        known = self.unit if self.unit.device.type == "cpu" else decode_descriptors(self.features.descriptors)
+        return np.asarray(known.numpy(), dtype=np.float32)
+
+    @cached_property
+    def places(self) -> KDTree:
+        """Where the features are in the image, pixels."""
+        return KDTree(self.features.pixels)
 
     @classmethod
     def of(cls, features: LocalFeatures, device: torch.device) -> Described:

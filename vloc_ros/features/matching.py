@@ -17,7 +17,15 @@ from vloc_ros.geometry.se3 import inverse
 from vloc_ros.transfer import read_back, true_entries
 from vloc_ros.types import Array, CameraModel
 
-__all__ = ["Candidates", "alike_in_all", "alike_pairs", "match_descriptors", "match_points"]
+__all__ = [
+    "Candidates",
+    "alike_in_all",
+    "alike_pairs",
+    "match_descriptors",
+    "match_points",
+    "match_points_of",
+    "near_pairs",
+]
 
 Ints = npt.NDArray[np.int64]
 F32 = npt.NDArray[np.float32]
@@ -50,17 +58,25 @@ def match_points(query: Described, points: MapPoints, ratio: float, groups: Sequ
     :param groups: rows of ``points``, ascending.
     :returns: for each group pairs (K, 2) of a feature and a row of ``points``, the clearest first; and their ratios.
     """
-    empty = (np.zeros((0, 2), dtype=np.int64), np.zeros(0, dtype=np.float32))
-    asked, out = [], [empty] * len(groups)
-    for number, rows in enumerate(groups):
-        part = points if len(rows) == len(points) else points.select(rows)
-        if len(query) and len(part):
-            asked.append((number, _mutual(_similarity(query, part), ratio, -1.0)))
-    host = read_back(*(x for _, found in asked for x in found))
-    for at, (number, _) in enumerate(asked):
+    return match_points_of([(query, points, groups)], ratio)[0]
+
+
+def match_points_of(
+    queries: Sequence[tuple[Described, MapPoints, Sequence[Ints]]], ratio: float
+) -> list[list[tuple[Ints, F32]]]:
+    """:func:`match_points` of several queries, for which the host waits once."""
+    out = [[(np.zeros((0, 2), np.int64), np.zeros(0, np.float32)) for _ in groups] for _, _, groups in queries]
+    asked = []
+    for number, (query, points, groups) in enumerate(queries):
+        for group, rows in enumerate(groups):
+            part = points if len(rows) == len(points) else points.select(rows)
+            if len(query) and len(part):
+                asked.append((number, group, _mutual(_similarity(query, part), ratio, -1.0)))
+    host = read_back(*(x for *_, found in asked for x in found))
+    for at, (number, group, _) in enumerate(asked):
         pairs, quotients = _clearest(*host[3 * at : 3 * at + 3])
-        pairs[:, 1] = groups[number][pairs[:, 1]]
-        out[number] = (pairs, quotients)
+        pairs[:, 1] = queries[number][2][group][pairs[:, 1]]
+        out[number][group] = (pairs, quotients)
     return out
 
 
@@ -112,25 +128,99 @@ class Candidates:
         :param octaves: how far its size may be from the size that the point should have.
         :returns: pairs (M, 2) of a point and a feature, points ascending; their distances, pixels, and cosines (M,).
         """
-        T = inverse(T_map_cam)
-        # Of every point once: a point has many candidates.
-        local = points.points @ T[:3, :3].T + T[:3, 3]
-        projected, valid = project(camera, local)
-        reach = np.where(valid, radius_px, -1.0)
-        offset = projected[self.rows] - query.features.pixels[self.features]
-        distance = np.hypot(offset[:, 0], offset[:, 1])
-        with np.errstate(divide="ignore", invalid="ignore"):
-            size = points.extents * (0.5 * (camera.fx + camera.fy)) / local[:, 2]
-            apart = np.abs(np.log2(size[self.rows] / query.features.sizes[self.features]))
-            kept = np.flatnonzero((distance <= reach[self.rows]) & ~(apart > octaves))  # unknown sizes are allowed
-        rows, features, cosines = self.rows[kept], self.features[kept], self.cosines[kept]
-        order = np.lexsort((features, -cosines, rows))
-        order = order[_first_of_runs(rows[order])]
-        order = order[np.lexsort((rows[order], -cosines[order], features[order]))]
-        order = order[_first_of_runs(features[order])]
-        order = order[np.argsort(rows[order], kind="stable")]
-        pairs = np.stack([rows[order], features[order]], axis=1).astype(np.int64)
-        return pairs, distance[kept[order]], cosines[order]
+        found = _projected(T_map_cam, camera, points, radius_px)
+        return _one_each(found, query, points, self.rows, self.features, octaves, self.cosines)
+
+
+def near_pairs(
+    T_map_cam: Array,
+    camera: CameraModel,
+    query: Described,
+    points: MapPoints,
+    radius_px: float | Array,
+    octaves: float,
+    least_cosine: float,
+) -> tuple[Ints, Array, F32]:
+    """What :meth:`Candidates.near` finds among all that have this cosine, by the host alone: only what is near each
+    other is compared, a small share of all pairs unless radii are wide."""
+    found = _projected(T_map_cam, camera, points, radius_px)
+    asked = np.flatnonzero(found.reach >= 0.0)
+    if not len(query) or not len(asked):
+        nothing = np.zeros(0, dtype=np.int64)
+        return _one_each(found, query, points, nothing, nothing, octaves, least_cosine)
+    # A little farther than asked: the distances are measured again.
+    near = query.places.query_ball_point(found.pixels[asked], found.reach[asked] + 1e-3, return_sorted=False)
+    rows = np.repeat(asked, [len(some) for some in near])
+    features = np.concatenate([np.asarray(some, dtype=np.int64) for some in near])
+    return _one_each(found, query, points, rows, features, octaves, least_cosine)
+
+
+@dataclass(frozen=True)
+class _Projected:
+    """Where points are in an image (N, 2), their focal length over depth (N,), and how far off a feature may be (N,);
+    negative where a point is not in view."""
+
+    pixels: Array
+    scale: Array
+    reach: Array
+
+
+def _projected(T_map_cam: Array, camera: CameraModel, points: MapPoints, radius_px: float | Array) -> _Projected:
+    T = inverse(T_map_cam)
+    # Of every point once: a point has many candidates.
+    local = points.points @ T[:3, :3].T + T[:3, 3]
+    pixels, valid = project(camera, local)
+    with np.errstate(divide="ignore"):
+        scale = (0.5 * (camera.fx + camera.fy)) / local[:, 2]
+    return _Projected(pixels, scale, np.where(valid, radius_px, -1.0))
+
+
+def _one_each(
+    found: _Projected,
+    query: Described,
+    points: MapPoints,
+    rows: Ints,
+    features: Ints,
+    octaves: float,
+    cosines: F32 | float,
+) -> tuple[Ints, Array, F32]:
+    """Of pairs of rows and features those within reach and of a fitting size, each point and feature in one at most.
+
+    :param cosines: of the pairs; or the least one, where they are not known yet.
+    """
+    offset = found.pixels[rows] - query.features.pixels[features]
+    distance = np.hypot(offset[:, 0], offset[:, 1])
+    with np.errstate(divide="ignore", invalid="ignore"):
+        size = points.extents * found.scale
+        apart = np.abs(np.log2(size[rows] / query.features.sizes[features]))
+        kept = np.flatnonzero((distance <= found.reach[rows]) & ~(apart > octaves))  # unknown sizes are allowed
+    rows, features, distance = rows[kept], features[kept], distance[kept]
+    if isinstance(cosines, float):
+        least, cosines = cosines, _cosines(query, points, rows, features)
+        alike = np.flatnonzero(cosines >= least)
+        rows, features, distance, cosines = rows[alike], features[alike], distance[alike], cosines[alike]
+    else:
+        cosines = cosines[kept]
+    order = np.lexsort((features, -cosines, rows))
+    order = order[_first_of_runs(rows[order])]
+    order = order[np.lexsort((rows[order], -cosines[order], features[order]))]
+    order = order[_first_of_runs(features[order])]
+    order = order[np.argsort(rows[order], kind="stable")]
+    pairs = np.stack([rows[order], features[order]], axis=1).astype(np.int64)
+    return pairs, distance[order], cosines[order]
+
+
+def _cosines(query: Described, points: MapPoints, rows: Ints, features: Ints) -> F32:
+    """Of pairs; of a point's descriptors the most alike counts."""
+    unit, prototypes = query.on_host, points.on_host
+    out = np.einsum("kd,kd->k", unit[features], prototypes[rows])
+    for start, end in points.further():
+        place = np.full(len(points), -1, dtype=np.int64)
+        place[points.owner[start:end]] = np.arange(start, end)
+        pairs = np.flatnonzero(place[rows] >= 0)
+        further = np.einsum("kd,kd->k", unit[features[pairs]], prototypes[place[rows[pairs]]])
+        out[pairs] = np.maximum(out[pairs], further)
+    return np.asarray(out, dtype=np.float32)
 
 
 def alike_pairs(query: Described, points: MapPoints, least_cosine: float) -> Candidates:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from vloc_ros.geometry.cameras import project
 from vloc_ros.geometry.se3 import inverse
+from vloc_ros.transfer import read_back
 from vloc_ros.types import Array, CameraModel
 
 __all__ = ["MapPoints", "in_view"]
@@ -28,8 +30,8 @@ class MapPoints:
     :ivar points: (N, 3) float64 m, map frame.
     :ivar roots: (N, 3, 3) roots L of the covariances L L^T of their positions, m.
     :ivar extents: (N,) diameter of what a descriptor describes, m; NaN where features have no scale.
-    :ivar prototypes: (M, D) unit vectors on the device, M >= N: first one of every point in order, then second ones,
-        then third ones.
+    :ivar prototypes: (M, D) unit vectors, on the device or the host, M >= N: first one of every point in order, then
+        second ones, then third ones.
     :ivar owner: (M,) int64, the point of each.
     :ivar rounds: ends of the first ones, the second ones, ...: rising from N to M.
     """
@@ -44,6 +46,11 @@ class MapPoints:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    @cached_property
+    def on_host(self) -> npt.NDArray[np.float32]:
+        """The prototypes on the host; one wait where they lie on a device."""
+        return np.asarray(read_back(self.prototypes)[0].numpy(), dtype=np.float32)
 
     def further(self) -> Iterator[tuple[int, int]]:
         """Begin and end of the second descriptors, of the third ones, ...; a point is in none of them twice."""

@@ -10,14 +10,15 @@ that looks the same elsewhere in the map gives the same evidence there: then nei
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from vloc_ros.features.base import Described
-from vloc_ros.features.matching import Candidates, alike_in_all
+from vloc_ros.features.matching import Candidates, alike_in_all, alike_pairs, near_pairs
 from vloc_ros.features.points import MapPoints, in_view
 from vloc_ros.features.pose import MINIMAL, Observations, RefinedPose, refine_rig
 from vloc_ros.geometry.rotations import so3_log
@@ -126,6 +127,10 @@ class Evidence:
         return float(self.surplus / (self.surplus + settings.least_matches))
 
 
+#: Features times points that a processor compares sooner than it finds out which of them are near each other.
+_LITTLE = 1 << 19
+
+
 @dataclass(frozen=True)
 class Sight:
     """What one camera of a rig sees: its features, and the map's points around where it may be.
@@ -133,7 +138,7 @@ class Sight:
     :ivar camera: of the image as it is, distorted or not. :ivar query: the features of that image.
     :ivar points: of the map, at least all around the pose.
     :ivar T_rig_cam: (4, 4) the camera on the rig; None: the camera is the rig.
-    :ivar compared: what :meth:`alike` found so far, by the least cosine.
+    :ivar compared: what :func:`compare` found, by the least cosine.
     """
 
     camera: CameraModel
@@ -146,18 +151,31 @@ class Sight:
         """``T_map_cam`` when the rig is there."""
         return T_map_rig if self.T_rig_cam is None else T_map_rig @ self.T_rig_cam
 
-    def alike(self, least_cosine: float) -> Candidates:
-        """Points and features that look alike, compared once: the passes of a query ask for them again."""
-        return compare([self], least_cosine)[0]
+    def near(
+        self, T_map_rig: Array, radius_px: float | Array, octaves: float, least_cosine: float
+    ) -> tuple[Ints, Array, npt.NDArray[np.float32]]:
+        """:meth:`~vloc_ros.features.matching.Candidates.near` when the rig is there.
+
+        On the host: only what is near each other is compared, and everything once where there is little of it, or where
+        :func:`compare` was asked to.
+        """
+        T, known = self.placed(T_map_rig), self.compared.get(least_cosine)
+        if known is None and len(self.query) * len(self.points) <= _LITTLE:
+            query = replace(self.query, unit=torch.from_numpy(self.query.on_host))
+            points = replace(self.points, prototypes=torch.from_numpy(self.points.on_host))
+            known = self.compared[least_cosine] = alike_pairs(query, points, least_cosine)
+        if known is not None:
+            return known.near(T, self.camera, self.query, self.points, radius_px, octaves)
+        return near_pairs(T, self.camera, self.query, self.points, radius_px, octaves, least_cosine)
 
 
-def compare(sights: Sequence[Sight], least_cosine: float) -> list[Candidates]:
-    """:meth:`Sight.alike` of each: those that were not asked before are compared, and the host waits once for all."""
+def compare(sights: Sequence[Sight], least_cosine: float) -> None:
+    """Compare every feature with every point, once, for looks farther around than :meth:`Sight.near` is quick for; the
+    host waits once for all sights. Their features and points lie on one device."""
     asked = [sight for sight in sights if least_cosine not in sight.compared]
     found = alike_in_all([(sight.query, sight.points) for sight in asked], least_cosine)
     for sight, candidates in zip(asked, found, strict=True):
         sight.compared[least_cosine] = candidates
-    return [sight.compared[least_cosine] for sight in sights]
 
 
 def judge(
@@ -182,16 +200,8 @@ def judge_rig(
     T_map_rig: Array, sights: Sequence[Sight], alike: float, settings: JudgeSettings | None = None
 ) -> Evidence:
     """The evidence of all cameras of a rig for a pose of it; nothing is refined."""
-    return _rig_evidence(T_map_rig, sights, settings or JudgeSettings(), compare(sights, alike))
-
-
-def _rig_evidence(
-    T_map_rig: Array, sights: Sequence[Sight], settings: JudgeSettings, candidates: Sequence[Candidates]
-) -> Evidence:
-    parts = [
-        _evidence(s.placed(T_map_rig), s.camera, s.query, s.points, settings, c)
-        for s, c in zip(sights, candidates, strict=True)
-    ]
+    settings = settings or JudgeSettings()
+    parts = [_evidence(T_map_rig, sight, settings, alike) for sight in sights]
     if len(parts) == 1:
         return parts[0]
     visible, matched = sum(p.visible for p in parts), sum(p.matched for p in parts)
@@ -211,16 +221,10 @@ def _rig_evidence(
     )
 
 
-def _evidence(
-    T_map_cam: Array,
-    camera: CameraModel,
-    query: Described,
-    points: MapPoints,
-    settings: JudgeSettings,
-    candidates: Candidates,
-) -> Evidence:
-    visible = len(in_view(T_map_cam, camera, points.points))
-    pairs, distance, _ = candidates.near(T_map_cam, camera, query, points, settings.wide_px, settings.octaves)
+def _evidence(T_map_rig: Array, sight: Sight, settings: JudgeSettings, alike: float) -> Evidence:
+    camera, query, points = sight.camera, sight.query, sight.points
+    visible = len(in_view(sight.placed(T_map_rig), camera, points.points))
+    pairs, distance, _ = sight.near(T_map_rig, settings.wide_px, settings.octaves, alike)
     inner = distance <= settings.radius_px
     ring = settings.wide_px**2 - settings.radius_px**2
     accidental = float((~inner).sum()) * settings.radius_px**2 / max(ring, 1e-9)
@@ -287,17 +291,13 @@ def refine_and_judge_rig(
     """
     settings = settings or JudgeSettings()
     T, refined = np.asarray(T_map_rig, dtype=np.float64), None
-    candidates = compare(sights, alike)
     for radius in (settings.wide_px if radius_px is None else radius_px, settings.radius_px):
-        pairs = [
-            c.near(s.placed(T), s.camera, s.query, s.points, radius, settings.octaves)[0]
-            for s, c in zip(sights, candidates, strict=True)
-        ]
+        pairs = [sight.near(T, radius, settings.octaves, alike)[0] for sight in sights]
         found = fitted(T, sights, pairs)
         if found is None:
             break
         T, refined = found.T_map_cam, found
-    return JudgedPose(T, refined, _rig_evidence(T, sights, settings, candidates))
+    return JudgedPose(T, refined, judge_rig(T, sights, alike, settings))
 
 
 def observed_by(sight: Sight, pairs: Ints) -> Observations:

@@ -209,12 +209,19 @@ class Preprocess:
 
         :raises ImageError: not (H, W, 3) uint8.
         """
+        return self.normalize(self.fitted(image).permute(2, 0, 1).contiguous())
+
+    def fitted(self, image: RgbImage) -> torch.Tensor:
+        """:meth:`apply_uint8` as a tensor [height, width, 3] on the CPU.
+
+        :raises ImageError: not (H, W, 3) uint8.
+        """
         import torch
 
         fitted = self.apply_uint8(image)
         if not fitted.flags.writeable:  # a view of a message's buffer; torch would warn
             fitted = fitted.copy()
-        return self.normalize(torch.from_numpy(fitted).permute(2, 0, 1).contiguous())
+        return torch.from_numpy(fitted)
 
 
 @lru_cache(maxsize=32)

@@ -15,6 +15,7 @@ from vloc_ros.images.preprocess import Preprocess
 from vloc_ros.localizers.imposing.initial import initial_candidates
 from vloc_ros.localizers.imposing.network import ImPosingNetwork
 from vloc_ros.localizers.imposing.search import draw, search
+from vloc_ros.localizers.imposing.signatures import FrozenPoseEncoder
 from vloc_ros.types import Array
 from vloc_train.imposing.data import Batch
 from vloc_train.imposing.objective import score_loss
@@ -101,9 +102,9 @@ class ImPosingModule(TrainingModule[ImPosingNetwork]):
         with self.evaluated() as network:
             for index, frames in enumerate(self._validation):
                 every = max(1, -(-len(frames) // self.settings.validation_frames))
-                encoder = network.pose_encoder(index)
+                encoder = FrozenPoseEncoder(network.pose_encoder(index), torch.float32, torch.float32)
                 initial = self._initial[index].to(self.device)
-                signatures = encoder.columns(initial, torch.float32)
+                signatures = encoder.columns(initial.T)
                 truths = torch.from_numpy(to_vectors(frames.T_map_cam)).to(self.device)
                 for frame in range(0, len(frames), every):
                     image = torch.from_numpy(np.array(frames.images[frame])).permute(2, 0, 1)[None].to(self.device)

@@ -154,13 +154,11 @@ class TriangulationOptions:
     :param minimum_angle_deg: between some two of its rays.
     :param maximum_error_px: of its reprojection.
     :param two_view: also points that two frames see and no third.
-    :param threads: -1: all cores.
     """
 
     minimum_angle_deg: float = 1.5
     maximum_error_px: float = 4.0
     two_view: bool = False
-    threads: int = -1
 
 
 @dataclass(frozen=True)
@@ -266,7 +264,7 @@ def _write_database(
 
 def _pipeline(pycolmap: Any, options: TriangulationOptions) -> Any:
     out = pycolmap.IncrementalPipelineOptions()
-    out.num_threads = options.threads
+    out.num_threads = 1  # several add up in any order, and the same data would make maps that differ by 1e-12 m
     out.extract_colors = False
     out.min_num_matches = 1
     out.mapper.filter_min_tri_angle = options.minimum_angle_deg

@@ -82,10 +82,13 @@ def _block(frames: Frames, store: FeatureStore, folder: Path, settings: SfmSetti
     inside = np.zeros(len(frames), dtype=bool)
     inside[core] = True
     wanted = inside.copy()
+    known: dict[int, list[tuple[int, npt.NDArray[np.uint16]]]] = {}  # what is needed below is read once
     for frame in range(len(frames)):
-        for other, _ in _matches_of(folder, frame, settings.minimum_matches):
-            if inside[frame] or inside[other]:
-                wanted[[frame, other]] = True
+        found = list(_matches_of(folder, frame, settings.minimum_matches))
+        near = [other for other, _ in found if inside[frame] or inside[other]]
+        if near:
+            wanted[[frame, *near]] = True
+            known[frame] = found
     rows = np.flatnonzero(wanted | inside)
     place = np.full(len(frames), -1)
     place[rows] = np.arange(len(rows))
@@ -94,7 +97,7 @@ def _block(frames: Frames, store: FeatureStore, folder: Path, settings: SfmSetti
     matches = [
         (int(place[frame]), int(place[other]), pairs)
         for frame in rows
-        for other, pairs in _matches_of(folder, int(frame), settings.minimum_matches)
+        for other, pairs in known.get(int(frame)) or _matches_of(folder, int(frame), settings.minimum_matches)
         if place[other] >= 0
     ]
     return _Block(

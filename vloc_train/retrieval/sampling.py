@@ -22,7 +22,7 @@ from vloc_ros.geometry.vectors import to_vectors
 from vloc_ros.settings import ranged
 from vloc_train.training.augment import AugmentSettings, augment
 from vloc_train.training.frames import FrameSet, keyed_rng
-from vloc_train.training.sampling import BatchSampler, KeyedDataset
+from vloc_train.training.sampling import BatchSampler, HostBatch, KeyedDataset
 
 __all__ = ["Batch", "GroupSampler", "KeyedImages", "SamplingSettings", "pairs_of", "triplets_of"]
 
@@ -71,7 +71,7 @@ class SamplingSettings:
 
 
 @dataclass
-class Batch:
+class Batch(HostBatch):
     """``images`` (B, 3, h, w) uint8; ``poses`` (B, 7); ``place`` and ``group`` (B,) int64."""
 
     images: Tensor

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from functools import cache
@@ -78,6 +79,8 @@ class Cluster(Workers):
         self._seen, self._asked = 0, 0.0
         # What it says at length of workers that come and go is said here in one line where it matters.
         logging.getLogger("distributed").setLevel(logging.CRITICAL)
+        # A piece brings all along, the map that is asked, too: a worker that dies has nothing that others lack.
+        warnings.filterwarnings("ignore", message="Sending large graph")
         where: Any = address
         kind, _, number = address.partition(":")
         if kind == "local":

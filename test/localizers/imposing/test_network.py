@@ -20,6 +20,7 @@ from vloc_ros.localizers.imposing.network import (
     scores,
 )
 from vloc_ros.localizers.imposing.settings import NetworkSettings
+from vloc_ros.localizers.imposing.signatures import FrozenPoseEncoder
 
 
 def random_poses(count: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> torch.Tensor:
@@ -59,7 +60,8 @@ def test_the_fast_path_gives_the_same_signatures(rotation, frequencies):
     poses = random_poses(64)
     assert encoder.features(poses).shape == (64, settings.pose_input_dim)
     with torch.no_grad():
-        torch.testing.assert_close(encoder.columns(poses, torch.float64).T, encoder(poses), rtol=0, atol=1e-12)
+        ours = FrozenPoseEncoder(encoder, torch.float64, torch.float64)
+        torch.testing.assert_close(ours.columns(poses.T).T, encoder(poses), rtol=0, atol=1e-12)
 
 
 def test_pose_encoder_at_the_papers_settings():

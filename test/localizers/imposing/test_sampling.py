@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vloc_ros.geometry.rotations import euler_to_matrix, quaternion_to_matrix, so3_log
-from vloc_ros.localizers.imposing.sampling import euler_quaternion, noise_scale, perturb, pick
+from vloc_ros.localizers.imposing.sampling import moved, noise_rows, noise_scale, perturb, pick
 from vloc_ros.localizers.imposing.settings import SearchSettings
 
 angles = st.floats(-3.1, 3.1)
@@ -21,9 +21,21 @@ def test_the_papers_noise_in_our_axes():
 
 
 @given(angles, angles, angles)
-def test_euler_quaternion_turns_about_fixed_x_then_y_then_z(x, y, z):
-    q = euler_quaternion(torch.tensor([x, y, z], dtype=torch.float64)).numpy()
-    np.testing.assert_allclose(quaternion_to_matrix(q), euler_to_matrix(np.array([x, y, z])), atol=1e-12)
+def test_noise_turns_about_fixed_x_then_y_then_z(x, y, z):
+    normal = torch.tensor([[1.0, 2.0, 3.0, x, y, z]], dtype=torch.float64)
+    metres, turn = noise_rows(normal, torch.tensor([2.0, 2.0, 2.0, 1.0, 1.0, 1.0], dtype=torch.float64))
+    assert metres[:, 0].tolist() == [2.0, 4.0, 6.0]
+    np.testing.assert_allclose(quaternion_to_matrix(turn[:, 0].numpy()), euler_to_matrix([x, y, z]), atol=1e-12)
+
+
+def test_columns_move_as_poses_do():
+    generator = torch.Generator().manual_seed(4)
+    normal = torch.randn(3, 20, 6, generator=generator, dtype=torch.float64)
+    poses = torch.randn(20, 7, generator=generator, dtype=torch.float64)
+    scale = noise_scale(SearchSettings()) * torch.tensor([[1.0], [0.5], [0.25]], dtype=torch.float64)
+    metres, turns = noise_rows(normal, scale)
+    for k in range(3):
+        torch.testing.assert_close(moved(poses.T, metres[k], turns[k]).T, perturb(poses, normal[k] * scale[k]))
 
 
 @given(st.integers(0, 10_000))
@@ -70,14 +82,8 @@ def test_pick_inverts_the_cumulative_distribution(weights, u):
         assert weights[found] > 0 or u * total >= total - 1e-9
 
 
-def test_without_any_score_all_components_are_equally_likely():
-    uniform = torch.rand(8000, generator=torch.Generator().manual_seed(3))
-    shares = torch.bincount(pick(torch.zeros(8), uniform), minlength=8) / 8000
-    np.testing.assert_allclose(shares, 1 / 8, atol=0.02)
-
-
 def test_pick_in_a_batch_treats_each_row_alone():
-    weights = torch.tensor([[0.0, 0.0, 0.0], [0.0, 0.0, 2.0]])
+    weights = torch.tensor([[1.0, 1.0, 1.0], [0.0, 0.0, 2.0]])
     uniform = torch.tensor([[0.0, 0.5, 0.999], [0.0, 0.5, 0.999]])
     assert pick(weights, uniform).tolist() == [[0, 1, 2], [2, 2, 2]]
 

@@ -14,6 +14,7 @@ from vloc_ros.localizers.imposing.network import PoseEncoder, scores
 from vloc_ros.localizers.imposing.sampling import noise_scale, perturb
 from vloc_ros.localizers.imposing.search import average, draw, first_step, search, similarity
 from vloc_ros.localizers.imposing.settings import NetworkSettings, SearchSettings
+from vloc_ros.localizers.imposing.signatures import FrozenPoseEncoder
 from vloc_ros.localizers.imposing.statistics import STATISTICS
 
 CPU = torch.device("cpu")
@@ -28,6 +29,10 @@ def random_encoder(seed: int, dtype: torch.dtype, **changes) -> PoseEncoder:
     return encoder
 
 
+def frozen(encoder: PoseEncoder, compute: torch.dtype = torch.float32) -> FrozenPoseEncoder:
+    return FrozenPoseEncoder(encoder, torch.float32, compute)
+
+
 def first_poses(settings: SearchSettings, dtype: torch.dtype) -> torch.Tensor:
     return torch.from_numpy(to_vectors(tiny_drive.circle(settings.candidates))).to(dtype)
 
@@ -39,12 +44,13 @@ class PaintedScore:
         self.truth, self.width_m, self.width_deg = truth, width_m, width_deg
         self.evaluated = 0
 
-    def columns(self, poses: torch.Tensor, compute: torch.dtype) -> torch.Tensor:
+    def columns(self, poses: torch.Tensor) -> torch.Tensor:
         self.evaluated += 1
+        poses = poses.T
         distance = torch.linalg.vector_norm(poses[:, :3] - self.truth[:3], dim=-1)
         angle = rotation_angle_quaternion(poses[:, 3:], self.truth[3:]) * 180 / math.pi
         score = torch.exp(-distance / self.width_m - angle / self.width_deg)
-        return torch.stack((score, (1 - score**2).clamp_min(0).sqrt())).to(compute)
+        return torch.stack((score, (1 - score**2).clamp_min(0).sqrt()))
 
 
 IMAGE = torch.tensor([1.0, 0.0])
@@ -58,13 +64,14 @@ def test_search_is_the_transcription_in_float64(seed, changes):
     vector = encoder(initial)[17 * seed] + 0.1 * torch.randn(16, dtype=torch.float64)
     draws = draw(SMALL, seed, CPU, torch.float64)
     expected, poses, values = transcribed_search(encoder, vector, initial, draws, SMALL)
-    found = search(encoder, vector, initial, encoder(initial).T, draws, SMALL, keep_steps=True)
+    ours = FrozenPoseEncoder(encoder, torch.float64, torch.float64)
+    found = search(ours, vector, initial, encoder(initial).T, draws, SMALL, keep_steps=True)
     assert float((found.pose - expected).abs().max()) < 1e-8
     assert len(found.steps) == len(poses) == SMALL.refinements
     for step, p, v in zip(found.steps, poses, values, strict=True):
         torch.testing.assert_close(step.poses, p, rtol=0, atol=1e-8)
         torch.testing.assert_close(step.scores, v, rtol=0, atol=1e-10)
-    without_stored = search(encoder, vector, initial, None, draws, SMALL)
+    without_stored = search(ours, vector, initial, None, draws, SMALL)
     torch.testing.assert_close(without_stored.pose, found.pose, rtol=0, atol=1e-9)
 
 
@@ -72,7 +79,7 @@ def test_float32_scores_of_identical_candidates_agree():
     encoder = random_encoder(0, torch.float32, embed_dim=64, hidden=64, position_octaves=11, rotation_octaves=11)
     poses = first_poses(SearchSettings(), torch.float32)
     vector = torch.randn(64)
-    found = similarity(torch.nn.functional.normalize(vector, dim=-1), encoder.columns(poses, torch.float32))
+    found = similarity(torch.nn.functional.normalize(vector, dim=-1), frozen(encoder).columns(poses.T))
     assert float((found - scores(vector, encoder(poses))).abs().max()) < 1e-4
 
 
@@ -88,9 +95,10 @@ def test_bfloat16_scores_stay_close():
     encoder = random_encoder(1, torch.float32)
     initial = first_poses(SMALL, torch.float32)
     vector = encoder(initial)[5]
-    exact = similarity(torch.nn.functional.normalize(vector, dim=-1), encoder.columns(initial, torch.float32))
-    encoder.linears.to(torch.bfloat16)
-    rounded = similarity(torch.nn.functional.normalize(vector, dim=-1), encoder.columns(initial, torch.bfloat16))
+    exact, rounded = (
+        similarity(torch.nn.functional.normalize(vector, dim=-1), frozen(encoder, compute).columns(initial.T))
+        for compute in (torch.float32, torch.bfloat16)
+    )
     assert rounded.dtype == torch.float32
     assert float((rounded - exact).abs().max()) < 0.05
 
@@ -98,15 +106,15 @@ def test_bfloat16_scores_stay_close():
 def test_each_step_keeps_its_shape_and_its_best():
     encoder = random_encoder(2, torch.float32)
     initial = first_poses(SMALL, torch.float32)
-    result = search(encoder, encoder(initial)[3], initial, None, draw(SMALL, 0, CPU, torch.float32), SMALL,
-                    keep_steps=True)  # fmt: skip
+    draws = draw(SMALL, 0, CPU, torch.float32)
+    result = search(frozen(encoder), encoder(initial)[3], initial, None, draws, SMALL, keep_steps=True)
     assert [len(s.selected) for s in result.steps] == [40] * 4 + [64]
     for step in result.steps:
         assert step.poses.shape == (256, 7) and step.scores.shape == (256,)
         best = step.scores[step.selected]
         assert (best.diff() <= 0).all() and float(best[-1]) >= float(step.scores.sort().values[-len(best)])
     torch.testing.assert_close(result.score, result.steps[-1].scores[result.steps[-1].selected].mean())
-    assert search(encoder, encoder(initial)[3], initial, None, draw(SMALL, 0, CPU, torch.float32), SMALL).steps == ()
+    assert search(frozen(encoder), encoder(initial)[3], initial, None, draws, SMALL).steps == ()
 
 
 def test_proposals_narrow_by_half_in_every_step():
@@ -115,7 +123,7 @@ def test_proposals_narrow_by_half_in_every_step():
     initial = truth.expand(4000, 7).clone()
     # One component, whose score no proposal exceeds: the spread is the noise alone. The best is the truth or near it.
     draws = draw(settings, 0, CPU, torch.float32)
-    result = search(PaintedScore(truth), IMAGE, initial, None, draws, settings, keep_steps=True)  # type: ignore[arg-type]
+    result = search(PaintedScore(truth), IMAGE, initial, None, draws, settings, keep_steps=True)
     for k in (1, 2, 3):
         deviations = result.steps[k].poses[:, :3].std(dim=0)
         np.testing.assert_allclose(deviations, np.array([8.0, 8.0, 0.2]) / 2 ** (k - 1), rtol=0.06)
@@ -136,7 +144,7 @@ def test_the_whole_map_is_searched_down_to_the_camera():
     for seed in range(3):
         encoder = PaintedScore(truth)
         draws = draw(settings, seed, CPU, torch.float32)
-        result = search(encoder, IMAGE, initial, None, draws, settings)  # type: ignore[arg-type]
+        result = search(encoder, IMAGE, initial, None, draws, settings)
         assert encoder.evaluated == 6
         assert float(torch.linalg.vector_norm(result.pose[:3] - truth[:3])) < 0.25
         assert float(rotation_angle_quaternion(result.pose[3:], truth[3:])) < math.radians(1.0)
@@ -148,14 +156,14 @@ def test_a_prior_saves_steps_and_finds_the_same_place():
     initial = first_poses(settings, torch.float32)
     truth = perturb(initial[100], torch.tensor([0.7, 0.5, 0.05, 0.0, 0.0, 0.02]))
     draws = draw(settings, 1, CPU, torch.float32)
-    whole = search(PaintedScore(truth), IMAGE, initial, None, draws, settings)  # type: ignore[arg-type]
+    whole = search(PaintedScore(truth), IMAGE, initial, None, draws, settings)
     std = torch.tensor([0.5, 0.5, 0.1, 0.005, 0.005, 0.01])
     start = first_step(settings, std)
     assert start >= 2
     near = perturb(truth, torch.tensor([0.4, -0.4, 0.0, 0.0, 0.0, 0.01])).expand(512, 7)
     encoder = PaintedScore(truth)
     around = perturb(near, draws.normal[0] * std * settings.prior_sigmas)
-    result = search(encoder, IMAGE, around, None, draws, settings, start=start)  # type: ignore[arg-type]
+    result = search(encoder, IMAGE, around, None, draws, settings, start=start)
     assert encoder.evaluated == settings.refinements - start
     assert float(torch.linalg.vector_norm(result.pose[:3] - whole.pose[:3])) < 0.2
     assert result.statistics.shape == (len(STATISTICS),) and bool(torch.isfinite(result.statistics).all())
@@ -189,15 +197,30 @@ def test_the_average_is_weighted_and_survives_scores_of_zero():
     assert float(plain[0]) == pytest.approx(1.5) and 2 * math.atan2(plain[5], plain[6]) == pytest.approx(0.15, abs=1e-6)
 
 
+def test_without_any_score_all_components_are_equally_likely():
+    class Nothing(PaintedScore):
+        def columns(self, poses):
+            return torch.zeros(2, poses.shape[1])
+
+    settings = SearchSettings(candidates=4000, refinements=2, components=8, averaged=8, noise_translation_m=(0.0,) * 3)
+    initial = torch.zeros(4000, 7)
+    initial[:, 0], initial[:, 6] = torch.arange(4000.0), 1.0
+    draws = draw(settings, 3, CPU, torch.float32)
+    result = search(Nothing(initial[0]), IMAGE, initial, None, draws, settings, keep_steps=True)
+    first, second = result.steps
+    taken = (second.poses[:, :1] == first.poses[first.selected, 0]).double().mean(dim=0)
+    np.testing.assert_allclose(taken, 1 / 8, atol=0.02)
+
+
 def test_a_map_that_scores_nothing_still_gives_finite_numbers():
     class Opposite(PaintedScore):
-        def columns(self, poses, compute):
-            return -super().columns(poses, compute)
+        def columns(self, poses):
+            return -super().columns(poses)
 
     initial = first_poses(SMALL, torch.float32)
     draws = draw(SMALL, 0, CPU, torch.float32)
     for start in (0, 3):
-        result = search(Opposite(initial[0]), IMAGE, initial, None, draws, SMALL, start=start)  # type: ignore[arg-type]
+        result = search(Opposite(initial[0]), IMAGE, initial, None, draws, SMALL, start=start)
         assert float(result.score) == 0.0
         assert bool(torch.isfinite(result.pose).all()) and bool(torch.isfinite(result.statistics).all())
         assert float(result.pose[3:].norm()) == pytest.approx(1.0, abs=1e-5)

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from vloc_ros.localizers.camnet.memory import SeenFrame
 from vloc_ros.localizers.camnet.network import CamNetNetwork, Features
 from vloc_ros.localizers.camnet.references import References
 from vloc_ros.localizers.camnet.relative import absolute_poses, nearest_poses
@@ -33,6 +32,11 @@ class Refinement:
     coarse: Tensor
     nearest: Tensor
     precise: Tensor
+
+
+def waits(references: References, settings: InferenceSettings) -> bool:
+    """Whether :func:`retrieve` looks at numbers of the device: which rows lead to other images."""
+    return settings.retrieval_features == "icr" and references.densified
 
 
 def retrieve(
@@ -69,9 +73,13 @@ def refine(
     references: References,
     query: Features,
     settings: InferenceSettings,
-    earlier: Sequence[SeenFrame] = (),
+    poses: Sequence[Tensor] = (),
+    seen: Sequence[Tensor] = (),
 ) -> Refinement:
-    """All stages for one query, whose features are ``(1, F)`` float32."""
+    """All stages for one query, whose features are ``(1, F)`` float32.
+
+    :param poses: ``(7,)`` of earlier frames. :param seen: their PRP features ``(F,)``.
+    """
     frame = network.settings.relative_frame
     rows, distances, cosines = retrieve(network, references, query, settings)
     images = references.image[rows]
@@ -81,7 +89,7 @@ def refine(
     )
     closest = nearest_poses(coarse, references.image_poses, settings.rotation_weight_m)
     nearest, features = references.image_poses[closest], references.prp[closest]
-    bases = torch.cat([nearest, *(e.pose[None] for e in earlier)])
-    features = torch.cat([features, *(e.feature[None] for e in earlier)])
+    bases = torch.cat([nearest, *(pose[None] for pose in poses)])
+    features = torch.cat([features, *(feature[None] for feature in seen)])
     precise = absolute_poses(bases, network.precise(query.prp.expand(len(features), -1), features), frame)
     return Refinement(rows, distances, cosines, references.poses[rows], coarse, nearest, precise)

@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from vloc_ros.geometry.vectors import from_vectors, to_vectors
 from vloc_ros.images.preprocess import Preprocess
 from vloc_ros.localizers.base import Hypothesis, Localizer, stored_settings
 from vloc_ros.localizers.calibration import SceneCalibration
 from vloc_ros.localizers.camnet.consensus import Consensus, consensus
-from vloc_ros.localizers.camnet.inference import refine
+from vloc_ros.localizers.camnet.inference import refine, waits
 from vloc_ros.localizers.camnet.memory import FrameMemory, SeenFrame
 from vloc_ros.localizers.camnet.network import CamNetNetwork, Features
 from vloc_ros.localizers.camnet.references import References
 from vloc_ros.localizers.camnet.settings import SEQUENCE_GAP_S, InferenceSettings, NetworkSettings
 from vloc_ros.localizers.camnet.statistics import STATISTICS, refinement_statistics
 from vloc_ros.localizers.device import Clock, compute_dtype
+from vloc_ros.localizers.image_network import ImageNetwork
+from vloc_ros.localizers.recorder import Recorder
 from vloc_ros.localizers.weights import load_module
 from vloc_ros.maps import MapBundle
 from vloc_ros.settings import settings_to_mapping
+from vloc_ros.transfer import read_back
 from vloc_ros.types import Array, CandidateStep, Estimate, LocalizationState, Query, RgbImage
 
 __all__ = ["WEIGHTS_FILE", "CamNetLocalizer", "read_network", "settings_mapping"]
@@ -45,12 +50,18 @@ class CamNetLocalizer(Localizer):
 
     def load(self, bundle: MapBundle) -> None:
         self._preprocess = Preprocess.from_settings(bundle.manifest.preprocessing)
-        self._network = read_network(bundle).eval().requires_grad_(False).to(self._device)
+        self._network = read_network(bundle).eval().requires_grad_(False)
+        self._network.fold()
+        self._network.to(self._device)
         self._dtype = compute_dtype(self._settings.precision, self._device)
         # Regressors keep their full precision: only what reads images is rounded.
         for part in (self._network.trunk, self._network.icr, self._network.pfr, self._network.prp):
             part.to(self._dtype)
         self._network.trunk.to(memory_format=torch.channels_last)
+        network, self._recorder = self._network, Recorder(self._device)
+        self._read = ImageNetwork(
+            lambda x: tuple(f.float() for f in network.encode(x)), self._preprocess, self._dtype, self._recorder
+        )
         dimension = self._network.dimension
         self._scenes = [References.read(bundle, s.name, dimension, self._device) for s in bundle.manifest.scenes]
         self._memory = FrameMemory(self._settings.sequence, SEQUENCE_GAP_S)
@@ -69,9 +80,7 @@ class CamNetLocalizer(Localizer):
     @torch.inference_mode()
     def features(self, image_rgb: RgbImage) -> Features:
         """The features ``(1, F)`` float32 of an RGB image."""
-        tensor = self._preprocess.apply(image_rgb)[None].to(self._device, self._dtype)
-        encoded = self._network.encode(tensor.to(memory_format=torch.channels_last))
-        return Features(*(f.float() for f in encoded))
+        return Features(*self._read(image_rgb))
 
     def localize(self, query: Query, keep_candidates: bool = False) -> Estimate:
         with self._lock:
@@ -86,25 +95,19 @@ class CamNetLocalizer(Localizer):
         features = self.features(query.image_rgb)
         self._feature = features.prp[0]
         clock.lap("encode")
-        named, found = self.scenes_of(query), []
-        for index in named:
-            references = self._scenes[index]
-            earlier = self._memory.before(query.stamp_ns, references.scene) if len(named) == 1 else []
-            found.append((index, refine(self._network, references, features, self._settings, earlier)))
-        if len(found) > 1:
-            index, result = min(found, key=lambda item: float(item[1].distances[0]))
+        named = self.scenes_of(query)
+        earlier = self._memory.before(query.stamp_ns, self._scenes[named[0]].scene) if len(named) == 1 else []
+        parts = read_back(*(self._refined(index, features, earlier) for index in named))
+        index, host = min(zip(named, parts, strict=True), key=lambda found: float(found[1][0]))
+        if len(named) > 1:
             earlier = self._memory.before(query.stamp_ns, self._scenes[index].scene)
             if earlier:
-                result = refine(self._network, self._scenes[index], features, self._settings, earlier)
-        else:
-            index, result = found[0]
-        poses = torch.cat((result.retrieved, result.coarse, result.nearest, result.precise))
-        scalars = torch.cat((result.distances.double(), result.similarities.double(), result.rows.double()))
-        host = torch.cat((poses.double().flatten(), scalars)).cpu().numpy()  # the only transfer of the frame
+                (host,) = read_back(self._refined(index, features, earlier))
         clock.lap("refine")
-        count, T = len(result.coarse), from_vectors(host[: 7 * len(poses)].reshape(-1, 7))
+        count = (len(host) - 7 * len(earlier)) // (3 + 4 * 7)
+        distances, similarities, rows = host[: 3 * count].reshape(3, count).numpy()
+        T = from_vectors(host[3 * count :].reshape(-1, 7).numpy())
         retrieved, coarse, nearest, precise = np.split(T, [count, 2 * count, 3 * count])
-        distances, similarities, rows = host[7 * len(poses) :].reshape(3, count)
         agreed = consensus(precise, self._settings.inlier_m, self._settings.inlier_deg)
         choices = {"retrieval": retrieved[0], "pfr": coarse[0], "prp": precise[0], "full": agreed.T_map_cam}
         T_map_cam, share = choices[self._settings.stages], float(agreed.inliers.mean())
@@ -115,9 +118,27 @@ class CamNetLocalizer(Localizer):
             T_map_cam,
             float(np.clip(similarities[0], 0.0, 1.0)),
             statistics=statistics,
-            diagnostics={"nearest_reference": float(round(rows[0])), "estimates": float(len(result.precise))},
+            diagnostics={"nearest_reference": float(round(rows[0])), "estimates": float(len(precise))},
             candidates=_candidates(retrieved, coarse, precise, similarities, agreed) if keep_candidates else (),
         )
+
+    def _refined(self, index: int, features: Features, earlier: Sequence[SeenFrame]) -> Tensor:
+        """All stages in one scene, float64 on the device: distances, similarities and rows of k references, then 3 k
+        poses of them, and k precise ones and those by earlier frames."""
+        references, settings = self._scenes[index], self._settings
+
+        def work(icr: Tensor, pfr: Tensor, prp: Tensor, *before: Tensor) -> tuple[Tensor, ...]:
+            found = refine(
+                self._network, references, Features(icr, pfr, prp), settings, before[::2], before[1::2]
+            )  # fmt: skip
+            scalars = torch.cat((found.distances.double(), found.similarities.double(), found.rows.double()))
+            poses = torch.cat((found.retrieved, found.coarse, found.nearest, found.precise))
+            return (torch.cat((scalars, poses.double().flatten())),)
+
+        arguments = [*features, *(part for frame in earlier for part in (frame.pose, frame.feature))]
+        if waits(references, settings):
+            return work(*arguments)[0]
+        return self._recorder.run(index, work, arguments)[0]
 
 
 def _candidates(

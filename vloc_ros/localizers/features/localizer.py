@@ -174,12 +174,15 @@ class FeaturesLocalizer(Localizer):
         return Described.of(self._extractor.extract(query.image_rgb, wanted), self._device)
 
     def points_near(self, T_map_cam: Array, camera: CameraModel, scene: int = 0, most: int = 0) -> MapPoints:
-        """The map's points that a camera near this pose may see. :param most: at most; 0: as the settings say."""
+        """The map's points that a camera near this pose may see, their descriptors on the host.
+
+        :param most: at most; 0: as the settings say.
+        """
         store = self._stores[scene]
         ids, observers = store.observed(store.near(T_map_cam, self._settings.frames))
         priority = observers.astype(np.int64) * 100_000 + store.track_length[ids]
         rows = choose_points(store.points[ids], priority, T_map_cam, camera, most or self._settings.max_points)
-        return store.load(ids[rows])
+        return store.load(ids[rows], on_host=True)
 
     def judge(self, T_map_cam: Array, query: Query, described: Described, scene: int = 0) -> Evidence:
         """The evidence of the query's own image for a pose, whatever proposed it; nothing is refined."""
@@ -287,8 +290,7 @@ class FeaturesLocalizer(Localizer):
         """Points where the prior has them, as far off as it may be; a robust pose of these; the guided passes."""
         settings, T = self._settings, prior.T_map_cam
         sights = self._sights(T, eyes, scene, settings.prior_points)
-        compare(sights, self._extractor.alike)
-        placed, wide = list[tuple[Sight, Array, Array]](), False
+        reaches, wide = list[Array | None](), False
         for sight in sights:
             at, covariance = sight.placed(T), prior.covariance
             if sight.T_rig_cam is not None:
@@ -296,19 +298,22 @@ class FeaturesLocalizer(Localizer):
             points = sight.points.points
             reach = reach_px(at, covariance, sight.camera, points, settings.prior_sigmas) + settings.judge.radius_px
             rows = in_view(at, sight.camera, points)
-            if len(rows):
-                wide |= float(np.median(reach[rows])) > settings.judge.wide_px
-                placed.append((sight, at, np.minimum(reach, settings.prior_reach_px)))
+            wide |= bool(len(rows)) and float(np.median(reach[rows])) > settings.judge.wide_px
+            reaches.append(np.minimum(reach, settings.prior_reach_px) if len(rows) else None)
         if wide:
-            guided = [self._guided(*each) for each in placed]
+            # Much is near each other: all is compared, where the device is.
+            if self._device.type != "cpu":
+                store = self._stores[scene]
+                sights = [replace(sight, points=store.load(sight.points.ids)) for sight in sights]
+            compare(sights, self._extractor.alike)
+            guided = [self._guided(s, T, reach) for s, reach in zip(sights, reaches, strict=True) if reach is not None]
             T = next(iter(rig_poses(guided, settings.threshold_px, settings.solver, settings.iterations)), T)
         return self._refined(T, sights)
 
-    def _guided(self, sight: Sight, T_map_cam: Array, reach: Array) -> Observations:
+    def _guided(self, sight: Sight, T_map_rig: Array, reach: Array) -> Observations:
         """What one camera sees of points within reach of where they should be, the most alike first."""
         described, points = sight.query, sight.points
-        alike = sight.alike(self._extractor.alike)
-        pairs, _, cosines = alike.near(T_map_cam, sight.camera, described, points, reach, self._settings.judge.octaves)
+        pairs, _, cosines = sight.near(T_map_rig, reach, self._settings.judge.octaves, self._extractor.alike)
         pairs = pairs[np.argsort(-cosines, kind="stable")]  # the solver draws from the first
         at = described.features.pixels[pairs[:, 1]].astype(np.float64)
         return Observations(sight.camera, points.points[pairs[:, 0]], at, T_rig_cam=sight.T_rig_cam)
@@ -321,50 +326,55 @@ class FeaturesLocalizer(Localizer):
         :param area: look only around these.
         """
         settings, out = self._settings, []
-        groups: list[tuple[int, int, Ints]] = []
-        for number, eye in enumerate(eyes):
-            # An image's own descriptor is of what the map's camera would see.
-            image = self._map_views.seen(eye.image_rgb, eye.camera) if self._search.by_image else eye.image_rgb
-            places = self._search.places(
-                image, eye.described, settings.images, settings.hypotheses, named, query.stamp_ns,
-                settings.exclude_s, area,
-            )  # fmt: skip
-            groups += [(scene, number, images) for scene, images in places]
+        # An image's own descriptor is of what the map's camera would see.
+        images = [self._map_views.seen(e.image_rgb, e.camera) if self._search.by_image else e.image_rgb for e in eyes]
+        similar = self._search.places(
+            [(image, eye.described) for image, eye in zip(images, eyes, strict=True)],
+            settings.images, settings.hypotheses, named, query.stamp_ns, settings.exclude_s, area,
+        )  # fmt: skip
         clock.lap("retrieval")
-        for scene in dict.fromkeys(scene for scene, _, _ in groups):
-            sightings: list[Sighting] = []
-            for number, eye in enumerate(eyes):
-                sightings += self._sightings(scene, number, eye, [i for s, n, i in groups if (s, n) == (scene, number)])
-            clock.lap("match")
+        groups: dict[tuple[int, int], list[Ints]] = {}
+        for number, places in enumerate(similar):
+            for scene, rows in places:
+                groups.setdefault((scene, number), []).append(rows)
+        sightings = self._sightings(eyes, groups)
+        clock.lap("match")
+        for scene in dict.fromkeys(scene for scene, _ in groups):
             poses: list[Array] = []
-            for place in by_place(sightings, self._stores[scene]):
+            for place in by_place(sightings[scene], self._stores[scene]):
                 seen = [sighting.seen for sighting in place]
                 poses += self._apart(
                     rig_poses(seen, settings.threshold_px, settings.solver, settings.iterations), scene
                 )
             clock.lap("pose")
-            sights = [self._sights(T, eyes, scene) for T in poses]
-            compare([sight for each in sights for sight in each], self._extractor.alike)
-            out += [Found(scene, self._refined(T, mine), 1.0) for T, mine in zip(poses, sights, strict=True)]
+            out += [Found(scene, self._refined(T, self._sights(T, eyes, scene)), 1.0) for T in poses]
             clock.lap("refine")
         return out
 
-    def _sightings(self, scene: int, number: int, eye: Eye, places: Sequence[Ints]) -> list[Sighting]:
-        """What one camera may have seen of each of some places of a scene."""
-        if not places:
-            return []
-        store, settings, first = self._stores[scene], self._settings, eye.strongest(self._settings.match_features)
+    def _sightings(
+        self, eyes: Sequence[Eye], groups: Mapping[tuple[int, int], Sequence[Ints]]
+    ) -> dict[int, list[Sighting]]:
+        """By scene what cameras may have seen of places: ``groups`` has rows of images by scene and camera."""
+        settings = self._settings
+        asked = [
+            (eyes[n].strongest(settings.match_features), self._stores[s], places) for (s, n), places in groups.items()
+        ]
         if self._matcher is None:
-            points, matches = match_nearest(first, store, places, settings.ratio, settings.match_points)
+            found = match_nearest(asked, settings.ratio, settings.match_points)
         else:
-            points, matches = match_views(
-                self._matcher, first, eye.camera, store, places, self._manifest.camera, settings.matcher_images
-            )
-        out = []
-        for images, (pairs, _) in zip(places, matches, strict=True):
-            at = eye.described.features.pixels[pairs[:, 0]].astype(np.float64)
-            observed = Observations(eye.camera, points.points[pairs[:, 1]], at, T_rig_cam=eye.T_query_cam)
-            out.append(Sighting(number, images, observed))
+            found = [
+                match_views(
+                    self._matcher, first, eyes[n].camera, store, places, self._manifest.camera, settings.matcher_images
+                )
+                for (_, n), (first, store, places) in zip(groups, asked, strict=True)
+            ]
+        out: dict[int, list[Sighting]] = {scene: [] for scene, _ in groups}
+        for ((scene, number), places), (points, matches) in zip(groups.items(), found, strict=True):
+            eye = eyes[number]
+            for images, (pairs, _) in zip(places, matches, strict=True):
+                at = eye.described.features.pixels[pairs[:, 0]].astype(np.float64)
+                observed = Observations(eye.camera, points.points[pairs[:, 1]], at, T_rig_cam=eye.T_query_cam)
+                out[scene].append(Sighting(number, images, observed))
         return out
 
     def _apart(self, poses: Sequence[Array], scene: int) -> list[Array]:

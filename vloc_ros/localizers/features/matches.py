@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 
 from vloc_ros.features.base import Described
-from vloc_ros.features.matching import match_points
+from vloc_ros.features.matching import match_points_of
 from vloc_ros.features.points import MapPoints
 from vloc_ros.features.view_matching import View, ViewMatcher, merged, seen_from
 from vloc_ros.localizers.features.store import PointStore
@@ -21,15 +21,23 @@ Ints = npt.NDArray[np.int64]
 Matched = tuple[MapPoints, list[tuple[Ints, npt.NDArray[np.float32]]]]
 
 
-def match_nearest(query: Described, store: PointStore, places: Sequence[Ints], ratio: float, most: int) -> Matched:
-    """Nearest neighbours of a query's features among the points that the images of each place saw.
+def match_nearest(
+    asked: Sequence[tuple[Described, PointStore, Sequence[Ints]]], ratio: float, most: int
+) -> list[Matched]:
+    """Nearest neighbours of queries' features among the points that the images of each of their places saw.
 
-    :param places: rows of images. :param most: points of a place, those that most of its images saw.
-    :returns: points, and for each place pairs (K, 2) of a feature and a row of the points, the clearest first.
+    :param asked: queries, each with the scene and rows of images of its places.
+    :param most: points of a place, those that most of its images saw.
+    :returns: of each query points, and for each place pairs (K, 2) of a feature and a row of the points, the clearest
+        first. The host waits once for all.
     """
-    seen = [_most_observed(store, images, most) for images in places]
-    points = store.load(np.unique(np.concatenate(seen)))
-    return points, match_points(query, points, ratio, [np.searchsorted(points.ids, s) for s in seen])
+    queries = []
+    for query, store, places in asked:
+        seen = [_most_observed(store, images, most) for images in places]
+        points = store.load(np.unique(np.concatenate(seen)))
+        queries.append((query, points, [np.searchsorted(points.ids, s) for s in seen]))
+    found = match_points_of(queries, ratio)
+    return [(points, pairs) for (_, points, _), pairs in zip(queries, found, strict=True)]
 
 
 def match_views(
@@ -45,7 +53,7 @@ def match_views(
 
     :param camera: of the query. :param places: rows of images, the most similar first.
     :param map_camera: that the points are projected by. :param images: of each place, at most.
-    :returns: as :func:`match_nearest`.
+    :returns: as :func:`match_nearest` of one query.
     """
     chosen = [rows[:images] for rows in places]
     points = store.load(store.observed(np.concatenate(chosen))[0])

@@ -69,25 +69,45 @@ class ImageSearch:
 
     def places(
         self,
-        image_rgb: RgbImage,
-        described: Described,
+        asked: Sequence[tuple[RgbImage, Described]],
         images: int,
         most: int,
         scene: int | None = None,
         stamp_ns: int = 0,
         exclude_s: float = 0.0,
         area: Sequence[PosePrior] = (),
-    ) -> list[tuple[int, Ints]]:
-        """The places that the most similar images show, the most similar first.
+    ) -> list[list[tuple[int, Ints]]]:
+        """Of each image the places that the most similar images show, the most similar first; the host waits once.
 
+        :param asked: images with their local features.
         :param images: looked at, in all scenes together. :param most: places at most.
         :param scene: only there. :param exclude_s: images this near to ``stamp_ns`` are left out; 0: none.
         :param area: only images within four standard deviations of the position of one of these; none: everywhere.
-        :returns: for each the number of its scene and rows of images.
+        :returns: for each place the number of its scene and rows of images.
         """
-        if not len(described):
-            return []
-        vector = self.vector(image_rgb, described)[None]
+        near = [
+            self._near(self.vector(image, described)[None], images, scene, stamp_ns, exclude_s, area)
+            if len(described)
+            else []
+            for image, described in asked
+        ]
+        host = list(read_back(*(x[0] for found in near for _, *pair in found for x in pair)))
+        out = []
+        for found in near:
+            mine, host = host[: 2 * len(found)], host[2 * len(found) :]
+            out.append(self._gathered([number for number, *_ in found], mine, images, most))
+        return out
+
+    def _near(
+        self,
+        vector: Tensor,
+        images: int,
+        scene: int | None,
+        stamp_ns: int,
+        exclude_s: float,
+        area: Sequence[PosePrior],
+    ) -> list[tuple[int, Tensor, Tensor]]:
+        """Of each scene distances and rows (1, n) of the most similar images, on the device."""
         near: list[tuple[int, Tensor, Tensor]] = []
         for number, (store, index) in enumerate(zip(self._stores, self._indices, strict=True)):
             if scene is not None and number != scene:
@@ -101,9 +121,14 @@ class ImageSearch:
                 near.append((number, *index.search_among(vector, images, torch.from_numpy(allowed))))
             else:
                 near.append((number, *index.search(vector, images)))
-        host = read_back(*(x[0] for _, *pair in near for x in pair))
+        return near
+
+    def _gathered(
+        self, scenes: Sequence[int], host: Sequence[Tensor], images: int, most: int
+    ) -> list[tuple[int, Ints]]:
+        """Places by distances and rows of similar images in some scenes."""
         found: list[tuple[float, int, int]] = []
-        for (number, *_), distances, rows in zip(near, host[::2], host[1::2], strict=True):
+        for number, distances, rows in zip(scenes, host[::2], host[1::2], strict=True):
             found += [(d, number, r) for d, r in zip(distances.tolist(), rows.tolist(), strict=True)]
         found = sorted(found)[:images]
         places: list[tuple[float, int, Ints]] = []

@@ -94,7 +94,8 @@ class PointStore:
         self._offsets, self._ids, self._ends = offsets, ids, ends
         self._first = np.concatenate([[0], ends[:-1]])
         names = [tile_name(scene, n) for n in range(len(ends))]
-        sizes = [bundle.entry(name).bytes for name in names]  # a tile that is not listed is missed at once
+        # A tile that is not listed is missed at once. The bytes on the host count beside those on a device.
+        sizes = [bundle.entry(name).bytes * (1 if device.type == "cpu" else 2) for name in names]
 
         def read(number: int) -> Tile:
             rows = int(ends[number] - self._first[number])
@@ -151,8 +152,13 @@ class PointStore:
         points, counts = np.unique(np.concatenate(parts), return_counts=True)
         return points.astype(np.int64), counts.astype(np.int64)
 
-    def load(self, ids: Ints) -> MapPoints:
-        """Some points with their descriptors. :param ids: ascending, none twice. :raises MapError: a damaged tile."""
+    def load(self, ids: Ints, on_host: bool = False) -> MapPoints:
+        """Some points with their descriptors.
+
+        :param ids: ascending, none twice. :param on_host: descriptors on the host rather than on the device.
+        :raises MapError: a damaged tile.
+        """
+        name, device = ("bytes", torch.device("cpu")) if on_host else ("descriptors", self._device)
         tile_of = np.searchsorted(self._ends, ids, side="right")
         numbers = np.unique(tile_of)
         self._cache.need(int(n) for n in numbers)
@@ -169,15 +175,15 @@ class PointStore:
             kept = np.flatnonzero(slots >= 0)
             owners.append(slots[kept])
             levels.append(np.searchsorted(tile["rounds"].numpy(), kept, side="right"))
-            stored.append(tile["descriptors"][torch.from_numpy(kept).to(self._device)])
+            stored.append(tile[name][torch.from_numpy(kept).to(device)])
         owner, level = (
             np.concatenate([np.zeros(0, np.int64), *owners]),
             np.concatenate([np.zeros(0, np.int64), *levels]),
         )
-        prototypes = torch.cat(stored) if stored else torch.zeros(0, 1, device=self._device)
+        prototypes = torch.cat(stored) if stored else torch.zeros(0, 1, device=device)
         if len(stored) > 1:  # the first descriptors of all tiles come before the second ones of any
             order = np.argsort(level, kind="stable")
-            owner, prototypes = owner[order], prototypes[torch.from_numpy(order).to(self._device)]
+            owner, prototypes = owner[order], prototypes[torch.from_numpy(order).to(device)]
         ends = tuple(int(end) for end in np.bincount(level, minlength=1).cumsum())
         lower = self._roots[ids].astype(np.float64)
         roots = np.zeros((len(ids), 3, 3))
@@ -211,4 +217,5 @@ def _read_tile(bundle: MapBundle, name: str, rows: int, dimension: int, signed: 
             f"{where}: expected descriptors point by point in rounds, found others; make the map again"
         )
     # What is looked up by number stays with the host: which rows are wanted is known without asking the device.
-    return {"descriptors": descriptors.to(device), "owner": owner, "extents": extents, "rounds": rounds}
+    there = descriptors.to(device)
+    return {"descriptors": there, "bytes": descriptors, "owner": owner, "extents": extents, "rounds": rounds}

@@ -16,10 +16,13 @@ from vloc_ros.images.preprocess import Preprocess
 from vloc_ros.localizers.base import Hypothesis, Localizer, stored_settings
 from vloc_ros.localizers.calibration import section
 from vloc_ros.localizers.device import Clock, compute_dtype
+from vloc_ros.localizers.folding import without_batch_norms
+from vloc_ros.localizers.image_network import ImageNetwork
 from vloc_ros.localizers.imposing.network import ImPosingNetwork
 from vloc_ros.localizers.imposing.sampling import perturb
-from vloc_ros.localizers.imposing.search import Draws, SearchResult, draw, first_step, search
+from vloc_ros.localizers.imposing.search import Draws, SearchResult, SearchStep, draw, first_step, search
 from vloc_ros.localizers.imposing.settings import NetworkSettings, SearchSettings
+from vloc_ros.localizers.imposing.signatures import FrozenPoseEncoder
 from vloc_ros.localizers.imposing.statistics import STATISTICS, search_statistics
 from vloc_ros.localizers.recorder import Recorder
 from vloc_ros.localizers.weights import load_module
@@ -80,18 +83,22 @@ class ImPosingLocalizer(Localizer):
         self._recorder = Recorder(self._device)
         self._dtype = compute_dtype(self._settings.precision, self._device)
         network.eval().requires_grad_(False)
-        self._encoders = [network.pose_encoder(i) for i in range(len(manifest.scenes))]
-        for encoder in self._encoders:
-            encoder.to(self._device)
-            encoder.linears.to(self._dtype)  # positions keep their full precision: only the MLP is rounded
-        self._image_encoder = network.image_encoder.to(self._device, self._dtype)
-        self._image_encoder.to(memory_format=torch.channels_last)
+        self._embed_dim = network.settings.embed_dim
+        # Positions keep their full precision: only the MLP is rounded.
+        self._encoders = [
+            FrozenPoseEncoder(network.pose_encoder(i).to(self._device), torch.float32, self._dtype)
+            for i in range(len(manifest.scenes))
+        ]
+        network.image_encoder.backbone = without_batch_norms(network.image_encoder.backbone)
+        encoder = network.image_encoder.to(self._device, self._dtype).to(memory_format=torch.channels_last)
+        self._image_encoder = encoder
+        self._read = ImageNetwork(lambda x: (encoder.pooled(x),), self._preprocess, self._dtype, self._recorder)
         files = bundle.tensors(CANDIDATES_FILE)
         references = bundle.tensors(REFERENCES_FILE) if manifest.file(REFERENCES_FILE) is not None else {}
         self._scenes = [self._scene_data(scene.name, files, references, str(bundle.path)) for scene in manifest.scenes]
 
     def _scene_data(self, name: str, files: dict[str, Tensor], references: dict[str, Tensor], where: str) -> _SceneData:
-        floats, d = (torch.float32, torch.float16), self._encoders[0].settings.embed_dim
+        floats, d = (torch.float32, torch.float16), self._embed_dim
         initial = expect(files, f"{name}.poses", (None, 7), torch.float32, where).to(self._device)
         signatures = expect(files, f"{name}.signatures", (len(initial), d), floats, where)
         if self._changed_candidates and self._settings.candidates < len(initial):
@@ -120,8 +127,7 @@ class ImPosingLocalizer(Localizer):
     @torch.inference_mode()
     def encode(self, image_rgb: RgbImage) -> Tensor:
         """The pooled image features ``(C,)`` of an RGB image, shared by all scenes."""
-        tensor = self._preprocess.apply(image_rgb)[None].to(self._device, self._dtype)
-        return torch.as_tensor(self._image_encoder.pooled(tensor.to(memory_format=torch.channels_last))[0])
+        return self._read(image_rgb)[0][0]
 
     @torch.inference_mode()
     def image_vector(self, image_rgb: RgbImage, scene: str | None = None) -> Tensor:
@@ -134,14 +140,13 @@ class ImPosingLocalizer(Localizer):
         seed = self.seed(query.stamp_ns)
         indices = self.scenes_of(query)
         found = [self._search(i, pooled, query.prior, seed, keep_candidates) for i in indices]
-        nearest = [self._nearest(i, vector) for i, (_, vector) in zip(indices, found, strict=True)]
-        host = list(read_back(*(part for result, _ in found for part in result.tensors), *nearest))
-        results = []
-        for index, (result, _) in zip(indices, found, strict=True):
-            parts, host = host[: len(result.tensors)], host[len(result.tensors) :]
-            results.append((index, result.on_host(parts)))
-        index, result = results[0] if len(results) == 1 else max(results, key=lambda r: self._relative(*r))
-        scene, row = self._scenes[index], int(host[indices.index(index)])
+        host = read_back(*(part for parts, _ in found for part in parts))
+        results: list[tuple[int, SearchResult, int]] = []
+        for index, (parts, steps) in zip(indices, found, strict=True):
+            *mine, nearest = host[len(parts) * len(results) :][: len(parts)]
+            results.append((index, SearchResult.of(mine, steps), int(nearest)))
+        index, result, row = results[0] if len(results) == 1 else max(results, key=lambda r: self._relative(*r[:2]))
+        scene = self._scenes[index]
         pose, score = result.pose, float(result.score)
         statistics = search_statistics(list(result.best), pose)
         clock.lap("search")
@@ -158,44 +163,45 @@ class ImPosingLocalizer(Localizer):
         )
 
     def _nearest(self, index: int, vector: Tensor) -> Tensor:
-        """The reference whose vector is most like an image's; -1 where a scene has none."""
+        """The row of the reference whose vector is most like an image's, as a float; -1 where a scene has none."""
         vectors = self._scenes[index].reference_vectors
         if vectors is None:
             return vector.new_full((), -1.0)
-        return (vectors @ vector).argmax()
+        return (vectors @ vector).argmax().to(vector.dtype)
 
     def _relative(self, index: int, result: SearchResult) -> float:
         return self._calibration[self._scenes[index].name].relative(float(result.score))
 
     def _search(
         self, index: int, pooled: Tensor, prior: PosePrior | None, seed: int, keep: bool
-    ) -> tuple[SearchResult, Tensor]:
+    ) -> tuple[tuple[Tensor, ...], tuple[SearchStep, ...]]:
+        """The parts of a result and the nearest reference, on the device; and the steps where they are kept."""
         scene, settings = self._scenes[index], self._settings
-        vector = self._image_encoder.heads[index](pooled).float()
         draws = draw(settings, seed, self._device, torch.float32)
-        start, arguments = 0, [vector, draws.normal, draws.uniform]
+        start, arguments, steps = 0, [pooled, draws.normal, draws.uniform], list[SearchStep]()
         if prior is not None:
             std = torch.from_numpy(np.sqrt(np.diag(prior.covariance))).float()
             start = first_step(settings, std)
             mean = np.concatenate((prior.T_map_cam[:3, 3], matrix_to_quaternion(prior.T_map_cam[:3, :3])))
             # One upload for both.
-            arguments.append(torch.cat((torch.from_numpy(mean).float(), std)).to(self._device))
+            arguments.append(torch.cat((torch.from_numpy(mean).float(), std)))
 
-        def work(*given: Tensor) -> SearchResult:
-            vector, normal, uniform, *rest = given
+        def work(pooled: Tensor, normal: Tensor, uniform: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
+            vector = self._image_encoder.heads[index](pooled).float()
             initial, signatures = scene.initial, scene.signatures
             if rest:
                 noise = normal[0] * (rest[0][7:] * settings.prior_sigmas)
                 initial, signatures = perturb(rest[0][:7].expand(len(noise), 7), noise), None  # type: ignore[assignment]
-            return search(
+            found = search(
                 self._encoders[index], vector, initial, signatures, Draws(normal, uniform), settings,
-                start=start, compute=self._dtype, keep_steps=keep,
+                start=start, keep_steps=keep,
             )  # fmt: skip
+            steps.extend(found.steps)
+            return (*found.tensors, self._nearest(index, vector))
 
-        if keep or not self._recorder.records:
-            return work(*arguments), vector
-        parts = self._recorder.run((index, start), lambda *given: work(*given).tensors, arguments)
-        return SearchResult(tuple(zip(parts[::2], parts[1::2], strict=True))), vector
+        if keep:
+            return work(*(x.to(self._device) for x in arguments)), tuple(steps)
+        return self._recorder.run((index, start), work, arguments), ()
 
     def hypotheses(self, query: Query, count: int) -> list[Estimate]:
         """As :meth:`Localizer.hypotheses`; other places show in the first step, the last one is all about one."""

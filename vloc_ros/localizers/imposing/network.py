@@ -18,7 +18,15 @@ from torch.nn import functional
 from vloc_ros.localizers.backbones import Pretrained, make_backbone
 from vloc_ros.localizers.imposing.settings import NetworkSettings
 
-__all__ = ["ImPosingNetwork", "ImageEncoder", "PoseEncoder", "canonical", "fourier_features", "scores"]
+__all__ = [
+    "ImPosingNetwork",
+    "ImageEncoder",
+    "PoseEncoder",
+    "canonical",
+    "fourier_features",
+    "rotation_entries",
+    "scores",
+]
 
 
 def canonical(poses: Tensor) -> Tensor:
@@ -30,8 +38,8 @@ def _upper(quaternions: Tensor) -> Tensor:
     return torch.where(quaternions[..., 3:] < 0, -quaternions, quaternions)
 
 
-@lru_cache(maxsize=16)
-def _entries(device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+@lru_cache(maxsize=1)
+def rotation_entries() -> tuple[Tensor, Tensor]:
     """(16, 9) and (9,): the entries of a rotation matrix, row by row, by products of the quaternion's components."""
     x, y, z, w = range(4)
     terms = (
@@ -44,7 +52,14 @@ def _entries(device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         for row, other, value in parts:
             products[row, other, column] = value
     with torch.inference_mode(False):
-        return products.view(16, 9).to(device, dtype), torch.eye(3).flatten().to(device, dtype)
+        return products.view(16, 9), torch.eye(3).flatten()
+
+
+@lru_cache(maxsize=16)
+def _entries(device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    with torch.inference_mode(False):
+        products, constant = rotation_entries()
+        return products.to(device, dtype), constant.to(device, dtype)
 
 
 def _quaternion_entries(q: Tensor) -> Tensor:
@@ -62,26 +77,6 @@ def fourier_features(x: Tensor, terms: int, frequencies: str = "octaves") -> Ten
     rate = torch.pow(2.0, k) if frequencies == "octaves" else 2.0 * k
     angle = (x.unsqueeze(-1) * rate).flatten(-2)
     return torch.cat((x, angle.sin(), angle.cos()), dim=-1)
-
-
-@lru_cache(maxsize=32)
-def _rates(
-    widths: tuple[int, ...], terms: tuple[int, ...], octaves: bool, device: torch.device, dtype: torch.dtype
-) -> Tensor:
-    """(angles, components): the angles of all parts of a pose by its components, one factor a row.
-
-    A product with one factor of a row not zero rounds as the product of two numbers does.
-    """
-    out, row, column = torch.zeros(sum(w * n for w, n in zip(widths, terms, strict=True)), sum(widths)), 0, 0
-    for width, count in zip(widths, terms, strict=True):
-        k = torch.arange(count, dtype=torch.float32)
-        rate = torch.pow(2.0, k) if octaves else 2.0 * k
-        for component in range(width):
-            out[row : row + count, column + component] = rate
-            row += count
-        column += width
-    with torch.inference_mode(False):
-        return out.to(device, dtype)
 
 
 class PoseEncoder(nn.Module):
@@ -121,33 +116,6 @@ class PoseEncoder(nn.Module):
             fourier_features(rotation, s.rotation_octaves, s.frequencies),
         )
         return torch.cat(parts, dim=-1)
-
-    def columns(self, poses: Tensor, compute: torch.dtype) -> Tensor:
-        """Signatures as columns ``(d, N)``, what :meth:`forward` gives, without gradients and faster.
-
-        Poses run along the last axis, so that every feature is one contiguous row, and the features are rounded to
-        ``compute`` (the type of the MLP) only when they are done.
-        """
-        s, parts, terms = (
-            self.settings,
-            self._components(poses),
-            (self.settings.position_octaves, self.settings.rotation_octaves),
-        )
-        rows = torch.cat(parts, dim=-1).T
-        widths = (parts[0].shape[-1], parts[1].shape[-1])
-        angles = _rates(widths, terms, s.frequencies == "octaves", rows.device, rows.dtype) @ rows
-        cut = widths[0] * terms[0]
-        sines, cosines = angles.sin(), angles.cos()
-        x = torch.cat(
-            (rows[: widths[0]], sines[:cut], cosines[:cut], rows[widths[0] :], sines[cut:], cosines[cut:])
-        ).to(compute)
-        last = len(self.linears) - 1
-        for i, layer in enumerate(self.linears):
-            linear = cast(nn.Linear, layer)
-            x = torch.addmm(linear.bias.unsqueeze(-1), linear.weight, x)
-            if i < last:
-                x.clamp_min_(0)
-        return x
 
     def forward(self, poses: Tensor) -> Tensor:
         """Signatures ``(N, d)`` of ``(N, 7)`` poses, not normalised."""

@@ -1,7 +1,7 @@
 """Candidate proposals: the Gaussian mixture around the best poses (Section 3.1, steps 5 and 6; eq. 2).
 
 Every function takes its random numbers as arguments, so that training, the search, and the tests
-decide where they come from. Poses are ``(..., 7)`` as in :mod:`.network`.
+decide where they come from. Poses are ``(..., 7)`` as in :mod:`.network`, or ``(7, N)`` where the search says so.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from vloc_ros.localizers.imposing.settings import SearchSettings
 
-__all__ = ["euler_quaternion", "moved", "noise_scale", "perturb", "pick"]
+__all__ = ["moved", "noise_rows", "noise_scale", "perturb", "pick"]
 
 
 def noise_scale(settings: SearchSettings) -> Tensor:
@@ -29,7 +29,7 @@ def noise_scale(settings: SearchSettings) -> Tensor:
 
 @lru_cache(maxsize=16)
 def _products(device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """(8, 4): a quaternion by the products of (cos, sin) of its half angles; (16, 4): the Hamilton product."""
+    """(4, 8): a quaternion by the products of (cos, sin) of its half angles; (4, 16): the Hamilton product."""
     euler, c, s = torch.zeros(2, 2, 2, 4), 0, 1
     for column, (even, odd, sign) in enumerate(
         (((s, c, c), (c, s, s), -1), ((c, s, c), (s, c, s), 1), ((c, c, s), (s, s, c), -1), ((c, c, c), (s, s, s), 1))
@@ -49,43 +49,57 @@ def _products(device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]
         for row, other, value in parts:
             hamilton[row, other, column] = value
     with torch.inference_mode(False):
-        return euler.view(8, 4).to(device, dtype), hamilton.view(16, 4).to(device, dtype)
+        return euler.view(8, 4).T.contiguous().to(device, dtype), hamilton.view(16, 4).T.contiguous().to(device, dtype)
 
 
-def euler_quaternion(angles: Tensor) -> Tensor:
-    """Rotations about the fixed axes X, then Y, then Z, by ``(..., 3)`` radians, as xyzw quaternions."""
-    half = angles * 0.5
-    x, y, z = torch.stack((half.cos(), half.sin()), dim=-1).unbind(-2)
-    xy = (x[..., :, None] * y[..., None, :]).flatten(-2)
-    return (xy[..., :, None] * z[..., None, :]).flatten(-2) @ _products(angles.device, angles.dtype)[0]
+def noise_rows(normal: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+    """Proposals' noise by its numbers: metres ``(..., 3, N)``, and rotations as quaternions ``(..., 4, N)``.
+
+    A rotation turns about the fixed axes X, then Y, then Z.
+
+    :param normal: ``(..., N, 6)`` standard normal numbers. :param scale: ``(..., 6)``: metres and radians.
+    """
+    half = scale * _halves(scale.device, scale.dtype)
+    noise = normal.new_empty(*normal.shape[:-2], 6, normal.shape[-2])
+    torch.mul(normal.mT, half[..., None], out=noise)
+    circle = noise.new_empty(*noise.shape[:-2], 2, 3, noise.shape[-1])
+    torch.cos(noise[..., 3:, :], out=circle[..., 0, :, :])
+    torch.sin(noise[..., 3:, :], out=circle[..., 1, :, :])
+    x, y, z = circle.unbind(-2)
+    xy = (x[..., :, None, :] * y[..., None, :, :]).flatten(-3, -2)
+    xyz = (xy[..., :, None, :] * z[..., None, :, :]).flatten(-3, -2)
+    return noise[..., :3, :], _products(noise.device, noise.dtype)[0] @ xyz
 
 
 def moved(poses: Tensor, translation: Tensor, rotation: Tensor) -> Tensor:
-    """``(..., 7)`` poses moved by ``(..., 3)`` metres and turned by ``(..., 4)`` quaternions, along the map axes."""
-    q = (rotation[..., :, None] * poses[..., None, 3:]).flatten(-2) @ _products(poses.device, poses.dtype)[1]
-    return torch.cat((poses[..., :3] + translation, q), dim=-1)
+    """Poses ``(7, N)`` moved by ``(3, N)`` metres and turned by ``(4, N)`` quaternions, along the map axes."""
+    out = poses.new_empty(7, translation.shape[-1])
+    torch.add(poses[:3], translation, out=out[:3])
+    products = (rotation[:, None] * poses[None, 3:]).flatten(0, 1)
+    torch.mm(_products(poses.device, poses.dtype)[1], products, out=out[3:])
+    return out
 
 
 def perturb(poses: Tensor, noise: Tensor) -> Tensor:
     """Move ``(..., 7)`` poses by ``(..., 6)``: metres along, and Euler angles about, the map axes."""
-    return moved(poses, noise[..., :3], euler_quaternion(noise[..., 3:]))
+    shape = (poses[..., 0] + noise[..., 0]).shape
+    rows = noise.expand(*shape, 6).reshape(-1, 6)
+    found = moved(poses.expand(*shape, 7).reshape(-1, 7).T, *noise_rows(rows, torch.ones_like(rows[0])))
+    return found.T.reshape(*shape, 7)
 
 
-@lru_cache(maxsize=32)
-def _counted(count: int, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """1 to ``count``."""
+@lru_cache(maxsize=16)
+def _halves(device: torch.device, dtype: torch.dtype) -> Tensor:
+    """(6,): a quaternion is made of half the angles."""
     with torch.inference_mode(False):
-        return torch.arange(1, count + 1, device=device, dtype=dtype)
+        return torch.tensor([1.0, 1.0, 1.0, 0.5, 0.5, 0.5], dtype=dtype).to(device)
 
 
 def pick(weights: Tensor, uniform: Tensor) -> Tensor:
     """Mixture components by inverse transform: ``(..., B)`` weights, ``(..., N)`` uniforms in [0, 1) to indices.
 
-    Weights need not sum to one; where all are zero (no candidate scored) components are equally likely.
+    Weights need not sum to one, but some must be positive.
     """
     cumulative = weights.cumsum(dim=-1)
-    cumulative = torch.where(
-        cumulative[..., -1:] > 0, cumulative, _counted(weights.shape[-1], weights.device, weights.dtype)
-    )
-    target = uniform * cumulative[..., -1:]
-    return torch.searchsorted(cumulative, target, right=True).clamp_max(weights.shape[-1] - 1)
+    # Without the last one nothing is beyond the end, however a product is rounded.
+    return torch.searchsorted(cumulative[..., :-1].contiguous(), uniform * cumulative[..., -1:], right=True)

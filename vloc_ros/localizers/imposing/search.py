@@ -1,10 +1,11 @@
 """The hierarchical search over poses (Section 3.1, steps 2 to 7), as fast as we know how.
 
-What differs from the transcription in :mod:`.transcription`, which computes the same thing literally:
+What differs from the transcription in ``bench.imposing_transcription``, which computes the same thing literally:
 
 * the signatures of the first candidates never change, so they come with the map;
-* one product makes the angles of all Fourier features, the MLP works in the precision that the processor multiplies
-  fastest, cosines come from dot products and norms without normalised copies;
+* one product makes the angles of all Fourier features (:mod:`.signatures`), the MLP works in the precision that the
+  processor multiplies fastest, cosines come from dot products and norms without normalised copies;
+* poses stand in columns, so that every number of them is one contiguous row;
 * the proposals of all steps are turned at once, before the first;
 * no host synchronisation: every step runs on the device with tensors only, so that a GPU may record the whole search;
   what is averaged and counted at the end are some hundred poses, which the host does after one transfer.
@@ -15,18 +16,30 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from vloc_ros.geometry.torch_ops import markley_mean
-from vloc_ros.localizers.imposing.network import PoseEncoder
-from vloc_ros.localizers.imposing.sampling import euler_quaternion, moved, noise_scale, pick
+from vloc_ros.localizers.imposing.sampling import moved, noise_rows, noise_scale, pick
 from vloc_ros.localizers.imposing.settings import SearchSettings
 from vloc_ros.localizers.imposing.statistics import search_statistics
 from vloc_ros.transfer import read_back
 
 __all__ = ["Draws", "SearchResult", "SearchStep", "draw", "search"]
+
+
+#: A score of nothing counts this much among others: where no candidate scores, all are equally likely.
+_LEAST_WEIGHT = 1e-30
+
+
+class Encodes(Protocol):
+    """What a search asks for signatures: a :class:`~.signatures.FrozenPoseEncoder`."""
+
+    def columns(self, poses: Tensor) -> Tensor:
+        """Signatures ``(d, N)``, not normalised, of poses ``(7, N)``."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -70,10 +83,14 @@ class SearchResult:
     best: tuple[tuple[Tensor, Tensor], ...]
     steps: tuple[SearchStep, ...] = ()
 
-    def on_host(self, parts: Sequence[Tensor] | None = None) -> SearchResult:
-        """The same on the host. :param parts: :attr:`tensors` that were brought there."""
-        found = read_back(*self.tensors) if parts is None else parts
-        return SearchResult(tuple(zip(found[::2], found[1::2], strict=True)), self.steps)
+    @classmethod
+    def of(cls, tensors: Sequence[Tensor], steps: tuple[SearchStep, ...] = ()) -> SearchResult:
+        """What gave these :attr:`tensors`."""
+        return cls(tuple(zip(tensors[::2], tensors[1::2], strict=True)), steps)
+
+    def on_host(self) -> SearchResult:
+        """The same on the host."""
+        return self.of(read_back(*self.tensors), self.steps)
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
@@ -129,7 +146,7 @@ def first_step(settings: SearchSettings, prior_std: Tensor | None) -> int:
 
 @torch.inference_mode()
 def search(
-    encoder: PoseEncoder,
+    encoder: Encodes,
     image_vector: Tensor,
     initial: Tensor,
     signatures: Tensor | None,
@@ -137,45 +154,39 @@ def search(
     settings: SearchSettings,
     *,
     start: int = 0,
-    compute: torch.dtype | None = None,
     keep_steps: bool = False,
 ) -> SearchResult:
     """Find the camera.
 
-    :param encoder: the scene's pose encoder, its weights in ``compute``.
+    :param encoder: the scene's.
     :param image_vector: ``(d,)``, not normalised; its type is that of poses and scores.
     :param initial: ``(N, 7)`` first candidates.
     :param signatures: ``(d, N)`` of ``initial``, or None to compute them.
     :param draws: random numbers; ``(K, N, ..)``.
     :param start: first step k (later with a prior); steps ``start .. K - 1`` are evaluated.
-    :param compute: type of the MLP; default that of ``image_vector``.
     :param keep_steps: return all candidates, for plots.
     """
-    dtype = image_vector.dtype
-    compute = compute or dtype
-    scale = _scale(settings, initial.device, initial.dtype)
     image_unit = torch.nn.functional.normalize(image_vector, dim=-1)
     later = slice(start + 1, settings.refinements)
     # Step k moves by v / 2^(k - 1).
-    noise = draws.normal[later] * scale[later, None]
-    turns = euler_quaternion(noise[..., 3:])
-    poses = initial
+    metres, turns = noise_rows(draws.normal[later], _scale(settings, initial.device, initial.dtype)[later])
+    poses = initial.T
     steps: list[SearchStep] = []
     best: list[tuple[Tensor, Tensor]] = []
     for k in range(start, settings.refinements):
         if k > start:
-            chosen = best[-1][0][pick(best[-1][1], draws.uniform[k])]
-            poses = moved(chosen, noise[k - start - 1, :, :3], turns[k - start - 1])
-            signatures = None
+            chosen, weights = best[-1]
+            poses = moved(chosen[:, pick(weights + _LEAST_WEIGHT, draws.uniform[k])], metres[0], turns[0])
+            metres, turns, signatures = metres[1:], turns[1:], None
         if signatures is None:
-            signatures = encoder.columns(poses, compute)
+            signatures = encoder.columns(poses)
         values = similarity(image_unit, signatures)
         count = settings.averaged if k == settings.refinements - 1 else settings.components
         top = values.topk(min(count, len(values)))
-        best.append((poses[top.indices], top.values))
+        best.append((poses[:, top.indices], top.values))
         if keep_steps:
-            steps.append(SearchStep(poses, values, top.indices))
-    return SearchResult(tuple(best), tuple(steps))
+            steps.append(SearchStep(poses.T, values, top.indices))
+    return SearchResult(tuple((chosen.T, weights) for chosen, weights in best), tuple(steps))
 
 
 @lru_cache(maxsize=32)

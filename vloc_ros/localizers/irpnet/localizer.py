@@ -30,10 +30,12 @@ from vloc_ros.localizers.irpnet.statistics import (
     deviations,
     regression_statistics,
 )
+from vloc_ros.localizers.recorder import Recorder
 from vloc_ros.localizers.retrieval.descriptor import Descriptor
 from vloc_ros.localizers.weights import load_module
 from vloc_ros.maps import MapBundle
 from vloc_ros.settings import settings_to_mapping
+from vloc_ros.transfer import read_back
 from vloc_ros.types import Array, LocalizationState, Query
 
 __all__ = [
@@ -86,16 +88,25 @@ class SceneRegressors:
             regressor.double()
         return self
 
-    def regress(self, descriptors: Tensor, samples: int = 0, seed: int = 0) -> tuple[Tensor, Tensor]:
+    def masks(self, samples: int = 0, seed: int = 0) -> Tensor:
+        """What is kept of every unit of all regressors ``(1 + K, units)``, on the host: everything in the first row.
+
+        :param samples: K regressions under dropout; the same for the same seed.
+        """
+        generator = torch.Generator().manual_seed(seed)
+        found = [regressor.keep_masks(samples, generator) for regressor in self._regressors.values()]
+        return torch.cat([mask for masks in found for mask in masks.values()], dim=1)
+
+    def regress(self, descriptors: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
         """Poses ``(1 + K, B, 7)`` and the lengths of their rotations before they were normalised ``(1 + K, B)``.
 
-        :param samples: K regressions under dropout, which follow the one without; the same for the same seed.
+        :param masks: :meth:`masks`, on the device.
         """
         position: Tensor | None = None
         rotation: Tensor | None = None
-        generator = torch.Generator().manual_seed(seed)
         for regressor in self._regressors.values():
-            found = regressor(descriptors, regressor.keep_masks(samples, generator))
+            kept, masks = masks[:, : regressor.dropped], masks[:, regressor.dropped :]
+            found = regressor(descriptors, regressor.split(kept))
             position = found.position if found.position is not None else position
             rotation = found.rotation if found.rotation is not None else rotation
         assert position is not None and rotation is not None
@@ -125,7 +136,7 @@ class IRPNetLocalizer(Localizer):
         if self._settings.covariance == "dropout":
             self.statistics = DROPOUT_STATISTICS
         network, where = stored_settings(bundle, "network", NetworkSettings), f"{bundle.path}/{WEIGHTS_FILE}"
-        self._descriptor = Descriptor.from_bundle(bundle, self._device)
+        self._descriptor, self._recorder = Descriptor.from_bundle(bundle, self._device), Recorder(self._device)
         dimension = self._descriptor.dimension
         weights, references = bundle.tensors(WEIGHTS_FILE), bundle.tensors(REFERENCES_FILE)
         self._scenes = [
@@ -159,14 +170,13 @@ class IRPNetLocalizer(Localizer):
     def find(self, query: Query, clock: Clock, keep_candidates: bool) -> Hypothesis:
         descriptor = self._descriptor.describe(query.image_rgb)
         clock.lap("describe")
-        count, samples = self._settings.neighbours, self._settings.samples
-        near = [(*self._scenes[i].references.nearest(descriptor, count), i) for i in self.scenes_of(query)]
-        distances, rows, index = min(near, key=lambda f: float(f[0][0])) if len(near) > 1 else near[0]
+        samples, seed = self._settings.samples, self.seed(query.stamp_ns)
+        numbers_of = [self._regress(i, descriptor, samples, seed) for i in self.scenes_of(query)]
+        # The nearest stored image decides between scenes; its distance follows the poses and a length.
+        parts = [part.numpy() for part in read_back(*numbers_of)]
+        at = 7 * (samples + 1) + 1
+        host, index = min(zip(parts, self.scenes_of(query), strict=True), key=lambda part: float(part[0][at]))
         scene = self._scenes[index]
-        clock.lap("compare")
-        poses, norms = scene.regressors.regress(descriptor[None], samples, self.seed(query.stamp_ns))
-        parts = (poses, norms[0], distances, rows)
-        host = torch.cat([p.double().flatten() for p in parts]).cpu().numpy()  # the only transfer of the frame
         regressed, rest = host[: 7 * (samples + 1)].reshape(-1, 7), host[7 * (samples + 1) :]
         distance, typical, nearest = float(rest[1]), scene.references.typical, rest[1:].reshape(2, -1)[1]
         near_poses = scene.references.poses[torch.from_numpy(nearest).long()].double().numpy()
@@ -181,6 +191,18 @@ class IRPNetLocalizer(Localizer):
         return Hypothesis(
             scene.references.scene, from_vectors(regressed[0]), score, statistics=numbers, diagnostics=diagnostics
         )
+
+    def _regress(self, index: int, descriptor: Tensor, samples: int, seed: int) -> Tensor:
+        """Of one scene, float64 on the device: poses, the length of the first one's rotation, distances and rows of the
+        nearest stored images."""
+        scene, count = self._scenes[index], self._settings.neighbours
+
+        def work(descriptor: Tensor, masks: Tensor) -> tuple[Tensor, ...]:
+            distances, rows = scene.references.nearest(descriptor, count)
+            poses, lengths = scene.regressors.regress(descriptor[None], masks)
+            return (torch.cat([p.double().flatten() for p in (poses, lengths[0], distances, rows)]),)
+
+        return self._recorder.run(index, work, [descriptor, scene.regressors.masks(samples, seed)])[0]
 
     def assess(self, query: Query, found: Hypothesis) -> Confidence:
         """The calibration's confidence, made no better by what speaks against the frame."""

@@ -127,6 +127,16 @@ class Regressor(nn.Module):
             out[name] = torch.cat((torch.ones(1, branch.dropped), kept / (1.0 - p)))
         return out
 
+    @property
+    def dropped(self) -> int:
+        """Units that dropout acts on, in all branches."""
+        return sum(branch.dropped for branch in self._branches().values())
+
+    def split(self, masks: Tensor) -> dict[str, Tensor]:
+        """:meth:`keep_masks` beside each other ``(1 + samples, dropped)`` by branch."""
+        branches = self._branches()
+        return dict(zip(branches, torch.split(masks, [b.dropped for b in branches.values()], dim=1), strict=True))
+
     def forward(self, descriptors: Tensor, keep: dict[str, Tensor] | None = None) -> Regressed:
         """Regress. With ``keep`` (:meth:`keep_masks`) the results have a leading axis of samples."""
         x = self.shared((descriptors - self.mean) / self.deviation)

@@ -181,6 +181,7 @@ class Aligner:
         padded = any(len(eye.points) < count for eye in eyes)
         mask = torch.stack([_mask(len(each), count, each.device) for each in points]) if padded else None
         levels = []
+        finest = eyes[0].pyramid[-1].width / eyes[0].pyramid[-1].levels[-1].stride
         for s in range(*scales.indices(len(eyes[0].pyramid))):
             cameras = [self._level_cameras(eye.camera, eye.pyramid[s]) for eye in eyes]
             # A pyramid without its small images goes with the last scales of the map.
@@ -195,6 +196,7 @@ class Aligner:
                         _stacked([each.features for each in found], count),
                         _stacked([each.confidence for each in found], count),
                         damping,
+                        slack=finest * maps[0].stride / eyes[0].pyramid[s].width,
                     )
                 )
         return Sight(_stacked(points, count), tuple(levels), mask, None if alone else rig)

@@ -9,6 +9,7 @@ exactly: Ad^T H Ad and Ad^T g, and their sum over the cameras is the rig's. A ca
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -54,13 +55,12 @@ def level_for_poses(sight: Sight, level: Level, poses: int) -> Level:
     if sight.T_cam_rig is None or poses == 1:
         return level
     cameras, confidence = len(sight.T_cam_rig), level.confidence
-    return Level(
-        _field_for_poses(level.field, cameras, poses, level.reference.device),
-        _camera_for_poses(level.camera, poses),
-        for_poses(level.reference, poses),
-        None if confidence is None else for_poses(confidence, poses),
-        level.damping,
-        level.robust,
+    return replace(
+        level,
+        field=_field_for_poses(level.field, cameras, poses, level.reference.device),
+        camera=_camera_for_poses(level.camera, poses),
+        reference=for_poses(level.reference, poses),
+        confidence=None if confidence is None else for_poses(confidence, poses),
     )
 
 

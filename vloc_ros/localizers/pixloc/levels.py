@@ -40,7 +40,8 @@ class OptimizerSettings:
     :param damping_constant: the factor of ``constant``.
     :param steps: ``all`` are taken (the published procedure), or ``decreasing``: one that raises the mean cost is
         undone and the damping grows tenfold; after one that does not it shrinks again.
-    :param stop_m: a pose has converged once an update is below this and ``stop_deg``.
+    :param stop_m: a pose has converged once an update is below this and ``stop_deg``, on the finest level; on others
+        as much more as their cells are larger.
     :param stop_deg: the same for rotation, degrees.
     :param max_cost_ratio: success requires that the last level's mean cost ended at most this times where it began.
     :param covariance: ``hessian`` (inverse Hessian times residual variance) or ``sandwich`` (also right where the
@@ -79,6 +80,8 @@ class Level:
     :param confidence: (B | 1, N) of the points, or None: 1.
     :param damping: (6,) lambda, as a row of :meth:`LearnedDamping.forward`.
     :param robust: overrides the settings.
+    :param slack: how many times the width of the finest level's cells its own have: a step has to be that much longer
+        to matter here, for what it leaves the finer levels do.
     """
 
     field: FeatureField
@@ -87,6 +90,7 @@ class Level:
     confidence: Tensor | None
     damping: Tensor
     robust: Robust | None = None
+    slack: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -115,7 +119,8 @@ class LevelResult:
 
     Poses, Hessians and gradients are float64; costs are means over the valid points.
 
-    Without ``report`` everything but the pose is that of the last evaluation, before the last step.
+    Without ``report``, as on all levels but the last, everything but the pose is that of the last evaluation, before
+    the last step.
 
     :param T_cam_map: (B, 4, 4); where the level failed, the last pose that saw enough points.
     :param cost_initial: (B,) at the pose it began with.

@@ -20,6 +20,7 @@ from vloc_ros.localizers.pixloc.alignment import Aligned, Aligner, AlignmentResu
 from vloc_ros.localizers.pixloc.bundle import MAP_SECTION, MapSettings
 from vloc_ros.localizers.pixloc.eyes import Eye, Lenses, Surroundings, eyes_of
 from vloc_ros.localizers.pixloc.model import OPTIMIZER_SECTION, read_model
+from vloc_ros.localizers.pixloc.network import fold_normalisation
 from vloc_ros.localizers.pixloc.retrieval_prior import RetrievalPrior
 from vloc_ros.localizers.pixloc.selection import starting_poses
 from vloc_ros.localizers.pixloc.settings import MAX_SHIFT_DEG, SECTION, SHIFT_SIGMAS, PixLocSettings
@@ -45,7 +46,8 @@ FAILURES = {
     "ill_posed": 6.0,
     "moved_too_far": 7.0,
 }
-#: A camera of a rig with less than this share of the peaks that are asked for sees something else.
+#: A camera of a rig with less than this share of the peaks that are asked for, and that another has, sees something
+#: else.
 _DISTRUSTED = 0.5
 #: Standard deviations of a pose that nobody knows.
 _NOWHERE = np.diag([1e6, 1e6, 1e6, np.pi**2, np.pi**2, np.pi**2])
@@ -113,7 +115,9 @@ class PixLocLocalizer(Localizer):
             raise MapFormatError(f"{where}.{MAP_SECTION}: expected the scales of the pyramid; make the map again")
         preprocess = Preprocess.from_settings(bundle.manifest.preprocessing)
         model = read_model(bundle).eval().requires_grad_(False).to(device)
-        model.network.to(compute_dtype(settings.precision, device)).to(memory_format=torch.channels_last)
+        fold_normalisation(model.network).to(compute_dtype(settings.precision, device)).to(
+            memory_format=torch.channels_last
+        )
         self._aligner = Aligner(model, preprocess, made.pyramid, settings.optimizer, device)
         self._first_scale = 0 if settings.pyramid else len(made.pyramid) - 1
         names = [scene.name for scene in bundle.manifest.scenes]
@@ -240,12 +244,13 @@ class PixLocLocalizer(Localizer):
     def _believed(self, eyes: list[Eye], result: AlignmentResult) -> list[Eye]:
         """The eyes without those in which the map is not seen where the pose has it, while it is in another's."""
         least = self._settings.min_peak_share
-        if len(eyes) == 1 or not any(share(*counts) >= least for counts in result.peaks):
+        best = max((share(*counts) for counts in result.peaks), default=0.0)
+        if len(eyes) == 1 or best < _DISTRUSTED * least:
             return eyes
         return [
             eye
             for eye, (found, counted) in zip(eyes, result.peaks, strict=True)
-            if counted < MINIMAL or share(found, counted) >= _DISTRUSTED * least
+            if counted < MINIMAL or share(found, counted) >= _DISTRUSTED * min(least, best)
         ]
 
     def _start(self, query: Query) -> tuple[_Start, str]:

@@ -97,7 +97,7 @@ class LevelLoop:
         self.settings, dtype = settings, points.dtype
         self.device, self.centre = T_cam_map.device, points.centre
         level = sights[0].levels[number]
-        self.channels = level.reference.shape[-1]
+        self.channels, self.slack = level.reference.shape[-1], level.slack
         self.problem = JointProblem(sights, points, number, len(T_cam_map), settings.robust_cost())
         self.unrolled = torch.is_grad_enabled()
         self.on_host = self.device.type == "cpu" and not self.unrolled
@@ -232,7 +232,8 @@ class LevelLoop:
         self.candidate = where(self.active[:, None, None], exponential(step) @ self.T, self.candidate)
         self.iterations = self.iterations + self.active
         squares = (step * step).reshape(-1, 2, 3).sum(-1)
-        small = (squares[:, 0] < settings.stop_m**2) & (squares[:, 1] < np.radians(settings.stop_deg) ** 2)
+        metres, radians = self.slack * settings.stop_m, self.slack * np.radians(settings.stop_deg)
+        small = (squares[:, 0] < metres**2) & (squares[:, 1] < radians**2)
         converged = moving & small
         self.stopped = where(converged, constants["CONVERGED"], self.stopped)
         if not self.unrolled:

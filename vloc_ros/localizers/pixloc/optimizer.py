@@ -102,8 +102,8 @@ def refine_rig(
     :param sights: of cameras of one kind each, with equally many levels; damping is that of the first, along the axes
         of the rig.
     :param detach: each level starts from the pose before it without its gradient, as the published training does.
-    :param report: evaluate once more after each level. Without it (training, which only wants poses) success rests on
-        the evaluation before the last step, and the covariance is the widest.
+    :param report: evaluate once more after the last level. Without it (training, which only wants poses) success rests
+        on the evaluation before the last step, and the covariance is the widest.
     :param recorder: records each level where the device does that.
     :param also: (B, ...) numbers of the poses (B, 4, 4) after the last level, which come to the host with all others.
     :raises ConfigError: no level, or shapes that do not belong together.
@@ -120,14 +120,16 @@ def refine_rig(
         for sight in sights:
             _check_shapes(T_rig_map, sight, sight.levels[number])
         start = T.detach() if detach else T
+        # What a level ends with, the next one evaluates first.
+        told = report and number == len(sights[0].levels) - 1
         if records and recorder is not None:
-            result = _recorded(recorder, start, sights, number, alive, settings)
+            result = _recorded(recorder, start, sights, number, alive, settings, told)
         else:
             dtype = _dtype(sights[0].levels[number])
             if points is None or points.dtype != dtype:
                 points = CentredPoints(sights, dtype)
             with torch.autocast(device_type=T.device.type, enabled=False):
-                result = LevelLoop(start, sights, points, number, alive, settings).run(report)
+                result = LevelLoop(start, sights, points, number, alive, settings).run(told)
         results.append(result)
         T, alive = result.T_cam_map, ~result.failed
     last = results[-1]
@@ -171,10 +173,11 @@ def _recorded(
     number: int,
     alive: Tensor | None,
     settings: OptimizerSettings,
+    report: bool,
 ) -> LevelResult:
     """A level as work of a recorder: everything that may change from frame to frame is an argument."""
     alive = torch.ones(len(T), dtype=torch.bool, device=T.device) if alive is None else alive
-    arguments, key = [T, alive, sights[0].levels[number].damping], list[Hashable]([settings])
+    arguments, key = [T, alive, sights[0].levels[number].damping], list[Hashable]([settings, report])
     for sight in sights:
         changing, fixed = _taken_apart(sight, sight.levels[number])
         arguments += changing
@@ -185,7 +188,7 @@ def _recorded(
         for sight in sights:
             again.append(_put_together(sight, sight.levels[number], damping, rest))
         points = CentredPoints(again, _dtype(again[0].levels[0]))
-        result = LevelLoop(T, again, points, 0, alive, settings).run(True)
+        result = LevelLoop(T, again, points, 0, alive, settings).run(report)
         return tuple(getattr(result, name) for name in _RESULTS)
 
     return LevelResult(*recorder.run(tuple(key), work, arguments))
@@ -199,7 +202,7 @@ def _taken_apart(sight: Sight, level: Level) -> tuple[list[Tensor], Hashable]:
     mask = torch.ones(points.shape[:2], dtype=torch.bool, device=points.device) if sight.mask is None else sight.mask
     rig = [] if sight.T_cam_rig is None else [sight.T_cam_rig]
     lens = [camera.size, camera.focal, camera.centre, camera.coefficients, camera.radius2]
-    fixed = (field.shape, camera.model, camera.tilted, level.robust, len(rig))
+    fixed = (field.shape, camera.model, camera.tilted, level.robust, level.slack, len(rig))
     return [points, mask, field.rows, level.reference, confidence, *lens, *rig], fixed
 
 
@@ -210,7 +213,7 @@ def _put_together(sight: Sight, level: Level, damping: Tensor, given: list[Tenso
     rig = None if sight.T_cam_rig is None else given.pop(0)
     camera = TorchCamera(level.camera.model, size, focal, centre, coefficients, radius2, level.camera.tilted)
     assert isinstance(level.field, GridField)
-    again = Level(level.field.with_rows(rows), camera, reference, confidence, damping, level.robust)
+    again = Level(level.field.with_rows(rows), camera, reference, confidence, damping, level.robust, level.slack)
     return Sight(points, (again,), mask, rig)
 
 

@@ -171,9 +171,8 @@ class Problem:
             rows = torch.cat([rows[..., :1, :] - reference[..., None, :], rows[..., 1:, :]], dim=-2)
         else:
             rows[..., 0, :].sub_(reference)
-        M = rows @ rows.mT  # (B, N, 3, 3)
-        valid, squared, weights, cost = self._weighed(valid, M[..., 0, 0], confidence)
-        M = M.permute(0, 2, 3, 1).contiguous()
+        M = _inner_products(rows)
+        valid, squared, weights, cost = self._weighed(valid, M[:, 0, 0], confidence)
         M = torch.where(valid[:, None, None], M, _zero(M.device, M.dtype)) * weights[:, None, None]
         right = (M[:, :, :, None] * E[:, None]).sum(2)  # (B, 3, 7, N)
         normal = (E[:, :, :6] @ right.mT).sum(1)
@@ -194,6 +193,21 @@ class Problem:
         confidence = valid if confidence is None else torch.where(valid, confidence, zero)
         weights, cost = weights * confidence, cost * confidence
         return valid, squared, weights, cost.sum(-1)
+
+
+def _inner_products(rows: Tensor) -> Tensor:
+    """(B, 3, 3, N) inner products of three rows each, (B, N, 3, C)."""
+    if rows.device.type != "cpu" or torch.is_grad_enabled():
+        return (rows @ rows.mT).permute(0, 2, 3, 1).contiguous()
+    # Of so small matrices a processor's library takes twice the time that the six products need.
+    out = rows.new_empty(rows.shape[0], 3, 3, rows.shape[1])
+    each = rows.unbind(2)
+    for i in range(3):
+        for j in range(i, 3):
+            torch.linalg.vecdot(each[i], each[j], out=out[:, i, j])
+            if j > i:
+                out[:, j, i] = out[:, i, j]
+    return out
 
 
 @lru_cache(maxsize=16)

@@ -68,8 +68,10 @@ def peaks(sight: Sight, T_rig_map: Tensor) -> Tensor:
     # At the image's edge fewer places compete; a point needs room on most sides to count.
     counted = seen & (inside.float().mean(-1) >= 0.6)
     around = field.cells(at)
-    alike = torch.nn.functional.cosine_similarity(around, level.reference[:, :, None].to(around.dtype), dim=-1)
-    alike = torch.where(inside, alike, torch.full_like(alike, -2.0))
+    # Cosines but for the length of the reference, which is the same at all places.
+    alike = (around @ level.reference[..., None].to(around.dtype))[..., 0]
+    alike = alike / torch.linalg.vector_norm(around, dim=-1).clamp_min(1e-12)
+    alike = torch.where(inside, alike, torch.full_like(alike, -torch.inf))
     middle = alike.shape[-1] // 2
     found = counted & (alike.argmax(-1) == middle)
     return torch.stack([found.sum(-1), counted.sum(-1)], dim=-1).view(poses, -1, 2)

@@ -19,6 +19,9 @@ from vloc_ros.images.preprocess import Preprocess
 from vloc_ros.localizers.backbones import preprocess_of
 from vloc_ros.localizers.calibration import section
 from vloc_ros.localizers.device import compute_dtype
+from vloc_ros.localizers.folding import without_batch_norms
+from vloc_ros.localizers.image_network import ImageNetwork
+from vloc_ros.localizers.recorder import Recorder
 from vloc_ros.localizers.retrieval.database import Database
 from vloc_ros.localizers.retrieval.extractors import Extractor, HubExtractor, PooledExtractor
 from vloc_ros.localizers.retrieval.public_weights import apply_public_weights, weights_form
@@ -101,9 +104,12 @@ class Descriptor:
         self._stored, self._preprocess, self._device = stored, preprocess, device
         self.identity = extractor_identity(settings, preprocess, stored)
         self._dtype = compute_dtype(settings.precision, device)
-        extractor.eval().requires_grad_(False).to(device)
+        extractor.eval().requires_grad_(False)
+        extractor.add_module("backbone", without_batch_norms(extractor.get_submodule("backbone")))
+        extractor.to(device)
         extractor.get_submodule("backbone").to(self._dtype)  # pooling and what follows stay in float32
         self._extractor = extractor.to(memory_format=torch.channels_last)
+        self._read = ImageNetwork(lambda x: (extractor(x).float(),), preprocess, self._dtype, Recorder(device))
 
     @classmethod
     def from_bundle(cls, bundle: MapBundle, device: torch.device, *, trust_hub: bool = False) -> Descriptor:
@@ -220,7 +226,7 @@ class Descriptor:
 
         :raises ImageError: not such an image.
         """
-        return self.describe_images(self._preprocess.apply_uint8(image_rgb)[None])[0]
+        return self._read(image_rgb)[0][0].clone()  # outside of inference mode, as those of many images
 
     def describe_images(self, images: np.ndarray[Any, Any] | Tensor) -> Tensor:
         """Images that are fitted already, ``(B, h, w, 3)`` uint8, to descriptors ``(B, D)`` float32 on the device.
@@ -236,10 +242,8 @@ class Descriptor:
             )
         if not len(batch):
             return torch.empty(0, self.dimension, device=self._device)
-        with torch.inference_mode():
-            x = self._preprocess.normalize(batch.to(self._device, non_blocking=True).permute(0, 3, 1, 2))
-            found: Tensor = self._extractor(x.to(self._dtype, memory_format=torch.channels_last))
-        return found.float().clone()  # outside of inference mode: a tensor that trainers may learn from
+        (found,) = self._read.batch(batch.to(self._device, non_blocking=True))
+        return found.clone()  # outside of inference mode: a tensor that trainers may learn from
 
 
 def build_extractor(

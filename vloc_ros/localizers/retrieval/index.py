@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -64,6 +64,9 @@ class Index(ABC):
 
     :param descriptors: ``(M, D)`` float16; kept, not copied, where it lies on ``device`` already.
     """
+
+    #: Whether a search is work of the device alone, which may be recorded (:mod:`vloc_ros.localizers.recorder`).
+    recordable: ClassVar[bool] = False
 
     def __init__(self, descriptors: Tensor, metric: Metric, device: torch.device) -> None:
         if descriptors.ndim != 2:
@@ -155,6 +158,8 @@ class TorchIndex(Index):
     the distances themselves, so that rounding does not swallow them (raw descriptors can be much longer than they are
     apart). Only queries and norms are centred; rows are multiplied as they are stored, widened to float32.
     """
+
+    recordable: ClassVar[bool] = True
 
     def __init__(self, descriptors: Tensor, metric: Metric, device: torch.device) -> None:
         super().__init__(descriptors, metric, device)

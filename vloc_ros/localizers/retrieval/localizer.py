@@ -14,6 +14,7 @@ import torch
 from vloc_ros.localizers.base import Hypothesis, Localizer
 from vloc_ros.localizers.calibration import Confidence
 from vloc_ros.localizers.device import Clock
+from vloc_ros.localizers.recorder import Recorder
 from vloc_ros.localizers.retrieval.averaging import (
     RIDGE,
     SIMILARITY_POWER,
@@ -101,7 +102,7 @@ class RetrievalLocalizer(Localizer):
     offers_candidates = True
 
     def load(self, bundle: MapBundle) -> None:
-        self._descriptor = Descriptor.from_bundle(bundle, self._device)
+        self._descriptor, self._recorder = Descriptor.from_bundle(bundle, self._device), Recorder(self._device)
         self._scenes = [
             self._scene_data(scene, database, f"{bundle.path}: scene {scene!r}")
             for scene, database in read_databases(bundle).items()
@@ -134,7 +135,7 @@ class RetrievalLocalizer(Localizer):
         :raises MapError: descriptors of another extractor, or none.
         """
         number, other = self.scene_index(scene), copy.copy(self)
-        other._scenes = list(self._scenes)
+        other._scenes, other._recorder = list(self._scenes), Recorder(self._device)
         other._scenes[number] = self._scene_data(scene, database, f"scene {scene!r}")
         return other
 
@@ -180,7 +181,12 @@ class RetrievalLocalizer(Localizer):
             gate = within_prior(scene.positions, prior, self._settings.prior_gate_sigmas)
         if gate is not None and len(gate):
             return scene.index.search_among(vector[None], k, torch.from_numpy(gate))
-        return scene.index.search(vector[None], k)
+        if not scene.index.recordable:
+            return scene.index.search(vector[None], k)
+        distances, rows = self._recorder.run(
+            (number, len(scene.index)), lambda vector: scene.index.search(vector[None], k), [vector]
+        )
+        return distances, rows
 
     def _similarity(self, distances: Array) -> Array:
         """Distances as similarities in [0, 1], one to one where they are above 0."""
