@@ -27,7 +27,7 @@ from vloc_ros.localizers.pixloc.bundle import MapSettings, bytes_per_observation
 from vloc_ros.localizers.pixloc.eyes import Eye
 from vloc_ros.localizers.pixloc.features import PyramidScale, extract_pyramid, sample_observations
 from vloc_ros.localizers.pixloc.model import OPTIMIZER_SECTION, PixLocModel, read_model
-from vloc_ros.localizers.pixloc.network import FeatureNet, fold_normalisation
+from vloc_ros.localizers.pixloc.network import FeatureNet, without_normalisation
 from vloc_ros.localizers.pixloc.optimizer import OptimizerSettings
 from vloc_ros.localizers.pixloc.selection import choose_points
 from vloc_ros.localizers.pixloc.settings import NetworkSettings
@@ -149,7 +149,7 @@ class _Setup:
     def aligner(self, dtype: torch.dtype) -> Aligner:
         """The default path, its network in ``dtype``."""
         model = copy.deepcopy(self.model)
-        fold_normalisation(model.network).to(dtype)
+        model.network = without_normalisation(model.network.cpu()).to(self.device, dtype)
         return Aligner(model, self.preprocess, self.scales, self.optimizer, self.device)
 
     def transcribed(self) -> tuple[Array, int]:

@@ -20,7 +20,7 @@ from vloc_ros.localizers.pixloc.alignment import Aligned, Aligner, AlignmentResu
 from vloc_ros.localizers.pixloc.bundle import MAP_SECTION, MapSettings
 from vloc_ros.localizers.pixloc.eyes import Eye, Lenses, Surroundings, eyes_of
 from vloc_ros.localizers.pixloc.model import OPTIMIZER_SECTION, read_model
-from vloc_ros.localizers.pixloc.network import fold_normalisation
+from vloc_ros.localizers.pixloc.network import without_normalisation
 from vloc_ros.localizers.pixloc.retrieval_prior import RetrievalPrior
 from vloc_ros.localizers.pixloc.selection import starting_poses
 from vloc_ros.localizers.pixloc.settings import MAX_SHIFT_DEG, SECTION, SHIFT_SIGMAS, PixLocSettings
@@ -114,10 +114,9 @@ class PixLocLocalizer(Localizer):
         if not made.pyramid:
             raise MapFormatError(f"{where}.{MAP_SECTION}: expected the scales of the pyramid; make the map again")
         preprocess = Preprocess.from_settings(bundle.manifest.preprocessing)
-        model = read_model(bundle).eval().requires_grad_(False).to(device)
-        fold_normalisation(model.network).to(compute_dtype(settings.precision, device)).to(
-            memory_format=torch.channels_last
-        )
+        model = read_model(bundle).eval().requires_grad_(False)
+        model.network = without_normalisation(model.network)
+        model.to(device).network.to(compute_dtype(settings.precision, device)).to(memory_format=torch.channels_last)
         self._aligner = Aligner(model, preprocess, made.pyramid, settings.optimizer, device)
         self._first_scale = 0 if settings.pyramid else len(made.pyramid) - 1
         names = [scene.name for scene in bundle.manifest.scenes]

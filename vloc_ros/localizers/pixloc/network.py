@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from vloc_ros.localizers.backbones import Pretrained
+from vloc_ros.localizers.folding import without_batch_norms
 from vloc_ros.localizers.pixloc.encoders import make_encoder
 from vloc_ros.localizers.pixloc.settings import NetworkSettings
 
-__all__ = ["FeatureLevel", "FeatureNet", "fold_normalisation"]
+__all__ = ["FeatureLevel", "FeatureNet", "without_normalisation"]
 
 
 @dataclass(frozen=True)
@@ -98,17 +98,14 @@ class FeatureNet(nn.Module):
         return out[::-1]
 
 
-def fold_normalisation(network: FeatureNet) -> FeatureNet:
-    """Make the batch normalisation behind each convolution part of its weights, for a network that learns no more.
+def without_normalisation(network: FeatureNet) -> FeatureNet:
+    """The same function without batch normalisations (:func:`~vloc_ros.localizers.folding.without_batch_norms`), for
+    what learns no more.
 
-    The same function to rounding, without a pass over every map. Returns the network, which is changed.
-
-    :param network: in evaluation mode, in the precision in which the weights are to be multiplied (float32).
+    :param network: in evaluation mode, float32, on the CPU; it stays as it is.
     """
-    for layers in network.modules():
-        if not isinstance(layers, nn.Sequential):
-            continue
-        for number, (first, second) in enumerate(itertools.pairwise(layers)):
-            if isinstance(first, nn.Conv2d) and isinstance(second, nn.BatchNorm2d):
-                layers[number], layers[number + 1] = fuse_conv_bn_eval(first, second), nn.Identity()
-    return network
+
+    def features(levels: list[FeatureLevel]) -> Tensor:
+        return torch.cat([level.features.flatten() for level in levels])
+
+    return cast(FeatureNet, without_batch_norms(network, answer=features))
