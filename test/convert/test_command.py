@@ -97,7 +97,7 @@ def test_what_fails_fails_in_one_line(run, tum, drive, tmp_path):
         "unknown field 'speed'; known: intrinsics, ": ["tum", tum, tmp_path / "x", "--set", "speed=1"],
         "no frame is left of 5": ["tum", tum, tmp_path / "x", *CAMERA, "--frames", "7:"],
         "found nothing": ["auto", tmp_path / "nothing", tmp_path / "x"],
-        "found none of them": ["auto", tmp_path / "images", tmp_path / "x"],
+        "found images without poses": ["auto", tmp_path / "images", tmp_path / "x"],
         "no such bag": ["bag", tmp_path / "nothing", tmp_path / "x"],
     }
     for message, arguments in cases.items():

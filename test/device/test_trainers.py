@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 import sys
 from collections.abc import Callable
@@ -96,8 +97,8 @@ def test_a_step_of_every_training_keeps_to_its_budget():
 
 
 def assert_pinned(batch: Any, monkeypatch) -> None:
-    """Every tensor of a batch is pinned where a loader pins; a batch of CoPR has numbers of rows alone."""
-    parts = vars(batch) if hasattr(batch, "__dict__") else batch
+    """Every tensor of a batch is pinned where a loader pins."""
+    parts = vars(batch) if dataclasses.is_dataclass(batch) else batch
     tensors = [part for part in tree_leaves(parts) if isinstance(part, torch.Tensor)]
     seen: list[torch.Tensor] = []
     with monkeypatch.context() as patched:

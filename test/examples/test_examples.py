@@ -74,6 +74,16 @@ def test_bag_to_map(tmp_path):
     assert "held-out frames" in out and (tmp_path / "map" / "map.yaml").is_file()
 
 
+def test_nav2_passes_on_what_the_localizers_launch_file_takes():
+    """test/ros describes it beside a package that is called as Nav2's."""
+    text = (EXAMPLES / "nav2.launch.py").read_text(encoding="utf-8")
+    shared = re.search(r"for name in \((\"map\".*?)\)\}", text).group(1)
+    passed = {*re.findall(r'"(\w+)"', shared), "params_file", "tf_mode"}
+    taken = (ROOT / "launch" / "localizer.launch.py").read_text(encoding="utf-8")
+    assert passed == {"map", "image", "use_sim_time", "params_file", "tf_mode"}
+    assert all(f'("{name}", ' in taken for name in passed)
+
+
 def test_bringup_passes_on_what_the_localizers_launch_file_takes():
     """What it is called with is declared there; test/ros starts it."""
     text = (EXAMPLES / "bringup.launch.py").read_text(encoding="utf-8")

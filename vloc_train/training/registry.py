@@ -46,7 +46,7 @@ def find(table: dict[str, str], backend: str, doing: str) -> Trainer[Any]:
     reserved = tuple(name for name in {**TRAINERS, **BUILDERS} if name not in table)
     if backend in reserved:
         raise ConfigError(f"{doing}: expected one of {', '.join(table)}, found {backend!r}, which has no {doing}")
-    group = PluginGroup(GROUP, table, f"backend of {doing}", _wrong, reserved)
+    group = PluginGroup(GROUP, table, f"backend of {doing}", _wrong, reserved, extra="train")
     return group.load(backend)  # type: ignore[no-any-return]
 
 

@@ -120,7 +120,7 @@ def test_the_protocols_have_settings_that_their_steps_take(name, tmp_path):
         steps.settings(step)
         settings = protocol.steps[step].settings
         # The clock ends none of the runs: equal seeds give equal tables.
-        assert steps.settings(step).__dict__.get("max_minutes") is None, settings
+        assert getattr(steps.settings(step), "max_minutes", None) is None, settings
     for split, row in protocol.table():
         prior = row.asked(protocol.splits[split])
         assert (row.method == "retrieval") <= (prior is None)
