@@ -36,12 +36,13 @@ def test_groups_do_not_spoil_each_other_and_several_descriptors_of_a_point_are_o
         np.arange(80), np.zeros((80, 3)), np.zeros((80, 3, 3)), np.full(80, np.nan), twice, owner, (80, 120)
     )
     first, second = np.arange(40), np.arange(40, 80)
-    for group, (pairs, _) in zip((first, second), match_points(query, points, 0.8, [first, second]), strict=True):
-        assert len(pairs) == 40 and (group[pairs[:, 0]] == pairs[:, 1]).all()
-    assert len(match_points(query, points, 0.8, [np.arange(80)])[0][0]) == 0
     # By its other look a point is found just as well, and its own two looks do not compete.
     other = described(twice[80:], np.zeros((40, 2)))
-    assert len(match_points(other, points, 0.8, [second])[0][0]) == 40
+    asked = [(query, points, [first, second]), (query, points, [np.arange(80)]), (other, points, [second])]
+    apart, together, looks = match_points(asked, 0.8)
+    for group, (pairs, _) in zip((first, second), apart, strict=True):
+        assert len(pairs) == 40 and (group[pairs[:, 0]] == pairs[:, 1]).all()
+    assert len(together[0][0]) == 0 and len(looks[0][0]) == 40
 
 
 def test_candidates_near_a_pose_agree_with_a_loop():

@@ -23,7 +23,6 @@ __all__ = [
     "alike_pairs",
     "match_descriptors",
     "match_points",
-    "match_points_of",
     "near_pairs",
 ]
 
@@ -49,22 +48,18 @@ def match_descriptors(
     return _clearest(*read_back(*_mutual(first @ second.T, ratio, least_cosine)))
 
 
-def match_points(query: Described, points: MapPoints, ratio: float, groups: Sequence[Ints]) -> list[tuple[Ints, F32]]:
-    """Matches of a query's features with several groups of points, each group by itself.
+def match_points(
+    queries: Sequence[tuple[Described, MapPoints, Sequence[Ints]]], ratio: float
+) -> list[list[tuple[Ints, F32]]]:
+    """Matches of queries' features with several groups of points, each group by itself; the host waits once for all.
 
     The ratio is that of two *points*, however many descriptors each has. Places that look the same stand in different
     groups, where they do not spoil each other's ratios.
 
-    :param groups: rows of ``points``, ascending.
-    :returns: for each group pairs (K, 2) of a feature and a row of ``points``, the clearest first; and their ratios.
+    :param queries: features, points, and the groups: rows of the points, ascending.
+    :returns: of each query for each group pairs (K, 2) of a feature and a row of the points, the clearest first; and
+        their ratios.
     """
-    return match_points_of([(query, points, groups)], ratio)[0]
-
-
-def match_points_of(
-    queries: Sequence[tuple[Described, MapPoints, Sequence[Ints]]], ratio: float
-) -> list[list[tuple[Ints, F32]]]:
-    """:func:`match_points` of several queries, for which the host waits once."""
     out = [[(np.zeros((0, 2), np.int64), np.zeros(0, np.float32)) for _ in groups] for _, _, groups in queries]
     asked = []
     for number, (query, points, groups) in enumerate(queries):

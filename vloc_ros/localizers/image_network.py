@@ -1,6 +1,6 @@
 """From the bytes of an image to what a network says about it: the one way of every backend that looks at a whole image.
 
-Images are fitted on the host, where training does it, too, and goes up as bytes: a quarter of what float32 takes, and
+Images are fitted on the host, where training does it, too, and go up as bytes: a quarter of what float32 takes, and
 far less than the camera's image. It is normalised where the network computes. A network reads images of one size, so
 that on a device that records all of it is one launch (:mod:`.recorder`).
 """

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 
 from vloc_ros.features.base import Described
-from vloc_ros.features.matching import match_points_of
+from vloc_ros.features.matching import match_points
 from vloc_ros.features.points import MapPoints
 from vloc_ros.features.view_matching import View, ViewMatcher, merged, seen_from
 from vloc_ros.localizers.features.store import PointStore
@@ -36,7 +36,7 @@ def match_nearest(
         seen = [_most_observed(store, images, most) for images in places]
         points = store.load(np.unique(np.concatenate(seen)))
         queries.append((query, points, [np.searchsorted(points.ids, s) for s in seen]))
-    found = match_points_of(queries, ratio)
+    found = match_points(queries, ratio)
     return [(points, pairs) for (_, points, _), pairs in zip(queries, found, strict=True)]
 
 

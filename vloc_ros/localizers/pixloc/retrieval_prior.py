@@ -10,6 +10,7 @@ from vloc_ros.localizers.retrieval.database import DATABASE_FILE, read_databases
 from vloc_ros.localizers.retrieval.descriptor import Descriptor
 from vloc_ros.localizers.retrieval.index import Index, build_index
 from vloc_ros.maps import MapBundle
+from vloc_ros.transfer import read_back
 from vloc_ros.types import Array, RgbImage
 
 __all__ = ["RetrievalPrior", "Retrieved"]
@@ -47,13 +48,9 @@ class RetrievalPrior:
         :param image_rgb: rectified.
         """
         vector = self._descriptor.describe(image_rgb)[None]
-        best: Retrieved | None = None
-        for name, index in self._indices.items():
-            if scene is not None and name != scene:
-                continue
-            distances, rows = index.search(vector, 1)
-            distance, row = float(distances[0, 0]), int(rows[0, 0])
-            if best is None or distance < best.distance:
-                best = Retrieved(name, row, self._poses[name][row], distance)
-        assert best is not None  # the scene was checked, and no database is empty
-        return best
+        names = [name for name in self._indices if scene is None or name == scene]
+        found = [self._indices[name].search(vector, 1) for name in names]
+        host = read_back(*(x[0, 0] for pair in found for x in pair))  # of all scenes at once
+        distances, rows = [float(x) for x in host[::2]], [int(x) for x in host[1::2]]
+        best = min(range(len(names)), key=distances.__getitem__)  # the scene was checked, and no database is empty
+        return Retrieved(names[best], rows[best], self._poses[names[best]][rows[best]], distances[best])
