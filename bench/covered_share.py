@@ -41,7 +41,7 @@ def measured(path: str, part: Any, about: str) -> dict[str, Any]:
             rows.append((
                 float(np.linalg.norm(error[:3])), float(np.degrees(np.linalg.norm(error[3:]))),
                 nees(error, found.covariance), largest_sigma(found.covariance[:3, :3]), found.score,
-                float(found.state is LocalizationState.LOCALIZED), float(found.state is LocalizationState.LOST),
+                float(found.claimed is LocalizationState.LOCALIZED), float(found.state is LocalizationState.LOST),
             ))  # fmt: skip
     metres, degrees, squared, sigma, score, localized, lost = np.array(rows).T
     sure, told = localized > 0, lost == 0

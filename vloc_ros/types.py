@@ -267,6 +267,9 @@ class Estimate:
     ``state`` is that of this frame alone until the tracker has replaced it with the state of
     the sequence. ``T_map_cam`` is present in every state, so that tools can show what was
     rejected; front ends publish it only as the state allows.
+
+    :ivar awaits_track: the image is familiar and the pose sure, but a map without points has no evidence that does not
+        come from the method itself: DEGRADED alone, LOCALIZED once the track agrees over real motion.
     """
 
     stamp_ns: int
@@ -281,7 +284,13 @@ class Estimate:
     timings_ms: dict[str, float] = field(default_factory=dict)
     diagnostics: dict[str, float] = field(default_factory=dict)
     matches: Matches | None = None
+    awaits_track: bool = False
+
+    @property
+    def claimed(self) -> LocalizationState:
+        """What the method itself calls it: LOCALIZED also where nothing but the track can bear it out."""
+        return LocalizationState.LOCALIZED if self.awaits_track else self.state
 
     def with_state(self, state: LocalizationState) -> Estimate:
-        """The same estimate in another state."""
-        return replace(self, state=state)
+        """The same estimate in another state, which is final."""
+        return replace(self, state=state, awaits_track=False)

@@ -33,6 +33,7 @@ from vloc_ros.errors import (
 from vloc_ros.geometry.cameras import cropped
 from vloc_ros.images.rectify import Rectifier
 from vloc_ros.localizers.base import BUILT_IN, Localizer, load_localizer
+from vloc_ros.localizers.calibration import Confidence
 from vloc_ros.maps import read_map
 from vloc_ros.types import CameraModel, Estimate, LocalizationState, PosePrior, Query, check_covariance, check_transform
 
@@ -115,6 +116,23 @@ def test_an_estimate_is_whole(opened, backend, with_prior):
 
 
 @backends
+def test_a_map_without_points_leaves_the_last_word_to_the_track(opened, backend, monkeypatch):
+    """However sure: alone it is DEGRADED, and says that only the track is missing."""
+    localizer = opened(backend)
+    sure = Confidence(1e-4 * np.eye(6), LocalizationState.LOCALIZED, 0.01)
+    monkeypatch.setattr(localizer, "assess", lambda query, found: sure)
+    estimate = localizer.localize(query(localizer))
+    assert estimate.claimed is LocalizationState.LOCALIZED
+    if localizer.sees_points:
+        assert estimate.state is LocalizationState.LOCALIZED and not estimate.awaits_track
+    else:
+        assert estimate.state is LocalizationState.DEGRADED and estimate.awaits_track
+    assert localizer.sees_points == (backend in ("features", "pixloc", "cascade"))
+    final = estimate.with_state(LocalizationState.DEGRADED)
+    assert final.claimed is LocalizationState.DEGRADED, "what the tracker has said is not said again"
+
+
+@backends
 def test_a_frame_depends_on_map_and_stamp_alone(opened, backend):
     localizer = opened(backend)
     first = localizer.localize(query(localizer))
@@ -157,7 +175,7 @@ def test_candidates_and_hypotheses(opened, backend):
     for other in hypotheses[1:]:
         check_transform(other.T_map_cam)
         check_covariance(other.covariance)
-        assert other.state is not LocalizationState.LOCALIZED
+        assert other.claimed is not LocalizationState.LOCALIZED
         assert np.linalg.norm(other.T_map_cam[:3, 3] - plain.T_map_cam[:3, 3]) > 0.0
     assert len(localizer.hypotheses(query(localizer), 1)) == 1
 
@@ -261,7 +279,7 @@ def test_settings(opened, backend):
         for state, (low, high) in limits.items():
             asked = {"localized_sigma_m": low * sigma, "lost_sigma_m": high * sigma}
             with load_localizer(PATHS[backend], "cpu", settings=asked) as limited:
-                found = limited.localize(query(limited)).state.value
+                found = limited.localize(query(limited)).claimed.value
             # Evidence of its own may make a backend less sure, never surer.
             assert rank.index(found) >= rank.index(state)
         with pytest.raises(ConfigError, match="lost_sigma_m"):

@@ -71,3 +71,17 @@ def test_of_three_the_two_that_agree_are_believed_and_of_two_that_contradict_nei
     assert two.state is DEGRADED and two.diagnostics["rig_fused"] == 1.0
     weak = fused([estimate(far, state=DEGRADED), estimate(T_TRUE)], [np.eye(4), np.eye(4)])
     assert weak.state is LOCALIZED and np.linalg.norm(pose_error(weak.T_map_cam, T_TRUE)) < 1e-9
+
+
+def test_what_awaits_a_track_counts_among_each_other_as_localized():
+    far = make_transform(np.eye(3), [5.0, 0.0, 0.0]) @ T_TRUE
+
+    def waiting(T):
+        return replace(estimate(T, state=DEGRADED), awaits_track=True)
+
+    found = fused([waiting(T_TRUE @ T_SIDE), waiting(T_TRUE)], [T_SIDE, np.eye(4)])
+    assert found.state is DEGRADED and found.awaits_track
+    against = fused([waiting(far), waiting(T_TRUE)], [np.eye(4), np.eye(4)])
+    assert against.state is DEGRADED and not against.awaits_track
+    weak = fused([estimate(far, state=DEGRADED), waiting(T_TRUE)], [np.eye(4), np.eye(4)])
+    assert weak.awaits_track and np.linalg.norm(pose_error(weak.T_map_cam, T_TRUE)) < 1e-9

@@ -39,6 +39,18 @@ def test_normal_drive(make_drive: MakeDrive, odometry: bool) -> None:
     assert set(states[2:]) == {LOCALIZED}
 
 
+def test_the_track_bears_out_what_awaits_it(make_drive: MakeDrive) -> None:
+    """Estimates of a map without points are DEGRADED alone, and as good as others for a track."""
+    drive, tracker = make_drive(12), Tracker()
+    waiting = [replace(drive.estimate(i, state=DEGRADED), awaits_track=True) for i in range(12)]
+    found = [tracker.update(each, drive.T_odom_base[i], drive.T_base_cam) for i, each in enumerate(waiting)]
+    assert [each.state for each in found] == [INITIALIZING] * 2 + [LOCALIZED] * 10
+    assert not any(each.awaits_track for each in found)
+    unsure = Tracker()
+    states = [drive.feed(unsure, i, replace(each, awaits_track=False)) for i, each in enumerate(waiting)]
+    assert set(states) == {INITIALIZING}, "without it they are only weak"
+
+
 @both
 def test_fused_track_beats_single_estimates(make_drive: MakeDrive, odometry: bool) -> None:
     drive = make_drive(300)

@@ -55,7 +55,8 @@ class FrameRecord:
     ``T_map_base`` and ``covariance`` are None unless a pose was published. ``T_reference`` is None where the
     reference does not reach. ``refused`` says why a frame never reached the localizer. ``T_retrieved`` is the base
     pose of the map image that looks most alike by the model's own image vectors, where the backend tells;
-    ``T_estimated`` what the localizer alone said, published or not.
+    ``T_estimated`` what the localizer alone said, published or not; ``awaits_track``: it would call the frame LOCALIZED
+    if a track bore it out.
     """
 
     stamp_ns: int
@@ -69,6 +70,7 @@ class FrameRecord:
     timings_ms: dict[str, float] = field(default_factory=dict)
     T_retrieved: Array | None = None
     T_estimated: Array | None = None
+    awaits_track: bool = False
 
     @property
     def published(self) -> bool:

@@ -133,6 +133,7 @@ class Hypothesis:
     :ivar diagnostics: numbers for reports, by name; statistics and whitening are added under their own names.
     :ivar candidates: how the pose came about, where it was asked for.
     :ivar matches: map points seen in the image, where the method has them.
+    :ivar awaits_track: it comes from an estimate that does (:class:`~vloc_ros.types.Estimate`).
     """
 
     scene: str
@@ -145,6 +146,7 @@ class Hypothesis:
     diagnostics: dict[str, float] = field(default_factory=dict)
     candidates: tuple[CandidateStep, ...] = ()
     matches: Matches | None = None
+    awaits_track: bool = False
 
 
 @dataclass(frozen=True)
@@ -179,6 +181,10 @@ class Localizer(ABC):
     #: 6x6, the part of the covariance without calibration that stands for errors of the map's poses and of the camera:
     #: other methods in maps of the same drive make the same ones.
     shared_floor: ClassVar[Array | None] = None
+    #: Whether one image is enough to bear a pose out, since :meth:`is_supported` compares what it shows with the map's
+    #: points. A sure estimate of another backend is DEGRADED, and LOCALIZED as soon as a track agrees
+    #: (``Estimate.awaits_track``).
+    sees_points: ClassVar[bool] = False
     #: Whether estimates carry candidates when they are asked for.
     offers_candidates: bool = False
     #: Whether images of every calibrated lens are taken as they are. Others look at an image as a whole: one of another
@@ -291,7 +297,8 @@ class Localizer(ABC):
     def localize(self, query: Query, keep_candidates: bool = False) -> Estimate:
         """Estimate the camera's pose. ``state`` of the result is the judgement of this frame alone:
 
-        LOCALIZED for a confident estimate, DEGRADED for a weak one, LOST when the score is improbable.
+        LOCALIZED for a confident estimate that the map's points bear out, DEGRADED for a weak one, or a confident one
+        of a map without points (``awaits_track``), LOST when the score is improbable.
 
         :param query: an image, rectified unless :attr:`takes_distorted`, whose camera passes :meth:`check_camera`.
         :param keep_candidates: the estimate is wanted with its candidates, where :attr:`offers_candidates`.
@@ -334,11 +341,14 @@ class Localizer(ABC):
             confidence = less_sure(confidence, warp, scene.relative(found.score), self._settings)
         if confidence.position_sigma_m is not None:
             diagnostics["position_sigma_m"] = confidence.position_sigma_m
+        state, awaits_track = confidence.state, found.awaits_track
+        if state is LocalizationState.LOCALIZED and not self.sees_points:
+            state, awaits_track = LocalizationState.DEGRADED, True
         clock.lap("assess")
         return Estimate(
-            query.stamp_ns, T_map_cam, covariance, found.score, confidence.state, self.backend,
+            query.stamp_ns, T_map_cam, covariance, found.score, state, self.backend,
             self._map_id, found.scene, found.candidates, clock.laps, diagnostics,
-            found.matches,
+            found.matches, awaits_track,
         )  # fmt: skip
 
     def _no_pose(self, why: str) -> str:
@@ -367,7 +377,8 @@ class Localizer(ABC):
             T, score = T_map_cam[elsewhere][0], float(scores[elsewhere][0])
             turn = np.kron(np.eye(2), T[:3, :3] @ first.T_map_cam[:3, :3].T)
             covariance = turn @ first.covariance @ turn.T
-            out.append(replace(out[0], T_map_cam=T, score=score, covariance=covariance, state=state, matches=None))
+            other = out[0].with_state(state)
+            out.append(replace(other, T_map_cam=T, score=score, covariance=covariance, matches=None))
             elsewhere &= ~_same_place(T_map_cam, T, *self.hypothesis_radius)
         return out
 

@@ -51,19 +51,18 @@ def fused(estimates: Sequence[Estimate], T_query_cam: Sequence[Array]) -> Estima
         )  # fmt: skip
         carried.append(replace(estimate, T_map_cam=pose, covariance=covariance, candidates=candidates, matches=None))
     usable = [e for e in carried if e.state is not LocalizationState.LOST] or carried[:1]
-    usable.sort(key=lambda e: (_ORDER.index(e.state), float(np.trace(e.covariance[:3, :3]))))
+    usable.sort(key=_surest_first)
     groups = [[e, *(o for o in usable if o is not e and _agree(e, o))] for e in usable]
-    group = max(groups, key=lambda g: (len(g), -sum(_ORDER.index(e.state) for e in g)))
-    first = min(group, key=lambda e: (_ORDER.index(e.state), float(np.trace(e.covariance[:3, :3]))))
+    group = max(groups, key=lambda g: (len(g), -sum(_ORDER.index(e.claimed) for e in g)))
+    first = min(group, key=_surest_first)
     T, covariance, members = first.T_map_cam, first.covariance, 1
     for other in group:
         if other is not first and not contradict(T, covariance, other.T_map_cam, other.covariance):
             T, covariance, _ = combined(T, covariance, other.T_map_cam, other.covariance)
             members += 1
-    state = first.state
-    against = sum(e.state is LocalizationState.LOCALIZED for e in usable if not any(e is m for m in group))
-    if state is LocalizationState.LOCALIZED and against >= members:
-        state = LocalizationState.DEGRADED
+    against = sum(e.claimed is LocalizationState.LOCALIZED for e in usable if not any(e is m for m in group))
+    if first.claimed is LocalizationState.LOCALIZED and against >= members:
+        first = first.with_state(LocalizationState.DEGRADED)
     timings: dict[str, float] = {}
     for estimate in estimates:
         for name, time in estimate.timings_ms.items():
@@ -75,10 +74,14 @@ def fused(estimates: Sequence[Estimate], T_query_cam: Sequence[Array]) -> Estima
     }
     # A row of the map's references is of the camera that saw it, and other figures are of the surest one.
     return replace(
-        first, T_map_cam=T, covariance=covariance, state=state, score=max(e.score for e in group), timings_ms=timings,
+        first, T_map_cam=T, covariance=covariance, score=max(e.score for e in group), timings_ms=timings,
         diagnostics=about,
     )  # fmt: skip
 
 
 def _agree(a: Estimate, b: Estimate) -> bool:
     return a.scene == b.scene and not contradict(a.T_map_cam, a.covariance, b.T_map_cam, b.covariance)
+
+
+def _surest_first(estimate: Estimate) -> tuple[int, float]:
+    return _ORDER.index(estimate.claimed), float(np.trace(estimate.covariance[:3, :3]))

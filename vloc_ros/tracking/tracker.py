@@ -301,7 +301,7 @@ class Tracker:
 
     def _claimed(self, estimate: Estimate, R: Array) -> LocalizationState:
         """The backend's state of the frame, lowered where the covariance is too wide to be of use."""
-        if estimate.state is not _LOCALIZED:
+        if estimate.claimed is not _LOCALIZED:
             return _LOST if estimate.state is _LOST else _DEGRADED
         sigma_m = float(np.sqrt(np.linalg.eigvalsh(R[:3, :3])[-1]))
         sigma_deg = float(np.degrees(np.sqrt(np.linalg.eigvalsh(R[3:, 3:])[-1])))

@@ -42,6 +42,8 @@ from vloc_train.training.run import RunOptions
 __all__ = ["Table", "evaluate_protocol", "wanted"]
 
 _log = logging.getLogger(__name__)
+#: Of what is kept of answers; another number has every map asked again.
+_GENERATION = 2
 
 
 @dataclass
@@ -256,7 +258,7 @@ def _row(
 
 def _answers(cache: Path, made: Made, settings: Mapping[str, Any], asked: Asked, device: str) -> Answers:
     """What the map says to these queries, from the cache where it has been asked before."""
-    what: list[Any] = [made.key, made.bundle().id, dict(settings), [part.digest for part in asked.queries]]
+    what: list[Any] = [_GENERATION, made.key, made.bundle().id, dict(settings), [part.digest for part in asked.queries]]
     if asked.priors is not None and asked.covariance is not None:
         what.append(hashlib.sha256(asked.priors.tobytes() + asked.covariance.tobytes()).hexdigest())
     if asked.scene is not None:

@@ -91,12 +91,14 @@ class Answers:
     """What a localizer said to N queries, in their order.
 
     ``T_map_cam`` (N, 4, 4), NaN where the frame was refused; ``covariance`` (N, 6, 6); ``state`` (N,) numbers in the
-    order of :class:`LocalizationState`; ``score`` (N,); ``milliseconds`` (N,) by the clock.
+    order of :class:`LocalizationState`; ``awaits_track`` (N,) bool, see :class:`~vloc_ros.types.Estimate`; ``score``
+    (N,); ``milliseconds`` (N,) by the clock.
     """
 
     T_map_cam: Array
     covariance: Array
     state: npt.NDArray[np.int64]
+    awaits_track: npt.NDArray[np.bool_]
     score: Array
     milliseconds: Array
 
@@ -126,6 +128,7 @@ def answer(localizer: Localizer, asked: Asked, progress: Callable[[int], None] |
     count = sum(len(part) for part in asked.queries)
     T, S = np.full((count, 4, 4), np.nan), np.full((count, 6, 6), np.nan)
     state = np.full(count, _STATES.index(LocalizationState.LOST), dtype=np.int64)
+    awaits_track = np.zeros(count, dtype=bool)
     score, milliseconds = np.full(count, np.nan), np.full(count, np.nan)
     row = 0
     for part in asked.queries:
@@ -142,12 +145,12 @@ def answer(localizer: Localizer, asked: Asked, progress: Callable[[int], None] |
                 pass  # refused: stays LOST without a pose
             else:
                 T[row], S[row], score[row] = estimate.T_map_cam, estimate.covariance, estimate.score
-                state[row] = _STATES.index(estimate.state)
+                state[row], awaits_track[row] = _STATES.index(estimate.state), estimate.awaits_track
             milliseconds[row] = 1e3 * (time.perf_counter() - begin)
             row += 1
             if progress:
                 progress(row)
-    return Answers(T, S, state, score, milliseconds)
+    return Answers(T, S, state, awaits_track, score, milliseconds)
 
 
 def records_of(answers: Answers, queries: Sequence[Part]) -> list[FrameRecord]:
@@ -176,6 +179,7 @@ def records_of(answers: Answers, queries: Sequence[Part]) -> list[FrameRecord]:
                     score=float(answers.score[row]),
                     refused="" if estimated is not None else "refused",
                     T_estimated=estimated,
+                    awaits_track=bool(answers.awaits_track[row]),
                 )
             )
             row += 1
@@ -186,10 +190,13 @@ def figures(records: Sequence[FrameRecord], recall: Sequence[tuple[float, float]
     """The figures of a row; ``recall``: limits (m, degrees) besides those of every table.
 
     Plain names are of published poses, as everywhere: a LOST frame is an infinite error. Names that begin with
-    ``localizer_`` are the papers': every frame's pose whatever its state.
+    ``localizer_`` are the papers': every frame's pose whatever its state. Names that end in ``awaiting`` are of frames
+    that would be LOCALIZED if a track bore them out; here nothing does.
     """
     limits = sorted({*RECALL_THRESHOLDS, *recall})
     published = evaluate(records, thresholds=limits)
+    waiting = [replace(r, state=LocalizationState.LOCALIZED) for r in records if r.awaits_track]
+    awaiting = evaluate(waiting, thresholds=limits)
     own = evaluate([replace(r, T_map_base=r.T_estimated, covariance=None) for r in records], thresholds=limits)
     return {
         "frames": published.frames,
@@ -202,6 +209,10 @@ def figures(records: Sequence[FrameRecord], recall: Sequence[tuple[float, float]
         "max_rotation_localized_deg": published.max_rotation_localized_deg,
         "nees": asdict(published.nees),
         "nees_localized": asdict(published.nees_localized),
+        "awaiting_track": len(waiting) / len(records) if records else 0.0,
+        "max_translation_awaiting_m": awaiting.max_translation_localized_m,
+        "max_rotation_awaiting_deg": awaiting.max_rotation_localized_deg,
+        "nees_awaiting": asdict(awaiting.nees_localized),
         "nees_mean": published.nees.mean,
         "nees_share_in_95": published.nees.share_in_95,
         "nees_share_in_95_thirds": list(published.nees.thirds),

@@ -29,8 +29,10 @@ _COUNTED = (
     "row oracle is the same for the images of the split's map. The row prior is always answering with what the query "
     "was told, where a split tells it something. Figures of LOCALIZED are over the frames of that state: the share "
     "inside the 95 % ellipsoid, the same in each third of predicted sigma, smallest first, and Spearman's rank "
-    "correlation of sigma with the error. Columns of a paper are what it prints for the row of its own that is named "
-    "with them; rows with nothing else are of the paper alone."
+    "correlation of sigma with the error. Awaits a track: a map without points has nothing but the method's own word; "
+    "these frames are DEGRADED here, and LOCALIZED on a vehicle once its track agrees over real motion. Columns of a "
+    "paper are what it prints for the row of its own that is named with them; rows with nothing else are of the paper "
+    "alone."
 )
 
 
@@ -190,6 +192,16 @@ def _rank_correlation(row: Row) -> str:
     return "" if math.isnan(found) or row["nees_localized"]["constant"] else f"{found:.2f}"
 
 
+def _awaiting(row: Row) -> str:
+    """Of the frames that only a track could bear out: how many, the worst, how many inside, whether sigma tells."""
+    if not row.get("awaiting_track"):
+        return ""
+    worst = pose_text(row["max_translation_awaiting_m"], row["max_rotation_awaiting_deg"])
+    nees = row["nees_awaiting"]
+    told = ", sigma nearly constant" if nees["constant"] else ""
+    return f"{percent(row['awaiting_track'])}: largest {worst}, {percent(nees['share_in_95'])} in 95 %{told}"
+
+
 #: What a row says of its own poses, and what its map weighs.
 _CONFIDENCE_COLUMNS: Columns = {
     "method": _text("method"),
@@ -203,6 +215,7 @@ _CONFIDENCE_COLUMNS: Columns = {
     "LOCALIZED in 95 %": lambda row: percent(row["nees_localized"]["share_in_95"]),
     "by thirds of sigma": _thirds,
     "rank correlation": _rank_correlation,
+    "awaits a track": _awaiting,
     "map": lambda row: f"{row['map_bytes'] / 1e6:.2f} MB" if "map_bytes" in row else "",
     "descriptors": _descriptors,
 }

@@ -22,7 +22,8 @@ __all__ = ["HeldOutFrames", "localize_held_out"]
 @dataclass(frozen=True)
 class HeldOutFrames:
     """H held-out frames of one drive, localized with the finished map: ``error_m``, ``error_deg``, predicted
-    ``sigma_m`` (largest axis; NaN without calibration), ``nees``, ``state``, and where they are.
+    ``sigma_m`` (largest axis; NaN without calibration), ``nees``, ``state`` as it is on a vehicle whose track agrees,
+    and where they are.
     """
 
     sequence: PosedSequence
@@ -59,7 +60,7 @@ def localize_held_out(
             estimate = localizer.localize(query)
             error = pose_error(estimate.T_map_cam, truth)
             errors.append(error)
-            states.append(estimate.state)
+            states.append(estimate.claimed)
             known = "position_sigma_m" in estimate.diagnostics
             largest = float(np.linalg.eigvalsh(estimate.covariance[:3, :3])[-1])
             sigma.append(largest**0.5 if known else np.nan)

@@ -104,7 +104,10 @@ def _scene(document: Document, folder: Path, scene: SceneReport, settings: Repor
                     "within the 95 % ellipsoid",
                     "not calibrated" if inside is None else f"{100 * inside:.0f} % (fitted on these frames)",
                 ],
-                ["states", ", ".join(f"{n} {100 * v:.0f} %" for n, v in accuracy["states"].items())],
+                [
+                    "states (without points in the map: on a track that agrees)",
+                    ", ".join(f"{n} {100 * v:.0f} %" for n, v in accuracy["states"].items()),
+                ],
             ],
         )
         document.picture(

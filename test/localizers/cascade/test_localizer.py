@@ -82,6 +82,7 @@ class Coarse(Answering):
 
 class Fine(Answering):
     backend = "fine_one"
+    sees_points = True
     asked: ClassVar[list[Query]] = []
     moved, turned, problem, sigma, supported = (0.4, 0.0, 0.0), 0.0, None, 0.05, True
 
@@ -206,7 +207,8 @@ def test_falls_back_to_the_coarse_estimate_and_says_so(cascade, backends, change
     assert estimate.covariance[0, 0] == pytest.approx(Coarse.sigma**2)
     # Where the refinement was tried and found nothing of the map, the coarse estimate is in doubt, too.
     doubted = why in ("fine_lost", "outside_gate", "unsupported") and Coarse.state is LOCALIZED
-    assert estimate.state is (DEGRADED if doubted else Coarse.state) and estimate.diagnostics["refined"] == 0.0
+    assert estimate.claimed is (DEGRADED if doubted else Coarse.state) and estimate.diagnostics["refined"] == 0.0
+    assert estimate.state is not LOCALIZED, "the coarse map has no points"
     assert estimate.diagnostics["refinement_failure"] == FAILURES[why]
 
 
@@ -218,7 +220,7 @@ def test_other_proposals_are_tried_where_the_first_is_not_borne_out(cascade, bac
         places = [first.T_map_cam.copy() for _ in range(2)]
         for place, x in zip(places, (50.0, 80.0), strict=True):
             place[0, 3] = x
-        return [first, *(replace(first, T_map_cam=place, state=DEGRADED) for place in places)][:count]
+        return [first, *(replace(first.with_state(DEGRADED), T_map_cam=place) for place in places)][:count]
 
     backends.setattr(Coarse, "hypotheses", hypotheses)
     backends.setattr(Fine, "supported", 80.4)

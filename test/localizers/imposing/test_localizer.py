@@ -168,7 +168,8 @@ def test_the_state_follows_the_score(tmp_path, town_map, localizer):
             manifest["calibration"]["map"]["min_score"] = least
 
         tiny_drive.edited(path, demand)
-        assert load_localizer(path, "cpu", settings=wide).localize(query(1)).state.value == state
+        found = load_localizer(path, "cpu", settings=wide).localize(query(1))
+        assert found.claimed.value == state and found.awaits_track is (state == "LOCALIZED")
 
 
 # -- several scenes -----------------------------------------------------------------------------------

@@ -71,6 +71,8 @@ class CascadeLocalizer(Localizer):
     backend: ClassVar[str] = "cascade"
     takes_any_lens: ClassVar[bool] = True
     takes_rigs: ClassVar[bool] = True
+    #: What its members do not bear out they do not call LOCALIZED.
+    sees_points: ClassVar[bool] = True
     settings_class = CascadeSettings
     _settings: CascadeSettings
     settings_section: ClassVar[str] = SECTION
@@ -303,13 +305,13 @@ class CascadeLocalizer(Localizer):
         if used is coarse and "nearest_reference" in diagnostics:
             # A row of the coarse map; everywhere else the word means one of the fine map's, :meth:`reference_poses`.
             diagnostics["coarse_nearest_reference"] = diagnostics.pop("nearest_reference")
-        state = used.state
         # Where the map is not found around the coarse pose, that one is in doubt as well.
         if failure in _DOUBTS or self._settings.unjudged == "degraded" or not self._coarse.is_familiar(coarse):
-            state = _worse(state, _DEGRADED)
+            used = used.with_state(_worse(used.state, _DEGRADED))
         return Hypothesis(
-            used.scene, used.T_map_cam, used.score, covariance=used.covariance, state=state,
+            used.scene, used.T_map_cam, used.score, covariance=used.covariance, state=used.state,
             diagnostics={**diagnostics, **about}, candidates=coarse.candidates, matches=used.matches,
+            awaits_track=used.awaits_track,
         )  # fmt: skip
 
     def _tried(self, query: Query, begin: Estimate, coarse: Estimate, clock: Clock) -> _Tried:

@@ -108,6 +108,7 @@ class FeaturesLocalizer(Localizer):
 
     backend: ClassVar[str] = "features"
     takes_any_lens: ClassVar[bool] = True
+    sees_points: ClassVar[bool] = True
     settings_class = FeaturesSettings
     _settings: FeaturesSettings
     settings_section: ClassVar[str] = SECTION

@@ -81,6 +81,7 @@ class PixLocLocalizer(Localizer):
 
     backend: ClassVar[str] = "pixloc"
     takes_any_lens: ClassVar[bool] = True
+    sees_points: ClassVar[bool] = True
     takes_rigs: ClassVar[bool] = True
     settings_class = PixLocSettings
     _settings: PixLocSettings
