@@ -28,9 +28,8 @@ class CascadeSettings:
         two by their covariances, ``better`` takes the one with the better evidence, ``never`` asks no fine localizer
         about a pose that the judge supports.
     :param fine_evidence: share of the matched points that must still agree at the fine localizer's pose.
-    :param unjudged: the best state without a judge: ``familiar``: LOCALIZED where the localizer whose pose it is says
-        so and the image looks like the coarse map (the tracker then asks for agreement with the track), ``degraded``:
-        never better than DEGRADED.
+    :param unjudged: the best state without a judge: ``familiar``: what the localizer whose pose it is says, where the
+        image looks like the coarse map, ``degraded``: never better than DEGRADED.
     :param gate_sigmas: a refined pose farther from the one it began with than this many standard deviations
         (position and rotation, each by its own) is not believed.
     :param gate_floor_m: displacements up to this pass the gate whatever the covariance says.
