@@ -48,6 +48,8 @@ __all__ = ["Trial", "print_trial", "try_drives"]
 _PUBLISHED = (LocalizationState.LOCALIZED, LocalizationState.DEGRADED)
 #: A map that localizes a smaller share of what is asked is not yet one to drive with.
 _ENOUGH = 0.7
+#: Of fewer frames that were asked nobody knows how it will drive.
+_FEW = 15
 #: Frames with this many times the median distance to the map are looked at apart.
 _FAR = 1.5
 #: A LOCALIZED error that is so many times the median, which counts as 2 cm at least, is told of.
@@ -256,10 +258,22 @@ def _advice(
     localized = np.array([record.state is LocalizationState.LOCALIZED for record in records])
     errors, _ = frame_errors(records)
     share = f"{100 * localized.mean():.0f} % of the frames that were asked are LOCALIZED"
+    waiting = float(np.mean([e.awaits_track for e in estimates]))
     if not calibration_of(bundle):
         out.append(
             "The map is not calibrated, so that no frame can be LOCALIZED: too few frames could be held out of it. "
             "Record a longer drive, or a second one over the same way."
+        )
+    elif len(records) < _FEW:
+        out.append(
+            f"{share}, each by itself, but only {len(records)} were asked: too few to say how it will drive. Record a "
+            "longer drive, or a second one over the same way."
+        )
+    elif waiting > 0.0:
+        out.append(
+            f"{100 * waiting:.0f} % of the frames that were asked are sure, and none is LOCALIZED by itself: a map "
+            "without points has no evidence but a track over real motion. Localize a bag with it, or try --backend "
+            "features."
         )
     elif localized.mean() < _ENOUGH:
         out.append(f"{share}: not enough to drive with. {_reasons(estimates)}")

@@ -203,6 +203,8 @@ def _pose(metres: float, degrees: float) -> str:
 
 
 def _length(metres: float) -> str:
+    if metres < 0.00995:
+        return f"{1000 * metres:.2g} mm"
     return f"{100 * metres:.2g} cm" if metres < 0.995 else f"{metres:.3g} m"
 
 

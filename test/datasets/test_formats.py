@@ -89,6 +89,18 @@ def test_any_text_is_a_source_or_one_line(text):
         assert source.format in (None, *FORMATS)
 
 
+def test_options_without_a_layout_go_with_the_one_that_is_found(flat, tmp_path):
+    flat = flat.rename(tmp_path / "plain")
+    parsed = Source.parse(f"{flat},rate_hz=5,world=y_up")
+    assert parsed == Source(None, flat, {"rate_hz": 5, "world": "y_up"})
+    first, second = open_source(f"{flat},intrinsics=[5,5,3,2],rate_hz=5")[0].stamps_ns[:2]
+    assert second - first == 200_000_000
+    with pytest.raises(ConfigError, match=r"one of the layouts bag, .*found 'kity'"):
+        Source.parse(f"kity:{flat},rate_hz=5")
+    with pytest.raises(ConfigError, match="no_such"):
+        open_source(f"{flat},no_such=1")
+
+
 def test_options_are_checked_before_anything_is_read(flat):
     with pytest.raises(ConfigError, match=r"tum:/nowhere: unknown field 'speed'; known: intrinsics"):
         open_source("tum:/nowhere,speed=3")

@@ -11,12 +11,14 @@ import tiny_drive
 import tiny_route
 
 from vloc_ros.errors import ConfigError, DatasetError
+from vloc_ros.evaluation.metrics import FrameRecord
 from vloc_ros.features.base import FeatureSettings
+from vloc_ros.types import Estimate, LocalizationState
 from vloc_train.features.settings import BuildSettings
 from vloc_train.frame_choice.settings import HoldOutSettings, OwnDriveSettings
 from vloc_train.training.registry import BUILDERS, find
 from vloc_train.training.town import TownDrive, town_drive
-from vloc_train.trial import _parts, _quick, print_trial, try_drives
+from vloc_train.trial import _advice, _parts, _quick, print_trial, try_drives
 
 pytest.importorskip("pycolmap", reason="points need the extra [maps]")
 pytest.importorskip("matplotlib", reason="pictures need the extra [replay]")
@@ -52,6 +54,14 @@ def test_one_drive_is_parted_reported_and_shown(drive, builder, tmp_path, capsys
     report = json.loads((out / "report.json").read_text())
     assert report["frames"] == min(12, len(asked)) and report["backend"] == "features"
     assert report["advice"] == list(trial.advice) and any("driven once" in text for text in trial.advice)
+    few = any(f"only {report['frames']} were asked: too few" in text for text in trial.advice)
+    assert few and not any("good enough" in text for text in trial.advice)
+    # A map without points is sure of none of its frames alone: that is no reason to train longer.
+    record = FrameRecord(1, LocalizationState.DEGRADED, np.eye(4), np.eye(6), np.eye(4))
+    waiting = Estimate(1, np.eye(4), np.eye(6), 0.9, LocalizationState.DEGRADED, "retrieval", "", awaits_track=True)
+    said = _advice(trial.split, [record] * 40, [waiting] * 40, np.eye(4)[None], trial.bundle)
+    assert any("100 % of the frames that were asked are sure" in text for text in said)
+    assert not any("not enough" in text for text in said)
     assert report["max_translation_localized_m"] is None or report["max_translation_localized_m"] < 0.5
     page = trial.page.read_text()
     assert "What was seen again" in page and "From above" in page and "<p>trajectory</p>" not in page

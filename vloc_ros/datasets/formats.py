@@ -78,11 +78,19 @@ class Source:
 
     @classmethod
     def parse(cls, text: str) -> Source:
-        """:raises ConfigError: an option without a value. A path that exists is taken as it is."""
+        """``PATH``, ``PATH,NAME=VALUE,...`` or ``FORMAT:PATH,NAME=VALUE,...``; a path that exists is taken as it is.
+
+        :raises ConfigError: an option without a value, or a layout that nobody knows.
+        """
         if _exists(Path(text)):
             return cls(None, Path(text), {})
         name, separator, rest = text.partition(":")
         if not separator or name not in FORMATS:
+            path, *fields = _at_commas(text)
+            if fields and _exists(Path(path)):
+                return cls(None, Path(path), option_values(fields, text))
+            if separator and _exists(Path(_at_commas(rest)[0])):
+                raise ConfigError(f"{text}: expected one of the layouts {', '.join(FORMATS)}, found {name!r}")
             return cls(None, Path(text), {})
         path, *fields = _at_commas(rest)
         first: dict[str, Any] = {}
