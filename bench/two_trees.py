@@ -88,7 +88,8 @@ def pixloc_data(tree: Tree, work: Path) -> tuple[Path, Path]:
     drives = [town(tree, work / "pixloc_town", 120, number, *size) for number in (0, 1)]
     if not made.exists():
         words = ("--data", drives[0], "--extractor", "models/pixloc_features", "--out", made, "--no-progress")
-        tree.run("-m", "vloc_ros", "map", "build", "pixloc", *words, "--device", "cpu")
+        read = ("--set", "image_width=320", "--set", "image_height=180")  # else what the network was trained on
+        tree.run("-m", "vloc_ros", "map", "build", "pixloc", *words, *read, "--device", "cpu")
     return made, drives[1]
 
 
