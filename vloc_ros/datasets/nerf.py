@@ -168,7 +168,9 @@ def _file_of(name: str, folder: Path, images: str | None) -> Path:
     """Where the image lies, or should."""
     said = folder / name
     bare = said.name
-    places = [said, folder / "images" / bare, folder / bare] if images is None else [folder_named(images, folder) / bare]
+    places = [said, folder / "images" / bare, folder / bare]
+    if images is not None:
+        places = [folder_named(images, folder) / bare]
     for place in places:
         for suffix in ("", *IMAGE_SUFFIXES):
             found = place.with_name(place.name + suffix)
