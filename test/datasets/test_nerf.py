@@ -109,6 +109,11 @@ def test_parts_are_drives_and_names_need_no_suffix(tmp_path):
     train, test = open_source(str(tmp_path))
     assert train.name.endswith("-train") and test.name.endswith("-test") and (len(train), len(test)) == (3, 1)
     np.testing.assert_allclose(test.T_map_cam, T[3:], atol=1e-12)
+    # The same images as a third part would be asked of a map of themselves.
+    write(tmp_path, T[2:], ["./train/r_2", "./test/r_3"], file="transforms_val.json")
+    problems = Problems()
+    assert [len(d) for d in open_source(str(tmp_path), problems)] == [3, 1]
+    assert problems.counts == {"image of another part": 2}
 
 
 @pytest.mark.parametrize("said", ["../raw\\{}", "C:\\me\\raw\\{}", "/home/me/raw/{}", "./{}"])

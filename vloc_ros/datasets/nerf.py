@@ -84,17 +84,28 @@ def open_drives(path: Path, options: Options, problems: Problems) -> list[PosedS
     if not files:
         raise DatasetError(f"{path}: expected {WHOLE}, or {PARTS[0]}, found neither")
     out: list[PosedSequence] = []
+    taken: set[Path] = set()
     for file in files:
         title = path.name if len(files) == 1 else f"{path.name}-{file.stem.removeprefix('transforms_')}"
-        out += _drives_of(file, title, options, problems)
+        out += _drives_of(file, title, options, problems, taken)
     return out
 
 
-def _drives_of(file: Path, title: str, options: Options, problems: Problems) -> list[PosedSequence]:
+def _drives_of(file: Path, title: str, options: Options, problems: Problems, taken: set[Path]) -> list[PosedSequence]:
+    """The drives of a file, without the images that are ``taken``, to which it adds its own."""
     before = dict(problems.counts)
     content = _read(file)
     shots, lenses = _shots(file, content, options, problems)
     shots = usable_shots(shots, problems)
+    again = [shot for shot in shots if shot.path in taken]
+    if again:  # tools write the test part as the val part, too; a map of the one would know the other by heart
+        problems.skip(
+            "image of another part", f"{again[0].where}: {again[0].path} is of another part, too; left out", len(again)
+        )
+        shots = [shot for shot in shots if shot.path not in taken]
+        if not shots:
+            return []
+    taken |= {shot.path for shot in shots}
     groups: dict[CameraModel, list[Shot]] = {}
     for shot in shots:
         camera = _camera(lenses[shot.where], content, shot)
