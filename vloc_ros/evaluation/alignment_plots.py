@@ -74,7 +74,7 @@ def draw_confidence(image_rgb: RgbImage, aligned: Aligned, path: Path) -> Path:
     for row, scale in zip(grid, aligned.eyes[0].pyramid, strict=True):
         grey = cv2.resize(cv2.cvtColor(image_rgb, cv2.COLOR_RGB2GRAY), (scale.width, scale.height))
         for axes, level in zip(row, scale.levels, strict=True):
-            confidence = level.confidence[0, 0].float().cpu().numpy()
+            confidence = level.confidence[0].float().cpu().numpy()
             axes.imshow(grey, cmap="gray", vmin=0, vmax=255)
             # Cell u of the map covers the pixels from u stride - 0.5 on.
             extent = (-0.5, confidence.shape[1] * level.stride - 0.5, confidence.shape[0] * level.stride - 0.5, -0.5)

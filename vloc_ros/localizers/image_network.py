@@ -42,7 +42,11 @@ class ImageNetwork:
         :param key: what else that depends on.
         :raises ImageError: not such an image.
         """
-        return self._recorder.run(key, self.batch, [self._preprocess.fitted(image_rgb)[None]])
+        return self.fitted(self._preprocess.fitted(image_rgb)[None], key)
+
+    def fitted(self, images: Tensor, key: Hashable = "image") -> tuple[Tensor, ...]:
+        """The same of images ``(B, h, w, 3)`` uint8 on the host that somebody has fitted, whatever their size."""
+        return self._recorder.run(key, self.batch, [images])
 
     @torch.inference_mode()
     def batch(self, images: Tensor) -> tuple[Tensor, ...]:

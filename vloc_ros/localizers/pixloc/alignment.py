@@ -15,8 +15,9 @@ from torch.nn import functional
 from vloc_ros.geometry.se3 import inverse
 from vloc_ros.geometry.torch_cameras import TorchCamera
 from vloc_ros.images.preprocess import Preprocess
+from vloc_ros.localizers.image_network import ImageNetwork
 from vloc_ros.localizers.pixloc.eyes import Eye
-from vloc_ros.localizers.pixloc.features import PyramidScale, extract_pyramid, level_cameras
+from vloc_ros.localizers.pixloc.features import PyramidScale, level_cameras, pyramid_cells, pyramid_of
 from vloc_ros.localizers.pixloc.field import GridField
 from vloc_ros.localizers.pixloc.model import PixLocModel
 from vloc_ros.localizers.pixloc.optimizer import Level, OptimizerSettings, Refinement, Sight, refine_rig
@@ -80,7 +81,7 @@ class Aligner:
     """Network, damping and optimiser on one device.
 
     :param model: in evaluation mode, on the device; its network computes in the precision of its weights.
-    :param scales: of the image pyramid, low to high, as the map has them.
+    :param scales: of the image pyramid, low to high: the map's, or the last of them.
     """
 
     def __init__(
@@ -94,33 +95,33 @@ class Aligner:
         self._network = model.network
         self._preprocess, self._scales, self._settings = preprocess, scales, settings
         self._device, self._recorder = device, Recorder(device)
+        # The scales resize what is normalised: in float32.
+        self._images = ImageNetwork(self._read, preprocess, torch.float32, self._recorder)
         with torch.inference_mode():
             self._damping = model.damping().to(device)
         if settings.damping == "constant":
             self._damping = torch.full_like(self._damping, settings.damping_constant)
         self._cameras: OrderedDict[tuple[CameraModel, int, int], list[TorchCamera]] = OrderedDict()
 
+    def _read(self, images: Tensor) -> tuple[Tensor, ...]:
+        return pyramid_cells(self._network, images, self._scales)
+
     @torch.inference_mode()
     def encode(
-        self, images_rgb: Sequence[RgbImage], first_scale: int = 0, preprocess: Sequence[Preprocess] | None = None
+        self, images_rgb: Sequence[RgbImage], preprocess: Sequence[Preprocess] | None = None
     ) -> list[tuple[PyramidScale, ...]]:
-        """The feature pyramid of each image, from its ``first_scale`` on; those of one size go through the network
-        together.
+        """The feature pyramid of each image; those of one size go through the network together.
 
         :param preprocess: of each image, where they are of other cameras than the map's.
         """
-        fitted = []
-        for image, how in zip(images_rgb, preprocess or [self._preprocess] * len(images_rgb), strict=True):
-            made = np.ascontiguousarray(how.apply_uint8(image))
-            fitted.append(made if made.flags.writeable else made.copy())
+        each = preprocess or [self._preprocess] * len(images_rgb)
+        fitted = [how.fitted(image) for image, how in zip(images_rgb, each, strict=True)]
         out: list[tuple[PyramidScale, ...]] = [()] * len(fitted)
         for shape in dict.fromkeys(image.shape for image in fitted):
             rows = [row for row, image in enumerate(fitted) if image.shape == shape]
-            stacked = fitted[rows[0]][None] if len(rows) == 1 else np.stack([fitted[row] for row in rows])
-            raw = torch.from_numpy(stacked).to(self._device, non_blocking=True)
-            images = self._preprocess.normalize(raw.permute(0, 3, 1, 2))
-            images = images.contiguous(memory_format=torch.channels_last)
-            pyramid = extract_pyramid(self._network, images, self._scales[first_scale:])
+            stacked = fitted[rows[0]][None] if len(rows) == 1 else torch.stack([fitted[row] for row in rows])
+            cells = self._images.fitted(stacked)
+            pyramid = pyramid_of(cells, shape[0], shape[1], self._scales, self._network.settings.strides)
             for number, row in enumerate(rows):
                 out[row] = tuple(scale.of_image(number) for scale in pyramid)
         return out
@@ -191,7 +192,7 @@ class Aligner:
                 at = [each[level] for each in cameras]
                 levels.append(
                     Level(
-                        GridField.of_images([each.features for each in maps], [each.confidence for each in maps]),
+                        _together([each.field for each in maps]),
                         at[0] if len(at) == 1 else TorchCamera.stack(at),
                         _stacked([each.features for each in found], count),
                         _stacked([each.confidence for each in found], count),
@@ -246,6 +247,13 @@ def _stacked(rows: Sequence[Tensor], count: int) -> Tensor:
     if len(rows) == 1 and len(rows[0]) == count:
         return rows[0][None]
     return torch.stack([functional.pad(each, (*[0, 0] * (each.ndim - 1), 0, count - len(each))) for each in rows])
+
+
+def _together(fields: Sequence[GridField]) -> GridField:
+    """One field of the maps of several images of one size."""
+    if len(fields) == 1:
+        return fields[0]
+    return GridField.of_ringed(torch.cat([field.ringed for field in fields]))
 
 
 def _thinned(sight: Sight, eyes: Sequence[Eye]) -> Sight:

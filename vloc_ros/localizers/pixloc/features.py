@@ -13,11 +13,33 @@ from torch.nn import functional
 from vloc_ros.geometry.cameras import resized
 from vloc_ros.geometry.torch_cameras import TorchCamera
 from vloc_ros.localizers.pixloc.field import GridField
-from vloc_ros.localizers.pixloc.network import FeatureLevel, FeatureNet
+from vloc_ros.localizers.pixloc.network import FeatureNet
 from vloc_ros.localizers.pixloc.store import LevelFeatures
 from vloc_ros.types import CameraModel
 
-__all__ = ["PyramidScale", "extract_pyramid", "level_cameras", "sample_observations", "scaled_size"]
+__all__ = [
+    "PyramidLevel",
+    "PyramidScale",
+    "extract_pyramid",
+    "level_cameras",
+    "pyramid_cells",
+    "pyramid_of",
+    "sample_observations",
+    "scaled_size",
+]
+
+
+@dataclass(frozen=True)
+class PyramidLevel:
+    """Features and confidence of images at one scale and stride: pixel u of them lies at (u + 0.5) / stride - 0.5."""
+
+    field: GridField
+    stride: int
+
+    @property
+    def confidence(self) -> Tensor:
+        """(B, h, w) in [0, 1]."""
+        return self.field.ringed[:, 1:-1, 1:-1, -1]
 
 
 @dataclass(frozen=True)
@@ -26,12 +48,12 @@ class PyramidScale:
 
     width: int
     height: int
-    levels: tuple[FeatureLevel, ...]
+    levels: tuple[PyramidLevel, ...]
 
     def of_image(self, number: int) -> PyramidScale:
         """One image of the batch; nothing is copied."""
         part = slice(number, number + 1)
-        levels = (replace(x, features=x.features[part], confidence=x.confidence[part]) for x in self.levels)
+        levels = (replace(x, field=GridField.of_ringed(x.field.ringed[part])) for x in self.levels)
         return replace(self, levels=tuple(levels))
 
 
@@ -52,6 +74,13 @@ def extract_pyramid(network: FeatureNet, images: Tensor, scales: Sequence[float]
 
     :param images: (B, 3, H, W) normalised, float32; the network reads them in its own precision.
     """
+    cells = pyramid_cells(network, images, scales)
+    return pyramid_of(cells, images.shape[-2], images.shape[-1], scales, network.settings.strides)
+
+
+def pyramid_cells(network: FeatureNet, images: Tensor, scales: Sequence[float]) -> tuple[Tensor, ...]:
+    """:func:`extract_pyramid` as tensors alone: the cells (:attr:`~.field.GridField.ringed`) of every level of every
+    scale. What a recorder may record."""
     height, width = images.shape[-2:]
     dtype = next(network.parameters()).dtype
     out = []
@@ -62,7 +91,23 @@ def extract_pyramid(network: FeatureNet, images: Tensor, scales: Sequence[float]
             scaled = functional.interpolate(images, size, mode="bilinear", align_corners=False, antialias=True)
             if not images.is_contiguous():
                 scaled = scaled.contiguous(memory_format=torch.channels_last)
-        out.append(PyramidScale(size[1], size[0], tuple(network(scaled.to(dtype)))))
+        out += [GridField(level.features, level.confidence).ringed for level in network(scaled.to(dtype))]
+    return tuple(out)
+
+
+def pyramid_of(
+    cells: Sequence[Tensor], height: int, width: int, scales: Sequence[float], strides: Sequence[int]
+) -> list[PyramidScale]:
+    """What :func:`pyramid_cells` says about images of ``width`` x ``height``.
+
+    :param strides: of the network, fine to coarse, as its settings have them.
+    """
+    out = []
+    for number, scale in enumerate(scales):
+        rows, columns = scaled_size(height, width, scale, strides[-1])
+        mine = cells[number * len(strides) :]
+        levels = [PyramidLevel(GridField.of_ringed(x), s) for x, s in zip(mine, reversed(strides), strict=False)]
+        out.append(PyramidScale(columns, rows, tuple(levels)))
     return out
 
 
@@ -91,11 +136,11 @@ def sample_observations(
     for scale in pyramid:
         levels = []
         for level in scale.levels:
-            h, w = level.features.shape[-2:]
+            h, w = level.field.shape[2:]
             ratio = np.array([scale.width / width, scale.height / height]) / level.stride
             uv = np.clip((np.asarray(pixels, dtype=np.float64) + 0.5) * ratio - 0.5, 0.0, [w - 1.0, h - 1.0])
-            where = torch.from_numpy(uv).to(level.features.device, torch.float32)[None]
-            found = GridField(level.features, level.confidence).sample(where, gradients=False)
+            where = torch.from_numpy(uv).to(level.field.rows.device, torch.float32)[None]
+            found = level.field.sample(where, gradients=False)
             assert found.confidence is not None
             levels.append(LevelFeatures(found.values[0], found.confidence[0]))
         out.append(levels)

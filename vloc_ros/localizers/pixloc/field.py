@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Protocol
@@ -109,45 +108,45 @@ class GridField:
     """
 
     def __init__(self, features: Tensor, confidence: Tensor | None = None) -> None:
-        self._fill([features], None if confidence is None else [confidence])
-
-    @classmethod
-    def of_images(cls, features: Sequence[Tensor], confidence: Sequence[Tensor]) -> GridField:
-        """One field of the maps of several images of one size, (1, C, h, w) and (1, 1, h, w) each."""
-        field = cls.__new__(cls)
-        field._fill(features, confidence)
-        return field
-
-    def _fill(self, features: Sequence[Tensor], confidence: Sequence[Tensor] | None) -> None:
-        first = features[0]
-        C, h, w = first.shape[1:]
-        for maps, doubt in zip(features, confidence or features, strict=True):
-            shape = (len(maps), C if confidence is None else 1, h, w)
-            if doubt.shape != shape or maps.shape[1:] != (C, h, w):
-                raise ConfigError(
-                    f"feature field: expected maps of {(C, h, w)} and a confidence map of shape {shape} beside each, "
-                    f"found {tuple(maps.shape)} and {tuple(doubt.shape)}"
-                )
+        B, C, h, w = features.shape
+        if confidence is not None and confidence.shape != (B, 1, h, w):
+            raise ConfigError(
+                f"feature field: expected a confidence map of shape {(B, 1, h, w)} beside maps of {(B, C, h, w)}, "
+                f"found {tuple(confidence.shape)}"
+            )
         if min(h, w) < 2:
             raise ConfigError(f"feature field: expected at least 2 x 2 cells, found {h} x {w}; use a larger image")
-        B = sum(len(maps) for maps in features)
-        dtype = torch.promote_types(first.dtype, torch.float32)
-        self.shape = (B, C, h, w)
-        self._has_confidence = confidence is not None
-        cells = first.new_empty(B, h + 2, w + 2, C + self._has_confidence, dtype=dtype)
-        begin = 0
-        for number, maps in enumerate(features):
-            inner = cells[begin : begin + len(maps), 1:-1, 1:-1]
-            inner[..., :C] = maps.permute(0, 2, 3, 1)
-            if confidence is not None:
-                inner[..., C] = confidence[number][:, 0]
-            begin += len(maps)
+        dtype = torch.promote_types(features.dtype, torch.float32)
+        cells = features.new_empty(B, h + 2, w + 2, C + (confidence is not None), dtype=dtype)
+        inner = cells[:, 1:-1, 1:-1]
+        inner[..., :C] = features.permute(0, 2, 3, 1)
+        if confidence is not None:
+            inner[..., C] = confidence[:, 0]
         for edge, near, next_ in ((0, 1, 2), (-1, -2, -3)):
             cells[:, edge] = 2.0 * cells[:, near] - cells[:, next_]
         for edge, near, next_ in ((0, 1, 2), (-1, -2, -3)):
             cells[:, :, edge] = 2.0 * cells[:, :, near] - cells[:, :, next_]
-        self.rows = cells.view(B * (h + 2) * (w + 2), -1)
+        self._take(cells, confidence is not None)
+
+    @classmethod
+    def of_ringed(cls, ringed: Tensor, has_confidence: bool = True) -> GridField:
+        """A field of what :attr:`ringed` is of another; nothing is copied."""
+        field = cls.__new__(cls)
+        field._take(ringed, has_confidence)
+        return field
+
+    def _take(self, ringed: Tensor, has_confidence: bool) -> None:
+        B, rows, columns, width = ringed.shape
+        self.shape = (B, width - has_confidence, rows - 2, columns - 2)
+        self._has_confidence = has_confidence
+        self.rows = ringed.view(B * rows * columns, width)
         self._image = self._first_cells() if B > 1 else None
+
+    @property
+    def ringed(self) -> Tensor:
+        """(maps, h + 2, w + 2, C or C + 1): all cells, with the ring around each map."""
+        h, w = self.shape[2:]
+        return self.rows.view(-1, h + 2, w + 2, self.rows.shape[1])
 
     def _first_cells(self) -> Tensor:
         """(B,) the row with which each map begins; made on the device: a transfer would wait for it."""

@@ -118,8 +118,8 @@ class PixLocLocalizer(Localizer):
         model = read_model(bundle).eval().requires_grad_(False)
         model.network = without_normalisation(model.network)
         model.to(device).network.to(compute_dtype(settings.precision, device)).to(memory_format=torch.channels_last)
-        self._aligner = Aligner(model, preprocess, made.pyramid, settings.optimizer, device)
-        self._first_scale = 0 if settings.pyramid else len(made.pyramid) - 1
+        scales = made.pyramid if settings.pyramid else made.pyramid[-1:]
+        self._aligner = Aligner(model, preprocess, scales, settings.optimizer, device)
         names = [scene.name for scene in bundle.manifest.scenes]
         self._stores = [
             ReferenceStore.from_bundle(
@@ -208,7 +208,7 @@ class PixLocLocalizer(Localizer):
         clock.lap("references")
         if not eyes:
             return start, nearest, failure, None
-        pyramids = aligner.encode([e.image_rgb for e in eyes], self._first_scale, [e.preprocess for e in eyes])
+        pyramids = aligner.encode([e.image_rgb for e in eyes], [e.preprocess for e in eyes])
         eyes = [replace(eye, pyramid=pyramid) for eye, pyramid in zip(eyes, pyramids, strict=True)]
         clock.lap("features")
         aligned = self._aligned(eyes, start, query.stamp_ns, clock)

@@ -1,9 +1,8 @@
 """Residuals of the alignment and their normal equations (eqs. 1-3), without ever building the Jacobian of a residual.
 
 The Jacobian of a residual is J = G P: the field's gradient G (C, 2) times the derivative P (2, 6) of the projection by
-the pose update. All that the normal equations need of the C features of a point is therefore the 3 x 3 matrix of the
-inner products of r and the two columns of G. With E = [[0 1], [P 0]] (3 x 7) the sum over the points of E^T (w M) E
-holds the Hessian, the gradient and w r.r.
+the pose update. All that the normal equations need of the C features of a point is therefore the inner products of r
+and the two columns of G: the Hessian is the sum over the points of P^T (w G^T G) P, the gradient that of P^T (w G^T r).
 """
 
 from __future__ import annotations
@@ -124,14 +123,11 @@ class Problem:
         )
 
     def _project(self, T: Tensor, points: Tensor, jacobian: bool) -> tuple[Tensor, Tensor | None, Tensor]:
-        """Pixels (B, N, 2), E (B, 3, 7, N), and what the camera sees (B, N)."""
+        """Pixels (B, N, 2), P transposed (B, 6, 2, N), and what the camera sees (B, N)."""
         if self._pinhole is None:
             uv, P, valid = project_points(T, points[:, :3].mT, self.camera, jacobian)
             valid = valid & (points[:, 3] > 0)
-            if P is None:
-                return uv, None, valid
-            E = functional.pad(P.permute(2, 0, 1, 3), (0, 0, 0, 1, 1, 0))
-            return uv, E + _residual_row(T.device, T.dtype), valid
+            return uv, None if P is None else P.permute(2, 1, 0, 3), valid
         pixel, low, high, products = self._pinhole
         p = T @ points  # (B, 4, N): x, y, z, 1
         # (x / z, y / z, 1, 1 / z); the third is one where the point is in front, and only there.
@@ -143,11 +139,11 @@ class Problem:
         uv = (uvz if self._grid is None else held)[:, :2].mT
         if not jacobian:
             return uv, None, valid
-        E = products @ (q[:, :, None] * q[:, None]).flatten(1, 2)
-        return uv, E.view(len(E), 3, 7, -1), valid
+        P = products @ (q[:, :, None] * q[:, None]).flatten(1, 2)
+        return uv, P.view(len(P), 6, 2, -1), valid
 
     def _portion(self, part: slice, T: Tensor, jacobian: bool, scatter: bool) -> Evaluation:
-        uv, E, valid = self._project(T, self.points[..., part], jacobian)
+        uv, P, valid = self._project(T, self.points[..., part], jacobian)
         if self._grid is not None:
             sample = self._grid.sample_inside(uv, valid, jacobian)
         else:
@@ -158,7 +154,7 @@ class Problem:
             stored = self.confidence[:, part]
             confidence = stored if confidence is None else confidence * stored
         reference = self.reference[:, part]
-        if E is None:
+        if P is None:
             r = sample.values - reference
             squared = torch.linalg.vecdot(r, r)
             valid, squared, weights, cost = self._weighed(valid, squared, confidence)
@@ -171,14 +167,15 @@ class Problem:
             rows = torch.cat([rows[..., :1, :] - reference[..., None, :], rows[..., 1:, :]], dim=-2)
         else:
             rows[..., 0, :].sub_(reference)
-        M = _inner_products(rows)
-        valid, squared, weights, cost = self._weighed(valid, M[:, 0, 0], confidence)
+        squared, M = _inner_products(rows)
+        valid, squared, weights, cost = self._weighed(valid, squared, confidence)
         M = torch.where(valid[:, None, None], M, _zero(M.device, M.dtype)) * weights[:, None, None]
-        right = (M[:, :, :, None] * E[:, None]).sum(2)  # (B, 3, 7, N)
-        normal = (E[:, :, :6] @ right.mT).sum(1)
+        # (B, 7, 2, N): w G^T G P, and w G^T r.
+        right = torch.cat([torch.addcmul(P[:, :, :1] * M[:, None, 1], P[:, :, 1:], M[:, None, 2]), M[:, :1]], dim=1)
+        normal = P.flatten(2) @ right.flatten(2).mT
         shares = None
         if scatter:
-            a = (E[:, :, :6] * right[:, :, 6:]).sum(1)  # (B, 6, N)
+            a = (P * M[:, :1]).sum(2)  # (B, 6, N)
             shares = a @ a.mT
         return Evaluation(cost, valid, squared, weights, normal, shares)
 
@@ -195,19 +192,18 @@ class Problem:
         return valid, squared, weights, cost.sum(-1)
 
 
-def _inner_products(rows: Tensor) -> Tensor:
-    """(B, 3, 3, N) inner products of three rows each, (B, N, 3, C)."""
+def _inner_products(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Of r and the columns of G, (B, N, 3, C): r.r (B, N), and those of all three with both columns, (B, 3, 2, N)."""
     if rows.device.type != "cpu" or torch.is_grad_enabled():
-        return (rows @ rows.mT).permute(0, 2, 3, 1).contiguous()
+        found = (rows @ rows.mT).permute(0, 2, 3, 1)
+        return found[:, 0, 0], found[:, :, 1:].contiguous()
     # Of so small matrices a processor's library takes twice the time that the six products need.
-    out = rows.new_empty(rows.shape[0], 3, 3, rows.shape[1])
+    out = rows.new_empty(rows.shape[0], 3, 2, rows.shape[1])
     each = rows.unbind(2)
-    for i in range(3):
-        for j in range(i, 3):
-            torch.linalg.vecdot(each[i], each[j], out=out[:, i, j])
-            if j > i:
-                out[:, j, i] = out[:, i, j]
-    return out
+    for i, j in ((0, 1), (0, 2), (1, 1), (1, 2), (2, 2)):
+        torch.linalg.vecdot(each[i], each[j], out=out[:, i, j - 1])
+    out[:, 2, 0] = out[:, 1, 1]
+    return torch.linalg.vecdot(each[0], each[0]), out
 
 
 @lru_cache(maxsize=16)
@@ -217,38 +213,29 @@ def _zero(device: torch.device, dtype: torch.dtype) -> Tensor:
 
 
 @lru_cache(maxsize=16)
-def _residual_row(device: torch.device, dtype: torch.dtype) -> Tensor:
-    """(3, 7, 1): E without the projection."""
-    out = torch.zeros(3, 7, 1)
-    out[0, 6] = 1.0
-    with torch.inference_mode(False):
-        return out.to(device, dtype)
-
-
-@lru_cache(maxsize=16)
-def _monomials(device: torch.device, dtype: torch.dtype) -> Tensor:
-    """(3, 21, 16): E of a pinhole by the products of (a, b, 1, 1 / z): what is one, what fx and what fy multiplies."""
+def _monomials(device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """P of a pinhole by the products of (a, b, 1, 1 / z): what fx and what fy multiplies, (12, 16) each."""
     a, b, one, i = range(4)
-    out = torch.zeros(3, 4, 4, 3, 7)
-    out[0, one, one, 0, 6] = 1.0
+    out = torch.zeros(2, 4, 4, 6, 2)
     for column, row, other, value in ((0, i, one, 1.0), (2, a, i, -1.0), (3, a, b, -1.0), (4, one, one, 1.0),
                                       (4, a, a, 1.0), (5, b, one, -1.0)):  # fmt: skip
-        out[1, row, other, 1, column] = value
+        out[0, row, other, column, 0] = value
     for column, row, other, value in ((1, i, one, 1.0), (2, b, i, -1.0), (3, one, one, -1.0), (3, b, b, -1.0),
                                       (4, a, b, 1.0), (5, a, one, 1.0)):  # fmt: skip
-        out[2, row, other, 2, column] = value
+        out[1, row, other, column, 1] = value
     with torch.inference_mode(False):
-        return out.view(3, 16, 21).mT.contiguous().to(device, dtype)
+        by_fx, by_fy = out.view(2, 16, 12).mT.contiguous().to(device, dtype)
+    return by_fx, by_fy
 
 
 def _pinhole(camera: TorchCamera, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Of a camera without distortion: (centre, focal) with a third axis, the bounds of both, and E by products."""
+    """Of a camera without distortion: (centre, focal) with a third axis, the bounds of both, and P by products."""
     focal, centre, size = (getattr(camera, name).to(dtype)[..., None] for name in ("focal", "centre", "size"))
     one = torch.ones_like(focal[..., :1, :])
     pixel = torch.stack([torch.cat([centre, 0.0 * one], -2), torch.cat([focal, one], -2)])
     low, high = torch.cat([0.0 * size - 0.5, one], -2), torch.cat([size - 0.5, one], -2)
-    whole, by_fx, by_fy = _monomials(focal.device, dtype)
-    return pixel, low, high, whole + focal[..., :1, :] * by_fx + focal[..., 1:, :] * by_fy
+    by_fx, by_fy = _monomials(focal.device, dtype)
+    return pixel, low, high, focal[..., :1, :] * by_fx + focal[..., 1:, :] * by_fy
 
 
 def evaluate(
