@@ -196,9 +196,8 @@ def provide(monkeypatch, *points: tuple[str, str, str], **content) -> None:
     vars(module).update({"VLOC_ROS_API": API_VERSION, **content})
     monkeypatch.setitem(sys.modules, "somebodys_command", module)
     # What the program takes up it keeps: other tests see what it had before.
-    program = sys.modules["vloc_ros.cli.main"]
-    monkeypatch.setattr(program.app, "registered_commands", list(program.app.registered_commands))
-    monkeypatch.setattr(program, "_foreign", set(program._foreign))
+    monkeypatch.setattr(cli.app, "registered_commands", list(cli.app.registered_commands))
+    monkeypatch.setattr(cli, "_foreign", set(cli._foreign))
     made = [SimpleNamespace(name=n, value=v, dist=SimpleNamespace(name=p)) for p, n, v in points]
     monkeypatch.setattr(metadata, "entry_points", lambda group: made if group == plugins.COMMANDS.group else [])
 
