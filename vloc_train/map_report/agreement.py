@@ -369,6 +369,11 @@ def _cause(items: _Items, fitting: float, lens: float) -> str:
             unsure = (
                 "; or the pictures are mirrored left to right, which looks the same on level ground" if rolled else ""
             )
+            if np.linalg.norm(np.abs(angle) - (180.0, 0.0, 0.0)) < _DIRECTION_DEG:
+                unsure = (
+                    "; so are OpenGL's camera axes (y up, z backward) from OpenCV's: of a capture with "
+                    "transforms.json, nerf:PATH,axes=opencv"
+                )
             if len(items.axes[0]) < _ENOUGH:
                 unsure = "; without turns in the drive up to a roll about the motion"
             return (

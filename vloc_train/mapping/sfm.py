@@ -85,8 +85,8 @@ def reconstruct_features(
     if len(frames) < 2:
         raise DatasetError(
             f"{names}: expected at least two frames that are {settings.spacing_m:g} m or {settings.spacing_deg:g} deg "
-            f"apart, found {len(frames)} of {sum(len(s) for s in sequences)}; structure needs parallax, or depth "
-            "(source=depth)"
+            f"apart, found {len(frames)} of {sum(len(s) for s in sequences)}; structure needs parallax: "
+            "record while the camera moves, take a smaller spacing_m in a small place, or give depth (source=depth)"
         )
     workers = workers or Workers()
     store = _detected(frames, settings, work, report, extractor, workers, device)

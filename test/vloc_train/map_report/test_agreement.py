@@ -118,3 +118,11 @@ def test_a_drive_whose_camera_looks_elsewhere():
     turned = make_transform(so3_exp(np.radians([0.0, 90.0, 0.0])), np.zeros(3))
     found = compare(replace(drive, T_map_cam=drive.T_map_cam @ turned))
     assert found.told and not found.good and "turned by" in found.cause, found
+
+
+def test_the_axes_of_the_other_convention_are_named():
+    """Half a turn about the camera's x is between OpenGL's axes and OpenCV's; about another it is not."""
+    for axis in range(3):
+        turn = np.zeros(3)
+        turn[axis] = np.pi
+        assert ("axes=opencv" in judged(so3_exp(turn)).cause) == (axis == 0)
