@@ -6,6 +6,7 @@ import re
 import struct
 import sys
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -17,7 +18,9 @@ from vloc_ros.datasets import open_sequence
 from vloc_ros.datasets.colmap import ColmapImages, matches
 from vloc_ros.datasets.colmap_model import read_model
 from vloc_ros.datasets.formats import Source, detect, open_source
+from vloc_ros.datasets.image_files import OneLensImages
 from vloc_ros.datasets.problems import Problems
+from vloc_ros.datasets.sequence import encoded_image
 from vloc_ros.errors import CameraError, ConfigError, DatasetError, VlocError
 from vloc_ros.geometry.se3 import inverse
 from vloc_ros.types import CameraModel
@@ -234,6 +237,8 @@ def test_images_are_named_the_old_way_and_the_new(scene, tmp_path):
         open_source(f"colmap:{tmp_path / 'model'}")
     for text_ in (f"{tmp_path / 'model'},{folder / 'images'}", f"{tmp_path / 'model'},images={folder / 'images'}"):
         assert len(open_source(f"colmap:{text_}")[0]) == 3
+    (folder / "images").rename(tmp_path / "model" / "images_4")
+    assert len(open_source(f"colmap:{tmp_path / 'model'},images=images_4")[0]) == 3  # as seen from the data set
     parsed = Source.parse(f"colmap:{tmp_path / 'model'},{folder},world=y_up")
     assert parsed.options == {"images": str(folder), "world": "y_up"}
     with pytest.raises(ConfigError, match="OPTION=VALUE"):
@@ -289,6 +294,40 @@ def test_cameras_are_drives(scene, write):
     assert [d.source.names for d in apart] == [("a.png",), ("b.png",), ("sub/c.png",)]
 
 
+def test_images_with_a_camera_each_are_one_drive_of_the_lens_in_the_middle(tmp_path):
+    """As COLMAP makes them unless told otherwise; after its undistortion their sizes differ by some pixels."""
+    sizes, focal = [(80, 60), (80, 61), (82, 60)], [60.0, 90.0, 75.0]
+    for k, size in enumerate(sizes):
+        rows, columns = np.mgrid[: size[1], : size[0]]
+        # What each camera sees of a world of brightness that grows along x / z and y / z.
+        seen = [128 + 80 * (columns + 0.5 - size[0] / 2) / focal[k], 128 + 80 * (rows + 0.5 - size[1] / 2) / focal[k]]
+        image = np.stack([*seen, 0 * rows], -1).round().astype(np.uint8)
+        (tmp_path / "images").mkdir(exist_ok=True)
+        assert cv2.imwrite(str(tmp_path / "images" / f"{k}.png"), image[..., ::-1])
+    cameras = [(k + 1, "SIMPLE_PINHOLE", *sizes[k], (focal[k], sizes[k][0] / 2, sizes[k][1] / 2)) for k in range(3)]
+    write_text(tmp_path, poses(3), [f"{k}.png" for k in range(3)], cameras, [1, 2, 3])
+    (drive,) = open_source(str(tmp_path))
+    assert drive.camera == CameraModel(80, 60, 75.0, 75.0, 39.5, 29.5) and isinstance(drive.source, OneLensImages)
+    np.testing.assert_allclose(drive.T_map_cam, poses(3), atol=1e-12)
+    rows, columns = np.mgrid[:60, :80]
+    for image in (drive.image(k).astype(float) for k in range(3)):
+        inside = np.s_[15:45, 20:60]  # where the narrowest of the three sees
+        np.testing.assert_allclose(image[..., 0][inside], (128 + 80 * (columns - 39.5) / 75)[inside], atol=1.5)
+        np.testing.assert_allclose(image[..., 1][inside], (128 + 80 * (rows - 29.5) / 75)[inside], atol=1.5)
+    assert encoded_image(drive.source, 0) is None  # pixels that no file holds
+    assert [len(d) for d in open_source(f"colmap:{tmp_path},join=false")] == [1, 1, 1]
+
+
+def test_images_that_were_all_scaled_have_the_camera_scaled(scene, tmp_path):
+    folder, T = scene
+    write_text(folder, T, NAMES, [(1, "PINHOLE", 33, 24, (28.0, 30.0, 16.5, 12.0))])  # a quarter, rounded down
+    (drive,) = open_source(str(folder))
+    assert drive.camera == CameraModel(8, 6, 28.0 * 8 / 33, 7.5, 3.5, 2.5) and isinstance(drive.source, ColmapImages)
+    picture(folder / "images" / "a.png", size=(9, 6))
+    with pytest.raises(DatasetError, match=r"a\.png: expected 33x24 pixels as in the calibration, found 9x6"):
+        open_source(str(folder))
+
+
 @pytest.mark.parametrize(
     ("line", "model", "distortion"),
     [
@@ -337,7 +376,11 @@ FAULTS = {
     "unit": ("images.txt", setting(1, "10 2 0 0 0 0 0 0 1 b.png"), r"images\.txt:2: b\.png: expected a unit quat.*2"),
     "no camera": ("images.txt", setting(1, "10 1 0 0 0 0 0 0 8 b.png"), r"images\.txt:2: expected camera 8"),
     "twice": ("images.txt", setting(3, "9 1 0 0 0 0 0 0 1 b.png"), r"images\.txt:4: expected one image b\.png"),
-    "no image": ("images.txt", setting(1, "10 1 0 0 0 0 0 0 1 gone.png"), r":2: .*gone\.png, which is missing"),
+    "no image": (
+        "images.txt",
+        setting(1, "10 1 0 0 0 0 0 0 1 gone.png"),
+        r":2: .*gone\.png, which is missing \(one of 1 of 3\)",
+    ),
     "features": ("images.txt", setting(2, "3.5 2.5"), r"images\.txt:3: expected triples X Y POINT3D_ID of the image b"),
 }
 

@@ -12,6 +12,7 @@ import torch
 from vloc_ros.features.verification import JudgeSettings, Support, decide, judge, refine_and_judge
 from vloc_ros.geometry.cameras import project
 from vloc_ros.geometry.se3 import pose_error, se3_exp
+from vloc_ros.settings import settings_from_mapping
 
 CAMERA = tiny_points.CAMERA
 ALIKE = 0.8
@@ -65,6 +66,61 @@ def test_matches_on_a_line_or_in_a_corner_are_weak_at_most():
         query = tiny_points.described(look, project(CAMERA, points)[0])
         found = judge(np.eye(4), CAMERA, query, tiny_points.points_of(look, points), ALIKE)
         assert found.matched > 70 and found.support(JudgeSettings()) is Support.WEAK
+
+
+def patch(low, high, count: int, chance: int = 0, hidden: int = 1000):
+    """The evidence where ``count`` points inside shares ``low`` to ``high`` of the image agree, ``chance`` elsewhere by
+    luck, and ``hidden`` more are in view and do not."""
+    rng = np.random.default_rng(5)
+    size = np.array([CAMERA.width, CAMERA.height])
+    at = rng.uniform(np.array(low) * size, np.array(high) * size, (count, 2))
+    ray = np.column_stack([(at - (CAMERA.cx, CAMERA.cy)) / (CAMERA.fx, CAMERA.fy), np.ones(count)])
+    others = np.column_stack([rng.uniform(-1, 1, hidden), rng.uniform(-0.8, 0.8, hidden), np.full(hidden, 4.0)])
+    points = np.concatenate([ray * rng.uniform(3, 9, (count, 1)), others])
+    look = tiny_points.unit(len(points), 7)
+    query = tiny_points.described(look[:count], at)
+    found = judge(np.eye(4), CAMERA, query, tiny_points.points_of(look, points), ALIKE)
+    return replace(found, matched=found.matched + chance, accidental=found.accidental + chance)
+
+
+def test_few_of_the_points_in_view_support_a_pose_where_they_are_all_over_the_image():
+    """A right pose from a changed view, and one thing that looks like another: as many points, of as many in view."""
+    changed, thing = patch((0.05, 0.05), (0.95, 0.95), 40), patch((0.13, 0.17), (0.49, 0.49), 40)
+    for found in (changed, thing):
+        assert found.matched == 40 and found.share < 0.05 and found.flat > 0.02 and found.cells >= 6
+    assert changed.support(JudgeSettings()) is Support.STRONG and thing.support(JudgeSettings()) is Support.WEAK
+    # Most of what is in view: it may lie together.
+    assert patch((0.13, 0.17), (0.49, 0.49), 40, hidden=20).support(JudgeSettings()) is Support.STRONG
+    # What luck put all over the image is no extent.
+    assert patch((0.13, 0.17), (0.49, 0.49), 40, chance=40).extent < 0.6 * thing.extent
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_extent_grows_with_the_parts_and_the_share_and_falls_with_chance(seed):
+    rng = np.random.default_rng(seed)
+    found = patch((0.05, 0.05), (0.95, 0.95), 40)
+
+    def extent(visible, matched, accidental, cells):
+        share = max(matched - accidental, 0.0) / visible
+        return replace(found, visible=visible, matched=matched, accidental=accidental, share=share, cells=cells).extent
+
+    visible, matched, cells = int(rng.integers(60, 3000)), int(rng.integers(20, 60)), int(rng.integers(4, 40))
+    chance = float(rng.uniform(0.0, 0.5 * matched))
+    here = extent(visible, matched, chance, cells)
+    kept = matched - chance
+    assert here == pytest.approx(cells * kept / matched * (kept / visible) ** 0.25, rel=1e-12)
+    assert extent(visible, matched, chance, cells + 1) > here > extent(2 * visible, matched, chance, cells)
+    assert extent(visible, matched, chance + 1.0, cells) < here < extent(visible, matched + 1, chance, cells)
+    # A quarter as many cells need 256 times the share.
+    assert extent(256 * visible, matched, chance, 4 * cells) == pytest.approx(here, rel=1e-12)
+    assert extent(visible, matched, float(matched), cells) == extent(visible, 0, 0.0, 0) == 0.0
+
+
+def test_a_share_of_before_is_read_and_left_out(caplog):
+    stored = {"radius_px": 3.0, "least_share": 0.04, "least_cells": 6}
+    assert settings_from_mapping(JudgeSettings, stored, "map") == JudgeSettings() and not caplog.records
+    assert settings_from_mapping(JudgeSettings, {"least_share": 0.2}, "map") == JudgeSettings()
+    assert "least_share" in caplog.text and "ignored" in caplog.text
 
 
 def test_nothing_to_see_is_no_evidence():

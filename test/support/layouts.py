@@ -93,6 +93,7 @@ WRITERS = {
     "fourseasons": write_fourseasons,
     "kapture": by_poses(tiny_datasets.write_kapture),
     "kitti": write_kitti,
+    "nerf": by_poses(tiny_datasets.write_nerf),
     "robotcar": write_robotcar,
     "robotcar_seasons": write_robotcar_seasons,
     "seven_scenes": write_seven_scenes,

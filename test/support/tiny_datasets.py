@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import cv2
 import numpy as np
 from tiny_drive import circle, picture
@@ -232,6 +234,17 @@ def write_kapture(folder, T):
     }
     for name, lines in rows.items():
         (folder / "sensors" / f"{name}.txt").write_text("\n".join(["# kapture format: 1.1", *lines]) + "\n")
+
+
+def write_nerf(folder, T):
+    """A capture: OpenGL cameras, pixel centres at one half."""
+    c, frames = camera(16, 12), []
+    for k, pose in enumerate(T):
+        write_image(folder / "images" / f"{k:06d}.png", pose)
+        matrix = (pose @ np.diag([1.0, -1.0, -1.0, 1.0])).tolist()
+        frames.append({"file_path": f"images/{k:06d}.png", "transform_matrix": matrix})
+    lens = {"fl_x": c.fx, "fl_y": c.fy, "cx": c.cx + 0.5, "cy": c.cy + 0.5, "w": 16, "h": 12}
+    (folder / "transforms.json").write_text(json.dumps({**lens, "frames": frames}))
 
 
 def write_colmap(folder, T):

@@ -4,6 +4,8 @@ The model lies in the folder itself, or in ``sparse/0``, ``sparse`` or ``sfm`` b
 the model unless named. Poses are world to camera with w-first quaternions. A model says nothing about time, metres, or
 where up is: stamps count the images in the order of their names unless the names are stamps, the map's frame is the
 model's unless ``world`` says how that stands, and ``scale`` is one. ``base_link`` is at the camera, with body axes.
+Images that were scaled as a whole since have the model's cameras scaled. Images with a camera of their own each, as
+COLMAP makes them unless it is told otherwise, become those of one lens.
 """
 
 from __future__ import annotations
@@ -19,13 +21,15 @@ from vloc_ros.datasets.posed_images import (
     Shot,
     World,
     counted_stamp,
+    folder_named,
     in_map,
-    size_of_images,
+    joined_by_size,
+    one_lens,
     stamps_of,
     usable_shots,
 )
 from vloc_ros.datasets.problems import Problems
-from vloc_ros.datasets.sequence import T_BODY_OPTICAL, PosedSequence
+from vloc_ros.datasets.sequence import T_BODY_OPTICAL, ImageSource, PosedSequence
 from vloc_ros.datasets.tables import in_order, stamp_in_ns
 from vloc_ros.errors import DatasetError
 from vloc_ros.settings import ranged
@@ -44,7 +48,8 @@ class Options:
     :param origin: what becomes the map's origin, in the model's frame, metres.
     :param stamps: what the images' names say: their order alone, or stamps in that unit.
     :param rate_hz: of images whose names say their order.
-    :param join: cameras of the same intrinsics are one drive; otherwise every camera has its own.
+    :param join: cameras of the same intrinsics are one drive, and so are those of a single image each, which become
+        images of one lens; otherwise every camera has its own.
     """
 
     images: str | None = None
@@ -84,7 +89,7 @@ def open_drives(path: Path, options: Options, problems: Problems) -> list[PosedS
     if not model.images:
         raise DatasetError(f"{folder}: expected images with poses, found none")
     root = (
-        Path(options.images)
+        folder_named(options.images, path)
         if options.images is not None
         else _images_beside(path, folder, [i.name for i in model.images])
     )
@@ -94,24 +99,27 @@ def open_drives(path: Path, options: Options, problems: Problems) -> list[PosedS
     for row, image in enumerate(model.images):
         key = model.cameras[image.camera_id] if options.join else image.camera_id
         groups.setdefault(key, []).append((row, image))
+    drives = list(groups.values())
+    if options.join:
+        drives = joined_by_size(drives, lambda member: model.cameras[member[1].camera_id])
+    by_place = {image.where: image for image in model.images}
     out: list[PosedSequence] = []
-    for number, members in enumerate(groups.values()):
-        shots, names = [], {}
+    for number, members in enumerate(drives):
+        shots = []
         for row, image in members:
             stamp = _stamp(row, image, options, problems)
             if stamp is None:
                 continue
             T = image.T_map_cam.copy()
             T[:3, 3] *= options.scale
-            shot = Shot(stamp, root / image.name, T, image.where)
-            shots.append(shot)
-            names[id(shot)] = image.name
+            shots.append(Shot(stamp, root / image.name, T, image.where))
         shots = usable_shots(shots, problems)
         if not shots:
             continue
-        camera = model.cameras[members[0][1].camera_id]
-        shots, _ = size_of_images(shots, problems, camera.size)
-        source = ColmapImages(tuple(s.path for s in shots), tuple(names[id(s)] for s in shots), folder)
+        shots, camera, files = one_lens(shots, lambda shot: model.cameras[by_place[shot.where].camera_id], problems)
+        source: ImageSource = files
+        if isinstance(files, FolderImages):  # as they are, so that the model's points are theirs
+            source = ColmapImages(files.paths, tuple(by_place[s.where].name for s in shots), folder)
         T_map_cam = in_map(shots, options.world, str(folder), options.origin)
         title = path.name + (f"_{number}" if number else "")
         drive = PosedSequence(title, stamps_of(shots), T_map_cam, T_BODY_OPTICAL.copy(), camera, source)

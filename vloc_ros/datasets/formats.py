@@ -52,6 +52,7 @@ _ALL = (
     Format("cambridge", "Cambridge Landmarks", "cambridge"),
     Format("kapture", "kapture 1.1", "kapture"),
     Format("colmap", "COLMAP model with its images", "colmap", second="images"),
+    Format("nerf", "NeRF capture (transforms.json) with its images", "nerf", second="images"),
     Format("fourseasons", "4Seasons", "fourseasons"),
     Format("euroc", "EuRoC MAV (ASL folders)", "euroc"),
     Format("apolloscape", "ApolloScape self-localization", "apolloscape"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import overload
 
@@ -13,17 +14,22 @@ import numpy.typing as npt
 
 from vloc_ros.datasets.problems import Problems
 from vloc_ros.errors import DatasetError, ImageError
+from vloc_ros.geometry.cameras import resized
 from vloc_ros.images.encoded import inspect_image
-from vloc_ros.types import RgbImage
+from vloc_ros.images.rectify import Rectifier
+from vloc_ros.types import CameraModel, RgbImage
 
 __all__ = [
     "IMAGE_SUFFIXES",
     "FilesIn",
     "FolderImages",
+    "OneLensImages",
     "decoded",
+    "decoded_size",
     "first_usable",
     "is_file",
     "read_image",
+    "scaled_to",
     "whole_file",
 ]
 
@@ -76,6 +82,22 @@ def decoded(path: Path, flags: int) -> npt.NDArray[np.generic]:
     if image is None:
         raise DatasetError(f"{path}: expected an image, found a file that cannot be decoded; copy the file again")
     return np.asarray(image)
+
+
+def decoded_size(path: Path) -> tuple[int, int] | None:
+    """Width and height of an image file; None: it cannot be decoded."""
+    try:
+        height, width = read_image(path).shape[:2]
+    except DatasetError:
+        return None
+    return width, height
+
+
+def scaled_to(camera: CameraModel, width: int, height: int) -> CameraModel | None:
+    """The camera of images that were scaled after the calibration; None: they have another shape, by over a pixel."""
+    if abs(height * camera.width - width * camera.height) > max(camera.size):
+        return None
+    return resized(camera, width, height)
 
 
 def first_usable(
@@ -147,3 +169,37 @@ class FolderImages:
     def encoded(self, index: int) -> tuple[bytes, str]:
         """The file as it is, and ``png`` or ``jpeg``. :raises DatasetError: it is missing or breaks off."""
         return whole_file(self.paths[index])
+
+
+@dataclass(frozen=True)
+class OneLensImages:
+    """Image files of a camera each, as the one pinhole camera ``target`` would have taken them.
+
+    Rays stay as they are, so the poses hold; what ``target`` sees beyond an image repeats its border. An image that was
+    scaled since is read with its camera scaled.
+    """
+
+    paths: Sequence[Path]
+    cameras: Sequence[CameraModel]
+    target: CameraModel
+
+    def image(self, index: int) -> RgbImage:
+        """:raises DatasetError: the file cannot be decoded, or has another shape than its camera's."""
+        image, camera = read_image(self.paths[index]), self.cameras[index]
+        height, width = image.shape[:2]
+        scaled = scaled_to(camera, width, height)
+        if scaled is None:
+            raise DatasetError(
+                f"{self.paths[index]}: expected {camera.width}x{camera.height} pixels as in the calibration, or those "
+                f"scaled, found {width}x{height}; use the calibration of these images"
+            )
+        return _to_lens(scaled, self.target).rectify(image)[0]
+
+    def frames(self) -> Iterator[tuple[int, RgbImage]]:
+        for index in range(len(self.paths)):
+            yield index, self.image(index)
+
+
+@lru_cache(maxsize=2)  # six bytes a pixel each
+def _to_lens(camera: CameraModel, target: CameraModel) -> Rectifier:
+    return Rectifier(camera, target, beyond="nearest")

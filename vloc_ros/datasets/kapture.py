@@ -28,9 +28,9 @@ from vloc_ros.datasets.posed_images import (
     START_NS,
     Shot,
     World,
+    camera_of_images,
     counted_stamp,
     in_map,
-    size_of_images,
     stamps_of,
     usable_shots,
 )
@@ -260,7 +260,7 @@ def _drive(
     mine = usable_shots([shot for device in devices for shot in shots[device]], problems)
     if not mine:
         return None
-    mine, _ = size_of_images(mine, problems, camera.size)
+    mine, camera = camera_of_images(mine, problems, camera)
     T_map_cam = in_map(mine, options.world, str(path), options.origin)
     source = FolderImages(tuple(s.path for s in mine))
     rig: dict[str, Array] = {}

@@ -9,9 +9,10 @@ that looks the same elsewhere in the map gives the same evidence there: then nei
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +23,7 @@ from vloc_ros.features.matching import Candidates, alike_in_all, alike_pairs, ne
 from vloc_ros.features.points import MapPoints, in_view
 from vloc_ros.features.pose import MINIMAL, Observations, RefinedPose, refine_rig
 from vloc_ros.geometry.rotations import so3_log
-from vloc_ros.settings import ranged
+from vloc_ros.settings import Fixed, ranged
 from vloc_ros.types import Array, CameraModel
 
 __all__ = [
@@ -52,8 +53,9 @@ class JudgeSettings:
         chance.
     :param octaves: how far the size of a feature may be from that of the projected point.
     :param least_matches: points in agreement, beyond chance, that a pose needs.
-    :param least_share: of the points in view that must agree, beyond chance.
     :param least_cells: of 8 x 6 parts of the image that must hold a point in agreement.
+    :param least_extent: the fewer of the points in view agree, the more of the image they must fill: so much must
+        :attr:`Evidence.extent` be. 6 parts where 12 % agree, 8 where 4 %, 11 where 1 %.
     :param weak_matches: with fewer than ``least_matches`` but at least this many a pose is weakly supported.
     :param rival: a pose elsewhere with this share of the best one's evidence makes both unsure.
     """
@@ -62,10 +64,13 @@ class JudgeSettings:
     wide_px: float = ranged(10.0, minimum=1.0, maximum=200.0)
     octaves: float = ranged(1.0, minimum=0.1, maximum=10.0)
     least_matches: int = ranged(20, minimum=6)
-    least_share: float = ranged(0.04, minimum=0.0, maximum=1.0)
     least_cells: int = ranged(6, minimum=1, maximum=48)
+    least_extent: float = ranged(3.5, minimum=0.0, maximum=48.0)
     weak_matches: int = ranged(10, minimum=4)
     rival: float = ranged(0.6, minimum=0.0, maximum=1.0)
+
+    #: A share alone kept right poses of dense maps from being believed where the view had changed.
+    FORMER: ClassVar[Mapping[str, str | Fixed]] = {"least_share": Fixed(0.04)}
 
 
 class Support(Enum):
@@ -107,8 +112,18 @@ class Evidence:
         """Matched points beyond chance, at least 0: what poses are compared by."""
         return max(self.matched - self.accidental, 0.0)
 
+    @property
+    def extent(self) -> float:
+        """How much of the image agrees: the parts that hold a matched point, less what chance explains of them, times
+        the fourth root of the share of the points in view.
+
+        A wrong pose explains one thing that looks like another: many points of it in a dense map, but all of them in
+        few parts of the image. A right one from a changed view explains few of the points in view, all over the image.
+        """
+        return float(self.cells * self.surplus / max(self.matched, 1) * self.share**0.25)
+
     def support(self, settings: JudgeSettings) -> Support:
-        """See :class:`Support`. Four standard deviations of chance, a share, a spread and a number.
+        """See :class:`Support`. Four standard deviations of chance, a number, a spread, and an extent.
 
         A rig's is that of all its cameras together, and no less than that of one alone: a camera that sees nothing of
         the map takes nothing from what another sees.
@@ -118,7 +133,8 @@ class Evidence:
     def _support(self, settings: JudgeSettings) -> Support:
         significant = self.surplus >= 4.0 * np.sqrt(self.accidental + 1.0)
         spread = self.cells >= settings.least_cells and self.flat >= 0.02
-        if significant and spread and self.surplus >= settings.least_matches and self.share >= settings.least_share:
+        wide = spread and self.extent >= settings.least_extent
+        if significant and wide and self.surplus >= settings.least_matches:
             return Support.STRONG
         return Support.WEAK if significant and self.surplus >= settings.weak_matches else Support.NONE
 
