@@ -376,7 +376,11 @@ FAULTS = {
     "unit": ("images.txt", setting(1, "10 2 0 0 0 0 0 0 1 b.png"), r"images\.txt:2: b\.png: expected a unit quat.*2"),
     "no camera": ("images.txt", setting(1, "10 1 0 0 0 0 0 0 8 b.png"), r"images\.txt:2: expected camera 8"),
     "twice": ("images.txt", setting(3, "9 1 0 0 0 0 0 0 1 b.png"), r"images\.txt:4: expected one image b\.png"),
-    "no image": ("images.txt", setting(1, "10 1 0 0 0 0 0 0 1 gone.png"), r":2: .*gone\.png, which is missing"),
+    "no image": (
+        "images.txt",
+        setting(1, "10 1 0 0 0 0 0 0 1 gone.png"),
+        r":2: .*gone\.png, which is missing \(one of 1 of 3\)",
+    ),
     "features": ("images.txt", setting(2, "3.5 2.5"), r"images\.txt:3: expected triples X Y POINT3D_ID of the image b"),
 }
 

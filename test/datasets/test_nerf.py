@@ -62,6 +62,7 @@ def test_a_point_ahead_of_an_opengl_camera_is_ahead_of_ours(capture):
     (drive,) = open_source(str(folder))
     ahead, below = drive.T_map_cam[0, :3, :3] @ [0, 0, 1.0], drive.T_map_cam[0, :3, :3] @ [0, 1.0, 0]
     np.testing.assert_allclose([ahead, below], [[0, 0, -1], [0, -1, 0]])
+    np.testing.assert_array_equal(open_source(f"nerf:{folder},axes=opencv")[0].T_map_cam, [np.eye(4)])
 
 
 @pytest.mark.parametrize(
@@ -116,7 +117,9 @@ def test_images_are_found_by_their_names_where_the_paths_are_of_another_machine(
     write(folder, T, [said.format(name.removeprefix("images/")) for name in NAMES])
     assert len(open_source(str(folder))[0]) == 3
     (folder / "images").rename(folder / "elsewhere")
-    with pytest.raises(DatasetError, match=r"frame \d: expected the image .*10\.png, which is missing"):
+    with pytest.raises(
+        DatasetError, match=r"frame \d: expected the image .*10\.png, which is missing as are all 3; name"
+    ):
         open_source(str(folder))
     assert len(open_source(f"nerf:{folder},{folder / 'elsewhere'}")[0]) == 3
     with pytest.raises(DatasetError, match=r"found none of 3; name their folder: nerf:.*,images=FOLDER"):

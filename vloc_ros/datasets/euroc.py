@@ -77,6 +77,11 @@ def open_drives(path: Path, options: Options, problems: Problems) -> list[PosedS
     begin, _ = first_usable(paths, problems, camera.size, str(folder / "sensor.yaml"))
     stamps, paths = stamps[begin:], paths[begin:]
     truth = root / options.truth / "data.csv"
+    if not truth.is_file():
+        raise DatasetError(
+            f"{truth}: no such file; it holds the poses, which a map needs: name another folder of them "
+            "(truth=FOLDER), or docs/own_drive.md, Without poses"
+        )
     # 17 columns: speed and biases after the pose; motion capture has the pose alone.
     samples = pose_samples(read_rows(truth, problems, (8, 17), ","), problems, "ns", "wxyz")
     track = track_of(samples, str(truth), problems, options.max_gap_s)

@@ -1,12 +1,12 @@
 """NeRF captures: a folder with ``transforms.json`` and its images, as instant-ngp, nerfstudio and the tools of 3D
 Gaussian splatting write and read them.
 
-``frames`` lists images with their pose, camera to world with OpenGL axes (x right, y up, z backward); a capture that is
-split has ``transforms_train.json``, ``_val`` and ``_test`` instead, each a drive. Intrinsics stand above, or with each
-frame: ``fl_x``, ``fl_y``, ``cx``, ``cy`` (pixel centres at one half), ``k1`` ... of OpenCV's models, or
-``camera_angle_x`` alone. Files are found by the path that is said, with or without suffix, else by their name. The
-world has z up, in units of nobody knows what: most tools centre and scale it. Nothing is said of time: stamps count the
-images in the order of their names. ``base_link`` is at the camera, with body axes.
+``frames`` lists images with their pose, camera to world with OpenGL axes (x right, y up, z backward; some tools write
+OpenCV's: ``axes``); a capture that is split has ``transforms_train.json``, ``_val`` and ``_test``, each a drive.
+Intrinsics stand above, or with each frame: ``fl_x``, ``fl_y``, ``cx``, ``cy`` (pixel centres at one half), ``k1`` ...
+of OpenCV's models, or ``camera_angle_x`` alone. Files are found by the path that is said, with or without suffix, else
+by their name. The world has z up, in units of nobody knows what: most tools centre and scale it. Nothing is said of
+time: stamps count the images in the order of their names. ``base_link`` is at the camera, with body axes.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -56,12 +56,14 @@ class Options:
     """How to read a capture.
 
     :param images: the folder with its images, by their bare names; None: as the file says, else ``images`` beside it.
+    :param axes: of the cameras in the poses: ``opengl`` (y up, z backward), or ``opencv`` (y down, z forward).
     :param world: how the capture's frame stands: with z up, y up, or as its first camera (x right, y down).
     :param scale: metres for each unit of the capture.
     :param rate_hz: of the images, whose names say their order.
     """
 
     images: str | None = None
+    axes: Literal["opengl", "opencv"] = "opengl"
     world: World = "z_up"
     scale: float = ranged(1.0, minimum=1e-9)
     rate_hz: float = ranged(10.0, minimum=1e-3)
@@ -142,7 +144,8 @@ def _shots(
         except DatasetError as problem:
             problems.fault("pose that is no transform", f"{problem}; correct it, or --keep-going")
             continue
-        T = T @ _T_GL_OPTICAL
+        if options.axes == "opengl":
+            T = T @ _T_GL_OPTICAL
         T[:3, 3] *= options.scale
         said.append((name.replace("\\", "/"), T, where, frame))  # as a tool on Windows writes it
     rank = {name: row for row, name in enumerate(in_order([name for name, *_ in said], str(file)))}

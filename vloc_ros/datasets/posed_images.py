@@ -84,12 +84,15 @@ def folder_named(name: str, data: Path) -> Path:
 def usable_shots(shots: Sequence[Shot], problems: Problems) -> list[Shot]:
     """Those whose file is there, by stamp; a missing file and a repeated stamp are faults."""
     out: dict[int, Shot] = {}
+    gone = {id(shot) for shot in shots if not is_file(shot.path)}
+    advice = f"(one of {len(gone)} of {len(shots)}); complete the data, or --keep-going"
+    if len(gone) == len(shots):
+        advice = (
+            f"as are all {len(shots)}; name the folder of the images (images=FOLDER) where the layout has that option"
+        )
     for shot in shots:
-        if not is_file(shot.path):
-            problems.fault(
-                "missing image",
-                f"{shot.where}: expected the image {shot.path}, which is missing; complete the data, or --keep-going",
-            )
+        if id(shot) in gone:
+            problems.fault("missing image", f"{shot.where}: expected the image {shot.path}, which is missing {advice}")
         elif shot.stamp_ns in out:
             before = out[shot.stamp_ns]
             problems.fault(
