@@ -195,6 +195,9 @@ def provide(monkeypatch, *points: tuple[str, str, str], **content) -> None:
     module = type(sys)("somebodys_command")
     vars(module).update({"VLOC_ROS_API": API_VERSION, **content})
     monkeypatch.setitem(sys.modules, "somebodys_command", module)
+    # What the program takes up it keeps: other tests see what it had before.
+    monkeypatch.setattr(cli.app, "registered_commands", list(cli.app.registered_commands))
+    monkeypatch.setattr(cli, "_foreign", set(cli._foreign))
     made = [SimpleNamespace(name=n, value=v, dist=SimpleNamespace(name=p)) for p, n, v in points]
     monkeypatch.setattr(metadata, "entry_points", lambda group: made if group == plugins.COMMANDS.group else [])
 

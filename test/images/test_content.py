@@ -11,6 +11,12 @@ from vloc_ros.images.content import check_content
 RNG = np.random.default_rng(0)
 
 
+@pytest.fixture(autouse=True)
+def same_numbers():
+    """In whatever order the tests run."""
+    RNG.bit_generator.state = np.random.default_rng(0).bit_generator.state
+
+
 def scene(contrast: float, brightness: float, shape: tuple[int, int] = (376, 1241)) -> np.ndarray:
     v, u = np.indices(shape)
     pattern = np.sin(u / 17.0) * np.cos(v / 23.0) + RNG.normal(0, 0.2, shape)

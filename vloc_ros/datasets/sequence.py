@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from vloc_ros.errors import DatasetError
 from vloc_ros.geometry.geodesy import Datum
+from vloc_ros.images.reduction import reduced_camera, reduced_image
 from vloc_ros.types import FARTHEST_M, Array, CameraModel, RgbImage
 
 __all__ = ["R_BODY_OPTICAL", "T_BODY_OPTICAL", "GnssTrack", "ImageSource", "PosedSequence", "encoded_image"]
@@ -115,6 +116,11 @@ class PosedSequence:
         """All ``(index, image)`` in order, in one pass over the source."""
         return self.source.frames()
 
+    def reduced(self, side: int) -> PosedSequence:
+        """The same drive with images whose longer side has at most so many pixels, and their camera; 0: as it is."""
+        camera = reduced_camera(self.camera, side)
+        return self if camera == self.camera else replace(self, camera=camera, source=_Reduced(self.source, camera))
+
     def select(self, indices: npt.NDArray[np.int64]) -> PosedSequence:
         """The same drive with only some frames, in the order given (which must be increasing)."""
         indices = np.asarray(indices, dtype=np.int64)
@@ -130,6 +136,23 @@ class PosedSequence:
             source=part,
             T_odom_base=None if self.T_odom_base is None else self.T_odom_base[indices],
         )
+
+
+@dataclass(frozen=True)
+class _Reduced:
+    source: ImageSource
+    camera: CameraModel
+
+    def select(self, indices: npt.NDArray[np.int64]) -> _Reduced:
+        chosen = getattr(self.source, "select", None)
+        return _Reduced(_Subset(self.source, indices) if chosen is None else chosen(indices), self.camera)
+
+    def image(self, index: int) -> RgbImage:
+        return reduced_image(self.source.image(index), self.camera)
+
+    def frames(self) -> Iterator[tuple[int, RgbImage]]:
+        for index, image in self.source.frames():
+            yield index, reduced_image(image, self.camera)
 
 
 @dataclass(frozen=True)

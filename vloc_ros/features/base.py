@@ -56,6 +56,8 @@ class FeatureSettings:
     :param limit: features of an image at most, the strongest first.
     :param peak: contrast that a SIFT feature needs, for images in [0, 1] and one layer of an octave.
     :param threshold: score that a learned feature needs; negative: the method's own default.
+    :param maximum_side: larger images are reduced until their longer side has so many pixels, the map's and the
+        query's; 0: never.
     :param minimum_width: narrower images are doubled, as often as it takes, before features are looked for; 0: never.
     """
 
@@ -63,6 +65,7 @@ class FeatureSettings:
     limit: int = ranged(4096, minimum=16, maximum=65535)
     peak: float = ranged(0.0033, minimum=0.0, maximum=0.2)
     threshold: float = ranged(-1.0, minimum=-1.0, maximum=1.0)
+    maximum_side: int = ranged(1600, minimum=0, maximum=65535)
     minimum_width: int = ranged(0, minimum=0, maximum=8192)
 
 
@@ -167,6 +170,8 @@ class FeatureExtractor(ABC):
 
     def extract(self, image_rgb: RgbImage, limit: int | None = None) -> LocalFeatures:
         """The features of an RGB image (H, W, 3) uint8, distorted or not, the strongest first.
+
+        It is taken as large as it is: who asks reduces it, and its camera (:mod:`vloc_ros.images.reduction`).
 
         :param limit: fewer than the settings say.
         :raises ImageError: not such an image.

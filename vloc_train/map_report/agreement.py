@@ -29,9 +29,10 @@ from vloc_ros.errors import VlocError
 from vloc_ros.features.base import Described, FeatureSettings, enlargement
 from vloc_ros.features.matching import match_descriptors
 from vloc_ros.features.sift import SiftExtractor
-from vloc_ros.geometry.cameras import resized, unproject
+from vloc_ros.geometry.cameras import unproject
 from vloc_ros.geometry.rotations import rotation_angle, so3_log
 from vloc_ros.geometry.se3 import inverse
+from vloc_ros.images.reduction import reduced_camera, reduced_image
 from vloc_ros.types import Array, CameraModel, RgbImage
 
 __all__ = ["Agreement", "Frames", "Motion", "Pair", "compare", "motion_between"]
@@ -217,10 +218,8 @@ class Frames:
 
 
 def _described(detect: SiftExtractor, image: RgbImage, camera: CameraModel) -> tuple[Described, CameraModel]:
-    if camera.width > _WIDEST:
-        camera = resized(camera, _WIDEST, round(camera.height * _WIDEST / camera.width))
-        image = np.asarray(cv2.resize(image, camera.size, interpolation=cv2.INTER_AREA), dtype=np.uint8)
-    return Described.of(detect.extract(image), torch.device("cpu")), camera
+    camera = reduced_camera(camera, _WIDEST)
+    return Described.of(detect.extract(reduced_image(image, camera)), torch.device("cpu")), camera
 
 
 def motion_between(a: tuple[Described, CameraModel], b: tuple[Described, CameraModel]) -> Motion | None:

@@ -43,7 +43,7 @@ class SparseModel:
     :ivar T_map_cam: (R, 4, 4) float64.
     :ivar stamps_ns: (R,) int64.
     :ivar camera_index: (R,) int64, rows of ``cameras``.
-    :ivar cameras: the cameras of the images as they are on disk.
+    :ivar cameras: the cameras of the images that ``pixels`` are of: as they are on disk, or reduced.
     :ivar drive: (R,) int64, which of the scene's drives the frame is of.
     :ivar number: (R,) int64, which frame of that drive.
     :ivar features: (O,) int64, the number of the observation's feature in the store it was found in

@@ -12,6 +12,7 @@ from vloc_ros.datasets import PosedSequence
 from vloc_ros.evaluation.document import Document, require_jinja2, write_json
 from vloc_ros.evaluation.figure import BLUE, GREY, RED, new_figure, plain_ticks, require_matplotlib, save
 from vloc_ros.geometry.cameras import project
+from vloc_ros.images.reduction import reduced_image
 from vloc_train.mapping.points import SparseModel
 from vloc_train.mapping.quality import Quality, advice, assess, places_in_words
 
@@ -182,7 +183,8 @@ def _plot_frames(path: Path, model: SparseModel, quality: Quality, drives: Seque
     grid = figure.subplots(len(chosen), 1, squeeze=False)[:, 0]
     dots = None
     for axes, frame, name in zip(grid, chosen, ("fewest", "median", "most"), strict=False):
-        axes.imshow(drives[int(model.drive[frame])].image(int(model.number[frame])))
+        image = drives[int(model.drive[frame])].image(int(model.number[frame]))
+        axes.imshow(reduced_image(image, model.camera(frame)))
         ids, pixels = model.observations(frame)
         T = model.T_map_cam[frame]
         shown, _ = project(model.camera(frame), (model.points[ids] - T[:3, 3]) @ T[:3, :3])

@@ -35,7 +35,7 @@ Ints = npt.NDArray[np.int64]
 
 
 #: Settings that each stage depends on; a later one depends on those before, too.
-_DETECTION = ("detector", "features", "peak", "spacing_m", "spacing_deg")
+_DETECTION = ("detector", "features", "peak", "maximum_side", "spacing_m", "spacing_deg")
 _MATCHING = ("neighbours", "reach_m", "reach_deg", "baseline_m", "ratio", "epipolar_px")
 #: Frames that are matched together, where they travel.
 _TOGETHER = 8
@@ -68,8 +68,9 @@ def reconstruct_features(
 ) -> tuple[SparseModel, FeatureStore]:
     """Triangulate the drives of one scene, and keep the features that the points come from.
 
-    :param extractor: finds them, instead of the SIFT that the settings name.
+    Pixels and cameras of the model are those of images as large as features are looked for in.
 
+    :param extractor: finds them, instead of the SIFT that the settings name.
     :param work: where features, matches and points lie; the same call continues from them.
     :param device: where descriptors are compared.
     :param workers: who finds features, matches and triangulates; default: this process.
@@ -78,7 +79,8 @@ def reconstruct_features(
     """
     colmap.require_pycolmap()
     report = progress or (lambda *_: None)
-    frames = chosen_frames(sequences, settings.spacing_m, settings.spacing_deg)
+    side = settings.maximum_side if extractor is None else extractor.settings.maximum_side
+    frames = chosen_frames([s.reduced(side) for s in sequences], settings.spacing_m, settings.spacing_deg)
     names = ", ".join(s.name for s in sequences)
     if len(frames) < 2:
         raise DatasetError(

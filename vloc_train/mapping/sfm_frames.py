@@ -32,6 +32,8 @@ class SfmSettings:
     :param detector: SIFT of COLMAP, of OpenCV, or ``auto``: COLMAP's where pycolmap is installed.
     :param features: of a frame at most.
     :param peak: contrast that a feature needs.
+    :param maximum_side: larger images are reduced until their longer side has so many pixels; 0: never. A map of local
+        features has a setting of its own for that.
     :param spacing_m: a frame is used when it moved this far since the last one used; 0 uses all. Frames of a standing
         vehicle, and poses that repeat, fall away by this.
     :param spacing_deg: or when it turned by this much.
@@ -55,6 +57,7 @@ class SfmSettings:
     detector: Literal["auto", "colmap", "opencv"] = "auto"
     features: int = ranged(2048, minimum=64, maximum=65535)
     peak: float = ranged(0.0066667, minimum=0.0, maximum=0.2)
+    maximum_side: int = ranged(1600, minimum=0, maximum=65535)
     spacing_m: float = ranged(0.2, minimum=0.0)
     spacing_deg: float = ranged(5.0, minimum=0.0)
     neighbours: int = ranged(12, minimum=1)

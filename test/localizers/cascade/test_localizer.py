@@ -110,6 +110,9 @@ class Judge(Answering):
     def find(self, query, clock, keep_candidates):
         raise AssertionError("a judge is asked by localize_from")
 
+    def reduced_camera(self, camera):
+        return camera
+
     def localize_from(self, query, proposals, keep_candidates=False, search=False):
         type(self).asked.append((query, tuple(proposals), search))
         near = [p for p in proposals if np.linalg.norm(p.T_map_cam[:3, 3] - self.place) <= self.reach]

@@ -5,8 +5,10 @@ from __future__ import annotations
 import shutil
 from dataclasses import replace
 
+import cv2
 import numpy as np
 import pytest
+import tiny_drive
 import tiny_features
 import tiny_street
 import yaml
@@ -15,6 +17,7 @@ from vloc_ros.errors import ConfigError, ImageError, MapBackendError, MapError, 
 from vloc_ros.features.matching import match_descriptors
 from vloc_ros.features.verification import Support
 from vloc_ros.features.view_matching import ViewMatcher
+from vloc_ros.geometry.cameras import project, resized
 from vloc_ros.geometry.rotations import so3_exp
 from vloc_ros.geometry.se3 import make_transform, nees, pose_error, se3_exp
 from vloc_ros.images.rectify import Rectifier
@@ -57,6 +60,32 @@ def test_unseen_frames_are_localized_to_centimetres_and_the_covariance_holds(loc
         again = localizer.localize(query)
         np.testing.assert_array_equal(again.T_map_cam, found.T_map_cam)
     assert np.mean(inside) >= 0.8
+
+
+def test_large_images_are_reduced_and_matches_are_in_the_image_that_was_asked(bundle, tmp_path):
+    """Limits in pixels are of the reduced image, whatever the sensor has."""
+    path = tmp_path / "map"
+    shutil.copytree(bundle.path, path)
+    width = tiny_street.CAMERA.width
+    tiny_drive.edited(path, lambda m: m["settings"]["local_features"].update(maximum_side=width))
+    drive = tiny_features.unseen(3)
+    with load_localizer(path, "cpu") as bounded:
+        for query, truth in queries(drive):
+            size = (3 * width, 3 * query.camera.height)
+            image = cv2.resize(query.image_rgb, size, interpolation=cv2.INTER_NEAREST)
+            large = replace(query, image_rgb=image, camera=resized(query.camera, *size))
+            found, usual = bounded.localize(large), bounded.localize(query)
+            # Means of nine equal pixels are the image again.
+            np.testing.assert_allclose(found.T_map_cam, usual.T_map_cam, atol=1e-6)
+            assert found.state is LocalizationState.LOCALIZED
+            assert np.linalg.norm(pose_error(found.T_map_cam, truth)[:3]) < 0.06
+            local = (found.matches.points - truth[:3, 3]) @ truth[:3, :3]
+            expected, _ = project(large.camera, local)
+            assert np.median(np.linalg.norm(expected - found.matches.pixels, axis=1)) < 3.0
+            rigged = replace(large, others=(View(image, large.camera, np.eye(4), "again"),))
+            both = bounded.localize(rigged)
+            assert both.diagnostics["rig_fused"] == 2.0
+            np.testing.assert_allclose(both.matches.of_view(1).pixels, both.matches.of_view(0).pixels)
 
 
 def test_a_prior_spares_the_search_and_a_wrong_one_is_forgotten(bundle, localizer):

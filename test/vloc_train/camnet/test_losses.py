@@ -22,6 +22,12 @@ from vloc_train.camnet.losses import (
 RNG = np.random.default_rng(7)
 
 
+@pytest.fixture(autouse=True)
+def same_numbers():
+    """In whatever order the tests run."""
+    RNG.bit_generator.state = np.random.default_rng(7).bit_generator.state
+
+
 def tensor(*shape: int, grad: bool = False) -> torch.Tensor:
     return torch.from_numpy(RNG.normal(0, 1, shape)).requires_grad_(grad)
 

@@ -13,10 +13,12 @@ import tiny_street
 import torch
 
 from vloc_ros.errors import ConfigError, DatasetError
+from vloc_ros.features import make_extractor
 from vloc_ros.geometry.cameras import project
-from vloc_ros.geometry.se3 import inverse, transform_points
+from vloc_ros.geometry.se3 import inverse, pose_error, transform_points
 from vloc_ros.localizers.base import load_localizer
 from vloc_ros.localizers.features.store import tile_name
+from vloc_ros.types import LocalizationState, Query
 from vloc_train.build_map import make_map
 from vloc_train.features import build
 from vloc_train.features.build import BUILDER, frame_spacing
@@ -93,6 +95,24 @@ def test_the_command_line_finds_it_and_settings_are_checked():
     assert BUILDER.settings("default", {"features": {"limit": 500}}, "test").features.limit == 500
     with pytest.raises(ConfigError, match="unknown field 'detector'"):
         BUILDER.settings("default", {"features": {"detector": "sift"}}, "test")
+
+
+def test_large_images_are_reduced_for_the_map_too(tmp_path):
+    """Features, points and their errors are of images of the size that queries are reduced to."""
+    features = replace(tiny_features.settings().features, maximum_side=160)
+    settings = tiny_features.settings(features=features)
+    work, lap = tmp_path / "work", tiny_features.lap()
+    model, store = reconstruct_features([lap], build._spaced([lap], settings), work, extractor=make_extractor(features))
+    assert [camera.size for camera in model.cameras] == [(160, 100)]
+    assert store.read(0).pixels.max() < 160 and np.ptp(model.pixels[:, 0]) > 120
+    bundle = tiny_features.built(tmp_path, features=features)
+    assert bundle.manifest.camera == lap.camera, "the lens is said as the drive has it"
+    drive = tiny_features.unseen(4)
+    with load_localizer(bundle.path, "cpu") as localizer:
+        for number, truth in enumerate(drive.T_map_cam):
+            found = localizer.localize(Query(drive.image(number), drive.camera, int(drive.stamps_ns[number])))
+            assert found.state is not LocalizationState.LOST
+            assert np.linalg.norm(pose_error(found.T_map_cam, truth)[:3]) < 0.15
 
 
 def test_drives_without_texture_say_so(tmp_path):

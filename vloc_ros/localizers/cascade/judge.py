@@ -10,7 +10,7 @@ import numpy as np
 
 from vloc_ros.geometry.cameras import project
 from vloc_ros.geometry.se3 import inverse
-from vloc_ros.types import Array, Estimate, Matches, PosePrior, Query
+from vloc_ros.types import Array, CameraModel, Estimate, Matches, PosePrior, Query
 
 __all__ = ["Agreement", "Judge", "JudgeKnobs", "JudgeLimits", "agreement"]
 
@@ -37,6 +37,9 @@ class Judge(Protocol):
 
     @property
     def shared_floor(self) -> Array | None: ...
+
+    def reduced_camera(self, camera: CameraModel) -> CameraModel:
+        """The camera of the images that ``radius_px`` is of."""
 
     def localize_from(
         self, query: Query, proposals: Sequence[PosePrior], keep_candidates: bool = False, search: bool = False

@@ -256,7 +256,9 @@ class CascadeLocalizer(Localizer):
         assert self._judge is not None
         if judged.matches is None:
             return [_NOTHING, _NOTHING]
-        radius = self._judge.settings.judge.radius_px
+        # The judge's limit is of images that it has reduced, its matches are in the query's own.
+        camera = query.camera
+        radius = self._judge.settings.judge.radius_px * camera.width / self._judge.reduced_camera(camera).width
         return [agreement(e.T_map_cam, query, judged.matches, radius) for e in (judged, fine)]
 
     def _together(self, query: Query, judged: Estimate, fine: Estimate) -> tuple[Array, Array, float]:

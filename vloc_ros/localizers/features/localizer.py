@@ -31,6 +31,7 @@ from vloc_ros.features.view_matching import ViewMatcher, make_matcher
 from vloc_ros.geometry.rotations import rotation_angle
 from vloc_ros.geometry.se3 import covariance_of_base
 from vloc_ros.images.preprocess import Preprocess
+from vloc_ros.images.reduction import reduced_camera, reduced_image
 from vloc_ros.localizers.base import Hypothesis, Localizer, SimulatedPrior
 from vloc_ros.localizers.calibration import largest_sigma, section
 from vloc_ros.localizers.device import Clock
@@ -170,9 +171,15 @@ class FeaturesLocalizer(Localizer):
     # -- what others build on ---------------------------------------------------------------------
 
     def describe(self, query: Query | View, limit: int = 0) -> Described:
-        """The features of a query. :param limit: at most; 0: as the settings say."""
-        wanted = limit or self._settings.feature_limit or self._extractor.settings.limit
-        return Described.of(self._extractor.extract(query.image_rgb, wanted), self._device)
+        """The features of a query, in pixels of its reduced image (``features.maximum_side``).
+
+        :param limit: at most; 0: as the settings say.
+        """
+        return self._eye(query, limit).described
+
+    def reduced_camera(self, camera: CameraModel) -> CameraModel:
+        """The camera of the images that features are looked for in: all limits in pixels are of these."""
+        return reduced_camera(camera, self._extractor.settings.maximum_side)
 
     def points_near(self, T_map_cam: Array, camera: CameraModel, scene: int = 0, most: int = 0) -> MapPoints:
         """The map's points that a camera near this pose may see, their descriptors on the host.
@@ -187,7 +194,7 @@ class FeaturesLocalizer(Localizer):
 
     def judge(self, T_map_cam: Array, query: Query, described: Described, scene: int = 0) -> Evidence:
         """The evidence of the query's own image for a pose, whatever proposed it; nothing is refined."""
-        sights = self._sights(T_map_cam, [Eye(query.image_rgb, query.camera, described)], scene)
+        sights = self._sights(T_map_cam, [self._reduced(query, described)], scene)
         return judge_rig(T_map_cam, sights, self._extractor.alike, self._settings.judge)
 
     def improve(
@@ -197,7 +204,7 @@ class FeaturesLocalizer(Localizer):
 
         :param covariance: (6, 6) of the proposal: how far off points may be; None: a few pixels.
         """
-        eyes = [Eye(query.image_rgb, query.camera, described)]
+        eyes = [self._reduced(query, described)]
         if covariance is None:
             return self._refined(T_map_cam, self._sights(T_map_cam, eyes, scene))
         return self._from_prior(PosePrior(T_map_cam, covariance), eyes, scene)
@@ -272,8 +279,18 @@ class FeaturesLocalizer(Localizer):
         return int(np.argmin([np.linalg.norm(s.T_map_cam[:, :3, 3] - position, axis=1).min() for s in self._stores]))
 
     def _eyes(self, query: Query, limit: int = 0) -> list[Eye]:
-        own = Eye(query.image_rgb, query.camera, self.describe(query, limit))
-        return [own, *(Eye(v.image_rgb, v.camera, self.describe(v, limit), v.T_query_cam) for v in query.others)]
+        others = (replace(self._eye(view, limit), T_query_cam=view.T_query_cam) for view in query.others)
+        return [self._eye(query, limit), *others]
+
+    def _eye(self, view: Query | View, limit: int) -> Eye:
+        wanted = limit or self._settings.feature_limit or self._extractor.settings.limit
+        camera = self.reduced_camera(view.camera)
+        image = reduced_image(view.image_rgb, camera)
+        return Eye(image, camera, Described.of(self._extractor.extract(image, wanted), self._device))
+
+    def _reduced(self, view: Query | View, described: Described) -> Eye:
+        camera = self.reduced_camera(view.camera)
+        return Eye(reduced_image(view.image_rgb, camera), camera, described)
 
     def _sights(self, T_map_cam: Array, eyes: Sequence[Eye], scene: int, most: int = 0) -> list[Sight]:
         """What each camera sees, with the map's points around where it may be."""
@@ -415,6 +432,7 @@ class FeaturesLocalizer(Localizer):
             matched_points=float(evidence.matched),
             accidental_points=evidence.accidental,
             matched_share=evidence.share,
+            extent=evidence.extent,
             cells=float(evidence.cells),
             error_px=evidence.error_px if np.isfinite(evidence.error_px) else -1.0,
             rivalry=decision.rivalry,
@@ -430,7 +448,11 @@ class FeaturesLocalizer(Localizer):
         if len(parts) > 1:
             diagnostics["rig_views"] = float(len(parts))
             diagnostics["rig_fused"] = float(sum(part.surplus >= MINIMAL for part in parts))
-        pixels = np.concatenate([e.described.features.pixels[p.features] for e, p in zip(eyes, parts, strict=True)])
+        cameras = [query.camera, *(view.camera for view in query.others)]
+        pixels = np.concatenate([
+            _in_full(eye.described.features.pixels[part.features], eye.camera, camera)
+            for eye, part, camera in zip(eyes, parts, cameras, strict=True)
+        ])  # fmt: skip
         views = np.repeat(np.arange(len(parts)), [len(part.ids) for part in parts])
         return Hypothesis(
             store.scene,
@@ -443,7 +465,7 @@ class FeaturesLocalizer(Localizer):
             diagnostics=diagnostics,
             matches=Matches(
                 store.points[evidence.ids],
-                pixels.astype(np.float64),
+                pixels,
                 np.ones(len(pixels), dtype=bool),
                 views if len(parts) > 1 else None,
             ),
@@ -462,6 +484,11 @@ class FeaturesLocalizer(Localizer):
             store.scene, T, 0.0, covariance=covariance, state=LocalizationState.LOST,
             diagnostics={"nearest_reference": -1.0, **diagnostics, "failure": FAILURES[failure]},
         )  # fmt: skip
+
+
+def _in_full(pixels: npt.NDArray[np.float32], reduced: CameraModel, full: CameraModel) -> Array:
+    """(N, 2) pixels of a reduced image in the image that it was made of."""
+    return (pixels.astype(np.float64) + 0.5) * np.divide(full.size, reduced.size) - 0.5
 
 
 def _extractor_of(bundle: MapBundle, device: torch.device) -> FeatureExtractor:
