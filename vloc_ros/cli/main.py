@@ -54,6 +54,9 @@ app.command()(bench.bench)
 app.command()(align.align)
 app.command()(trajectory.trajectory)
 
+#: So many new objects, and the collector looks for garbage. By default it looks after 700, while commands import
+#: hundreds of thousands that stay.
+_COLLECTED_AFTER = 50_000
 #: What typer exits with after Ctrl-C.
 INTERRUPTED = 130
 
@@ -102,6 +105,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, _terminated)
     gc.disable()  # what is imported to parse the command line stays: there is nothing to collect
+    gc.set_threshold(_COLLECTED_AFTER)
     try:
         _add_foreign_commands()
         app(args=arguments, prog_name="vloc")
