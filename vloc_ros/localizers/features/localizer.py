@@ -432,6 +432,7 @@ class FeaturesLocalizer(Localizer):
             matched_points=float(evidence.matched),
             accidental_points=evidence.accidental,
             matched_share=evidence.share,
+            extent=evidence.extent,
             cells=float(evidence.cells),
             error_px=evidence.error_px if np.isfinite(evidence.error_px) else -1.0,
             rivalry=decision.rivalry,
