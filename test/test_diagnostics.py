@@ -43,7 +43,9 @@ def test_good() -> None:
     ("change", "age_s", "level", "word"),
     [
         ({"state": LocalizationState.LOST}, 0, Level.ERROR, "lost"),
-        ({"state": LocalizationState.DEGRADED}, 0, Level.WARN, "degraded"),
+        ({"state": LocalizationState.DEGRADED}, 0, Level.WARN, "degraded: recent estimates are weak"),
+        ({"state": LocalizationState.DEGRADED, "awaits_motion": True}, 0, Level.WARN, "until the vehicle moves"),
+        ({"awaits_motion": True}, 0, Level.OK, "localized"),
         ({"state": LocalizationState.INITIALIZING}, 0, Level.WARN, "initializing"),
         ({}, 2, Level.WARN, "no frame for 2.0 s"),
         ({}, 9, Level.ERROR, "no frame for 9.0 s"),

@@ -40,6 +40,7 @@ class Scripted(Localizer):
     """Drives along x at 10 m/s, base poses by stamp, or does what ``script`` says."""
 
     backend = "scripted"
+    sees_points = True
 
     def __init__(self) -> None:
         self._manifest = cast(

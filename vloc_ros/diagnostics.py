@@ -94,6 +94,7 @@ class Snapshot:
     recent_refused_share: float = 0.0
     picture_repeated_s: float = 0.0
     standing: bool = False
+    awaits_motion: bool = False
     cameras: Mapping[str, str] = field(default_factory=dict)
     fix_problem: str = ""
     last_refusal: str = ""
@@ -137,6 +138,11 @@ def diagnose(
     """
     limits = settings or DiagnosticSettings()
     findings = [_STATE_LEVELS[snapshot.state]]
+    if snapshot.awaits_motion and snapshot.state is LocalizationState.DEGRADED:
+        # It is not the estimates that are weak.
+        findings = [
+            (Level.WARN, "degraded: the map has no points, so nothing bears the pose out until the vehicle moves")
+        ]
     values: dict[str, str] = {
         "state": snapshot.state.value,
         "backend": snapshot.backend,

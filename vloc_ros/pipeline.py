@@ -272,6 +272,7 @@ class Pipeline:
             tracker_counters=dict(self.tracker.counters),
             recent_refused_share=sum(self._recent) / len(self._recent) if self._recent else 0.0,
             picture_repeated_s=min((m.repeated_s for m in self._memories.values()), default=0.0),
+            awaits_motion=self.tracker.awaits_motion,
             standing=any(memory.standing for memory in self._memories.values()),
             cameras=dict(self._cameras),
             fix_problem=self.fixes.problem,

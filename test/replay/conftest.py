@@ -54,6 +54,7 @@ class KnowingLocalizer(Localizer):
     """Answers with the true pose and an error drawn from the covariance it states; ``lost`` stamps are improbable."""
 
     backend = "knowing"
+    sees_points = True
     offers_candidates = True
 
     def __init__(self, bundle, sequence: PosedSequence, lost=()) -> None:

@@ -44,6 +44,7 @@ class FakeLocalizer(Localizer):
     """See the module's text. Setting ``delay_s`` makes it slow, ``broken`` makes warming up fail."""
 
     backend = "fake"
+    sees_points = True
     settings_class = FakeSettings
     offers_candidates = True
 

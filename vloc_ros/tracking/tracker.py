@@ -21,6 +21,7 @@ from vloc_ros.errors import GeometryError, StampError
 from vloc_ros.geometry.se3 import covariance_of_base, inverse
 from vloc_ros.tracking.correction import Correction, DriftFilter
 from vloc_ros.tracking.motion import Track, plausible_step
+from vloc_ros.tracking.proof import Proof
 from vloc_ros.tracking.settings import MIN_SIGMA_DEG, MIN_SIGMA_M, TrackerSettings
 from vloc_ros.types import Array, Estimate, LocalizationState, PosePrior, check_covariance, check_transform
 
@@ -51,7 +52,8 @@ class Tracker:
     """Gates estimates, keeps the state, predicts.
 
     A rejected estimate is never published and never part of map -> odom: its frame is DEGRADED (silent), until
-    the misses add up to LOST. A frame accepted though it is weak is DEGRADED too, but may be published.
+    the misses add up to LOST. A frame accepted though it is weak is DEGRADED too, but may be published. So is every
+    frame of a map without points until the vehicle has moved (:mod:`.proof`): then its track bears it out.
     """
 
     def __init__(self, settings: TrackerSettings | None = None) -> None:
@@ -65,8 +67,10 @@ class Tracker:
         self._state = state
         self._track: Track | None = None
         self._window: Track | None = None
+        self._proof: Proof | None = None
         self._candidate: Track | None = None
         self._candidate_fixes = 0
+        self._candidate_proof: Proof | None = None
         self._misses = 0
         self._owed = 0
         self._accepted_ns: int | None = None
@@ -120,6 +124,11 @@ class Tracker:
     def accepted_ns(self) -> int | None:
         """Stamp of the last accepted estimate of this track."""
         return self._accepted_ns
+
+    @property
+    def awaits_motion(self) -> bool:
+        """Whether the track goes on and nothing but the vehicle's motion can bear it out."""
+        return self._proof is not None and not self._proof.given and self._misses == 0
 
     @property
     def searching(self) -> bool:
@@ -258,7 +267,7 @@ class Tracker:
             return Decision(False, "low_score" if claimed is _LOST else "uncertain", distance)
         if self._feed_candidate(estimate, T, R, odometry) < needed:
             return Decision(False, "confirming", distance)
-        self._adopt_candidate(T, R, odometry)
+        self._adopt_candidate(T, R, odometry, vouched=self._window is not None)
         return Decision(True, "initialized", distance)
 
     def _with_track(self, track: Track, estimate: Estimate, T: Array, R: Array, odometry: Array | None) -> Decision:
@@ -268,11 +277,11 @@ class Tracker:
         distance = predicted.mahalanobis_squared(T, R)
         reason = self._refusal(track, predicted, estimate, T, R, distance, claimed)
         if reason is None:
-            self._accept(predicted, stamp, T, R, odometry, confident=claimed is _LOCALIZED)
+            self._accept(predicted, estimate, T, R, odometry, confident=claimed is _LOCALIZED)
             return Decision(True, "accepted", distance)
         # A pose from the user is not overruled while it is held.
         if claimed is _LOCALIZED and (self._hold_until_ns is None or stamp > self._hold_until_ns):
-            if self._feed_candidate(estimate, T, R, odometry) >= self.settings.relocalize_after:
+            if self._feed_candidate(estimate, T, R, odometry) >= self.settings.relocalize_after and self._takes_over:
                 self._adopt_candidate(T, R, odometry)
                 return Decision(True, "relocalized", distance)
         self._reject(predicted)
@@ -310,16 +319,25 @@ class Tracker:
             return _DEGRADED
         return _LOCALIZED
 
+    @property
+    def _takes_over(self) -> bool:
+        """Whether the candidate is borne out as well as the track: frames of a standing vehicle do not move it."""
+        track, candidate = self._proof, self._candidate_proof
+        return candidate is not None and (candidate.given or track is None or not track.given)
+
     def _accept(
-        self, predicted: Track, stamp_ns: int, T: Array, R: Array, odometry: Array | None, confident: bool
+        self, predicted: Track, estimate: Estimate, T: Array, R: Array, odometry: Array | None, confident: bool
     ) -> None:
         self._track = predicted.corrected(T, R * self.settings.correlated_frames, self.settings)
-        self._accepted_ns = stamp_ns
+        self._accepted_ns = stamp_ns = estimate.stamp_ns
         self._misses = 0
         self._candidate, self._candidate_fixes = None, 0
         if confident:
             self._owed = max(0, self._owed - 1)
-        self._state = _LOCALIZED if confident and self._owed == 0 else _DEGRADED
+            if self._proof is not None:
+                self._proof = self._proof.after(not estimate.awaits_track, self._track.T_map_base, R, odometry)
+        proven = self._proof is not None and self._proof.given
+        self._state = _LOCALIZED if confident and self._owed == 0 and proven else _DEGRADED
         self._correct(T, R, odometry, stamp_ns)
 
     def _reject(self, predicted: Track) -> None:
@@ -347,16 +365,24 @@ class Tracker:
             ):
                 self._candidate = predicted.corrected(T, R * settings.correlated_frames, settings)
                 self._candidate_fixes += 1
+                if self._candidate_proof is not None:
+                    self._candidate_proof = self._candidate_proof.after(
+                        not estimate.awaits_track, self._candidate.T_map_base, R, odometry
+                    )
                 return self._candidate_fixes
         self._candidate = Track.start(T, R, stamp, odometry, estimate.scene, settings)
         self._candidate_fixes = 1
+        self._candidate_proof = Proof(not estimate.awaits_track, T, odometry)
         return 1
 
-    def _adopt_candidate(self, T: Array, R: Array, odometry: Array | None) -> None:
-        candidate, hold = self._candidate, self._hold_until_ns
-        assert candidate is not None
-        self._clear(_LOCALIZED)
+    def _adopt_candidate(self, T: Array, R: Array, odometry: Array | None, vouched: bool = False) -> None:
+        """:param vouched: somebody else said so, too."""
+        candidate, proof, hold = self._candidate, self._candidate_proof, self._hold_until_ns
+        assert candidate is not None and proof is not None
+        proof = replace(proof, given=proof.given or vouched)
+        self._clear(_LOCALIZED if proof.given else _DEGRADED)
         self._track, self._accepted_ns, self._hold_until_ns = candidate, candidate.stamp_ns, hold
+        self._proof = proof
         assert candidate.stamp_ns is not None
         self._correct(T, R, odometry, candidate.stamp_ns)
 
