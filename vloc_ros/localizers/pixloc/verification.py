@@ -69,7 +69,7 @@ def peaks(sight: Sight, T_rig_map: Tensor) -> Tensor:
     counted = seen & (inside.float().mean(-1) >= 0.6)
     around = field.cells(at)
     # Cosines but for the length of the reference, which is the same at all places.
-    alike = (around @ level.reference[..., None].to(around.dtype))[..., 0]
+    alike = (level.reference[..., None, :].to(around.dtype) @ around.mT)[..., 0, :]
     alike = alike / torch.linalg.vector_norm(around, dim=-1).clamp_min(1e-12)
     alike = torch.where(inside, alike, torch.full_like(alike, -torch.inf))
     middle = alike.shape[-1] // 2
