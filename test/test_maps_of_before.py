@@ -27,6 +27,7 @@ import vloc_ros
 from vloc_ros.datasets import open_sequence
 from vloc_ros.replay import replay
 from vloc_ros.tracking import TrackerSettings
+from vloc_ros.types import LocalizationState
 
 DATA = Path(__file__).parent / "data" / "maps_0_1"
 DRIVE = DATA / "drive"
@@ -121,11 +122,14 @@ def test_a_replay_of_before_gives_the_poses_it_gave(backend, tmp_path):
         settings=SETTINGS.get(backend),
     )
     assert len(result.records) == len(stored["frames"])
+    unproven = backend in ("imposing", "retrieval", "copr", "irpnet", "camnet")
     for index, (record, frame) in enumerate(zip(result.records, stored["frames"], strict=True)):
         where = f"frame {index}"
-        assert (record.stamp_ns, record.state.value, record.refused) == (
-            frame["stamp_ns"], frame["state"], frame["refused"],
-        ), where  # fmt: skip
+        assert (record.stamp_ns, record.refused) == (frame["stamp_ns"], frame["refused"]), where
+        # That motion has to bear out what a map without points says was added since; the poses are the same.
+        unproven &= record.state is not LocalizationState.LOCALIZED
+        waits = unproven and record.state is LocalizationState.DEGRADED and frame["state"] == "LOCALIZED"
+        assert waits or record.state.value == frame["state"], where
         assert_pose(record.T_map_base, frame["T_map_base"], f"{where}: T_map_base")
         assert_covariance(record.covariance, frame["covariance"], f"{where}: covariance")
         assert_pose(record.T_estimated, frame["T_estimated"], f"{where}: T_estimated")
