@@ -138,6 +138,8 @@ class RefinedPose:
     :ivar normalised: (N,) lengths of the residuals in units of their own standard deviation.
     :ivar weights: (N,) robust weights in [0, 1].
     :ivar well_posed: the matches determine all six parameters.
+    :ivar cost: robust, squares of standard deviations.
+    :ivar doubt: (6, 6) what another pose that explains the matches adds to the covariance; None: there is none.
     """
 
     T_map_cam: Array
@@ -147,6 +149,8 @@ class RefinedPose:
     normalised: Array
     weights: Array
     well_posed: bool
+    cost: float = 0.0
+    doubt: Array | None = None
 
 
 #: Eigenvalues of the scaled Hessian below this share of the largest are rounding, not knowledge.
@@ -247,7 +251,7 @@ def refine_rig(
     inner = state.normalised[state.weights > 0.3]
     # The median length of a two-dimensional standard normal is 1.1774.
     scale = float(np.median(inner) / 1.1774) if len(inner) else 0.0
-    return RefinedPose(T_out, covariance, scale, state.errors_px, state.normalised, state.weights, posed)
+    return RefinedPose(T_out, covariance, scale, state.errors_px, state.normalised, state.weights, posed, state.cost)
 
 
 @dataclass(frozen=True)

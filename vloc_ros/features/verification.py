@@ -20,6 +20,7 @@ import torch
 
 from vloc_ros.features.base import Described
 from vloc_ros.features.matching import Candidates, alike_in_all, alike_pairs, near_pairs
+from vloc_ros.features.mirror import better_of_two
 from vloc_ros.features.points import MapPoints, in_view
 from vloc_ros.features.pose import MINIMAL, Observations, RefinedPose, refine_rig
 from vloc_ros.geometry.rotations import so3_log
@@ -301,18 +302,22 @@ def refine_and_judge_rig(
     """Improve a pose by the points that are seen near where it says, then judge it.
 
     Two passes: features within ``radius_px``, then within the judge's radius of the better pose; each ends in a robust
-    least-squares fit to the matches of all cameras.
+    least-squares fit to the matches of all cameras. One camera that sees nothing but a plane has two such poses, of
+    which the better one stands (:mod:`.mirror`).
 
     :param radius_px: how far off points may be at first; default: the judge's wide radius.
     """
     settings = settings or JudgeSettings()
-    T, refined = np.asarray(T_map_rig, dtype=np.float64), None
+    T, refined, by = np.asarray(T_map_rig, dtype=np.float64), None, list[Ints]()
     for radius in (settings.wide_px if radius_px is None else radius_px, settings.radius_px):
         pairs = [sight.near(T, radius, settings.octaves, alike)[0] for sight in sights]
         found = fitted(T, sights, pairs)
         if found is None:
             break
-        T, refined = found.T_map_cam, found
+        T, refined, by = found.T_map_cam, found, pairs
+    if refined is not None and len(sights) == 1 and sights[0].T_rig_cam is None:
+        refined = better_of_two(refined, observed_by(sights[0], by[0]), _CUT)
+        T = refined.T_map_cam
     return JudgedPose(T, refined, judge_rig(T, sights, alike, settings))
 
 

@@ -33,12 +33,13 @@ def scaled_covariance(found: JudgedPose) -> Array:
     """The fit's covariance times its residuals' scale, at least a tenth of what sigmas alone would say.
 
     What several cameras of a rig see is off the same way where the map is: their matches count as those of one camera.
-    What they gain by looking in different directions stays.
+    What they gain by looking in different directions stays. Another pose that explains what is seen adds its own.
     """
     assert found.refined is not None
     surplus = [part.surplus for part in found.evidence.parts]
     cameras = sum(surplus) / max(surplus) if any(surplus) else 1.0
-    return found.refined.covariance * cameras * max(found.refined.scale, _LEAST_SCALE) ** 2
+    covariance = found.refined.covariance * cameras * max(found.refined.scale, _LEAST_SCALE) ** 2
+    return covariance if found.refined.doubt is None else covariance + found.refined.doubt
 
 
 def features_statistics(found: JudgedPose, nearest_m: float, depth_m: float) -> Array:
