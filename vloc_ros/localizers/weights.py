@@ -50,6 +50,11 @@ def load_module(make: Callable[[], Module], tensors: dict[str, Tensor], where: s
     try:
         with without_compiler(), torch.device("meta"), _Unfilled():
             _check_shapes(make(), tensors, where)
+    except (TypeError, OverflowError) as problem:  # sizes beyond what a tensor can have
+        told = str(problem).partition("\n")[0]
+        raise MapTensorError(
+            f"{where}: expected settings that make a network, found some that make none: {told}"
+        ) from problem
     except ConfigError:
         pass  # some backbones compute while they are made, which needs memory; what is really wrong shows below
     module = make()

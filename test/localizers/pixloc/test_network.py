@@ -53,7 +53,13 @@ def test_features_move_with_the_image():
 
 
 @pytest.mark.parametrize(
-    "options", [{"channels": [True, 6, 8]}, {"channels": [4, 6, 8], "convolutions": True}, {"channels": [4, 0]}]
+    "options",
+    [
+        {"channels": [True, 6, 8]},
+        {"channels": [4, 6, 8], "convolutions": True},
+        {"channels": [4, 0]},
+        {"channels": [4, 2**64]},
+    ],
 )
 def test_widths_and_counts_of_the_plain_encoder_are_positive_integers(options):
     with pytest.raises(ConfigError, match=r"pixloc\.encoder_options: expected"):

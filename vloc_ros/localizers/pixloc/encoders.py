@@ -18,6 +18,8 @@ __all__ = ["Encoder", "make_encoder"]
 _WHERE = "pixloc.encoder"
 
 _PLAIN_OPTIONS = {"channels", "convolutions", "first_stride"}
+#: No layer has more channels.
+_WIDEST = 65535
 
 
 class Encoder(nn.Module, ABC):
@@ -115,7 +117,7 @@ def _convolution(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
 
 
 def _is_count(value: Any) -> bool:
-    return is_integer(value) and value > 0
+    return is_integer(value) and 0 < value <= _WIDEST
 
 
 def _plain(finest: int, coarsest: int, options: dict[str, Any]) -> BlockEncoder:
@@ -123,8 +125,8 @@ def _plain(finest: int, coarsest: int, options: dict[str, Any]) -> BlockEncoder:
     channels = options.get("channels")
     if unknown or not isinstance(channels, (list, tuple)) or not all(_is_count(c) for c in channels):
         raise ConfigError(
-            "pixloc.encoder_options: expected channels (a list of widths), convolutions and first_stride for the plain "
-            f"encoder, found {options}"
+            f"pixloc.encoder_options: expected channels (widths up to {_WIDEST}), convolutions and first_stride for "
+            f"the plain encoder, found {options}"
         )
     first, depth = options.get("first_stride", 1), options.get("convolutions", 1)
     if not (_is_count(first) and first <= 2 and _is_count(depth) and depth <= 8):
