@@ -22,8 +22,8 @@ from vloc_ros.types import Array, Estimate, LocalizationState, Matches, RgbImage
 
 __all__ = ["Asked", "in_short", "write_page"]
 
-#: Height of a picture of matches, and the white between its halves, pixels.
-_HEIGHT, _BETWEEN = 300, 8
+#: Pixels of half a picture of matches, upright or wide, and the white between the halves.
+_PIXELS, _BETWEEN = 180_000, 8
 #: How far away things are, m, where nothing was seen again.
 _DEPTH_M = 5.0
 
@@ -167,15 +167,16 @@ def _picture(one: Asked, known: Sequence[PosedSequence], depth: float) -> RgbIma
     number = int(np.argmin([a.min() for a in apart]))
     drive, row = known[number], int(apart[number].argmin())
     left, right = one.drive.image(one.index), drive.image(row)
+    height = max(1, round((_PIXELS * left.shape[0] / left.shape[1]) ** 0.5))
     if matches is None or not published:
-        halves = [_scaled(left)[0], _scaled(right)[0]]
+        halves = [_scaled(left, height)[0], _scaled(right, height)[0]]
     else:
         T_cam_map = inverse(drive.T_map_cam[row])
         in_camera = matches.points @ T_cam_map[:3, :3].T + T_cam_map[:3, 3]
         pixels, seen = project(drive.camera, in_camera)
         pixels = np.where((seen & (in_camera[:, 2] > 0))[:, None], pixels, -1e6)
-        halves = [_drawn(left, matches.pixels, matches), _drawn(right, pixels, matches)]
-    return np.concatenate([halves[0], np.full((_HEIGHT, _BETWEEN, 3), 255, dtype=np.uint8), halves[1]], axis=1)
+        halves = [_drawn(left, height, matches.pixels, matches), _drawn(right, height, pixels, matches)]
+    return np.concatenate([halves[0], np.full((height, _BETWEEN, 3), 255, dtype=np.uint8), halves[1]], axis=1)
 
 
 def _apart(T_map_cam: Array, T: Array, depth: float) -> Array:
@@ -184,16 +185,16 @@ def _apart(T_map_cam: Array, T: Array, depth: float) -> Array:
     return np.asarray(np.linalg.norm(T_map_cam[:, :3, 3] - T[:3, 3], axis=1) + depth * turned)
 
 
-def _scaled(image: RgbImage) -> tuple[RgbImage, float]:
-    scale = _HEIGHT / image.shape[0]
-    size = max(1, round(image.shape[1] * scale)), _HEIGHT
+def _scaled(image: RgbImage, height: int) -> tuple[RgbImage, float]:
+    scale = height / image.shape[0]
+    size = max(1, round(image.shape[1] * scale)), height
     return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)), scale
 
 
-def _drawn(image: RgbImage, pixels: Array, matches: Matches) -> RgbImage:
-    out, scale = _scaled(image)
+def _drawn(image: RgbImage, height: int, pixels: Array, matches: Matches) -> RgbImage:
+    out, scale = _scaled(image, height)
     for (x, y), good in zip((pixels + 0.5) * scale - 0.5, matches.inliers, strict=True):
-        if -1 <= x < out.shape[1] and -1 <= y < _HEIGHT:
+        if -1 <= x < out.shape[1] and -1 <= y < height:
             cv2.circle(out, (round(x), round(y)), 3, (0, 200, 0) if good else (230, 30, 30), 1, cv2.LINE_AA)
     return out
 
