@@ -7,8 +7,8 @@ measures both, the first one begins with the other each time. A figure is the me
 the largest beside it; the first round, after which bytecode and files are in memory, is not counted. What is compared
 is made once, by BEFORE: drives of the synthetic town and a PixLoc map of one of them, which both read.
 
---accuracy asks both the same frames with the same ten seeds instead (docs/evaluation.md): ImPosing on three drives that
-models/town_demo has not seen, PixLoc with ten priors a frame, up to 1 m and 3 degrees beside the truth.
+--accuracy asks both the same frames with the same ten seeds instead (docs/performance.md): ImPosing on three drives
+that models/town_demo has not seen, PixLoc with ten priors a frame, up to 1 m and 3 degrees beside the truth.
 """
 
 from __future__ import annotations
