@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from vloc_ros.errors import GeometryError, StampError
-from vloc_ros.geometry.se3 import covariance_of_base, inverse
+from vloc_ros.geometry.se3 import covariance_of_base, inverse, largest_sigma
 from vloc_ros.tracking.correction import Correction, DriftFilter
 from vloc_ros.tracking.motion import Track, plausible_step
 from vloc_ros.tracking.proof import Proof
@@ -48,6 +48,15 @@ class Decision:
     mahalanobis_squared: float = float("nan")
 
 
+@dataclass(frozen=True)
+class _Candidate:
+    """A track beside the one that is believed: what it is, how many estimates agree, and what bears it out."""
+
+    track: Track
+    fixes: int
+    proof: Proof
+
+
 class Tracker:
     """Gates estimates, keeps the state, predicts.
 
@@ -68,9 +77,7 @@ class Tracker:
         self._track: Track | None = None
         self._window: Track | None = None
         self._proof: Proof | None = None
-        self._candidate: Track | None = None
-        self._candidate_fixes = 0
-        self._candidate_proof: Proof | None = None
+        self._candidate: _Candidate | None = None
         self._misses = 0
         self._owed = 0
         self._accepted_ns: int | None = None
@@ -111,7 +118,7 @@ class Tracker:
         """The speed of the track less its standard deviation; 0 while unknown."""
         if self._track is None:
             return 0.0
-        deviation = float(np.sqrt(np.linalg.eigvalsh(self._track.covariance[6:9, 6:9])[-1]))
+        deviation = largest_sigma(self._track.covariance[6:9, 6:9])
         return max(0.0, float(np.linalg.norm(self._track.twist[:3])) - deviation)
 
     @property
@@ -128,7 +135,7 @@ class Tracker:
     @property
     def awaits_motion(self) -> bool:
         """Whether the track goes on and nothing but the vehicle's motion can bear it out."""
-        return self._proof is not None and not self._proof.given and self._misses == 0
+        return self._track is not None and not self._proven and self._misses == 0
 
     @property
     def searching(self) -> bool:
@@ -191,7 +198,7 @@ class Tracker:
         """Go on in another map of the same frame: the pose stays, the names of scenes are others."""
         if self._track is not None:
             self._track = replace(self._track, scene="")
-        self._candidate, self._candidate_fixes = None, 0
+        self._candidate = None
         self.counters["map_changes"] += 1
 
     def relocalize(self) -> None:
@@ -265,9 +272,10 @@ class Tracker:
                 return Decision(False, reason, distance)
         if claimed is not _LOCALIZED:
             return Decision(False, "low_score" if claimed is _LOST else "uncertain", distance)
-        if self._feed_candidate(estimate, T, R, odometry) < needed:
+        candidate = self._candidate = self._fed(estimate, T, R, odometry)
+        if candidate.fixes < needed:
             return Decision(False, "confirming", distance)
-        self._adopt_candidate(T, R, odometry, vouched=self._window is not None)
+        self._adopt(candidate, T, R, odometry, vouched=self._window is not None)
         return Decision(True, "initialized", distance)
 
     def _with_track(self, track: Track, estimate: Estimate, T: Array, R: Array, odometry: Array | None) -> Decision:
@@ -281,8 +289,11 @@ class Tracker:
             return Decision(True, "accepted", distance)
         # A pose from the user is not overruled while it is held.
         if claimed is _LOCALIZED and (self._hold_until_ns is None or stamp > self._hold_until_ns):
-            if self._feed_candidate(estimate, T, R, odometry) >= self.settings.relocalize_after and self._takes_over:
-                self._adopt_candidate(T, R, odometry)
+            candidate = self._candidate = self._fed(estimate, T, R, odometry)
+            # It is borne out as well as the track: frames of a standing vehicle do not move that.
+            proven = candidate.proof.given or not self._proven
+            if candidate.fixes >= self.settings.relocalize_after and proven:
+                self._adopt(candidate, T, R, odometry)
                 return Decision(True, "relocalized", distance)
         self._reject(predicted)
         return Decision(False, reason, distance)
@@ -312,18 +323,17 @@ class Tracker:
         """The backend's state of the frame, lowered where the covariance is too wide to be of use."""
         if estimate.claimed is not _LOCALIZED:
             return _LOST if estimate.state is _LOST else _DEGRADED
-        sigma_m = float(np.sqrt(np.linalg.eigvalsh(R[:3, :3])[-1]))
-        sigma_deg = float(np.degrees(np.sqrt(np.linalg.eigvalsh(R[3:, 3:])[-1])))
+        sigma_m = largest_sigma(R[:3, :3])
+        sigma_deg = float(np.degrees(largest_sigma(R[3:, 3:])))
         limit_m, limit_deg = self.settings.max_sigma_m, self.settings.max_sigma_deg
         if (limit_m and sigma_m > limit_m) or (limit_deg and sigma_deg > limit_deg):
             return _DEGRADED
         return _LOCALIZED
 
     @property
-    def _takes_over(self) -> bool:
-        """Whether the candidate is borne out as well as the track: frames of a standing vehicle do not move it."""
-        track, candidate = self._proof, self._candidate_proof
-        return candidate is not None and (candidate.given or track is None or not track.given)
+    def _proven(self) -> bool:
+        """Whether the track is borne out."""
+        return self._proof is not None and self._proof.given
 
     def _accept(
         self, predicted: Track, estimate: Estimate, T: Array, R: Array, odometry: Array | None, confident: bool
@@ -331,13 +341,12 @@ class Tracker:
         self._track = predicted.corrected(T, R * self.settings.correlated_frames, self.settings)
         self._accepted_ns = stamp_ns = estimate.stamp_ns
         self._misses = 0
-        self._candidate, self._candidate_fixes = None, 0
+        self._candidate = None
         if confident:
             self._owed = max(0, self._owed - 1)
             if self._proof is not None:
                 self._proof = self._proof.after(not estimate.awaits_track, self._track.T_map_base, R, odometry)
-        proven = self._proof is not None and self._proof.given
-        self._state = _LOCALIZED if confident and self._owed == 0 and proven else _DEGRADED
+        self._state = _LOCALIZED if confident and self._owed == 0 and self._proven else _DEGRADED
         self._correct(T, R, odometry, stamp_ns)
 
     def _reject(self, predicted: Track) -> None:
@@ -350,41 +359,34 @@ class Tracker:
         else:
             self._state = _DEGRADED
 
-    def _feed_candidate(self, estimate: Estimate, T: Array, R: Array, odometry: Array | None) -> int:
-        """Extend the candidate by a confident estimate, or start it anew there; returns how many agree."""
-        stamp, settings = estimate.stamp_ns, self.settings
-        candidate = self._candidate
-        if candidate is not None and candidate.stamp_ns is not None and candidate.scene == estimate.scene:
-            recent = not settings.lost_after_s or stamp - candidate.stamp_ns <= settings.lost_after_s * 1e9
-            predicted = candidate.predicted(stamp, odometry, settings)
-            by_velocity = candidate.T_odom_base is None or odometry is None
+    def _fed(self, estimate: Estimate, T: Array, R: Array, odometry: Array | None) -> _Candidate:
+        """The candidate with one more confident estimate, or another that begins there."""
+        stamp, settings, alone = estimate.stamp_ns, self.settings, not estimate.awaits_track
+        track = None if self._candidate is None else self._candidate.track
+        if self._candidate is not None and track is not None and track.stamp_ns is not None:
+            recent = not settings.lost_after_s or stamp - track.stamp_ns <= settings.lost_after_s * 1e9
+            predicted = track.predicted(stamp, odometry, settings)
+            by_velocity = track.T_odom_base is None or odometry is None
             if (
-                recent
+                track.scene == estimate.scene
+                and recent
                 and predicted.mahalanobis_squared(T, R) <= settings.gate
-                and (not by_velocity or candidate.reachable(T, R, stamp, settings))
+                and (not by_velocity or track.reachable(T, R, stamp, settings))
             ):
-                self._candidate = predicted.corrected(T, R * settings.correlated_frames, settings)
-                self._candidate_fixes += 1
-                if self._candidate_proof is not None:
-                    self._candidate_proof = self._candidate_proof.after(
-                        not estimate.awaits_track, self._candidate.T_map_base, R, odometry
-                    )
-                return self._candidate_fixes
-        self._candidate = Track.start(T, R, stamp, odometry, estimate.scene, settings)
-        self._candidate_fixes = 1
-        self._candidate_proof = Proof(not estimate.awaits_track, T, odometry)
-        return 1
+                track = predicted.corrected(T, R * settings.correlated_frames, settings)
+                proof = self._candidate.proof.after(alone, track.T_map_base, R, odometry)
+                return _Candidate(track, self._candidate.fixes + 1, proof)
+        begun = Track.start(T, R, stamp, odometry, estimate.scene, settings)
+        return _Candidate(begun, 1, Proof(alone, T, odometry))
 
-    def _adopt_candidate(self, T: Array, R: Array, odometry: Array | None, vouched: bool = False) -> None:
-        """:param vouched: somebody else said so, too."""
-        candidate, proof, hold = self._candidate, self._candidate_proof, self._hold_until_ns
-        assert candidate is not None and proof is not None
-        proof = replace(proof, given=proof.given or vouched)
+    def _adopt(self, candidate: _Candidate, T: Array, R: Array, odometry: Array | None, vouched: bool = False) -> None:
+        """Go on with a candidate. :param vouched: somebody else said so, too."""
+        track, hold = candidate.track, self._hold_until_ns
+        proof = replace(candidate.proof, given=candidate.proof.given or vouched)
         self._clear(_LOCALIZED if proof.given else _DEGRADED)
-        self._track, self._accepted_ns, self._hold_until_ns = candidate, candidate.stamp_ns, hold
-        self._proof = proof
-        assert candidate.stamp_ns is not None
-        self._correct(T, R, odometry, candidate.stamp_ns)
+        self._track, self._proof, self._accepted_ns, self._hold_until_ns = track, proof, track.stamp_ns, hold
+        assert track.stamp_ns is not None
+        self._correct(T, R, odometry, track.stamp_ns)
 
     def _predict(self, track: Track, stamp_ns: int, odometry: Array | None) -> Track:
         if track.stamp_ns is None:  # a pose from the user meets its first frame
