@@ -17,9 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from vloc_ros.geometry.se3 import nees, pose_error
+from vloc_ros.geometry.se3 import largest_sigma, nees, pose_error
 from vloc_ros.localizers.base import load_localizer
-from vloc_ros.localizers.calibration import largest_sigma
 from vloc_ros.types import LocalizationState, Query
 from vloc_train.benchmark.lens import Lens, seen_by
 from vloc_train.training.town import TownDrive, cache_folder, town_drive

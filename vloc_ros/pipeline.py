@@ -20,7 +20,7 @@ import numpy as np
 from vloc_ros.diagnostics import Snapshot
 from vloc_ros.errors import CameraError, CameraMismatchError, DeviceError, GeometryError, ImageError, VlocError
 from vloc_ros.frames import REFUSALS, Frame, FrameResult
-from vloc_ros.geometry.se3 import covariance_of_base, inverse
+from vloc_ros.geometry.se3 import covariance_of_base, inverse, largest_sigma
 from vloc_ros.images.content import MIN_STANDARD_DEVIATION, check_content
 from vloc_ros.images.decode import decode, unused_bits
 from vloc_ros.images.rectify import Rectifier
@@ -261,8 +261,8 @@ class Pipeline:
         estimate, last = self._last_estimate, self._last_result
         sigma_m = sigma_deg = None
         if estimate is not None:
-            sigma_m = float(np.sqrt(np.linalg.eigvalsh(estimate.covariance[:3, :3])[-1]))
-            sigma_deg = float(np.degrees(np.sqrt(np.linalg.eigvalsh(estimate.covariance[3:, 3:])[-1])))
+            sigma_m = largest_sigma(estimate.covariance[:3, :3])
+            sigma_deg = float(np.degrees(largest_sigma(estimate.covariance[3:, 3:])))
         return Snapshot(
             state=self.state,
             backend=self.localizer.backend,

@@ -10,9 +10,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
-import numpy.typing as npt
 
-from vloc_ros.features.pose import MINIMAL, Observations, RefinedPose, refine_rig
+from vloc_ros.features.pose import LEAST_SCALE, MINIMAL, Observations, RefinedPose, refine_rig
 from vloc_ros.geometry.rotations import so3_exp
 from vloc_ros.geometry.se3 import inverse, pose_error
 from vloc_ros.types import Array
@@ -26,8 +25,6 @@ _FLAT, _NEAR, _MOST = 0.2, 0.3, 0.6
 _TILT = 0.01
 #: Less likely than this a pose is not the one.
 _UNLIKELY = 0.01
-#: No residuals are smaller than this share of what their sigmas say.
-_LEAST_SCALE = 0.1
 
 
 def mirrored_pose(T_map_cam: Array, points: Array) -> Array | None:
@@ -35,6 +32,8 @@ def mirrored_pose(T_map_cam: Array, points: Array) -> Array | None:
 
     :param points: (N, 3) m, map frame.
     """
+    if len(points) < MINIMAL:
+        return None
     T = inverse(T_map_cam)
     local = points @ T[:3, :3].T + T[:3, 3]
     depth = local[:, 2]
@@ -66,8 +65,7 @@ def better_of_two(found: RefinedPose, observations: Observations, cut: float) ->
 
     :param found: with its losses cut at ``cut``. :param observations: that it was refined by; of one camera, no rig.
     """
-    used: npt.NDArray[np.bool_] = found.weights > 0.3
-    start = mirrored_pose(found.T_map_cam, observations.points[used]) if used.sum() >= MINIMAL else None
+    start = mirrored_pose(found.T_map_cam, observations.points[found.inner])
     if start is None:
         return found
     exact = replace(observations, roots=None)
@@ -76,7 +74,7 @@ def better_of_two(found: RefinedPose, observations: Observations, cut: float) ->
         return found
     best, rest = (other, same) if other.cost < same.cost else (same, other)
     # How much likelier the better one is, by errors as large as they turn out to be.
-    scale = max(best.scale, _LEAST_SCALE)
+    scale = max(best.scale, LEAST_SCALE)
     unlikely = 1.0 / (1.0 + float(np.exp(min((rest.cost - best.cost) / (2.0 * scale**2), 700.0))))
     if best is same or unlikely > _UNLIKELY:
         apart = pose_error(other.T_map_cam, same.T_map_cam)

@@ -22,11 +22,24 @@ from vloc_ros.geometry.rotations import skew
 from vloc_ros.geometry.se3 import inverse, se3_exp
 from vloc_ros.types import Array, CameraModel
 
-__all__ = ["Observations", "RefinedPose", "Solver", "absolute_pose", "refine_pose", "refine_rig", "solver_name"]
+__all__ = [
+    "LEAST_SCALE",
+    "Observations",
+    "RefinedPose",
+    "Solver",
+    "absolute_pose",
+    "refine_pose",
+    "refine_rig",
+    "solver_name",
+]
 
 Solver = Literal["auto", "poselib", "opencv"]
 #: Rays further off the axis than this have no place on the plane that solvers work on.
 STEEPEST = np.tan(np.radians(75.0))
+#: Residuals are never this much better than they should be by more than luck.
+LEAST_SCALE = 0.3
+#: A match with less weight says little.
+_INNER = 0.3
 #: No pose without this many points in agreement: three fix a pose, the others must confirm it.
 MINIMAL = 6
 
@@ -152,6 +165,11 @@ class RefinedPose:
     cost: float = 0.0
     doubt: Array | None = None
 
+    @property
+    def inner(self) -> npt.NDArray[np.bool_]:
+        """(N,) matches that the pose is made of."""
+        return self.weights > _INNER
+
 
 #: Eigenvalues of the scaled Hessian below this share of the largest are rounding, not knowledge.
 _RANK = 1e-9
@@ -248,7 +266,7 @@ def refine_rig(
         turn[:3, :3] = turn[3:, 3:] = T_out[:3, :3]
         covariance = turn @ local @ turn.T
         covariance = 0.5 * (covariance + covariance.T)
-    inner = state.normalised[state.weights > 0.3]
+    inner = state.normalised[state.weights > _INNER]
     # The median length of a two-dimensional standard normal is 1.1774.
     scale = float(np.median(inner) / 1.1774) if len(inner) else 0.0
     return RefinedPose(T_out, covariance, scale, state.errors_px, state.normalised, state.weights, posed, state.cost)

@@ -19,6 +19,7 @@ __all__ = [
     "adjoint",
     "covariance_of_base",
     "inverse",
+    "largest_sigma",
     "make_transform",
     "nees",
     "pose_error",
@@ -141,6 +142,11 @@ def pose_error(T_est: npt.ArrayLike, T_true: npt.ArrayLike) -> Array:
     A, B = _transform(T_est, "T_est"), _transform(T_true, "T_true")
     phi = so3_log(A[..., :3, :3] @ np.swapaxes(B[..., :3, :3], -1, -2))
     return np.concatenate([A[..., :3, 3] - B[..., :3, 3], phi], axis=-1)
+
+
+def largest_sigma(covariance: Array) -> float:
+    """The standard deviation along the longest axis of a covariance; 0 where rounding has made it negative."""
+    return float(np.sqrt(max(np.linalg.eigvalsh(covariance)[-1], 0.0)))
 
 
 def nees(error: npt.ArrayLike, covariance: npt.ArrayLike) -> Array:

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from functools import cached_property
 
-import cv2
 import numpy as np
 
 from vloc_ros.errors import ImageError
 from vloc_ros.geometry.cameras import project, resized, unproject
 from vloc_ros.images.rectify import Rectifier
+from vloc_ros.images.reduction import reduced_image
 from vloc_ros.types import CameraModel, RgbImage
 
 __all__ = ["ViewWarp"]
@@ -60,10 +60,7 @@ class ViewWarp:
                 f"view: expected an image of {self.source.width}x{self.source.height} as in the camera model, found "
                 f"{image.shape[1]}x{image.shape[0]}; image and camera_info disagree"
             )
-        size = self._rectifier.camera.size
-        if size != self.source.size:
-            image = np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), dtype=np.uint8)
-        return self._rectifier.rectify(image)[0]
+        return self._rectifier.rectify(reduced_image(image, self._rectifier.camera))[0]
 
 
 def _pixel_sizes(source: CameraModel, target: CameraModel) -> tuple[float, float]:

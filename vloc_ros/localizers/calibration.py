@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vloc_ros.errors import CalibrationError, ConfigError, MapFormatError
+from vloc_ros.geometry.se3 import largest_sigma
 from vloc_ros.maps import MapBundle
 from vloc_ros.settings import is_number, ranged
 from vloc_ros.types import Array, LocalizationState
@@ -31,7 +32,6 @@ __all__ = [
     "SceneCalibration",
     "fit_covariance",
     "in_map_axes",
-    "largest_sigma",
     "number",
     "section",
 ]
@@ -169,11 +169,6 @@ class SceneCalibration:
         else:
             state = LocalizationState.LOCALIZED
         return Confidence(covariance, state, sigma)
-
-
-def largest_sigma(covariance: Array) -> float:
-    """The standard deviation along the longest axis of a covariance; 0 where rounding has made it negative."""
-    return float(np.sqrt(max(np.linalg.eigvalsh(covariance)[-1], 0.0)))
 
 
 def in_map_axes(whitening: npt.ArrayLike, R_map_cam: Array) -> Array:

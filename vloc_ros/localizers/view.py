@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 
 from vloc_ros.errors import CameraMismatchError
 from vloc_ros.geometry.cameras import undistorted_camera
+from vloc_ros.geometry.se3 import largest_sigma
 from vloc_ros.images.preprocess import Preprocess
 from vloc_ros.images.view import ViewWarp
-from vloc_ros.localizers.calibration import Confidence, ConfidenceSettings, largest_sigma
+from vloc_ros.localizers.calibration import Confidence, ConfidenceSettings
 from vloc_ros.settings import ranged
 from vloc_ros.types import CameraModel, LocalizationState, RgbImage
 

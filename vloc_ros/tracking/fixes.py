@@ -17,7 +17,7 @@ import numpy as np
 from vloc_ros.errors import GeometryError
 from vloc_ros.geometry.geodesy import Datum
 from vloc_ros.geometry.rotations import skew
-from vloc_ros.geometry.se3 import covariance_of_base, make_transform
+from vloc_ros.geometry.se3 import covariance_of_base, largest_sigma, make_transform
 from vloc_ros.maps import Scene
 from vloc_ros.settings import ranged
 from vloc_ros.types import Array, PosePrior
@@ -107,7 +107,7 @@ class FixMemory:
             position = scene.datum.to_enu(*values)
             low, high = np.array(scene.area_min), np.array(scene.area_max)
             outside = float(np.linalg.norm(np.maximum(0.0, np.maximum(low - position, position - high))[:2]))
-            reach = _BESIDE_M + 4.0 * float(np.sqrt(np.linalg.eigvalsh(covariance[:2, :2])[-1]))
+            reach = _BESIDE_M + 4.0 * largest_sigma(covariance[:2, :2])
             nearest = min(nearest, outside)
             if outside <= reach:
                 placed.append((scene, position, covariance))

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from vloc_ros.geometry.rotations import skew, so3_exp, so3_log
-from vloc_ros.geometry.se3 import inverse, make_transform, pose_error
+from vloc_ros.geometry.se3 import inverse, largest_sigma, make_transform, pose_error
 from vloc_ros.tracking.settings import ANGULAR_ACCELERATION_DPS2, TrackerSettings
 from vloc_ros.types import Array
 
@@ -162,7 +162,7 @@ class Track:
             return True
         dt = max(0.0, (stamp_ns - self.stamp_ns) * 1e-9)
         distance = float(np.linalg.norm(T_map_base[:3, 3] - self.T_map_base[:3, 3]))
-        slack = 3.0 * float(np.sqrt(np.linalg.eigvalsh(self.covariance[:3, :3] + covariance[:3, :3])[-1]))
+        slack = 3.0 * largest_sigma(self.covariance[:3, :3] + covariance[:3, :3])
         return distance <= settings.max_speed_mps * dt + slack
 
 

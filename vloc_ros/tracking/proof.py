@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from vloc_ros.geometry.rotations import rotation_angle
-from vloc_ros.geometry.se3 import inverse
+from vloc_ros.geometry.se3 import inverse, largest_sigma
 from vloc_ros.types import Array
 
 __all__ = ["Proof"]
@@ -53,9 +53,7 @@ class Proof:
             # Odometry that slips or begins anew moves nothing: the poses went along, but for half of it.
             metres *= float(np.linalg.norm(step[:3, 3] - by_odometry[:3, 3])) <= 0.5 * metres
             radians *= float(rotation_angle(step[:3, :3], by_odometry[:3, :3])) <= 0.5 * radians
-        sigma_m, sigma_rad = (
-            float(np.sqrt(np.linalg.eigvalsh(part)[-1])) for part in (covariance[:3, :3], covariance[3:, 3:])
-        )
+        sigma_m, sigma_rad = largest_sigma(covariance[:3, :3]), largest_sigma(covariance[3:, 3:])
         return metres >= max(LEAST_M, sigmas * sigma_m) or radians >= max(np.radians(LEAST_DEG), sigmas * sigma_rad)
 
 

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from vloc_ros.geometry.cameras import projection_jacobian
 from vloc_ros.geometry.rotations import skew
+from vloc_ros.geometry.se3 import largest_sigma
 from vloc_ros.types import Array
 from vloc_train.mapping.points import SparseModel
 
@@ -141,7 +142,7 @@ def _position_sigma(model: SparseModel) -> Array:
         if values[0] <= 1e-9 * values[-1]:
             continue  # points on a line, or one point: some motion is free
         covariance = ((vectors / values) @ vectors.T) * np.outer(scale, scale)
-        out[frame] = float(np.sqrt(np.linalg.eigvalsh(covariance[:3, :3])[-1]))
+        out[frame] = largest_sigma(covariance[:3, :3])
     return out
 
 

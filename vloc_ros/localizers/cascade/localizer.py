@@ -9,8 +9,9 @@ from typing import Any, ClassVar, cast
 import numpy as np
 
 from vloc_ros.errors import CameraMismatchError, ConfigError, ImageError, VlocError
+from vloc_ros.geometry.se3 import largest_sigma
 from vloc_ros.localizers.base import Hypothesis, Localizer, backend_class
-from vloc_ros.localizers.calibration import largest_sigma, section
+from vloc_ros.localizers.calibration import section
 from vloc_ros.localizers.cascade.bundle import JUDGE, open_members, scene_names
 from vloc_ros.localizers.cascade.judge import Agreement, Judge, agreement
 from vloc_ros.localizers.cascade.settings import SECTION, CascadeSettings

@@ -29,11 +29,11 @@ from vloc_ros.features.verification import (
 )
 from vloc_ros.features.view_matching import ViewMatcher, make_matcher
 from vloc_ros.geometry.rotations import rotation_angle
-from vloc_ros.geometry.se3 import covariance_of_base
+from vloc_ros.geometry.se3 import covariance_of_base, largest_sigma
 from vloc_ros.images.preprocess import Preprocess
 from vloc_ros.images.reduction import reduced_camera, reduced_image
 from vloc_ros.localizers.base import Hypothesis, Localizer, SimulatedPrior
-from vloc_ros.localizers.calibration import largest_sigma, section
+from vloc_ros.localizers.calibration import section
 from vloc_ros.localizers.device import Clock
 from vloc_ros.localizers.features.eyes import Eye, Sighting, by_place, reach_px
 from vloc_ros.localizers.features.matches import match_nearest, match_views
@@ -194,7 +194,7 @@ class FeaturesLocalizer(Localizer):
 
     def judge(self, T_map_cam: Array, query: Query, described: Described, scene: int = 0) -> Evidence:
         """The evidence of the query's own image for a pose, whatever proposed it; nothing is refined."""
-        sights = self._sights(T_map_cam, [self._reduced(query, described)], scene)
+        sights = self._sights(T_map_cam, [self._eye(query, 0, described)], scene)
         return judge_rig(T_map_cam, sights, self._extractor.alike, self._settings.judge)
 
     def improve(
@@ -204,7 +204,7 @@ class FeaturesLocalizer(Localizer):
 
         :param covariance: (6, 6) of the proposal: how far off points may be; None: a few pixels.
         """
-        eyes = [self._reduced(query, described)]
+        eyes = [self._eye(query, 0, described)]
         if covariance is None:
             return self._refined(T_map_cam, self._sights(T_map_cam, eyes, scene))
         return self._from_prior(PosePrior(T_map_cam, covariance), eyes, scene)
@@ -282,15 +282,13 @@ class FeaturesLocalizer(Localizer):
         others = (replace(self._eye(view, limit), T_query_cam=view.T_query_cam) for view in query.others)
         return [self._eye(query, limit), *others]
 
-    def _eye(self, view: Query | View, limit: int) -> Eye:
-        wanted = limit or self._settings.feature_limit or self._extractor.settings.limit
+    def _eye(self, view: Query | View, limit: int, described: Described | None = None) -> Eye:
         camera = self.reduced_camera(view.camera)
         image = reduced_image(view.image_rgb, camera)
-        return Eye(image, camera, Described.of(self._extractor.extract(image, wanted), self._device))
-
-    def _reduced(self, view: Query | View, described: Described) -> Eye:
-        camera = self.reduced_camera(view.camera)
-        return Eye(reduced_image(view.image_rgb, camera), camera, described)
+        if described is None:
+            wanted = limit or self._settings.feature_limit or self._extractor.settings.limit
+            described = Described.of(self._extractor.extract(image, wanted), self._device)
+        return Eye(image, camera, described)
 
     def _sights(self, T_map_cam: Array, eyes: Sequence[Eye], scene: int, most: int = 0) -> list[Sight]:
         """What each camera sees, with the map's points around where it may be."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from vloc_ros.features.pose import LEAST_SCALE
 from vloc_ros.features.verification import Evidence, JudgedPose
 from vloc_ros.types import Array
 
@@ -19,8 +20,6 @@ SIGMAS = (
     "fit_sigma_x_m", "fit_sigma_y_m", "fit_sigma_z_m",
     "fit_sigma_rx_rad", "fit_sigma_ry_rad", "fit_sigma_rz_rad",
 )  # fmt: skip
-#: Residuals are never this much better than they should be by more than luck.
-_LEAST_SCALE = 0.3
 
 
 def camera_sigmas(covariance: Array, R_map_cam: Array) -> Array:
@@ -38,7 +37,7 @@ def scaled_covariance(found: JudgedPose) -> Array:
     assert found.refined is not None
     surplus = [part.surplus for part in found.evidence.parts]
     cameras = sum(surplus) / max(surplus) if any(surplus) else 1.0
-    covariance = found.refined.covariance * cameras * max(found.refined.scale, _LEAST_SCALE) ** 2
+    covariance = found.refined.covariance * cameras * max(found.refined.scale, LEAST_SCALE) ** 2
     return covariance if found.refined.doubt is None else covariance + found.refined.doubt
 
 
@@ -51,7 +50,7 @@ def features_statistics(found: JudgedPose, nearest_m: float, depth_m: float) -> 
         [
             np.log1p(evidence.surplus),
             np.log(evidence.share + 1e-3),
-            np.log(max(found.refined.scale, _LEAST_SCALE)),
+            np.log(max(found.refined.scale, LEAST_SCALE)),
             np.log(sigma / depth_m + 1e-6),
             np.log(nearest_m / depth_m + 1e-2),
         ]

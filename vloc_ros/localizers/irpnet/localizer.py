@@ -11,9 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vloc_ros.geometry.se3 import largest_sigma
 from vloc_ros.geometry.vectors import from_vectors
 from vloc_ros.localizers.base import Hypothesis, Localizer, stored_settings
-from vloc_ros.localizers.calibration import Confidence, CovarianceModel, SceneCalibration, largest_sigma, section
+from vloc_ros.localizers.calibration import Confidence, CovarianceModel, SceneCalibration, section
 from vloc_ros.localizers.device import Clock
 from vloc_ros.localizers.irpnet.network import TASKS, Regressor, Task, rotation_quaternion
 from vloc_ros.localizers.irpnet.references import REFERENCES_FILE, References

@@ -7,9 +7,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from vloc_ros.geometry.se3 import inverse
+from vloc_ros.geometry.se3 import inverse, largest_sigma
 from vloc_ros.images.preprocess import Preprocess
-from vloc_ros.localizers.calibration import largest_sigma
 from vloc_ros.localizers.pixloc.features import PyramidScale
 from vloc_ros.localizers.pixloc.selection import choose_points
 from vloc_ros.localizers.pixloc.settings import PixLocSettings

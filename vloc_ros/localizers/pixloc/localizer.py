@@ -11,10 +11,10 @@ import torch
 
 from vloc_ros.errors import ConfigError, MapFormatError
 from vloc_ros.geometry.rotations import so3_log
-from vloc_ros.geometry.se3 import inverse
+from vloc_ros.geometry.se3 import inverse, largest_sigma
 from vloc_ros.images.preprocess import Preprocess
 from vloc_ros.localizers.base import Hypothesis, Localizer, SimulatedPrior
-from vloc_ros.localizers.calibration import largest_sigma, section
+from vloc_ros.localizers.calibration import section
 from vloc_ros.localizers.device import Clock, compute_dtype
 from vloc_ros.localizers.pixloc.alignment import Aligned, Aligner, AlignmentResult
 from vloc_ros.localizers.pixloc.bundle import MAP_SECTION, MapSettings
