@@ -15,7 +15,7 @@ import numpy.typing as npt
 from vloc_ros.datasets.problems import Problems
 from vloc_ros.errors import DatasetError, ImageError
 from vloc_ros.geometry.cameras import resized
-from vloc_ros.images.encoded import inspect_image
+from vloc_ros.images.encoded import EncodedImage, inspect_image
 from vloc_ros.images.rectify import Rectifier
 from vloc_ros.types import CameraModel, RgbImage
 
@@ -25,11 +25,11 @@ __all__ = [
     "FolderImages",
     "OneLensImages",
     "decoded",
-    "decoded_size",
     "first_usable",
     "is_file",
     "read_image",
     "scaled_to",
+    "stored_size",
     "whole_file",
 ]
 
@@ -49,9 +49,23 @@ def whole_file(path: Path) -> tuple[bytes, str]:
 
     :raises DatasetError: it is missing, breaks off, or is neither.
     """
+    data, header = _inspected(path)
+    return data, header.kind
+
+
+def stored_size(path: Path) -> tuple[int, int] | None:
+    """Width and height of an image file, by its header; None: it is missing, breaks off, or is none."""
+    try:
+        _, header = _inspected(path)
+    except DatasetError:
+        return None
+    return header.width, header.height
+
+
+def _inspected(path: Path) -> tuple[bytes, EncodedImage]:
     try:
         data = path.read_bytes()
-        return data, inspect_image(data, str(path)).kind
+        return data, inspect_image(data, str(path))
     except FileNotFoundError as error:
         raise DatasetError(f"{path}: expected an image, found no file") from error
     except OSError as error:  # a folder, no permission, a broken disk
@@ -82,15 +96,6 @@ def decoded(path: Path, flags: int) -> npt.NDArray[np.generic]:
     if image is None:
         raise DatasetError(f"{path}: expected an image, found a file that cannot be decoded; copy the file again")
     return np.asarray(image)
-
-
-def decoded_size(path: Path) -> tuple[int, int] | None:
-    """Width and height of an image file; None: it cannot be decoded."""
-    try:
-        height, width = read_image(path).shape[:2]
-    except DatasetError:
-        return None
-    return width, height
 
 
 def scaled_to(camera: CameraModel, width: int, height: int) -> CameraModel | None:

@@ -22,7 +22,7 @@ from typing import Any, Literal
 import numpy as np
 
 from vloc_ros.datasets.colmap_model import HALF
-from vloc_ros.datasets.image_files import IMAGE_SUFFIXES, decoded_size, is_file
+from vloc_ros.datasets.image_files import IMAGE_SUFFIXES, is_file, stored_size
 from vloc_ros.datasets.posed_images import (
     Shot,
     World,
@@ -217,7 +217,7 @@ def _camera(frame: Mapping[str, Any], content: Mapping[str, Any], shot: Shot) ->
     if known("w") and known("h"):
         width, height = round(number("w")), round(number("h"))
     else:
-        size = decoded_size(shot.path)
+        size = stored_size(shot.path)
         if size is None:
             raise DatasetError(f"{shot.path}: expected an image, whose size {shot.where} does not say, found none")
         width, height = size

@@ -13,10 +13,10 @@ import numpy.typing as npt
 from vloc_ros.datasets.image_files import (
     FolderImages,
     OneLensImages,
-    decoded_size,
     first_usable,
     is_file,
     scaled_to,
+    stored_size,
 )
 from vloc_ros.datasets.problems import Problems
 from vloc_ros.datasets.sequence import T_BODY_OPTICAL
@@ -127,7 +127,7 @@ def camera_of_images(shots: Sequence[Shot], problems: Problems, camera: CameraMo
     :raises DatasetError: no image can be used.
     """
     chosen = np.unique(np.linspace(0, len(shots) - 1, _LOOKED_AT).round().astype(int))
-    sizes = {size for row in chosen if (size := decoded_size(shots[row].path)) is not None}
+    sizes = {size for row in chosen if (size := stored_size(shots[row].path)) is not None}
     if len(sizes) == 1:
         camera = scaled_to(camera, *sizes.pop()) or camera
     kept, _ = size_of_images(shots, problems, camera.size)
